@@ -1,0 +1,7 @@
+"""Start the command line with ``python3 -m flower_agent``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,66 @@
+"""Where everything lives: the places of the contract, under ``--root``."""
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paths:
+    """The agent's places; `root` is ``/`` on a VM and a directory of its own in a sandbox."""
+
+    root: pathlib.Path
+
+    @property
+    def context(self) -> pathlib.Path:
+        """What OpenNebula's contextualization left; read, never written."""
+        return self.root / "run/one-context"
+
+    @property
+    def config(self) -> pathlib.Path:
+        """The image builder's defaults."""
+        return self.root / "etc/flower-agent/config.yaml"
+
+    @property
+    def state(self) -> pathlib.Path:
+        """State that survives a reboot."""
+        return self.root / "var/lib/flower-agent"
+
+    @property
+    def tls(self) -> pathlib.Path:
+        """Certificates and the CA; the CA's key lies in ``tls/ca`` (0700), mounted nowhere."""
+        return self.state / "tls"
+
+    @property
+    def record(self) -> pathlib.Path:
+        """What the agent remembers across reboots."""
+        return self.state / "state.json"
+
+    @property
+    def superlink(self) -> pathlib.Path:
+        """The SuperLink's database; writable by uid 49999 through its group."""
+        return self.state / "superlink"
+
+    @property
+    def data(self) -> pathlib.Path:
+        """The node's training data, mounted read-only at ``/app/data``."""
+        return self.state / "data"
+
+    @property
+    def runtime(self) -> pathlib.Path:
+        """Files of this boot."""
+        return self.root / "run/flower-agent"
+
+    @property
+    def status(self) -> pathlib.Path:
+        """The status file: 0644, atomic, no secrets."""
+        return self.runtime / "status.json"
+
+    @property
+    def lock(self) -> pathlib.Path:
+        """Held (flock) by the one running agent of this root."""
+        return self.runtime / "lock"
+
+    @property
+    def images_lock(self) -> pathlib.Path:
+        """Digests of the images that ``flower-agent bake`` pinned."""
+        return self.root / "usr/share/flower-agent/images.lock"
