@@ -1,0 +1,190 @@
+"""What variables must be to each other. Pure.
+
+`RULES` names for each rule the variables that it reads; a rule is left out while one of them has
+no valid value, so that one mistake is not told twice. `UNSUPPORTED` is what this release lacks.
+"""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from . import address, flower
+from .errors import Finding, Severity, warning
+from .parsers import SYSTEM, Role
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+Rule = Callable[["Settings", AbstractSet[str]], Iterator[Finding]]
+
+HEALTH_PORTS = 3
+"""Ports in a row from FLOWER_HEALTH_PORT, one a container."""
+
+# A release that learns one of these deletes its line. Variable, field, what it does, sentence.
+UNSUPPORTED = (
+    (
+        "CUSTOM_APP_REPO",
+        "app_repo",
+        Severity.WARNING,
+        "this release does not submit runs from the context; use `flwr run`",
+    ),
+    (
+        "FLOWER_NODE_AUTH",
+        "node_auth",
+        Severity.ERROR,
+        "this release does not enrol SuperNodes, so YES would lock every one out",
+    ),
+    (
+        "FLOWER_NODE_PUBLIC_KEYS",
+        "node_public_keys",
+        Severity.ERROR,
+        "this release does not enrol SuperNodes",
+    ),
+    (
+        "FLOWER_NODE_PRIVATE_KEY",
+        "node_private_key",
+        Severity.ERROR,
+        "this release does not enrol SuperNodes",
+    ),
+    (
+        "FLOWER_METRICS",
+        "metrics",
+        Severity.WARNING,
+        "this release does not write metrics",
+    ),
+)
+
+
+def check(
+    settings: "Settings", given: AbstractSet[str], bad: AbstractSet[str]
+) -> list[tuple[str, Finding]]:
+    """Return the findings on `settings`, each with the variable beside which it belongs.
+
+    `given` are the variables that somebody set, `bad` those whose field holds a stand-in because
+    the value was not valid; with FLOWER_ROLE in `bad` the field `role` is not read.
+    """
+    found = [
+        (names[0], finding)
+        for names, rule in RULES
+        if not bad & set(names)
+        for finding in rule(settings, given)
+    ]
+    for name, field, severity, sentence in UNSUPPORTED:
+        if name not in bad and getattr(settings, field):
+            message = f"{name} is set: {sentence}"
+            found.append((name, Finding("setting.unsupported", message, severity=severity)))
+    return found
+
+
+def _version_is_known(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if flower.newer_than_known(settings.version):
+        newest = ".".join(map(str, flower.NEWEST))
+        message = f"Flower {settings.version} is newer than {newest}, the newest known"
+        yield warning("version.newer", message)
+
+
+def _tls_is_on(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if not settings.tls:
+        message = "TLS_ENABLED is NO: models and updates travel in the clear"
+        yield warning("tls.disabled", message)
+
+
+def _pair_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.tls_cert and not settings.tls_key:
+        yield Finding("setting.missing", "TLS_CERT is set without TLS_KEY")
+    if settings.tls_key and not settings.tls_cert:
+        yield Finding("setting.missing", "TLS_KEY is set without TLS_CERT")
+
+
+def _own_certificate_for_system(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    own = settings.tls_cert or settings.tls_key
+    if settings.role is Role.SUPERLINK and settings.tls_ca_cert == SYSTEM and not own:
+        message = "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY"
+        hint = "Set TLS_CERT and TLS_KEY of a public CA, or leave TLS_CA_CERT empty."
+        yield Finding("setting.missing", message, hint)
+
+
+def _one_trust(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.ca_fingerprint and settings.tls_ca_cert == SYSTEM:
+        message = "FLOWER_CA_FINGERPRINT names one CA, but TLS_CA_CERT=system trusts many"
+        yield Finding("setting.conflict", message)
+
+
+def _node_auth_has_tls(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.node_auth and not settings.tls:
+        yield Finding("setting.conflict", "FLOWER_NODE_AUTH is YES, but TLS_ENABLED is NO")
+
+
+def _control_is_closed(settings: "Settings", given: AbstractSet[str]) -> Iterator[Finding]:
+    chosen = "FLOWER_CONTROL_ADDRESS" in given
+    if chosen and not address.is_loopback(settings.control_address.host):
+        message = f"FLOWER_CONTROL_ADDRESS is '{settings.control_address}': whoever reaches it"
+        yield warning("control.open", f"{message} can run code on every node")
+    exposed = flower.band(settings.version).control_is_fleet
+    if exposed and not chosen and settings.role is Role.SUPERLINK:
+        message = f"Flower {settings.version} serves the Control API on the Fleet port"
+        yield Finding("control.exposed", message)
+
+
+def _ports_differ(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    taken: dict[int, str] = {}
+    for name, port in _ports(settings):
+        other = taken.setdefault(port, name)
+        if other != name:
+            hint = f"Give each a port of its own; health takes {HEALTH_PORTS} in a row."
+            yield Finding("setting.conflict", f"{other} and {name} both take port {port}", hint)
+
+
+def _ports(settings: "Settings") -> Iterator[tuple[str, int]]:
+    """Yield the ports that are listened on here. APIs with the same flag share the first's."""
+    band = flower.band(settings.version)
+    if settings.role is Role.SUPERLINK:
+        shared = {
+            band.appio_flag: _appio(settings, "FLOWER_SERVERAPPIO_PORT", settings.serverappio_port),
+            band.control_flag: ("FLOWER_CONTROL_ADDRESS", settings.control_address.port),
+            band.fleet_flag: ("FLOWER_FLEET_PORT", settings.fleet_port or band.fleet_port),
+        }
+        yield from reversed(shared.values())
+    if settings.role is Role.SUPERNODE:
+        yield _appio(settings, "FLOWER_CLIENTAPPIO_PORT", settings.clientappio_port)
+    for offset in range(HEALTH_PORTS):
+        yield "FLOWER_HEALTH_PORT", settings.health_port + offset
+
+
+def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
+    if settings.appio_listen:
+        return "FLOWER_APPIO_LISTEN", settings.appio_listen.port
+    return name, port
+
+
+def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    user, password = "FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"
+    if settings.registry_user and not settings.registry_password:
+        yield Finding("setting.missing", f"{user} is set without {password}")
+    if settings.registry_password and not settings.registry_user:
+        yield Finding("setting.missing", f"{password} is set without {user}")
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("FLOWER_VERSION",), _version_is_known),
+    (("TLS_ENABLED",), _tls_is_on),
+    (("TLS_CERT", "TLS_KEY"), _pair_is_whole),
+    (("TLS_CA_CERT", "TLS_CERT", "TLS_KEY", "FLOWER_ROLE"), _own_certificate_for_system),
+    (("FLOWER_CA_FINGERPRINT", "TLS_CA_CERT"), _one_trust),
+    (("FLOWER_NODE_AUTH", "TLS_ENABLED"), _node_auth_has_tls),
+    (("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"), _control_is_closed),
+    (
+        (
+            "FLOWER_FLEET_PORT",
+            "FLOWER_SERVERAPPIO_PORT",
+            "FLOWER_CLIENTAPPIO_PORT",
+            "FLOWER_HEALTH_PORT",
+            "FLOWER_CONTROL_ADDRESS",
+            "FLOWER_APPIO_LISTEN",
+            "FLOWER_VERSION",
+            "FLOWER_ROLE",
+        ),
+        _ports_differ,
+    ),
+    (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
+)

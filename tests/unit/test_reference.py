@@ -1,0 +1,84 @@
+"""The reference pages are what the tables say, and the code uses the codes that it lists."""
+
+import ast
+import functools
+import pathlib
+import re
+
+import pytest
+
+from flower_agent import reference, settings
+from flower_agent.errors import CATALOGUE
+
+ROOT = pathlib.Path(__file__).parents[2]
+CODE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+
+
+def sources():
+    return sorted((ROOT / "flower_agent").rglob("*.py"))
+
+
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def makes_a_finding(call):
+    """Tell whether `call` is AgentError, Finding or warning: bare or of errors, not a log's."""
+    called = call.func
+    if isinstance(called, ast.Attribute):
+        if not (isinstance(called.value, ast.Name) and called.value.id == "errors"):
+            return False
+        return called.attr in {"AgentError", "Finding", "warning"}
+    return isinstance(called, ast.Name) and called.id in {"AgentError", "Finding", "warning"}
+
+
+def codes_given(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and makes_a_finding(node):
+            named = [word.value for word in node.keywords if word.arg == "code"]
+            for value in (*node.args[:1], *named):
+                yield from (leaf for leaf in ast.walk(value) if isinstance(leaf, ast.Constant))
+
+
+def strings(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize(
+    ("page", "render"),
+    [("variables.md", reference.variables), ("errors.md", reference.errors)],
+)
+def test_the_page_is_what_the_table_says(page, render):
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert written == render(), "run: python3 -m flower_agent.reference docs"
+
+
+@pytest.mark.parametrize("row", settings.SETTINGS, ids=lambda row: row.name)
+def test_every_variable_stands_once_in_the_list(row):
+    listed, _, _ = reference.variables().partition("## Not in this release")
+    assert listed.count(f"\n| `{row.name}` |") == 1
+
+
+def test_every_code_that_is_given_is_in_the_catalogue():
+    unknown = [
+        f"{path.name}:{leaf.lineno} {leaf.value}"
+        for path in sources()
+        for leaf in codes_given(path)
+        if isinstance(leaf.value, str) and CODE.fullmatch(leaf.value)
+        if leaf.value not in CATALOGUE
+    ]
+    assert not unknown
+
+
+def test_every_code_of_the_catalogue_is_given_somewhere():
+    used = {text for path in sources() if path.name != "errors.py" for text in strings(path)}
+    assert sorted(set(CATALOGUE) - used) == []
+
+
+@pytest.mark.parametrize(("code", "texts"), CATALOGUE.items())
+def test_a_code_has_a_form_and_both_its_texts(code, texts):
+    assert CODE.fullmatch(code)
+    assert all(texts)
