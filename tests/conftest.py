@@ -1,0 +1,6 @@
+"""Lets tests import the doubles of the sandbox."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contrib" / "sandbox"))
