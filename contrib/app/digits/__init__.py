@@ -1,0 +1,1 @@
+"""Federated training on scikit-learn's handwritten digits."""

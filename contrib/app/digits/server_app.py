@@ -1,0 +1,99 @@
+"""What the server does in a run: choose the strategy, start it, and tell how each round went."""
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import strategy as strategies
+
+from digits import config, task
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run config asks for."""
+    settings = config.run_config(context.run_config)
+    report = Report(settings.num_server_rounds)
+    strategy = build_strategy(settings, report)
+    strategy.start(
+        grid=grid,
+        initial_arrays=ArrayRecord(task.new_model()),
+        num_rounds=settings.num_server_rounds,
+        train_config=ConfigRecord(
+            {"local-epochs": settings.local_epochs, "learning-rate": settings.learning_rate}
+        ),
+        evaluate_fn=report.evaluate,
+    )
+    say(f"finished: {count(report.rounds, 'round')}, accuracy {report.accuracy:.3f}")
+
+
+def build_strategy(settings: config.RunConfig, report: "Report") -> strategies.Strategy:
+    """Return the strategy that the settings name, with what is particular to it."""
+    adaptive = {"eta": settings.server_learning_rate, "eta_l": settings.learning_rate}
+    particular = {
+        "FedProx": {"proximal_mu": settings.proximal_mu},
+        "FedAvgM": {"server_momentum": settings.server_momentum},
+        "FedAdam": adaptive,
+        "FedAdagrad": adaptive,
+        "FedYogi": adaptive,
+    }
+    return getattr(strategies, settings.strategy)(
+        fraction_train=settings.fraction_train,
+        fraction_evaluate=settings.fraction_evaluate,
+        min_train_nodes=settings.min_clients,
+        min_evaluate_nodes=settings.min_clients,
+        min_available_nodes=settings.min_clients,
+        train_metrics_aggr_fn=report.gather,
+        **particular.get(settings.strategy, {}),
+    )
+
+
+class Report:
+    """Follows a run: how many nodes trained in a round, and what the model can do after it."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.nodes = 0
+        self.accuracy = 0.0
+        self.images, self.labels = task.load_test()
+
+    def gather(self, replies: list[RecordDict], weighted_by: str) -> MetricRecord:
+        """Count the nodes that trained, and return their weighted mean loss and accuracy."""
+        self.nodes = len(replies)
+        metrics = [reply["metrics"] for reply in replies]
+        total = sum(each[weighted_by] for each in metrics)
+        return MetricRecord(
+            {
+                key: sum(each[key] * each[weighted_by] for each in metrics) / total
+                for key in ("loss", "accuracy")
+            }
+        )
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Measure the global model on the test set, and print the round's line.
+
+        Raises ValueError when no node trained: a run that learns nothing should not succeed.
+        """
+        loss, self.accuracy = task.evaluate(arrays.to_numpy_ndarrays(), self.images, self.labels)
+        if server_round > 0:  # 0 is the untrained model
+            if self.nodes == 0:
+                raise ValueError(
+                    f"round {server_round} of {self.rounds}: no node returned a trained model; "
+                    "see the errors in their replies above"
+                )
+            say(
+                f"round {server_round} of {self.rounds}: accuracy {self.accuracy:.3f}, "
+                f"loss {loss:.3f}, {count(self.nodes, 'node')}"
+            )
+            self.nodes = 0
+        return MetricRecord({"loss": loss, "accuracy": self.accuracy})
+
+
+def count(number: int, noun: str) -> str:
+    """Return such as "1 node" or "2 nodes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def say(line: str) -> None:
+    """Print a line with one write: Flower ships each write of its own, between those of its log."""
+    print(line + "\n", end="", flush=True)
