@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+"""A whole federation on one machine: a OneGate, one SuperLink and two SuperNodes.
+
+Each "VM" is a directory with the files that OpenNebula's contextualization leaves, and an agent of
+its own (``--root``, ``--name``, own ports). The order is OneFlow's: the SuperLink's VM first, the
+SuperNodes' once its READY gate is open. ``contrib/sandbox/run`` calls this; tests use `Federation`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+APP = REPOSITORY / "contrib" / "app"
+SERVICE = 7
+FIRST_VMID = 41
+BASE_PORT = 29000
+READY_TIMEOUT_S = 180.0
+RUN_TIMEOUT_S = 600.0
+PORTS_A_VM = 20
+
+
+class SandboxError(Exception):
+    """What went wrong, for a person."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """One pretended VM."""
+
+    vmid: int
+    name: str
+    """OneFlow's name of it: ``supernode_0_(service_7)``."""
+
+    role: str
+    root: pathlib.Path
+    prefix: str
+    """In front of its containers' names."""
+
+    variables: Mapping[str, str]
+    """Its CONTEXT, without what OneGate adds."""
+
+
+class Federation:
+    """A OneGate and agents as processes of this machine; `up` begins, `down` ends all."""
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        name: str = "sandbox",
+        base_port: int = BASE_PORT,
+        supernodes: int = 2,
+        variables: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda text: print(text, flush=True),
+    ) -> None:
+        self.directory = directory
+        self.base_port = base_port
+        self.version = (variables or {}).get("FLOWER_VERSION", "1.25.0")
+        self._name = name
+        self._say = say
+        self._common = {"ML_FRAMEWORK": "sklearn", "FLOWER_NODE_AUTH": "NO", **(variables or {})}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.superlink = self._machine(0, "superlink", 0)
+        self.supernodes = tuple(self._machine(i + 1, "supernode", i) for i in range(supernodes))
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """The SuperLink's VM first."""
+        return self.superlink, *self.supernodes
+
+    @property
+    def control_port(self) -> int:
+        """Loopback port of the Control API."""
+        return self.base_port + 3
+
+    @property
+    def onegate_url(self) -> str:
+        """Where the pretended OneGate listens."""
+        return f"http://127.0.0.1:{self.base_port}"
+
+    def up(self) -> None:
+        """Bring everything to READY, in OneFlow's order. Raises SandboxError."""
+        self.start_onegate()
+        self._say("SuperLink: context written, agent started")
+        self.deploy(self.superlink)
+        self.wait_ready(self.superlink)
+        self._say(f"SuperNodes: the gate is open, {len(self.supernodes)} VMs are deployed")
+        for machine in self.supernodes:
+            self.deploy(machine)
+        for machine in self.supernodes:
+            self.wait_ready(machine)
+
+    def start_onegate(self) -> None:
+        """Start the OneGate with the service declared and no VM in it yet."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        state = self.directory / "onegate.json"
+        roles = [["superlink", 1], ["supernode", len(self.supernodes)]]
+        declared = {"services": [{"id": SERVICE, "name": "flower", "roles": roles}], "vms": []}
+        state.write_text(json.dumps(declared))
+        state.with_name("onegate.json.user_templates.json").unlink(missing_ok=True)
+        program = [HERE / "onegate.py", "--state", state, "--port", self.base_port]
+        self._start("onegate", [sys.executable, *map(str, program)])
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                self.onegate("GET", "/sandbox/vms")
+                return
+            time.sleep(0.05)
+        raise SandboxError(f"the OneGate did not start: see {self._log('onegate')}")
+
+    def deploy(self, machine: Machine) -> None:
+        """Do what OneFlow and OpenNebula do: add the VM, hand it its context, boot it."""
+        declared = {
+            "id": machine.vmid,
+            "name": machine.name,
+            "role": machine.role,
+            "service_id": SERVICE,
+        }
+        token = self.onegate("POST", "/sandbox/vms", declared)["token"]
+        self.write_context(machine, machine.variables, token=token)
+        self.start_agent(machine)
+
+    def write_context(
+        self, machine: Machine, variables: Mapping[str, str], *, token: str | None = None
+    ) -> None:
+        """Write the context files as one-contextd leaves them."""
+        directory = machine.root / "run/one-context"
+        directory.mkdir(parents=True, exist_ok=True)
+        env = {"VMID": str(machine.vmid), "ONEGATE_ENDPOINT": self.onegate_url}
+        whole = {**variables, **env, "TOKEN": "YES", "NETWORK": "YES", "TARGET": "hda"}
+        if token is not None:
+            lines = {"TOKENTXT": token, **env}
+            text = "".join(f'export {k}="{v}"\n' for k, v in lines.items())
+            replace(directory / "one_env", text)
+        for stage in ("local", "online", "network"):
+            replace(directory / f"context.sh.{stage}", context_text(whole))
+
+    def start_agent(self, machine: Machine) -> None:
+        """Start the agent of a VM, as its unit would."""
+        self._start(machine.prefix, self.command(machine, "run"))
+
+    def stop_agent(self, machine: Machine, sign: int = signal.SIGTERM) -> None:
+        """End the agent of a VM; its containers stay."""
+        self._stop(machine.prefix, sign)
+
+    def command(self, machine: Machine, *arguments: str) -> list[str]:
+        """Return the command line of ``flower-agent`` on that VM."""
+        where = ["--root", str(machine.root), "--name", machine.prefix]
+        return [sys.executable, "-m", "flower_agent", arguments[0], *where, *arguments[1:]]
+
+    def agent(self, machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ``flower-agent`` on that VM."""
+        command = self.command(machine, *arguments)
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
+        )
+
+    def status(self, machine: Machine) -> dict[str, Any]:
+        """Return the status document of a VM's agent; empty before there is one."""
+        path = machine.root / "run/flower-agent/status.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return found
+
+    def wait_ready(self, machine: Machine, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until OneFlow would see the VM ready, telling each phase. Raises SandboxError."""
+        begin, told = time.monotonic(), ""
+        while time.monotonic() < begin + timeout_s:
+            found = self.status(machine)
+            error = found.get("error") or {}
+            now = f"{found.get('state')} {found.get('phase')} {error.get('code')}"
+            if now != told:
+                reason = f" ({error['code']}: {error['message']})" if error else ""
+                took = time.monotonic() - begin
+                phase = f", phase {found['phase']}" if found.get("phase") else ""
+                state = found.get("state", "booting")
+                self._say(f"  {took:5.1f} s  {machine.name}: {state}{phase}{reason}")
+                told = now
+            if self.gate_open(machine) and found.get("state") == "ready":
+                return
+            process = self._processes.get(machine.prefix)
+            if process is not None and process.poll() is not None:
+                raise SandboxError(f"the agent ended: see {self._log(machine.prefix)}")
+            time.sleep(0.1)
+        raise SandboxError(
+            f"{machine.name} is not ready after {timeout_s:.0f} s: {self.status(machine)}"
+        )
+
+    def gate_open(self, machine: Machine) -> bool:
+        """Tell whether OneFlow's READY gate of that VM is open."""
+        return bool(self.onegate("GET", "/sandbox/vms")[str(machine.vmid)]["gate_open"])
+
+    def attributes(self, machine: Machine) -> dict[str, str]:
+        """Return what OneGate knows of a VM."""
+        return dict(self.onegate("GET", "/sandbox/vms")[str(machine.vmid)]["attributes"])
+
+    def onegate(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the OneGate's own paths below /sandbox/."""
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self.onegate_url + path, data=data, method=method)  # noqa: S310
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=10) as reply:
+            text = reply.read()
+        return json.loads(text) if text else None
+
+    def submit(self, config: str = "") -> Iterator[str]:
+        """Submit the reference app with the image's own ``flwr``; yield its output line by line.
+
+        Raises SandboxError when the CLI fails or no end comes.
+        """
+        app = self.directory / "app"
+        shutil.rmtree(app, ignore_errors=True)
+        shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", app / "ca.crt")
+        with (app / "pyproject.toml").open("a") as file:
+            file.write(
+                "\n[tool.flwr.federations.sandbox]\n"
+                f'address = "127.0.0.1:{self.control_port}"\nroot-certificates = "ca.crt"\n'
+            )
+        for path in (app, *app.rglob("*")):
+            os.chown(path, 49999, 49999)
+        name = f"{self._name}-flwr-run"
+        command = ["docker", "run", "--rm", "--name", name, "--network", "host"]
+        command += ["-e", "FLWR_TELEMETRY_ENABLED=0", "-v", f"{app}:/app/work", "-w", "/app/work"]
+        command += ["--entrypoint", "flwr", f"flwr/superexec:{self.version}"]
+        command += ["run", ".", "sandbox", "--stream"]
+        command += ["--run-config", config] if config else []
+        subprocess.run(["docker", "rm", "-f", name], check=False, capture_output=True, timeout=60)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        end = time.monotonic() + RUN_TIMEOUT_S
+        try:
+            for line in process.stdout or ():
+                yield re.sub(r"\x1b\[[0-9;]*m", "", line.decode("utf-8", "replace")).rstrip()
+                if time.monotonic() > end:
+                    raise SandboxError(f"the run did not end within {RUN_TIMEOUT_S:.0f} s")
+            if process.wait(30) != 0:
+                raise SandboxError(f"flwr run ended with {process.returncode}")
+        finally:
+            process.kill()
+
+    def down(self) -> None:
+        """End the agents and the OneGate, remove the containers; the directory stays."""
+        for machine in self.machines:
+            self._stop(machine.prefix)
+            self.agent(machine, "down")
+        self._stop("onegate")
+
+    def _machine(self, index: int, role: str, number: int) -> Machine:
+        port = self.base_port + index * PORTS_A_VM
+        variables = {
+            "FLOWER_ROLE": "server" if role == "superlink" else "client",
+            "FLOWER_HEALTH_PORT": str(port + 7),
+            "ETH0_IP": "127.0.0.1",
+            **self._common,
+        }
+        if role == "superlink":
+            variables |= {
+                "FLOWER_ADDRESS": "127.0.0.1",
+                "FLOWER_SERVERAPPIO_PORT": str(port + 1),
+                "FLOWER_FLEET_PORT": str(port + 2),
+                "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{port + 3}",
+            }
+        else:
+            variables |= {"FLOWER_CLIENTAPPIO_PORT": str(port + 4), "FLOWER_SERVER_ADDRESS": ""}
+        short = role if role == "superlink" else f"{role}-{number}"
+        return Machine(
+            vmid=FIRST_VMID + index,
+            name=f"{role}_{number}_(service_{SERVICE})",
+            role=role,
+            root=self.directory / short,
+            prefix=f"{self._name}-{short}",
+            variables=variables,
+        )
+
+    def _log(self, name: str) -> pathlib.Path:
+        return self.directory / f"{name}.log"
+
+    def _pid(self, name: str) -> pathlib.Path:
+        return self.directory / f"{name}.pid"
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with self._log(name).open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+            )
+        self._processes[name] = process
+        self._pid(name).write_text(str(process.pid))
+
+    def _stop(self, name: str, sign: int = signal.SIGTERM) -> None:
+        """End a process of this object, or of the one that wrote the pid file."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.send_signal(sign)
+            process.wait(10)
+        elif self._pid(name).exists():
+            pid = int(self._pid(name).read_text())
+            command = pathlib.Path(f"/proc/{pid}/cmdline")
+            ours = command.exists() and str(self.directory).encode() in command.read_bytes()
+            if ours:
+                os.kill(pid, sign)
+                for _ in range(100):
+                    if not command.exists():
+                        break
+                    time.sleep(0.05)
+        self._pid(name).unlink(missing_ok=True)
+
+
+def context_text(variables: Mapping[str, str]) -> str:
+    """Return a context.sh as oned writes it: sorted, in single quotes."""
+    lines = ["# Context variables generated by OpenNebula"]
+    for name, value in sorted(variables.items()):
+        quoted = value.replace("'", "'\\''")
+        lines.append(f"{name}='{quoted}'")
+    return "\n".join(lines) + "\n"
+
+
+def replace(path: pathlib.Path, text: str) -> None:
+    """Write a file of the context: 0400, whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.chmod(0o400)
+    temporary.replace(path)
+
+
+def main() -> int:
+    """Run the main job; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=pathlib.Path, default=REPOSITORY / "build" / "sandbox")
+    parser.add_argument("--keep", action="store_true", help="leave it running at the end")
+    parser.add_argument("--down", action="store_true", help="take down what --keep left")
+    parser.add_argument("--base-port", type=int, default=BASE_PORT)
+    options = parser.parse_args()
+    federation = Federation(options.directory.resolve(), base_port=options.base_port)
+    if options.down:
+        federation.down()
+        print("The federation is down.")
+        return 0
+    federation.down()  # what a run that was cut off may have left
+    shutil.rmtree(federation.directory, ignore_errors=True)
+    try:
+        federation.up()
+        show_run(federation)
+        show_status(federation)
+    except SandboxError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not options.keep:
+            federation.down()
+    if options.keep:
+        print(f"\nIt runs on. Take it down: {HERE.relative_to(REPOSITORY)}/run --down")
+    return 0
+
+
+def show_run(federation: Federation) -> None:
+    """Submit the app and show its rounds."""
+    print("\nRun: the reference app is submitted")
+    seen = []
+    for line in federation.submit():
+        match = re.search(r"(round \d+ of \d+: .*|finished: .*)", line)
+        if match:
+            seen.append(match[1])
+            print(f"  {match[1]}")
+    if not any(line.startswith("finished") for line in seen):
+        raise SandboxError("the run did not say that it finished")
+
+
+def show_status(federation: Federation) -> None:
+    """Print ``flower-agent status`` of each VM."""
+    for machine in federation.machines:
+        print(f"\n$ flower-agent status      # on {machine.name}")
+        print(federation.agent(machine, "status").stdout.rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The loop, and the only place that joins the parts: observe, decide, act, report.
+
+Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
+the next. Turns come when something happens (a container's end, a changed context, an errand's
+answer, a signal) and otherwise every ten seconds.
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import random
+import threading
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from . import __version__, files, host, life, mounts, portrait
+from . import log as logging
+from .converge import Converger
+from .engine import Engine
+from .errands import Errands
+from .errors import Finding
+from .finder import Finder
+from .health import Prober
+from .intake import Intake
+from .keyring import Keyring
+from .life import Life, Phase, State, Unmet
+from .memory import Memory
+from .notify import Notifier
+from .parsers import Role
+from .paths import Paths
+from .publisher import Publisher
+from .reporter import Reporter
+from .settings import Settings
+from .status import Status
+from .superexec import SuperExec
+from .superlink import SuperLink
+from .supernode import SuperNode
+from .turn import Duty, Turn
+from .workload import Workload
+
+log = structlog.get_logger()
+
+IDLE_S = 10.0
+WAITING_S = 1.0
+SETTLING_PAUSE_S = 0.05
+READY_TIMEOUT_S = 600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How this process was started."""
+
+    paths: Paths
+    name: str = ""
+    """Prefix of the containers' names, so that several agents run side by side."""
+
+    docker_url: str = "unix:///var/run/docker.sock"
+    context_file: pathlib.Path | None = None
+    """Read instead of the VM's context; for `preview`."""
+
+    notify_socket: str = ""
+    tty: bool = False
+    scale: float = 1.0
+    """Shortens every wait; for tests only."""
+
+
+class Agent:
+    """One agent; `run` is the daemon, `preview` one look without a touch."""
+
+    def __init__(self, options: Options, *, dry: bool = False) -> None:
+        self._options = options
+        self._paths = options.paths
+        self._wake = threading.Event()
+        self._errands = Errands(self._wake.set)
+        self._scale = options.scale
+        rng = random.SystemRandom()
+        prober = Prober()
+        engine = Engine(options.name or "default", url=options.docker_url)
+        self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
+        search = Finder(self._errands, prober, rng=rng, scale=options.scale)
+        self._finder = search
+        duties: dict[Role, Duty] = {
+            Role.SUPERLINK: SuperLink(prober),
+            Role.SUPERNODE: SuperNode(prober, search),
+            Role.SUPEREXEC: SuperExec(prober),
+        }
+        self._converger = Converger(
+            self._paths, options.name, self._workload, duties, dry=dry, scale=options.scale
+        )
+        self._keyring = Keyring(self._paths.tls)
+        memory = self._paths.runtime / "onegate.json"
+        self._reporter = Reporter(
+            memory, self._errands, now=time.monotonic(), rng=rng, scale=options.scale
+        )
+        notifier = Notifier(options.notify_socket)
+        self._publisher = Publisher(self._paths, notifier, self._reporter)
+        self._life = life.born(_now(), time.monotonic())
+        self._intake = Intake(options.paths, options.context_file)
+        self._memory = Memory(options.paths.record)
+        self._turn: Turn | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until `stop` is set; the containers stay as they are then."""
+        files.sweep(self._paths.runtime)
+        log.info("agent.start", version=__version__, root=str(self._paths.root))
+        self._workload.watch(stop)
+        while not stop.is_set():
+            pause = self._turn_safely()
+            self._rest(pause, stop)
+        log.info("agent.stop", containers="left running")
+
+    def wake(self, *, again: bool = False) -> None:
+        """Turn now; with `again` the inputs are read anew though no file changed."""
+        if again:
+            self._intake.reread()
+        self._wake.set()
+
+    def preview(self, timeout_s: float) -> tuple[Unmet | None, list[str]]:
+        """Return what the next turn waits for and would do, without doing anything."""
+        end = time.monotonic() + timeout_s
+        while True:
+            unmet = self._look()
+            asking = unmet is not None and unmet.finding is not None
+            if not (asking and self._errands.busy()) or time.monotonic() > end:
+                return unmet, list(self._converger.planned)
+            self._wake.wait(0.2)
+            self._wake.clear()
+
+    def _turn_safely(self) -> float:
+        """Do one turn and publish; return the seconds until the next is due."""
+        try:
+            unmet = self._look()
+        except Exception as error:
+            log.exception("agent.bug")
+            unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", f"{type(error).__name__}: {error}"))
+        now, monotonic = _now(), time.monotonic()
+        before = self._life
+        good = self._intake.good
+        limit = good.ready_timeout_s if good else READY_TIMEOUT_S
+        self._life = life.step(
+            before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
+        )
+        _log_change(before, self._life)
+        self._publish(now, monotonic)
+        return self._pause_s(unmet, monotonic)
+
+    def _look(self) -> Unmet | None:
+        """Read what changed, converge, and keep what was learnt."""
+        if self._intake.changed():
+            first = self._intake.inputs is None
+            new = self._intake.read()
+            if self._intake.inputs is not None:
+                self._reporter.use(self._intake.inputs.access)
+            if new and self._intake.good is not None:
+                self._take(self._intake.good)
+            if first:
+                self._publish(_now(), time.monotonic())
+        waited_s = time.monotonic() - self._life.start_monotonic
+        refusal = self._intake.refusal(waited_s=waited_s, scale=self._scale)
+        if self._intake.good is None:
+            return refusal
+        self._turn = turn = self._begin(self._intake.good)
+        unmet = self._converger.turn(turn)
+        if not self._converger.dry:
+            self._memory.keep(turn.record)
+        return refusal or unmet
+
+    def _begin(self, good: Settings) -> Turn:
+        vmid = self._intake.inputs.vmid if self._intake.inputs else None
+        follows = mounts.follows(host.mountinfo(), str(self._paths.data))
+        return Turn(
+            settings=good,
+            variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
+            host=host.observe(),
+            keyring=self._keyring,
+            client=self._reporter.client,
+            now=_now(),
+            monotonic=time.monotonic(),
+            record=self._memory.recall(vmid),
+            data_propagation="rslave" if follows else "rprivate",
+        )
+
+    def _take(self, good: Settings) -> None:
+        """Use new settings from now on."""
+        logging.configure(good.log_level.value, tty=self._options.tty)
+        self._finder.forget()
+        self._life = life.restarted(self._life, time.monotonic())
+
+    def _publish(self, now: datetime.datetime, monotonic: float) -> None:
+        if self._converger.dry:
+            return
+        told: Mapping[str, str] = self._turn.told if self._turn else {}
+        self._publisher.publish(self._status(now), told, monotonic=monotonic, wall=now)
+
+    def _status(self, now: datetime.datetime) -> Status:
+        return portrait.draw(
+            life=self._life,
+            intake=self._intake,
+            turn=self._turn,
+            workload=self._workload,
+            reporter=self._reporter,
+            other_vm=self._memory.other_vm,
+            name=self._options.name,
+            now=now,
+        )
+
+    def _pause_s(self, unmet: Unmet | None, monotonic: float) -> float:
+        if unmet is None:
+            pause = IDLE_S
+        elif unmet.phase in (Phase.HEALTH, Phase.PEER) and unmet.finding is None:
+            pause = SETTLING_PAUSE_S
+        else:
+            pause = WAITING_S
+        pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
+        return max(min(pause, self._workload.rest_s(monotonic)), 0.01)
+
+    def _rest(self, pause_s: float, stop: threading.Event) -> None:
+        """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
+        end = time.monotonic() + pause_s
+        while not stop.is_set():
+            left = end - time.monotonic()
+            if left <= 0 or self._wake.wait(min(left, WAITING_S * self._scale)):
+                break
+            if self._intake.changed():
+                break
+        self._wake.clear()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _log_change(before: Life, after: Life) -> None:
+    """Write one line for a change of state, phase or cause, none for a turn without one."""
+    if after.state is not before.state:
+        took = (after.since - before.since).total_seconds()
+        say = log.error if after.state is State.FAILED else log.info
+        say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
+    elif after.error != before.error and after.error is not None:
+        log.info("state.cause", state=after.state.value, **_because(after.error))
+    elif after.phase is not before.phase and after.phase is not None:
+        log.info("state.phase", phase=after.phase.value)
+
+
+def _because(found: Finding | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    return {"code": found.code, "message": found.message, "hint": found.hint}

@@ -1,0 +1,78 @@
+"""``flower-agent check``: judge a context without a VM and without a touch."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping
+
+from . import inputs, intake, superlink
+from .address import is_ip, parse_address
+from .arguments import Trust
+from .errors import AgentError, Finding, Severity
+from .finder import trust_of
+from .inputs import Inputs
+from .parsers import Role
+from .paths import Paths
+from .settings import Settings
+
+
+def run(paths: Paths, context: pathlib.Path | None, *, as_json: bool) -> int:
+    """Print every finding; return 0 when a VM would start with it, 1 when not."""
+    read = inputs.read(paths, context_file=context)
+    settings, findings = intake.judge(read)
+    if settings is not None:
+        findings = (*findings, *_deeper(settings, read, offline=context is not None))
+    wrong = any(f.severity is Severity.ERROR for f in findings)
+    if as_json:
+        rows = [dataclasses.asdict(f) for f in findings]
+        print(json.dumps({"schema": 1, "ok": not wrong, "findings": rows}, indent=1))
+        return int(wrong)
+    for found in findings:
+        print(f"{found.severity}: {found}\n  fix: {found.hint}")
+    if wrong:
+        print("it would not start")
+    elif settings is not None:
+        print(f"it would start as {settings.role} with Flower {settings.version}")
+    return int(wrong)
+
+
+def _deeper(settings: Settings, read: Inputs, *, offline: bool) -> tuple[Finding, ...]:
+    """Return what only certificates and the way to the SuperLink tell."""
+    variables = read.variables or {}
+    found: tuple[Finding, ...] = ()
+    if settings.role is Role.SUPERLINK and settings.tls_cert and settings.tls and settings.tls_key:
+        host = _dialled(settings, variables)
+        hosts = (host,) if host else ()
+        found = superlink.check_given(settings, hosts, datetime.datetime.now(datetime.UTC)).findings
+    token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
+    if settings.role is Role.SUPERNODE and not token:
+        found += no_source(settings)
+    return found
+
+
+def no_source(settings: Settings) -> tuple[Finding, ...]:
+    """Return why a SuperNode without OneGate could never find its SuperLink, or trust it."""
+    missing = []
+    if settings.server_address is None:
+        missing.append("FLOWER_SERVER_ADDRESS")
+    if trust_of(settings) is Trust.CA and settings.tls_ca_cert is None:
+        missing.append("TLS_CA_CERT")
+    if not missing:
+        return ()
+    names = " and ".join(missing)
+    return (Finding("discover.no_source", f"there is no OneGate token, and {names} is not set"),)
+
+
+def _dialled(settings: Settings, variables: Mapping[str, str]) -> str | None:
+    """Return the host that nodes will dial, as far as the context tells."""
+    if settings.public_address:
+        return parse_address(settings.public_address, 1).host
+    wanted = settings.address
+    if wanted and is_ip(wanted):
+        return wanted
+    address = variables.get(f"{(wanted or 'ETH0').upper()}_IP", "")
+    try:
+        return parse_address(address, 1).host if address else None
+    except (ValueError, AgentError):
+        return None

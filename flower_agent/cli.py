@@ -1,0 +1,176 @@
+"""The command line.
+
+``status`` must be quick and work for any user, so nothing outside the standard library is imported
+here; each command imports what it needs.
+
+Exit codes of ``status``: 0 ready, 1 failed, 2 degraded, 3 agent not running, 4 unknown or stale,
+5 starting, 64 usage, 124 `--wait` timed out.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import __version__, files, status
+from .errors import AgentError
+from .paths import Paths
+
+USAGE = 64
+GRACE_S = 10.0
+"""How long ``status --wait`` waits for an agent that does not run (yet)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except AgentError as error:
+        print(f"{error.finding}\n  fix: {error.finding.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `flower-agent logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="flower-agent", description="Turns this VM into its Flower role.")
+    parser.add_argument("--version", action="version", version=f"flower-agent {__version__}")
+    _common(
+        parser, os.environ.get("FLOWER_AGENT_ROOT", "/"), os.environ.get("FLOWER_AGENT_NAME", "")
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        _common(made, argparse.SUPPRESS, argparse.SUPPRESS)
+        return made
+
+    command("run", _run, "the daemon")
+    made = command("status", _status, "what the VM does and why")
+    made.add_argument("--json", action="store_true", help="the status file's JSON")
+    made.add_argument("--wait", action="store_true", help="until ready, failed or --timeout")
+    made.add_argument("--timeout", type=_duration, default=600.0, help="of --wait: 90s, 10m (10m)")
+    made = command("check", _check, "judge a context without a VM: prints every finding")
+    made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made.add_argument("--json", action="store_true", help="findings as JSON")
+    made = command("plan", _plan, "what `run` would do now; touches nothing")
+    made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made = command("logs", _logs, "the containers' logs")
+    made.add_argument("container", nargs="?", help="superlink, supernode or superexec (all)")
+    made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
+    made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
+    command("down", _down, "stop the agent and remove its containers")
+    made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, root: str, name: str) -> None:
+    parser.add_argument("--root", default=root, help="directory of all the agent's places (/)")
+    parser.add_argument("--name", default=name, type=_name, help="prefix of container names")
+
+
+def _name(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,39}", text):
+        raise argparse.ArgumentTypeError("want lower-case letters, digits, '_', '.', '-'")
+    return text
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("want a duration such as 90s, 10m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _paths(options: argparse.Namespace) -> Paths:
+    return Paths(pathlib.Path(options.root).absolute())
+
+
+def _run(options: argparse.Namespace) -> int:
+    from . import daemon
+
+    return daemon.run(_paths(options), options.name)
+
+
+def _status(options: argparse.Namespace) -> int:
+    paths = _paths(options)
+    end = time.monotonic() + (options.timeout if options.wait else 0)
+    dead_until = time.monotonic() + min(GRACE_S, options.timeout)
+    while True:
+        document, running = _document(paths), files.held(paths.lock)
+        now = datetime.datetime.now(datetime.UTC)
+        code = status.exit_code(document, running=running, now=now)
+        settled = code in (0, 1) or (not running and time.monotonic() >= dead_until)
+        if not options.wait or settled or time.monotonic() >= end:
+            break
+        time.sleep(0.2)
+    if options.json:
+        print(json.dumps({**(document or {}), "running": running}, indent=1))
+    else:
+        print(status.render(document, running=running, now=now))
+    timed_out = options.wait and not settled
+    return status.TIMED_OUT if timed_out else code
+
+
+def _document(paths: Paths) -> dict[str, Any] | None:
+    try:
+        data = files.read(paths.status, 1 << 22)
+        found = json.loads(data) if data else None
+    except (AgentError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _check(options: argparse.Namespace) -> int:
+    from . import check
+
+    return check.run(_paths(options), options.context, as_json=options.json)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from . import daemon
+
+    return daemon.plan(_paths(options), options.name, options.context)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from . import operate
+
+    return operate.logs(options.name, options.container, options.lines, follow=options.follow)
+
+
+def _down(options: argparse.Namespace) -> int:
+    from . import operate
+
+    return operate.down(_paths(options), options.name)
+
+
+def _reset(options: argparse.Namespace) -> int:
+    from . import operate
+
+    if not options.yes and sys.stdin.isatty():
+        answer = input("This clears the CA, so every node must trust anew. Type yes: ")
+        if answer.strip() != "yes":
+            return 1
+    elif not options.yes:
+        print("reset clears the CA and the database; say so with --yes", file=sys.stderr)
+        return USAGE
+    return operate.reset(_paths(options), options.name)

@@ -1,0 +1,123 @@
+"""A container as we want it and as Docker has it. Values only; Docker itself is `engine`."""
+
+import dataclasses
+import datetime
+import enum
+import hashlib
+import json
+
+LABEL_NAME = "org.flower-agent.name"
+"""Whose container it is: only containers with the agent's own value are ever touched."""
+
+LABEL_ROLE = "org.flower-agent.role"
+LABEL_FINGERPRINT = "org.flower-agent.fingerprint"
+
+FLOWER_UID = 49999
+"""User and group of Flower's images."""
+
+CPU_SHARES = 1024
+"""Docker's default weight."""
+
+CPU_SHARES_STARTING = 2
+"""The weight of a SuperExec until the first container answers, so that it does not slow it."""
+
+
+class Part(enum.StrEnum):
+    """Which of Flower's long-running programs a container runs."""
+
+    SUPERLINK = "superlink"
+    SUPERNODE = "supernode"
+    SUPEREXEC = "superexec"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mount:
+    """A bind mount; a missing source is refused by Docker, never made."""
+
+    source: str
+    """Absolute path on the VM."""
+
+    target: str
+    """Absolute path in the container."""
+
+    read_only: bool = True
+
+    digest: str = ""
+    """Hex SHA-256 of a file's content; a file that changed replaces the container."""
+
+    propagation: str = "rprivate"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container as we want it. Every field reaches Docker and the fingerprint."""
+
+    name: str
+    """Docker name; also the key that finds it again after a lost reply."""
+
+    part: Part
+
+    image: str
+    """Reference with tag, such as ``flwr/superlink:1.25.0-py3.13-ubuntu24.04``."""
+
+    command: tuple[str, ...]
+    """Arguments behind the image's entry point."""
+
+    environment: tuple[tuple[str, str], ...] = ()
+    """Names and values; never a secret, since ``docker inspect`` shows them."""
+
+    mounts: tuple[Mount, ...] = ()
+
+    tmpfs: tuple[tuple[str, str], ...] = ()
+    """Path and mount options of each writable place beside the mounts."""
+
+    memory_bytes: int | None = None
+
+    gpu: bool = False
+
+    yields_cpu: bool = False
+    """Starts with `CPU_SHARES_STARTING`; a step gives it the full share later."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of everything above. Differs from the label: the container is replaced."""
+        spec = dataclasses.asdict(self)
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """A container as Docker has it (``GET /containers/ID/json``)."""
+
+    name: str
+
+    container_id: str
+
+    mine: bool
+    """Carries this agent's name label."""
+
+    fingerprint: str = ""
+    """The label; empty where there is none."""
+
+    image: str = ""
+
+    status: str = "running"
+    """Docker ``State.Status``: created, running, paused, restarting, removing, exited or dead."""
+
+    exit_code: int | None = None
+
+    oom_killed: bool = False
+
+    error: str = ""
+    """Docker ``State.Error``: why a start failed."""
+
+    started_at: datetime.datetime | None = None
+
+    finished_at: datetime.datetime | None = None
+
+    cpu_shares: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Tell whether its process lives."""
+        return self.status in ("running", "paused")

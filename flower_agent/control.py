@@ -1,0 +1,146 @@
+"""What Flower's Control API says about nodes and runs: values, and their bytes. Pure.
+
+Field numbers as read from Flower's own programs, 1.23 to 1.42, where they are the same (1.42 only
+adds). Ids exceed 2^63, so they are text everywhere outside the wire.
+"""
+
+import dataclasses
+import datetime
+import enum
+from typing import TypeVar
+
+from . import protobuf
+
+E = TypeVar("E", bound=enum.StrEnum)
+
+
+class NodeStatus(enum.StrEnum):
+    """What the SuperLink thinks of a node."""
+
+    REGISTERED = "registered"
+    """Its key is known, it never connected."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    UNREGISTERED = "unregistered"
+    """Final: its key can never return."""
+
+
+class RunStatus(enum.StrEnum):
+    """How far a run has come."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """A SuperNode as the SuperLink has it (``NodeInfo``); dates are Flower's ISO text."""
+
+    node_id: str
+    status: NodeStatus | str
+    registered_at: str = ""
+    last_activated_at: str = ""
+    last_deactivated_at: str = ""
+    unregistered_at: str = ""
+    online_until: datetime.datetime | None = None
+    """When it turns offline without another heartbeat; None for one that was never online."""
+
+    public_key: bytes = b""
+    """PEM SubjectPublicKeyInfo. A SuperNode that was given no key makes one up at each start."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """A run as the SuperLink has it (``Run``); dates are Flower's ISO text."""
+
+    run_id: str
+    status: RunStatus | str
+    sub_status: str = ""
+    """``completed``, ``failed`` or ``stopped`` once finished."""
+
+    details: str = ""
+    fab_id: str = ""
+    fab_version: str = ""
+    fab_hash: str = ""
+    federation: str = ""
+    pending_at: str = ""
+    starting_at: str = ""
+    running_at: str = ""
+    finished_at: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Tell whether it still needs its SuperLink and nodes."""
+        return self.status is not RunStatus.FINISHED
+
+
+def encode_list_runs(*, run_id: str | None = None, limit: int | None = None) -> bytes:
+    """Return a ListRunsRequest: one run, or the newest `limit` (ignored before 1.27)."""
+    wanted = ((1, run_id), (2, limit))
+    return protobuf.encode(*((number, int(value)) for number, value in wanted if value is not None))
+
+
+def encode_stop_run(run_id: str) -> bytes:
+    """Return a StopRunRequest."""
+    return protobuf.encode((1, int(run_id)))
+
+
+def decode_nodes(data: bytes) -> tuple[NodeInfo, ...]:
+    """Return the nodes of a ListNodesResponse. Raises ValueError."""
+    return tuple(
+        NodeInfo(
+            node_id=str(node.integer(1)),
+            status=_known(NodeStatus, node.text(4)),
+            registered_at=node.text(5),
+            last_activated_at=node.text(6),
+            last_deactivated_at=node.text(7),
+            unregistered_at=node.text(8),
+            online_until=_date(node.double(9)),
+            public_key=node.data(11),
+        )
+        for node in protobuf.decode(data).messages(1)
+    )
+
+
+def decode_runs(data: bytes) -> tuple[RunInfo, ...]:
+    """Return the runs of a ListRunsResponse, oldest first. Raises ValueError."""
+    entries = protobuf.decode(data).messages(1)  # a map of run id to run
+    runs = (_run(entry.message(2)) for entry in entries)
+    return tuple(sorted(runs, key=lambda run: (run.pending_at, run.run_id)))
+
+
+def _run(run: protobuf.Message) -> RunInfo:
+    status = run.message(10)
+    return RunInfo(
+        run_id=str(run.integer(1)),
+        fab_id=run.text(2),
+        fab_version=run.text(3),
+        fab_hash=run.text(5),
+        pending_at=run.text(6),
+        starting_at=run.text(7),
+        running_at=run.text(8),
+        finished_at=run.text(9),
+        status=_known(RunStatus, status.text(1)),
+        sub_status=status.text(2),
+        details=status.text(3),
+        federation=run.text(12),
+    )
+
+
+def _known(kind: type[E], text: str) -> E | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _date(seconds: float) -> datetime.datetime | None:
+    if not seconds:
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,243 @@
+"""One turn from settings to working containers: each stage looks, decides, acts, and may stop it.
+
+The stages are the phases of the contract, in order. The first that is not met is what the VM waits
+for; nothing that stops a turn ever stops a container.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from . import files, gpu, images, plan, roles, trust
+from .containers import FLOWER_UID, Container, Existing
+from .errors import AgentError
+from .images import Registry
+from .life import Phase, Unmet
+from .parsers import GpuMode, Role
+from .paths import Paths
+from .roles import Site
+from .settings import Settings
+from .status import Mark
+from .superexec import attached
+from .turn import Duty, Running, Turn
+from .workload import SETTLING_S, Workload, age_s
+
+DETACHED_AFTER_S = 60.0
+BUSY_FOR_S = 60.0
+"""A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
+
+MAX_LOCK_BYTES = 1 << 20
+LOCAL = "flower-agent/"
+"""Images that are made on the VM; no registry has them."""
+
+
+class Converger:
+    """Brings the VM's containers about, turn by turn."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        prefix: str,
+        workload: Workload,
+        duties: Mapping[Role, Duty],
+        *,
+        dry: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        self._paths = paths
+        self._prefix = prefix
+        self._workload = workload
+        self._duties = duties
+        self.dry = dry
+        self._scale = scale
+        self._settled: tuple[str, object] | None = None
+        self._attached_at = 0.0
+        self._computed_at = float("-inf")
+        self._runtimes: tuple[str, frozenset[str]] | None = None
+        self.planned: list[str] = []
+        """What a dry turn would do."""
+
+    def turn(self, turn: Turn) -> Unmet | None:
+        """Go as far as possible; return what is not met, None when all works."""
+        self.planned.clear()
+        try:
+            return self._stages(turn)
+        except AgentError as error:
+            return turn.unmet(error)
+
+    def _stages(self, turn: Turn) -> Unmet | None:
+        turn.phase = Phase.DOCKER
+        self._workload.observe(turn.monotonic)
+        turn.note("docker", Mark.OK, "answers")
+        pins = self._pins(turn)
+        missing, pull_error = self._images(turn, pins)
+        uses_gpu = self._gpu(turn)
+        turn.phase = Phase.DISCOVER
+        duty = self._duties[turn.settings.role]
+        prepared = duty.prepare(turn)
+        turn.phase = Phase.TLS
+        self._certificates(turn, prepared.trust)
+        turn.phase = Phase.IMAGE
+        if missing and not self.dry:
+            return Unmet(Phase.IMAGE, pull_error.finding if pull_error else None)
+        self._record_digests(turn, pins)
+        turn.phase = Phase.CONTAINER
+        want = roles.containers(turn.settings, self._site(turn, prepared.site, uses_gpu))
+        self._bring(turn, want, pins, duty)
+        if self.dry:
+            return None
+        return self._check(turn, want, duty)
+
+    def _pins(self, turn: Turn) -> dict[str, str]:
+        """Return the digests that count: those of images.lock, else those recorded here."""
+        try:
+            locked = images.parse_lock(files.read(self._paths.images_lock, MAX_LOCK_BYTES))
+        except ValueError as error:
+            raise AgentError("state.corrupt", f"{self._paths.images_lock}: {error}") from error
+        return {**dict(turn.record.images), **locked}
+
+    def _images(
+        self, turn: Turn, pins: Mapping[str, str]
+    ) -> tuple[tuple[str, ...], AgentError | None]:
+        """Return the images that are not here, after their pulls were begun."""
+        wanted = roles.images(turn.settings)
+        missing = self._workload.missing_images(wanted, pins)
+        if not missing:
+            turn.note("image", Mark.OK, ", ".join(wanted))
+            return (), None
+        self.planned += [f"pull {reference} (absent)" for reference in missing]
+        if self.dry:
+            return missing, None
+        for reference in missing:
+            if reference.startswith(LOCAL):
+                turn.phase = Phase.IMAGE
+                raise AgentError("image.framework", f"{reference} is not on this VM")
+        registry = _registry(turn.settings)
+        error = self._workload.fetch(missing, pins, registry, turn.monotonic)
+        said = self._workload.progress
+        turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
+        return missing, error
+
+    def _record_digests(self, turn: Turn, pins: Mapping[str, str]) -> None:
+        found = {r: self._workload.digest(r) for r in roles.images(turn.settings) if r not in pins}
+        new = {reference: digest for reference, digest in found.items() if digest}
+        if new:
+            recorded = tuple(sorted({**dict(turn.record.images), **new}.items()))
+            turn.record = dataclasses.replace(turn.record, images=recorded)
+
+    def _gpu(self, turn: Turn) -> bool:
+        mode = turn.settings.gpu
+        if mode is not GpuMode.NO and self._runtimes is None:
+            self._runtimes = self._workload.engine.runtimes()
+        known = self._runtimes[1] if self._runtimes else frozenset[str]()
+        found = gpu.judge(mode, turn.host, known)
+        if turn.settings.role is Role.SUPERLINK and not turn.host.nvidia_devices:
+            return False
+        bad = found.finding is not None and mode is GpuMode.YES
+        turn.note("gpu", Mark.BAD if bad else Mark.OK if found.used else Mark.OFF, found.detail)
+        turn.told["FLOWER_GPU"] = found.detail
+        if bad and found.finding is not None:
+            self._runtimes = None
+            raise AgentError(found.finding.code, found.finding.message, found.finding.hint)
+        return found.used and turn.settings.role is not Role.SUPERLINK
+
+    def _certificates(self, turn: Turn, wanted: trust.Wanted) -> None:
+        if wanted.source is trust.Source.OFF:
+            turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
+            return
+        steps = trust.steps(wanted, turn.keyring.held(wanted, turn.now), turn.now)
+        self.planned += [str(step) for step in steps]
+        if not self.dry:
+            for step in steps:
+                turn.keyring.apply(step, wanted, turn.now)
+
+    def _site(self, turn: Turn, known: Mapping[str, Any], uses_gpu: bool) -> Site:  # noqa: FBT001
+        if not self.dry:
+            files.directory(self._paths.superlink, 0o2770, group=FLOWER_UID)
+            files.directory(self._paths.data, 0o755)
+        return Site(
+            prefix=self._prefix,
+            ca_file=str(turn.keyring.ca),
+            chain_file=str(turn.keyring.chain),
+            key_file=str(turn.keyring.key),
+            superlink_dir=str(self._paths.superlink),
+            data_dir=str(self._paths.data),
+            digests=turn.keyring.digests(),
+            memory_bytes=turn.host.memory_bytes,
+            gpu=uses_gpu,
+            data_propagation=turn.data_propagation,
+            **known,
+        )
+
+    def _bring(
+        self, turn: Turn, want: tuple[Container, ...], pins: Mapping[str, str], duty: Duty
+    ) -> None:
+        """Do the steps; a start of the first container waits until it may succeed."""
+        main = self._workload.existing(want[0].name)
+        settled = main is not None and self._settled == (main.container_id, main.started_at)
+        steps = self._workload.steps(want, settled=settled, now=turn.monotonic)
+        self.planned += [str(step) for step in steps]
+        if self.dry or not steps:
+            return
+        starts = (plan.Action.CREATE, plan.Action.START)
+        if any(step.name == want[0].name and step.action in starts for step in steps):
+            turn.phase = Phase.DISCOVER
+            duty.may_start(turn)
+            turn.phase = Phase.CONTAINER
+        self._workload.apply(steps, pins)
+        self._workload.observe(turn.monotonic)
+
+    def _check(self, turn: Turn, want: tuple[Container, ...], duty: Duty) -> Unmet | None:
+        existing: list[Existing] = []
+        for container in want:
+            found = self._workload.existing(container.name)
+            if found is None or not found.running or found.started_at is None:
+                raise self._workload.ended(container.name)
+            existing.append(found)
+        main = existing[0]
+        turn.phase = Phase.HEALTH
+        name, started_at = main.name, main.started_at or turn.now
+        read = self._workload.engine.logs
+        running = Running(started_at, lambda since: read(name, since=since))
+        try:
+            duty.check(turn, running)
+        except AgentError as error:
+            young = age_s(main, turn.now) < SETTLING_S * self._scale
+            if young and error.retryable:
+                return Unmet(turn.phase)
+            raise
+        self._settled = (main.container_id, main.started_at)
+        if len(existing) > 1:
+            self._superexec(turn, existing[1])
+        return None
+
+    def _superexec(self, turn: Turn, superexec: Existing) -> None:
+        """Note whether the local SuperExec is attached; without it no app can run."""
+        attach = roles.attach_address(turn.settings, turn.fleet_host)
+        if attached(attach):
+            self._attached_at = turn.monotonic
+            turn.note("superexec", Mark.OK, f"attached to {attach}")
+        else:
+            turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            limit = DETACHED_AFTER_S * self._scale
+            if min(age_s(superexec, turn.now), turn.monotonic - self._attached_at) > limit:
+                raise AgentError(
+                    "superexec.detached",
+                    f"{superexec.name} holds no connection to {attach}",
+                    retryable=True,
+                )
+        if turn.settings.role is Role.SUPERNODE:
+            self._busy(turn, superexec.name)
+
+    def _busy(self, turn: Turn, name: str) -> None:
+        running = self._workload.engine.processes(name)
+        if any("flwr-clientapp" in command for command in running):
+            self._computed_at = turn.monotonic
+        busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
+        turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+
+
+def _registry(settings: Settings) -> Registry | None:
+    if settings.registry_user is None or settings.registry_password is None:
+        return None
+    return Registry(settings.registry_user, settings.registry_password)

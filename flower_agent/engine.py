@@ -1,0 +1,304 @@
+"""Docker Engine, through docker-py's low-level client: the only import of docker.
+
+Leans on what was measured against Engine 20.10 with docker-py 7: the events stream ends silently
+with the daemon and never replays, so events only wake the loop and state is always listed anew;
+requests' exceptions are not DockerExceptions; a client outlives a daemon restart; a hung daemon
+blocks the events reader for ever, so every other call has a time limit.
+"""
+
+import contextlib
+import datetime
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import docker
+import docker.errors
+import docker.types
+import requests
+
+from .containers import (
+    CPU_SHARES_STARTING,
+    LABEL_FINGERPRINT,
+    LABEL_NAME,
+    LABEL_ROLE,
+    Container,
+    Existing,
+)
+from .errors import AgentError
+from .images import Image, Reference, Registry, locked_reference
+from .secret import Secret
+
+TIMEOUT_S = 10
+STOP_TIMEOUT_S = 30
+"""Flower stops within a second; only what hangs is killed after this."""
+
+PIDS_LIMIT = 4096
+LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+
+
+class Engine:
+    """The Docker Engine at `url`, and this agent's containers in it."""
+
+    def __init__(
+        self, owner: str, *, url: str = "unix:///var/run/docker.sock", timeout_s: int = TIMEOUT_S
+    ) -> None:
+        self.owner = owner
+        self._url = url
+        self._timeout_s = timeout_s
+        self._client: docker.APIClient | None = None
+        self._lock = threading.Lock()
+
+    def _api(self) -> docker.APIClient:
+        """Return the client; the first call asks the daemon for its API version."""
+        with self._lock:
+            if self._client is None:
+                self._client = docker.APIClient(self._url, version="auto", timeout=self._timeout_s)
+            return self._client
+
+    @contextlib.contextmanager
+    def _calling(self, what: str, code: str = "docker.refused") -> Iterator[docker.APIClient]:
+        """Translate every failure of docker-py into an AgentError about `what`."""
+        try:
+            yield self._api()
+        except docker.errors.APIError as error:
+            self._forget_version(error)
+            raise AgentError(
+                code, f"Docker refused to {what}: {_reason(error)}", retryable=True
+            ) from error
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            raise AgentError(
+                "docker.down",
+                f"Docker does not answer at {self._url}: {_cause(error)}",
+                retryable=True,
+            ) from error
+
+    def _forget_version(self, error: docker.errors.APIError) -> None:
+        """Drop the client after an engine upgrade that ended its API version."""
+        if "client version" in str(error.explanation):
+            with self._lock:
+                self._client = None
+
+    def runtimes(self) -> tuple[str, frozenset[str]]:
+        """Return the engine's version and the names of its runtimes."""
+        with self._calling("tell about itself") as api:
+            info = api.info()
+        return str(info.get("ServerVersion", "")), frozenset(info.get("Runtimes") or ())
+
+    def containers(self) -> tuple[Existing, ...]:
+        """Return every container: this agent's with details, the others by name only."""
+        found: list[Existing] = []
+        with self._calling("list containers") as api:
+            for row in api.containers(all=True):
+                name = str((row.get("Names") or ["/"])[0]).lstrip("/")
+                if (row.get("Labels") or {}).get(LABEL_NAME) != self.owner:
+                    found.append(Existing(name=name, container_id=row["Id"], mine=False))
+                    continue
+                try:
+                    found.append(_existing(api.inspect_container(row["Id"])))
+                except docker.errors.NotFound:
+                    continue  # removed since it was listed
+        return tuple(found)
+
+    def create(self, container: Container, image: str) -> None:
+        """Create `container` from `image` (its reference, pinned by digest where known)."""
+        with self._calling(f"create {container.name}", "container.refused") as api:
+            api.create_container(
+                image,
+                command=list(container.command),
+                name=container.name,
+                environment=dict(container.environment),
+                labels={
+                    LABEL_NAME: self.owner,
+                    LABEL_ROLE: container.part.value,
+                    LABEL_FINGERPRINT: container.fingerprint,
+                },
+                host_config=_host_config(api, container),
+                healthcheck={"test": ["NONE"]},
+                use_config_proxy=False,
+            )
+
+    def start(self, name: str) -> None:
+        """Start a container that exists."""
+        with self._calling(f"start {name}", "container.refused") as api:
+            api.start(name)
+
+    def stop(self, name: str) -> None:
+        """Send SIGTERM and wait for the end; SIGKILL comes only after `STOP_TIMEOUT_S`."""
+        with self._calling(f"stop {name}") as api, contextlib.suppress(docker.errors.NotFound):
+            api.stop(name, timeout=STOP_TIMEOUT_S)
+
+    def remove(self, name: str) -> None:
+        """Remove a stopped container; absent is well."""
+        with self._calling(f"remove {name}") as api, contextlib.suppress(docker.errors.NotFound):
+            api.remove_container(name, v=True)
+
+    def give_cpu(self, name: str, shares: int) -> None:
+        """Set the CPU weight of a running container."""
+        with self._calling(f"update {name}") as api:
+            api.update_container(name, cpu_shares=shares)
+
+    def logs(
+        self, name: str, *, since: datetime.datetime | None = None, tail: int | None = None
+    ) -> str:
+        """Return a container's output, at most the last `tail` lines, from `since` on."""
+        with self._calling(f"read the logs of {name}") as api:
+            raw = api.logs(name, since=since, tail="all" if tail is None else tail)
+        return bytes(raw).decode("utf-8", "replace")
+
+    def processes(self, name: str) -> tuple[str, ...]:
+        """Return the command lines of a running container's processes."""
+        with self._calling(f"list the processes of {name}") as api:
+            rows = api.top(name).get("Processes") or ()
+        return tuple(str(row[-1]) for row in rows)
+
+    def follow(self, name: str, *, tail: int) -> Iterator[str]:
+        """Yield a container's output as it comes, until the container ends."""
+        with self._calling(f"follow the logs of {name}") as api:
+            for chunk in api.logs(name, stream=True, follow=True, tail=tail):
+                yield bytes(chunk).decode("utf-8", "replace")
+
+    def image(self, reference: str) -> Image | None:
+        """Return the local image of that reference, or None."""
+        with self._calling(f"look at image {reference}") as api:
+            try:
+                found = api.inspect_image(reference)  # type: ignore[no-untyped-call]  # stubs lack it
+            except docker.errors.ImageNotFound:
+                return None
+        return Image(str(found["Id"]), tuple(found.get("RepoDigests") or ()))
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        digest: str = "",
+        registry: Registry | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Pull an image, by `digest` where one is pinned; it bears the tag of `reference` after.
+
+        Raises AgentError ``image.denied`` (not retryable) or ``image.pull`` (retryable).
+        """
+        wanted = Reference.parse(reference)
+        with self._calling(f"pull {reference}", "image.pull") as api:
+            stream = api.pull(
+                wanted.repository,
+                tag=digest or wanted.tag,
+                auth_config=_auth(registry),
+                stream=True,
+                decode=True,
+            )
+            try:
+                for event in stream:
+                    _note(event, reference, progress)
+            except docker.errors.NotFound as error:
+                raise _denied(reference, _reason(error)) from error
+            if digest:
+                api.tag(locked_reference(reference, digest), wanted.repository, wanted.tag)
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` for every event of this agent's containers until the stream ends.
+
+        Returns when the daemon goes away; the caller lists anew and watches again.
+        """
+        filters = {"type": "container", "label": f"{LABEL_NAME}={self.owner}"}
+        with self._calling("stream events") as api:
+            events = api.events(filters=filters, decode=False)
+            wake()  # whatever happened before the stream stood is found by listing
+            for _ in events:
+                wake()
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+
+def _host_config(api: docker.APIClient, container: Container) -> Any:
+    mounts = [
+        docker.types.Mount(
+            m.target, m.source, type="bind", read_only=m.read_only, propagation=m.propagation
+        )
+        for m in container.mounts
+    ]
+    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if container.gpu else None
+    return api.create_host_config(
+        network_mode="host",
+        restart_policy={"Name": "no"},
+        init=True,
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        tmpfs=dict(container.tmpfs),
+        mounts=mounts,
+        pids_limit=PIDS_LIMIT,
+        mem_limit=container.memory_bytes,
+        memswap_limit=container.memory_bytes,
+        cpu_shares=CPU_SHARES_STARTING if container.yields_cpu else None,
+        log_config=docker.types.LogConfig(type="json-file", config=LOG_OPTIONS),
+        device_requests=gpus,
+    )
+
+
+def _existing(row: dict[str, Any]) -> Existing:
+    state, labels = row["State"], row["Config"].get("Labels") or {}
+    return Existing(
+        name=str(row["Name"]).lstrip("/"),
+        container_id=str(row["Id"]),
+        mine=True,
+        fingerprint=labels.get(LABEL_FINGERPRINT, ""),
+        image=str(row["Config"].get("Image", "")),
+        status=str(state.get("Status", "")),
+        exit_code=state.get("ExitCode"),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        started_at=_time(state.get("StartedAt")),
+        finished_at=_time(state.get("FinishedAt")),
+        cpu_shares=int(row["HostConfig"].get("CpuShares") or 0),
+    )
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    """Parse Docker's RFC 3339 with nanoseconds; its zero time means never."""
+    if not text or text.startswith("0001-"):
+        return None
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")
+
+
+def _auth(registry: Registry | None) -> dict[str, str] | None:
+    if registry is None:
+        return None
+    password: Secret = registry.password
+    return {"username": registry.user, "password": password.reveal()}
+
+
+def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]) -> None:
+    if "error" in event:
+        text = str(event["error"])
+        if any(
+            word in text for word in ("denied", "unauthorized", "not found", "manifest unknown")
+        ):
+            raise _denied(reference, text)
+        raise AgentError("image.pull", f"{reference} could not be pulled: {text}", retryable=True)
+    if event.get("status"):
+        progress(str(event["status"]))
+
+
+def _denied(reference: str, reason: str) -> AgentError:
+    return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
+
+
+def _reason(error: docker.errors.APIError) -> str:
+    return str(error.explanation or error).strip()
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason, which says most."""
+    text = str(error)
+    for known in ("FileNotFoundError", "Connection refused", "Permission denied", "timed out"):
+        if known in text:
+            return {"FileNotFoundError": "its socket is not there"}.get(known, known.lower())
+    return text[:200]

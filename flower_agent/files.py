@@ -1,0 +1,196 @@
+"""Files that are whole or absent: atomic writes, bounded reads, directories and the one lock.
+
+A unit with ``UMask=0077`` makes 0400 of what is opened with 0444, so modes are set explicitly. The
+agent has no capabilities: it may hand a file to a group it is in, never to another user.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import stat
+import threading
+import time
+import types
+from collections.abc import Iterator
+from typing import Self
+
+from .errors import AgentError
+
+_LOCK_TRIES = 10
+_LOCK_PAUSE_S = 0.02
+"""`held` locks for an instant; an agent that starts in that instant must not take it for one."""
+
+_KEEP = -1
+"""``chown``: leave this id as it is."""
+
+
+def write_atomic(
+    path: pathlib.Path, data: bytes, mode: int, *, group: int | None = None, durable: bool = True
+) -> None:
+    """Replace `path` by a file with `data`, `mode` and `group`; readers see the old or the new.
+
+    `durable` waits until it would survive a power cut. On failure the old file stays and nothing
+    is left beside it. Raises AgentError ``state.unwritable``.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    with _writing(path):
+        try:
+            _write(temporary, data, mode, group, durable=durable)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            _sync_directory(path.parent)
+
+
+def read(path: pathlib.Path, limit_bytes: int) -> bytes | None:
+    """Return what `path` holds, None when there is no such file.
+
+    Raises AgentError ``state.corrupt`` when it is larger than `limit_bytes` or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise AgentError(
+            "state.corrupt", f"{path} cannot be read: {error.strerror}", retryable=True
+        ) from error
+    if len(data) > limit_bytes:
+        raise AgentError("state.corrupt", f"{path} is larger than {limit_bytes} bytes")
+    return data
+
+
+def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> None:
+    """Make sure that `path` is a directory with `mode` and `group`; missing parents get 0755.
+
+    Touches nothing that is right already. Raises AgentError ``state.unwritable``.
+    """
+    if not path.parent.is_dir():
+        directory(path.parent, 0o755)
+    with _writing(path):
+        made = False
+        if not path.is_dir():
+            path.mkdir(0o700)
+            made = True
+        found = path.stat()
+        if group is not None and found.st_gid != group:
+            os.chown(path, _KEEP, group)
+        if made or stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+        if made:
+            _sync_directory(path.parent)
+
+
+def sweep(path: pathlib.Path) -> None:
+    """Remove temporary files that a killed agent left in a directory; for the lock's owner only."""
+    with _writing(path):
+        for left in path.glob(".*.*.*.tmp"):
+            left.unlink(missing_ok=True)
+
+
+class Lock:
+    """The lock of `lock`, held until closed or until the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go; the file stays, so that no second lock can exist beside it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lock(path: pathlib.Path) -> Lock | None:
+    """Take the lock and write this process's id into its file; None when another holds it.
+
+    Raises AgentError ``state.unwritable``.
+    """
+    with _writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not _take(descriptor):
+                os.close(descriptor)
+                return None
+            os.fchmod(descriptor, 0o644)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return Lock(descriptor)
+
+
+def held(path: pathlib.Path) -> bool:
+    """Tell whether a process holds the lock; any user may ask."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise AgentError("state.corrupt", f"{path} cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AgentError(
+            "state.unwritable", f"{path} cannot be written: {error.strerror}", retryable=True
+        ) from error
+
+
+def _write(path: pathlib.Path, data: bytes, mode: int, group: int | None, *, durable: bool) -> None:
+    """Write a file that nobody else can read before it has its group and mode."""
+    path.unlink(missing_ok=True)  # of a killed process that had this id
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        if group is not None:
+            os.fchown(file.fileno(), _KEEP, group)
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _sync_directory(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return True
+    return False

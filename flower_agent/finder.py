@@ -1,0 +1,267 @@
+"""How a SuperNode finds its SuperLink: static address or OneGate, then its CA, then a TLS look.
+
+The look-ups run as errands. Requests are few: one ``/service`` and one ``/vms/ID``, again only
+while something is missing or the SuperLink is lost, every 5 to 15 s.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+import structlog
+
+from . import certificates, discovery, roles
+from .address import parse_address
+from .arguments import Trust
+from .discovery import Partition, SuperLink
+from .errands import Errands
+from .errors import AgentError, Finding
+from .health import ALPN_GRPC, ALPN_HTTP, Prober
+from .onegate import OneGate
+from .record import Record
+from .settings import Settings
+
+RETRY_S = (5.0, 15.0)
+LOOK_TIMEOUT_S = 5.0
+_LOOKUP = "onegate-lookup"
+_LOOK = "superlink-look"
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What one look-up at OneGate told."""
+
+    superlink: SuperLink | None
+    """None when it was not asked for."""
+
+    partition: Partition | None
+    """None when it was not asked for."""
+
+
+class Finder:
+    """The SuperNode's search; every method returns at once."""
+
+    def __init__(
+        self, errands: Errands, prober: Prober, *, rng: random.Random, scale: float = 1.0
+    ) -> None:
+        self._errands = errands
+        self._prober = prober
+        self._random = rng
+        self._scale = scale
+        self._found: Found | None = None
+        self._trouble: AgentError | None = None
+        self._next_lookup = 0.0
+        self._looked: tuple[SuperLink, AgentError | None] | None = None
+        self._next_look = 0.0
+
+    def forget(self) -> None:
+        """Look again at the next turn: the SuperLink was lost, or the settings changed."""
+        self._next_lookup = min(self._next_lookup, 0.0)
+        self._found = None
+
+    def find(
+        self, settings: Settings, client: OneGate | None, record: Record, *, now: float
+    ) -> SuperLink:
+        """Return the SuperLink as far as it is known.
+
+        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not; what was known before
+        this boot is used only when OneGate cannot be asked.
+        """
+        fixed = _fixed(settings)
+        if fixed is not None and not _wants_ca(settings):
+            self._look_up(settings, client, record, now=now, superlink=False)
+            return fixed
+        self._look_up(settings, client, record, now=now, superlink=True)
+        if self._found is not None and self._found.superlink is not None:
+            seen = self._found.superlink
+            return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
+        if self._trouble is None:
+            raise AgentError(
+                "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
+            )
+        known = self._trouble.finding.code.startswith("onegate.") and record.superlink
+        if known:
+            return fixed or SuperLink(known, vmid=record.superlink_vmid)
+        raise self._trouble
+
+    def partition(self, client: OneGate | None, record: Record) -> Partition | None:
+        """Return this node's partition, kept once it was given; None outside a service.
+
+        Raises AgentError while OneGate has not said it.
+        """
+        if record.partition is not None:
+            return record.partition
+        if client is None or (self._trouble and self._trouble.finding.code == "onegate.no_service"):
+            return None
+        if self._found is not None and self._found.partition is not None:
+            return self._found.partition
+        raise self._trouble or AgentError(
+            "discover.waiting", "OneGate is asked for this node's partition", retryable=True
+        )
+
+    def look(
+        self, superlink: SuperLink, ca_pem: str | None, *, tls: bool, http: bool, now: float
+    ) -> None:
+        """Check that the endpoint answers as Flower would dial it.
+
+        Raises AgentError ``endpoint.…`` while it does not, ``discover.waiting`` before the first
+        answer. A good answer counts for a minute.
+        """
+        done = self._errands.take(_LOOK)
+        if done is not None:
+            target, error = done.value if done.error is None else (superlink, done.error)
+            self._looked = (target, error)
+            wait = 60.0 if error is None else self._random.uniform(1.0, 3.0)
+            self._next_look = now + wait * self._scale
+        fresh = self._looked is not None and self._looked[0] == superlink
+        if not fresh or now >= self._next_look:
+            call = _looking(self._prober, superlink, ca_pem, tls=tls, http=http)
+            self._errands.start(_LOOK, call)
+        if not fresh or self._looked is None:
+            raise AgentError(
+                "discover.waiting",
+                f"the SuperLink at {superlink.endpoint} is looked at",
+                retryable=True,
+            )
+        if self._looked[1] is not None:
+            raise self._looked[1]
+
+    def _look_up(
+        self,
+        settings: Settings,
+        client: OneGate | None,
+        record: Record,
+        *,
+        now: float,
+        superlink: bool,
+    ) -> None:
+        """Take the last look-up's end, and begin another where something is missing."""
+        done = self._errands.take(_LOOKUP)
+        if done is not None:
+            self._note(done.value, done.error)
+            wait = self._random.uniform(*RETRY_S) * self._scale
+            self._next_lookup = now + wait
+        partition = settings.node_config is None and record.partition is None
+        missing = self._found is None or (superlink and self._found.superlink is None)
+        if not (superlink or partition) or not missing or now < self._next_lookup:
+            return
+        if client is None:
+            if superlink:
+                self._trouble = AgentError(
+                    "discover.no_source",
+                    "there is no OneGate token to find the SuperLink with",
+                )
+            return
+        vmid, known = client.access.vmid, record.superlink_vmid
+        self._errands.start(
+            _LOOKUP,
+            lambda: look_up(client, vmid, known, superlink=superlink, partition=partition),
+        )
+
+    def _note(self, found: Found | None, error: AgentError | None) -> None:
+        before = self._trouble.finding if self._trouble else None
+        if error is not None:
+            self._trouble = error
+            if before is None or before.code != error.finding.code:
+                log.info("discover.waiting", code=error.finding.code, message=error.finding.message)
+            return
+        self._trouble, self._found = None, found
+
+
+def look_up(
+    client: OneGate, own_vmid: str, known: str | None, *, superlink: bool, partition: bool
+) -> Found:
+    """Ask OneGate once. Raises AgentError ``discover.…`` or ``onegate.…``.
+
+    `known` is the VM that was the SuperLink before: only it is asked while it is in the service.
+    """
+    service = discovery.parse_service(client.service())
+    part = None
+    if partition:
+        others = [_vm(client, vmid) for vmid in discovery.needs_peers(service, own_vmid)]
+        part = discovery.partition(service, own_vmid, discovery.taken_partitions(others))
+    if not superlink:
+        return Found(None, part)
+    candidates = discovery.worth_asking(service, own_vmid)
+    if known in candidates:
+        candidates = (known,)
+    peers = [_vm(client, vmid) for vmid in candidates]
+    return Found(discovery.superlink(peers), part)
+
+
+def trusted_ca(settings: Settings, superlink: SuperLink, record: Record, held_pem: str) -> str:
+    """Return the PEM of the CA that this node trusts; pure.
+
+    From the context, else as OneGate handed it over; then it must be the one that
+    FLOWER_CA_FINGERPRINT names, else the one that was pinned before. `held_pem` is the pinned CA's
+    file, used while OneGate is away. Raises AgentError ``tls.…`` or ``discover.no_source``.
+    """
+    if settings.tls_ca_cert:
+        return settings.tls_ca_cert
+    offered = superlink.ca_pem or held_pem
+    if not offered:
+        raise AgentError("discover.no_source", "nothing hands over the SuperLink's CA")
+    try:
+        seen = certificates.fingerprint(offered)
+    except ValueError as error:
+        raise AgentError(
+            "discover.waiting",
+            f"the published FLOWER_CA_CERT is no certificate: {error}",
+            retryable=True,
+        ) from error
+    if settings.ca_fingerprint is None and record.ca_pin not in (None, seen):
+        raise AgentError(
+            "tls.ca_changed",
+            f"OneGate hands over the CA {certificates.format_fingerprint(seen)}, trusted is "
+            f"{certificates.format_fingerprint(record.ca_pin or '')}",
+        )
+    return offered
+
+
+def trust_of(settings: Settings) -> Trust:
+    """Return whom a SuperNode believes."""
+    if not settings.tls:
+        return Trust.INSECURE
+    return Trust.SYSTEM if settings.tls_ca_cert == "system" else Trust.CA
+
+
+def mismatch(settings: Settings, superlink: SuperLink) -> Finding | None:
+    """Return why the two roles cannot talk, as their attributes tell before any dialling."""
+    if superlink.tls is not None and superlink.tls is not settings.tls:
+        have, want = ("on", "off") if settings.tls else ("off", "on")
+        return Finding("tls.mismatch", f"TLS is {have} on this VM and {want} on its SuperLink")
+    return None
+
+
+def _vm(client: OneGate, vmid: str) -> discovery.Peer:
+    return discovery.parse_vm(client.vm(vmid))
+
+
+def _fixed(settings: Settings) -> SuperLink | None:
+    if settings.server_address is None:
+        return None
+    default = roles.fleet_port(settings)
+    return SuperLink(parse_address(settings.server_address, default))
+
+
+def _wants_ca(settings: Settings) -> bool:
+    return settings.tls and settings.tls_ca_cert is None
+
+
+def _looking(
+    prober: Prober, superlink: SuperLink, ca_pem: str | None, *, tls: bool, http: bool
+) -> Callable[[], tuple[SuperLink, AgentError | None]]:
+    def look() -> tuple[SuperLink, AgentError | None]:
+        try:
+            if tls:
+                alpn = ALPN_HTTP if http else ALPN_GRPC
+                prober.probe_tls(superlink.endpoint, ca_pem, alpn=alpn, timeout_s=LOOK_TIMEOUT_S)
+            else:
+                prober.probe_tcp(superlink.endpoint, LOOK_TIMEOUT_S)
+        except AgentError as error:
+            return superlink, error
+        return superlink, None
+
+    return look

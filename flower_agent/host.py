@@ -1,0 +1,138 @@
+"""What this machine is: its NICs, memory, GPU and boot, read from ``/proc`` and ``/sys``.
+
+IPv4 addresses come from SIOCGIFCONF (netdevice(7)), which lists the secondary ones too and needs no
+netlink socket, so the unit may forbid those. A GPU is a PCI device of NVIDIA (vendor 0x10de) of
+the display class 0x03, whether a driver is loaded or not.
+"""
+
+import array
+import dataclasses
+import fcntl
+import pathlib
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+from . import interfaces, sockets
+
+_SIOCGIFCONF = 0x8912
+_IFREQ = struct.Struct("16s4x4s16x")
+"""struct ifreq on 64-bit Linux: label, sockaddr_in with the address at its byte 4."""
+
+_NVIDIA = "0x10de"
+_DISPLAY = "0x03"
+
+Ipv4 = Callable[[], tuple[tuple[str, str], ...]]
+"""Lists (interface, IPv4 address)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What was seen of this machine at one moment."""
+
+    interfaces: tuple[interfaces.Interface, ...]
+    """All NICs in the kernel's order, loopback included."""
+
+    default_interface: str | None
+    """Name of the NIC of the default route."""
+
+    memory_bytes: int
+    """What the VM has, as the kernel sees it."""
+
+    nvidia_devices: tuple[str, ...]
+    """PCI addresses of NVIDIA GPUs, ``0000:01:00.0``."""
+
+    nvidia_driver: str | None
+    """Version of the loaded driver; None when none is loaded."""
+
+    boot_id: str
+    """Another one after each boot."""
+
+
+def ipv4_addresses() -> tuple[tuple[str, str], ...]:
+    """Return (interface, address) pairs in the kernel's order, secondary addresses included."""
+    size = 64 * _IFREQ.size
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+        while True:
+            buffer = array.array("B", bytes(size))
+            request = struct.pack("iP", size, buffer.buffer_info()[0])
+            used = struct.unpack("iP", fcntl.ioctl(query, _SIOCGIFCONF, request))[0]
+            if used < size:
+                break
+            size *= 2  # a full buffer may have cut the list
+    found = _IFREQ.iter_unpack(buffer[:used].tobytes())
+    return tuple(
+        (label.rstrip(b"\0").decode().partition(":")[0], socket.inet_ntoa(address))
+        for label, address in found
+    )
+
+
+def observe(
+    proc: pathlib.Path = pathlib.Path("/proc"),
+    sys: pathlib.Path = pathlib.Path("/sys"),
+    ipv4: Ipv4 = ipv4_addresses,
+) -> HostFacts:
+    """Return the facts of this machine; what it does not tell is absent or empty."""
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", _text(proc / "meminfo"), re.MULTILINE)
+    return HostFacts(
+        interfaces=_interfaces(proc, sys, ipv4()),
+        default_interface=interfaces.default_route(
+            _text(proc / "net/route"), _text(proc / "net/ipv6_route")
+        ),
+        memory_bytes=int(memory[1]) * 1024 if memory else 0,
+        nvidia_devices=tuple(sorted(_nvidia(sys))),
+        nvidia_driver=_driver(_text(proc / "driver/nvidia/version")),
+        boot_id=_text(proc / "sys/kernel/random/boot_id").strip(),
+    )
+
+
+def read_sockets(proc: pathlib.Path = pathlib.Path("/proc")) -> tuple[sockets.Socket, ...]:
+    """Return the TCP sockets of this network namespace."""
+    return tuple(
+        found for name in ("tcp", "tcp6") for found in sockets.parse(_text(proc / "net" / name))
+    )
+
+
+def mountinfo(proc: pathlib.Path = pathlib.Path("/proc")) -> str:
+    """Return this process's mounts, as `mounts.follows` reads them."""
+    return _text(proc / "self/mountinfo")
+
+
+def _interfaces(
+    proc: pathlib.Path, sys: pathlib.Path, ipv4: tuple[tuple[str, str], ...]
+) -> tuple[interfaces.Interface, ...]:
+    pairs = (*ipv4, *interfaces.ipv6_addresses(_text(proc / "net/if_inet6")))
+    nics = [nic for nic in (sys / "class/net").glob("*") if (nic / "ifindex").exists()]
+    return tuple(
+        interfaces.Interface(
+            name=nic.name,
+            mac=_text(nic / "address").strip().lower(),
+            addresses=tuple(address for name, address in pairs if name == nic.name),
+        )
+        for nic in sorted(nics, key=lambda nic: int(_text(nic / "ifindex") or 0))
+    )
+
+
+def _nvidia(sys: pathlib.Path) -> Iterator[str]:
+    for device in (sys / "bus/pci/devices").glob("*"):
+        if _text(device / "vendor").strip() == _NVIDIA and _text(device / "class").startswith(
+            _DISPLAY
+        ):
+            yield device.name
+
+
+def _driver(text: str) -> str | None:
+    """Return the version in ``/proc/driver/nvidia/version``: the first dotted number."""
+    if not text:
+        return None
+    version = re.search(r"\b\d+\.\d+(\.\d+)*\b", text)
+    return version[0] if version else "unknown"
+
+
+def _text(path: pathlib.Path) -> str:
+    """Return a small file of the kernel; empty when it is not there (IPv6 off, NIC gone)."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

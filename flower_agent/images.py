@@ -1,0 +1,73 @@
+"""Image references and digests: what is pinned stays pinned. Pure.
+
+Reference grammar: distribution/reference (``host:port/path:tag@digest``).
+"""
+
+import dataclasses
+import json
+
+from .secret import Secret
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reference:
+    """An image reference taken apart."""
+
+    repository: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Split ``registry:5000/flwr/superlink:1.25.0`` at the colon of its tag."""
+        head, slash, last = text.rpartition("/")
+        name, _, tag = last.partition(":")
+        return cls(f"{head}{slash}{name}", tag or "latest")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Image:
+    """A local image (``GET /images/NAME/json``)."""
+
+    image_id: str
+    """``sha256:…`` of its configuration."""
+
+    digests: tuple[str, ...]
+    """``repository@sha256:…`` for each registry it came from; empty when built here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Registry:
+    """Credentials of a private registry."""
+
+    user: str
+    password: Secret
+
+
+def locked_reference(reference: str, digest: str) -> str:
+    """Return ``repository@digest``."""
+    return f"{Reference.parse(reference).repository}@{digest}"
+
+
+def pinned(reference: str, image: Image, digest: str = "") -> str | None:
+    """Return by which name to create a container from `image`, by digest where one is known.
+
+    None when `digest` is pinned and `image` is another one: a tag that moved is never used by
+    stealth. An image that was built here has no digest of a registry; its tag must do.
+    """
+    repository = Reference.parse(reference).repository
+    names = tuple(name for name in image.digests if name.startswith(f"{repository}@"))
+    if digest:
+        wanted = f"{repository}@{digest}"
+        return wanted if wanted in names else None
+    return names[0] if names else reference
+
+
+def parse_lock(data: bytes | None) -> dict[str, str]:
+    """Return reference → digest of an ``images.lock``; absent is empty. Raises ValueError."""
+    if data is None:
+        return {}
+    found = json.loads(data)
+    rows = found.get("images") if isinstance(found, dict) else None
+    if not isinstance(rows, dict) or not all(isinstance(v, str) for v in rows.values()):
+        raise ValueError('want {"images": {"REFERENCE": "sha256:…"}}')
+    return {str(reference): digest for reference, digest in rows.items()}

@@ -1,0 +1,104 @@
+"""From what the loop knows to the `Status` that is shown."""
+
+import datetime
+
+from . import __version__
+from .containers import Part
+from .errors import Finding, warning
+from .intake import Intake
+from .life import Life
+from .reporter import Reporter
+from .status import Fact, Mark, Status
+from .turn import Turn
+from .workload import Workload
+
+
+def draw(
+    *,
+    life: Life,
+    intake: Intake,
+    turn: Turn | None,
+    workload: Workload,
+    reporter: Reporter,
+    other_vm: bool,
+    name: str,
+    now: datetime.datetime,
+) -> Status:
+    """Return the status as of `now`."""
+    good, told = intake.good, turn.told if turn else {}
+    nodes = told.get("FLOWER_NODES")
+    return Status(
+        state=life.state.value,
+        since=life.since,
+        phase=life.phase.value if life.phase else None,
+        phase_since=life.phase_since,
+        written_at=now,
+        agent_version=__version__,
+        name=name,
+        role=good.role.value if good else None,
+        version=str(good.version) if good else None,
+        vmid=intake.inputs.vmid if intake.inputs else None,
+        error=life.error,
+        errors=intake.errors,
+        warnings=_warnings(intake, turn, reporter, other_vm),
+        facts=_facts(intake, turn, reporter),
+        containers=_containers(workload),
+        endpoint=told.get("FLOWER_ENDPOINT"),
+        tls=good.tls if good else None,
+        ca_fingerprint=told.get("FLOWER_CA_FINGERPRINT"),
+        nodes=int(nodes) if nodes else None,
+        node_id=told.get("FLOWER_NODE_ID"),
+        partition=told.get("FLOWER_PARTITION"),
+        commands=turn.commands if turn else (),
+    )
+
+
+def _facts(intake: Intake, turn: Turn | None, reporter: Reporter) -> tuple[Fact, ...]:
+    wrong = len(intake.errors)
+    context = (
+        Fact("context", Mark.BAD, f"{wrong} findings")
+        if wrong
+        else Fact("context", Mark.OK, f"VM {intake.inputs.vmid or 'without an id'}")
+        if intake.inputs
+        else Fact("context", Mark.WAITING, "not read yet")
+    )
+    return (context, *(turn.facts.values() if turn else ()), _onegate(reporter))
+
+
+def _onegate(reporter: Reporter) -> Fact:
+    if reporter.client is None:
+        return Fact("onegate", Mark.OFF, "the context has no token")
+    if reporter.trouble:
+        return Fact("onegate", Mark.BAD, reporter.trouble.message)
+    return Fact("onegate", Mark.OK, reporter.client.access.endpoint)
+
+
+def _warnings(
+    intake: Intake,
+    turn: Turn | None,
+    reporter: Reporter,
+    other_vm: bool,  # noqa: FBT001
+) -> tuple[Finding, ...]:
+    found = [*intake.warnings, *(turn.warnings if turn else ())]
+    if reporter.token_lost:
+        found.append(warning("context.token_lost", "the context has no TOKEN, VMID or endpoint"))
+    if other_vm:
+        found.append(warning("state.other_vm", "the state was made by another VM"))
+    if reporter.trouble:
+        found.append(reporter.trouble)
+    return tuple(dict.fromkeys(found))
+
+
+def _containers(workload: Workload) -> tuple[dict[str, object], ...]:
+    order = {part.value: index for index, part in enumerate(Part)}
+    rows: list[dict[str, object]] = [
+        {
+            "name": c.name,
+            "image": c.image,
+            "id": c.container_id[:12],
+            "status": c.status,
+            "restarts": workload.restarts(c.name),
+        }
+        for c in workload.have
+    ]
+    return tuple(sorted(rows, key=lambda r: order.get(str(r["name"]).rsplit("-", 1)[-1], 9)))

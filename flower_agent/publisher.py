@@ -1,0 +1,62 @@
+"""Tells the world how the VM does: the status file, systemd, and OneGate through `reporter`."""
+
+import datetime
+import json
+from collections.abc import Mapping
+
+import structlog
+
+from . import files, report, status
+from .errors import AgentError
+from .notify import Notifier
+from .paths import Paths
+from .reporter import Reporter
+from .status import Status
+
+REWRITE_S = 30.0
+"""An unchanged status is written again after this, so that a reader can tell it from a stale one."""
+
+log = structlog.get_logger()
+
+
+class Publisher:
+    """Writes what changed, and a sign of life now and then."""
+
+    def __init__(self, paths: Paths, notifier: Notifier, reporter: Reporter) -> None:
+        self._paths = paths
+        self._notifier = notifier
+        self._reporter = reporter
+        self._written: tuple[str, float] | None = None
+        self._shown = ""
+        self._unwritable = False
+
+    def publish(
+        self, found: Status, told: Mapping[str, str], *, monotonic: float, wall: datetime.datetime
+    ) -> None:
+        """Publish `found` everywhere; a failure is logged once and never stops the loop."""
+        self._notifier.ready()
+        self._notifier.watchdog()
+        self._write(found, monotonic)
+        shown = f"{found.state}{f', phase {found.phase}' if found.phase else ''}"
+        if found.error:
+            shown += f": {found.error}"
+        if shown != self._shown:
+            self._notifier.status(shown)
+            self._shown = shown
+        self._reporter.offer(report.attributes(found, told), now=monotonic, wall=wall)
+
+    def _write(self, found: Status, monotonic: float) -> None:
+        document = status.document(found)
+        same = json.dumps({**document, "written_at": ""}, sort_keys=True)
+        if self._written and self._written[0] == same and monotonic < self._written[1] + REWRITE_S:
+            return
+        data = json.dumps(document, indent=1).encode() + b"\n"
+        try:
+            files.write_atomic(self._paths.status, data, 0o644, durable=False)
+        except AgentError as error:
+            if not self._unwritable:
+                log.error("status.unwritable", reason=error.finding.message)
+            self._unwritable = True
+            return
+        self._unwritable = False
+        self._written = (same, monotonic)

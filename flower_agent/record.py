@@ -1,0 +1,90 @@
+"""What the agent remembers across reboots beside its certificates, as one small JSON file. Pure.
+
+It says for which VM it was made, so that a cloned disk is noticed.
+"""
+
+import dataclasses
+import json
+
+from .address import Address, parse_address
+from .discovery import Partition
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The agent's memory (``/var/lib/flower-agent/state.json``)."""
+
+    vmid: str | None = None
+    """OpenNebula's id of the VM that made it; None on a VM without a token."""
+
+    partition: Partition | None = None
+    """Kept for the life of the VM."""
+
+    superlink: Address | None = None
+    """Where the SuperLink was last; used while OneGate is away."""
+
+    superlink_vmid: str | None = None
+
+    ca_pin: str | None = None
+    """SHA-256 of the first CA that OneGate handed over; another one is refused."""
+
+    images: tuple[tuple[str, str], ...] = ()
+    """Reference and digest of each image that was pulled: a tag that moves is not followed."""
+
+    def digest(self, reference: str) -> str:
+        """Return the recorded digest of an image, or an empty string."""
+        return dict(self.images).get(reference, "")
+
+
+def dump(record: Record) -> bytes:
+    """Return the file's content."""
+    document = {
+        "schema": 1,
+        "vmid": record.vmid,
+        "partition": dataclasses.asdict(record.partition) if record.partition else None,
+        "superlink": str(record.superlink) if record.superlink else None,
+        "superlink_vmid": record.superlink_vmid,
+        "ca_pin": record.ca_pin,
+        "images": dict(record.images),
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def load(data: bytes) -> Record:
+    """Return the record in a file's content. Raises ValueError for anything else."""
+    try:
+        document = json.loads(data)
+        partition, superlink = document.get("partition"), document.get("superlink")
+        return Record(
+            vmid=_text(document.get("vmid")),
+            partition=(
+                Partition(int(partition["partition_id"]), int(partition["num_partitions"]))
+                if partition
+                else None
+            ),
+            superlink=parse_address(superlink) if superlink else None,
+            superlink_vmid=_text(document.get("superlink_vmid")),
+            ca_pin=_text(document.get("ca_pin")),
+            images=tuple(sorted((str(k), str(v)) for k, v in document["images"].items())),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a state file: {error!r}") from error
+
+
+def for_vm(record: Record, vmid: str | None) -> tuple[Record, bool]:
+    """Return the record as VM `vmid` may use it, and whether it came from another VM.
+
+    On another VM the partition is made anew; CA, pin and images are kept. A VM that lost its
+    token for a while (None) keeps everything.
+    """
+    if vmid is None or record.vmid == vmid:
+        return record, False
+    if record.vmid is None:
+        return dataclasses.replace(record, vmid=vmid), False
+    return dataclasses.replace(record, vmid=vmid, partition=None), True
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value

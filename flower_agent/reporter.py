@@ -1,0 +1,139 @@
+"""Reports to OneGate: joins what `report` decides with the client, in a thread of its own.
+
+What was sent in this boot is kept in ``/run/flower-agent/onegate.json`` (0600, with the token): an
+agent that is restarted neither repeats itself nor forgets a token that the context lost since.
+"""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import random
+from collections.abc import Mapping
+
+import structlog
+
+from . import files, report, status
+from .errands import Errands
+from .errors import AgentError, Finding, Severity, warning
+from .onegate import Access, OneGate
+from .secret import Secret
+
+MAX_BYTES = 1 << 20
+_ERRAND = "onegate-report"
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """What OneGate knows of this VM, and the way to tell it more."""
+
+    def __init__(
+        self,
+        memory: pathlib.Path,
+        errands: Errands,
+        *,
+        now: float,
+        rng: random.Random,
+        scale: float = 1.0,
+    ) -> None:
+        self._memory = memory
+        self._errands = errands
+        self._random = rng
+        self._scale = scale
+        heartbeat_at = now + report.HEARTBEAT_S * rng.random() * scale
+        self._sent = report.Sent(heartbeat_at=heartbeat_at)
+        self._body: dict[str, str] = {}
+        self._trouble: Finding | None = None
+        self.client: OneGate | None = None
+        self.token_lost = False
+        self._remembered = self._load()
+
+    @property
+    def trouble(self) -> Finding | None:
+        """Why OneGate could not be told; a warning, since Flower goes on without."""
+        return self._trouble
+
+    def use(self, access: Access | None) -> None:
+        """Take the access that the context gives; a lost one is replaced by this boot's last."""
+        self.token_lost = access is None and self._remembered is not None
+        wanted = access or self._remembered
+        if wanted is None or (self.client is not None and self.client.access == wanted):
+            return
+        if self.client is not None:
+            self.client.close()
+        self.client = OneGate(wanted)
+        self._remembered = wanted
+        self._save()
+
+    def offer(self, attributes: Mapping[str, str], *, now: float, wall: datetime.datetime) -> None:
+        """Send what is due, if no body is under way; never waits.
+
+        `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
+        """
+        self._settle(now)
+        if self.client is None or self._errands.running(_ERRAND):
+            return
+        body = report.due(self._sent, attributes, now=now, scale=self._scale)
+        if body is None:
+            return
+        self._body = {"FLOWER_SEEN": status.stamp(wall), **body}
+        client, text = self.client, report.render(self._body)
+        self._errands.start(_ERRAND, lambda: client.update(text))
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until something may be due."""
+        return max(min(self._sent.heartbeat_at, now + 60) - now, 0.1)
+
+    def _settle(self, now: float) -> None:
+        done = self._errands.take(_ERRAND)
+        if done is None:
+            return
+        chance = self._random.random()
+        if done.error is None:
+            if self._trouble is not None:
+                log.info("onegate.recovered")
+            self._trouble = None
+            self._sent = report.acknowledged(
+                self._sent, self._body, now=now, phase=chance, scale=self._scale
+            )
+        else:
+            found = done.error.finding
+            if self._trouble is None or self._trouble.code != found.code:
+                log.warning("onegate.failed", code=found.code, message=found.message)
+            self._trouble = warning(found.code, found.message, found.hint)
+            self._sent = report.failed(
+                self._sent, self._body, now=now, chance=chance, scale=self._scale
+            )
+        self._save()
+
+    def _save(self) -> None:
+        if self._remembered is None:
+            return
+        document = {
+            "endpoint": self._remembered.endpoint,
+            "vmid": self._remembered.vmid,
+            "token": self._remembered.token.reveal(),
+            "attributes": dict(self._sent.attributes),
+        }
+        try:
+            files.write_atomic(self._memory, json.dumps(document).encode(), 0o600, durable=False)
+        except AgentError as error:
+            if error.finding.severity is Severity.ERROR:
+                log.warning("state.unwritable", path=str(self._memory))
+
+    def _load(self) -> Access | None:
+        """Take up what this boot's last agent left; anything unreadable counts as nothing."""
+        try:
+            data = files.read(self._memory, MAX_BYTES)
+            document = json.loads(data) if data else None
+            if document is None:
+                return None
+            attributes = {str(k): str(v) for k, v in document["attributes"].items()}
+            access = Access(
+                str(document["endpoint"]), str(document["vmid"]), Secret(str(document["token"]))
+            )
+        except (AgentError, AttributeError, KeyError, TypeError, ValueError):
+            return None
+        self._sent = dataclasses.replace(self._sent, attributes=attributes)
+        return access

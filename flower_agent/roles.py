@@ -1,0 +1,243 @@
+"""From settings and facts to the containers that this VM should run. Pure.
+
+The containers use the host's network: every API is bound by a flag of Flower's own, nothing is
+NATed. What each may touch is mounted singly, the CA's key never.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from . import arguments, flower
+from .address import Address
+from .arguments import Endpoints, Trust
+from .containers import FLOWER_UID, Container, Mount, Part
+from .discovery import SuperLink
+from .parsers import Isolation, LogLevel, Plugin, Role
+from .settings import Settings
+
+LOOPBACK = "127.0.0.1"
+KEPT_FREE_BYTES = 512 * 1024 * 1024
+"""Left to the system and the agent when an app takes all it may."""
+
+LEAST_BYTES = 256 * 1024 * 1024
+
+TMPFS = (
+    (flower.HOME, f"uid={FLOWER_UID},gid={FLOWER_UID},mode=700"),
+    ("/tmp", "mode=1777"),  # noqa: S108  # in the container, private to it
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The facts beside the settings that shape the containers."""
+
+    prefix: str = ""
+    """In front of every container name, so that several agents run side by side."""
+
+    ca_file: str
+    chain_file: str
+    key_file: str
+    superlink_dir: str
+    data_dir: str
+
+    digests: Mapping[str, str]
+    """Hex SHA-256 of each certificate file that is there, by path."""
+
+    fleet_host: str = LOOPBACK
+    """SuperLink: where its Fleet API listens."""
+
+    superlink: SuperLink | None = None
+    """SuperNode: the one to dial."""
+
+    trust: Trust = Trust.CA
+    """SuperNode, SuperExec: whom it believes."""
+
+    node_config: tuple[tuple[str, str], ...] = ()
+
+    memory_bytes: int = 0
+    """What the VM has."""
+
+    gpu: bool = False
+    """An NVIDIA GPU is wanted and usable."""
+
+    data_propagation: str = "rslave"
+    """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
+
+
+def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
+    """Return the wanted containers, the one that others attach to first."""
+    match settings.role:
+        case Role.SUPERLINK:
+            return _superlink(settings, site)
+        case Role.SUPERNODE:
+            return _supernode(settings, site)
+        case Role.SUPEREXEC:
+            return _lone_superexec(settings, site)
+
+
+def images(settings: Settings) -> tuple[str, ...]:
+    """Return the images that `containers` will name, known before anything else is."""
+    main = () if settings.role is Role.SUPEREXEC else (_image(settings, Part(settings.role.value)),)
+    runs_apps = settings.role is Role.SUPEREXEC or _has_superexec(settings)
+    return (*main, *((_image(settings, Part.SUPEREXEC),) if runs_apps else ()))
+
+
+def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
+    """Return where the SuperLink's APIs are."""
+    return arguments.superlink_endpoints(
+        settings.version,
+        fleet=Address(fleet_host, fleet_port(settings)),
+        control=settings.control_address,
+        serverappio=settings.appio_listen or Address(LOOPBACK, settings.serverappio_port),
+        tls=settings.tls,
+    )
+
+
+def fleet_port(settings: Settings) -> int:
+    """Return the SuperLink's Fleet port."""
+    return settings.fleet_port or flower.default_fleet_port(settings.version)
+
+
+def clientappio(settings: Settings) -> Address:
+    """Return where a SuperNode serves its AppIo."""
+    return settings.appio_listen or Address(LOOPBACK, settings.clientappio_port)
+
+
+def attach_address(settings: Settings, fleet_host: str) -> Address:
+    """Return where the SuperExec beside a SuperLink or SuperNode attaches."""
+    if settings.role is Role.SUPERLINK:
+        return endpoints(settings, fleet_host).appio.dial
+    return arguments.supernode_appio(settings.version, clientappio(settings)).dial
+
+
+def health(settings: Settings, part: Part) -> Address:
+    """Return the health service of a container: three loopback ports in a row."""
+    return Address(LOOPBACK, settings.health_port + list(Part).index(part))
+
+
+def name(prefix: str, part: Part) -> str:
+    """Return the Docker name of a container."""
+    return f"{prefix}-flower-{part}" if prefix else f"flower-{part}"
+
+
+def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
+    places = endpoints(settings, site.fleet_host)
+    mounts = [Mount(site.superlink_dir, flower.STATE, read_only=False)]
+    if settings.tls:
+        mounts += [
+            _file(site, site.ca_file, flower.CA_FILE),
+            _file(site, site.chain_file, flower.CERTIFICATE_FILE),
+            _file(site, site.key_file, flower.KEY_FILE),
+        ]
+    main = _container(
+        settings,
+        site,
+        Part.SUPERLINK,
+        arguments.superlink_command(
+            settings.version,
+            fleet=places.fleet.listen,
+            control=places.control.listen,
+            serverappio=places.appio.listen,
+            health=health(settings, Part.SUPERLINK),
+            tls=settings.tls,
+            isolation=settings.isolation.value,
+            node_auth=bool(settings.node_auth),
+        ),
+        mounts,
+    )
+    if not _has_superexec(settings):
+        return (main,)
+    trust = Trust.CA if places.appio.tls else Trust.INSECURE
+    return main, _superexec(settings, site, Plugin.SERVERAPP, places.appio.dial, trust)
+
+
+def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
+    if site.superlink is None:
+        raise ValueError("a SuperNode wants a SuperLink")
+    appio = arguments.supernode_appio(settings.version, clientappio(settings))
+    main = _container(
+        settings,
+        site,
+        Part.SUPERNODE,
+        arguments.supernode_command(
+            settings.version,
+            superlink=site.superlink.endpoint,
+            clientappio=appio.listen,
+            health=health(settings, Part.SUPERNODE),
+            trust=site.trust,
+            isolation=settings.isolation.value,
+            node_config=site.node_config,
+            private_key=False,
+        ),
+        [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else [],
+    )
+    if not _has_superexec(settings):
+        return (main,)
+    trust = Trust.INSECURE  # a SuperNode's AppIo is plaintext on loopback
+    return main, _superexec(settings, site, Plugin.CLIENTAPP, appio.dial, trust)
+
+
+def _lone_superexec(settings: Settings, site: Site) -> tuple[Container, ...]:
+    if settings.appio_address is None:
+        raise ValueError("a lone SuperExec wants an address to attach to")
+    plugin = settings.superexec_plugin
+    return (_superexec(settings, site, plugin, settings.appio_address, site.trust),)
+
+
+def _superexec(
+    settings: Settings, site: Site, plugin: Plugin, attach: Address, trust: Trust
+) -> Container:
+    command = arguments.superexec_command(
+        settings.version,
+        plugin=plugin.value,
+        attach=attach,
+        health=health(settings, Part.SUPEREXEC),
+        trust=trust,
+    )
+    mounts = [_file(site, site.ca_file, flower.CA_FILE)] if trust is Trust.CA else []
+    container = _container(settings, site, Part.SUPEREXEC, command, mounts)
+    alone = settings.role is Role.SUPEREXEC
+    return container if alone else dataclasses.replace(container, yields_cpu=True)
+
+
+def _container(
+    settings: Settings, site: Site, part: Part, command: tuple[str, ...], mounts: list[Mount]
+) -> Container:
+    runs_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
+    computes = runs_apps and settings.role is not Role.SUPERLINK
+    if runs_apps:
+        mounts = [*mounts, Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)]
+    debug = settings.log_level is LogLevel.DEBUG
+    return Container(
+        name=name(site.prefix, part),
+        part=part,
+        image=_image(settings, part),
+        command=command,
+        environment=flower.environment(settings.version, debug=debug),
+        mounts=tuple(mounts),
+        tmpfs=TMPFS,
+        memory_bytes=_memory(settings, site) if runs_apps else None,
+        gpu=site.gpu and computes,
+    )
+
+
+def _image(settings: Settings, part: Part) -> str:
+    if part is Part.SUPEREXEC and settings.framework:
+        release = ".".join(map(str, settings.version.release))
+        return f"flower-agent/superexec:{release}-{settings.framework.value}"
+    return flower.image(settings.image_prefix, part.value, settings.version)
+
+
+def _memory(settings: Settings, site: Site) -> int | None:
+    if settings.memory_limit is not None:
+        return settings.memory_limit
+    rest = site.memory_bytes - KEPT_FREE_BYTES
+    return rest if rest >= LEAST_BYTES else None
+
+
+def _has_superexec(settings: Settings) -> bool:
+    return settings.isolation is Isolation.PROCESS and settings.appio_listen is None
+
+
+def _file(site: Site, source: str, target: str) -> Mount:
+    return Mount(source, target, digest=site.digests.get(source, ""))

@@ -1,0 +1,237 @@
+"""The SuperLink's duty: which certificates it wants, where it listens, whether it works.
+
+Works means: its Fleet port answers a TLS handshake that chains to the CA which the agent publishes,
+and the Control API answers. Flower's health service says SERVING even when the database cannot be
+written, so it is never enough. Nothing here depends on SuperNodes or runs.
+"""
+
+import base64
+import datetime
+import pathlib
+import ssl
+from collections.abc import Collection, Mapping
+
+from . import certificates, flower, given, interfaces, parsers, roles, trust
+from .address import Address, is_any, is_loopback, parse_address
+from .arguments import Endpoints
+from .containers import Part
+from .control import NodeStatus
+from .control_api import Control
+from .errors import AgentError, Finding, Severity
+from .flower import Transport
+from .health import ALPN_GRPC, ALPN_HTTP, Prober
+from .host import HostFacts
+from .settings import Settings
+from .status import Mark
+from .turn import Prepared, Running, Turn
+
+TIMEOUT_S = 3.0
+
+
+class SuperLink:
+    """What one SuperLink VM does beside its containers."""
+
+    def __init__(self, prober: Prober) -> None:
+        self._prober = prober
+        self._control: Control | None = None
+        self._control_key: object = None
+        self._checked: tuple[object, given.Checked] | None = None
+
+    def prepare(self, turn: Turn) -> Prepared:
+        """Return the wanted certificates and the address to listen on.
+
+        Raises AgentError ``address.…``, ``control.exposed`` or ``tls.…``.
+        """
+        settings = turn.settings
+        host = own_address(settings.address, turn.host, turn.variables)
+        turn.fleet_host = host
+        places = roles.endpoints(settings, host)
+        _consent(settings, places)
+        public = published(settings, _named(host, turn))
+        turn.told["FLOWER_ENDPOINT"] = str(public)
+        wanted = self._trust(turn, host, public)
+        return Prepared(trust=wanted, site={"fleet_host": host})
+
+    def may_start(self, turn: Turn) -> None:
+        """Nothing stands before a SuperLink."""
+
+    def check(self, turn: Turn, running: Running) -> None:  # noqa: ARG002  # a Duty's shape
+        """Raise AgentError for the first thing that does not work."""
+        settings = turn.settings
+        host = own_address(settings.address, turn.host, turn.variables)
+        places, public = (
+            roles.endpoints(settings, host),
+            parse_address(turn.told["FLOWER_ENDPOINT"]),
+        )
+        self._prober.probe_serving(roles.health(settings, Part.SUPERLINK), TIMEOUT_S)
+        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        ca_pem = turn.keyring.held_ca() if settings.tls else None
+        self._fleet(turn, places, public, ca_pem)
+        nodes = self._nodes(places, public, ca_pem)
+        turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
+        turn.told["FLOWER_NODES"] = str(nodes)
+        turn.note("nodes", Mark.OK, f"{nodes} SuperNodes connected")
+        if ca_pem:
+            self._tell_ca(turn, ca_pem)
+        turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
+
+    def close(self) -> None:
+        """Close the kept channel."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _trust(self, turn: Turn, host: str, public: Address) -> trust.Wanted:
+        settings = turn.settings
+        if not settings.tls:
+            return trust.Wanted(source=trust.Source.OFF)
+        if settings.tls_cert is None or settings.tls_key is None:
+            more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
+            hosts = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
+            return trust.Wanted(source=trust.Source.OWN, hosts=hosts)
+        checked = self._check_given(settings, (public.host,), turn.now)
+        turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
+        if checked.given is None:
+            raise refusal(checked.findings)
+        return trust.Wanted(
+            source=trust.Source.GIVEN,
+            ca_pem=checked.given.ca_pem,
+            chain_pem=checked.given.chain_pem,
+            key=checked.given.key_pem,
+        )
+
+    def _check_given(
+        self, settings: Settings, hosts: Collection[str], now: datetime.datetime
+    ) -> given.Checked:
+        """Check given material, once an hour unless it changes."""
+        key = (
+            settings.tls_cert,
+            settings.tls_key,
+            settings.tls_ca_cert,
+            hosts,
+            now.date(),
+            now.hour,
+        )
+        if self._checked is None or self._checked[0] != key:
+            self._checked = (key, check_given(settings, hosts, now))
+        return self._checked[1]
+
+    def _fleet(self, turn: Turn, places: Endpoints, public: Address, ca_pem: str | None) -> None:
+        dial = places.fleet.dial
+        if ca_pem is None:
+            self._prober.probe_tcp(dial, TIMEOUT_S)
+            turn.note("endpoint", Mark.OK, f"Fleet API answers at {dial}, without TLS")
+            return
+        alpn = ALPN_GRPC if places.fleet.transport is Transport.GRPC else ALPN_HTTP
+        seen = self._prober.probe_tls(
+            dial, ca_pem, server_hostname=public.host, alpn=alpn, timeout_s=TIMEOUT_S
+        )
+        turn.note("endpoint", Mark.OK, f"Fleet API answers at {public} with TLS")
+        turn.note("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
+
+    def _nodes(self, places: Endpoints, public: Address, ca_pem: str | None) -> int:
+        key = (places.control, public.host, ca_pem)
+        if self._control is None or self._control_key != key:
+            self.close()
+            pem = ca_pem.encode() if ca_pem else None
+            self._control = Control(
+                places.control.dial, places.control.transport, pem, server_hostname=public.host
+            )
+            self._control_key = key
+        nodes = self._control.list_nodes(TIMEOUT_S)
+        return sum(node.status is NodeStatus.ONLINE for node in nodes)
+
+    def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
+        turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()
+        turn.told["FLOWER_CA_FINGERPRINT"] = certificates.fingerprint(ca_pem)
+
+
+def published(settings: Settings, host: str) -> Address:
+    """Return what nodes dial: FLOWER_PUBLIC_ADDRESS, else where the Fleet API listens."""
+    port = roles.fleet_port(settings)
+    return parse_address(settings.public_address or host_text(host), port)
+
+
+def own_address(wanted: str | None, facts: HostFacts, variables: Mapping[str, str]) -> str:
+    """Return the address that `wanted` means on this machine. Raises AgentError ``address.…``."""
+    return interfaces.fleet_address(wanted, facts.interfaces, facts.default_interface, variables)
+
+
+def host_text(host: str) -> str:
+    """Return a host as `parse_address` takes it."""
+    return f"[{host}]" if ":" in host else host
+
+
+def check_given(
+    settings: Settings, hosts: Collection[str], now: datetime.datetime
+) -> given.Checked:
+    """Check the given certificate for `hosts`."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise ValueError("nothing was given")
+    ca_pem = settings.tls_ca_cert
+    private = ca_pem if ca_pem and ca_pem != parsers.SYSTEM else None
+    roots = None if private else _system_roots()
+    return given.check_given(
+        settings.tls_cert, settings.tls_key, private, hosts, now, system_roots=roots
+    )
+
+
+def refusal(findings: tuple[Finding, ...]) -> AgentError:
+    """Return the error of material that was refused: its first finding, and how many more."""
+    errors = [f for f in findings if f.severity is Severity.ERROR]
+    first, more = errors[0], len(errors) - 1
+    rest = f" ({'; '.join(f.message for f in errors[1:])})" if more else ""
+    return AgentError(first.code, f"{first.message}{rest}", first.hint)
+
+
+def commands(
+    settings: Settings, places: Endpoints, public: Address, ca: pathlib.Path | None
+) -> tuple[tuple[str, str], ...]:
+    """Return what an operator pastes on a laptop to reach the Control API, and to submit."""
+    port, host = places.control.dial.port, public.host
+    tunnel = f"ssh -N -L {port}:{host_text(places.control.dial.host)}:{port} root@{host}"
+    found = [("reach the Control API from elsewhere", tunnel)]
+    if ca is not None:
+        found.append(("fetch the CA", f"scp root@{host}:{ca} ca.crt"))
+    trusts = 'root-certificates = "ca.crt"' if ca else "insecure = true"
+    if settings.version.release < flower.CONFIG_TOML_SINCE:
+        where = "[tool.flwr.federations.opennebula]"
+        note = f'{where}\naddress = "127.0.0.1:{port}"\n{trusts}'
+        found.append(("put into the app's pyproject.toml", note))
+    else:
+        trusts = trusts.replace("ca.crt", "/ABSOLUTE/PATH/ca.crt")
+        note = f'[superlink.opennebula]\naddress = "127.0.0.1:{port}"\n{trusts}'
+        found.append(("put into ~/.flwr/config.toml", note))
+    return (*found, ("submit", "flwr run . opennebula --stream"))
+
+
+def _consent(settings: Settings, places: Endpoints) -> None:
+    """From 1.40 on the Control API shares the Fleet's port: the operator must want that."""
+    if not flower.band(settings.version).control_is_fleet:
+        return
+    if settings.control_address != places.fleet.listen:
+        raise AgentError(
+            "control.exposed",
+            f"Flower {settings.version} serves the Control API at {places.fleet.listen} too, and "
+            f"FLOWER_CONTROL_ADDRESS is {settings.control_address}",
+            f"Set FLOWER_CONTROL_ADDRESS={places.fleet.listen} to consent, or use a version "
+            "below 1.40.",
+        )
+
+
+def _named(host: str, turn: Turn) -> str:
+    """Return an address that nodes can dial, where `host` stands for every address."""
+    return own_address(None, turn.host, turn.variables) if is_any(host) else host
+
+
+def _beyond(host: str) -> tuple[str, ...]:
+    return () if is_any(host) or is_loopback(host) else (host,)
+
+
+def _system_roots() -> str | None:
+    where = ssl.get_default_verify_paths().cafile
+    candidates = [*([where] if where else []), "/etc/ssl/certs/ca-certificates.crt"]
+    for path in candidates:
+        if pathlib.Path(path).is_file():
+            return pathlib.Path(path).read_text("utf-8", "replace")
+    return None

@@ -1,0 +1,157 @@
+"""The SuperNode's duty: find the SuperLink, trust its CA, and be seen connected to it.
+
+Flower says nothing of a TLS mistake but that it retries, so the agent shakes hands with the
+endpoint itself before it starts the container. Connected is read from the SuperNode's own log
+(`exits.peer`) and from the kernel's table of connections, never assumed.
+"""
+
+import dataclasses
+import datetime
+
+from . import certificates, exits, finder, flower, host, roles, sockets, superexec, trust
+from .arguments import Trust
+from .containers import Part
+from .discovery import Partition, SuperLink, mixed_versions
+from .errors import AgentError, Severity, warning
+from .finder import Finder
+from .flower import Transport
+from .health import Prober
+from .life import Phase
+from .parsers import SYSTEM
+from .status import Mark
+from .turn import Prepared, Running, Turn
+
+TIMEOUT_S = 3.0
+LOST_AFTER_S = 10.0
+"""A SuperNode that is away for longer looks for its SuperLink anew."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    """What the log of one container start told so far; only the lines that matter are kept."""
+
+    started_at: datetime.datetime
+    read_at: datetime.datetime
+    lines: tuple[str, ...] = ()
+
+
+class SuperNode:
+    """What one SuperNode VM does beside its containers."""
+
+    def __init__(self, prober: Prober, search: Finder) -> None:
+        self._prober = prober
+        self._finder = search
+        self._seen: _Seen | None = None
+        self._lost_at: float | None = None
+
+    def prepare(self, turn: Turn) -> Prepared:
+        """Return the trusted CA, the SuperLink and this node's partition.
+
+        Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
+        """
+        settings = turn.settings
+        found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
+        wrong = finder.mismatch(settings, found)
+        if wrong:
+            raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
+        mixed = mixed_versions(str(settings.version), found.version)
+        if mixed:
+            turn.warnings.append(dataclasses.replace(mixed, severity=Severity.WARNING))
+        wanted = self._trust(turn, found)
+        config = self._node_config(turn)
+        turn.record = dataclasses.replace(
+            turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
+        )
+        turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
+        site = {"superlink": found, "trust": finder.trust_of(settings), "node_config": config}
+        return Prepared(trust=wanted, site=site)
+
+    def may_start(self, turn: Turn) -> None:
+        """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
+        settings = turn.settings
+        found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
+        http = flower.band(settings.version).fleet is Transport.HTTP
+        ca_pem = None if finder.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
+        self._finder.look(found, ca_pem, tls=settings.tls, http=http, now=turn.monotonic)
+
+    def check(self, turn: Turn, running: Running) -> None:
+        """Raise AgentError for the first thing that does not work."""
+        settings = turn.settings
+        self._prober.probe_serving(roles.health(settings, Part.SUPERNODE), TIMEOUT_S)
+        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        turn.phase = Phase.PEER
+        self._check_peer(turn, running)
+        self._lost_at = None
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
+        settings = turn.settings
+        if not settings.tls:
+            return trust.Wanted(source=trust.Source.OFF)
+        if settings.tls_ca_cert == SYSTEM:
+            return trust.Wanted(source=trust.Source.SYSTEM)
+        held = turn.keyring.held_ca()
+        pem = finder.trusted_ca(settings, found, turn.record, held)
+        seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
+        if not settings.tls_ca_cert:
+            turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
+        shown = certificates.format_fingerprint(seen.fingerprint)[:23]
+        turn.note("tls", Mark.OK, f"trusts the CA {shown}…")
+        return trust.Wanted(source=trust.Source.TRUSTED, ca_pem=certificates.canonical(pem))
+
+    def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
+        settings = turn.settings
+        if settings.node_config is not None:
+            return settings.node_config
+        part = self._finder.partition(turn.client, turn.record)
+        if part is None:
+            part = Partition(0, 1)
+            turn.warnings.append(
+                warning("partition.default", "outside a service this node has partition 0 of 1")
+            )
+        else:
+            turn.record = dataclasses.replace(turn.record, partition=part)
+        turn.told["FLOWER_PARTITION"] = f"{part.partition_id}/{part.num_partitions}"
+        turn.note("partition", Mark.OK, f"{part.partition_id} of {part.num_partitions}")
+        return (
+            ("partition-id", str(part.partition_id)),
+            ("num-partitions", str(part.num_partitions)),
+        )
+
+    def _check_peer(self, turn: Turn, running: Running) -> None:
+        peer = exits.peer(self._read(turn, running).splitlines())
+        endpoint = turn.record.superlink
+        if peer.clock_refused:
+            raise AgentError(
+                "peer.clock", f"the SuperLink at {endpoint} refuses this VM's clock", retryable=True
+            )
+        band = flower.band(turn.settings.version)
+        linked = band.fleet is not Transport.GRPC or (
+            endpoint is not None
+            and sockets.established_to(
+                host.read_sockets(), superexec.resolved(endpoint.host), endpoint.port
+            )
+        )
+        if (peer.connected or not band.announces_node) and linked:
+            if peer.node_id:
+                turn.told["FLOWER_NODE_ID"] = peer.node_id
+            turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
+            return
+        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
+        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+            self._finder.forget()
+        code = "peer.lost" if peer.node_id else "peer.waiting"
+        because = peer.detail or "no connection is established"
+        raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+
+    def _read(self, turn: Turn, running: Running) -> str:
+        """Return the lines that matter of this container start."""
+        started_at = running.started_at
+        if self._seen is None or self._seen.started_at != started_at:
+            self._seen = _Seen(started_at, started_at)
+        text = running.read_log(self._seen.read_at)
+        self._seen.read_at = max(started_at, turn.now - datetime.timedelta(seconds=2))
+        self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
+        return "\n".join(self._seen.lines)

@@ -1,0 +1,91 @@
+"""One turn of the loop: what it may look at, and what it found. The parts hand it on."""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from .errors import AgentError, Finding
+from .host import HostFacts
+from .keyring import Keyring
+from .life import Phase, Unmet
+from .onegate import OneGate
+from .record import Record
+from .settings import Settings
+from .status import Fact, Mark
+from .trust import Wanted
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Turn:
+    """The state of the world at one moment, and a notebook beside it."""
+
+    settings: Settings
+    variables: Mapping[str, str]
+    """The context, for what is no setting: the MACs and addresses of its NICs."""
+
+    host: HostFacts
+    keyring: Keyring
+    client: OneGate | None
+    now: datetime.datetime
+    monotonic: float
+
+    record: Record
+    """May be replaced; the agent saves it."""
+
+    data_propagation: str = "rprivate"
+    """How the data directory is mounted: `mounts.follows`."""
+
+    fleet_host: str = "127.0.0.1"
+    """Where a SuperLink's Fleet API listens; set by its `prepare`."""
+
+    phase: Phase = Phase.DOCKER
+    facts: dict[str, Fact] = dataclasses.field(default_factory=dict)
+    warnings: list[Finding] = dataclasses.field(default_factory=list)
+    told: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Attributes for OneGate beside those of every role."""
+
+    commands: tuple[tuple[str, str], ...] = ()
+
+    def note(self, name: str, mark: Mark, detail: str) -> None:
+        """Write one line of the status."""
+        self.facts[name] = Fact(name, mark, detail)
+
+    def unmet(self, error: AgentError) -> Unmet:
+        """Return what `error` means in this phase."""
+        return Unmet(self.phase, error.finding, fatal=not error.retryable)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a role needs before its containers can be named."""
+
+    trust: Wanted
+    site: Mapping[str, object]
+    """Fields of `roles.Site` that this role knows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """The container that others attach to, while its process lives."""
+
+    started_at: datetime.datetime
+
+    read_log: Callable[[datetime.datetime], str]
+    """Gives its output since a moment."""
+
+
+class Duty(Protocol):
+    """What a role does beside its containers."""
+
+    def prepare(self, turn: Turn) -> Prepared:
+        """Return what the role needs. Raises AgentError while it cannot be known."""
+
+    def may_start(self, turn: Turn) -> None:
+        """Raise AgentError while a start of the first container would be in vain."""
+
+    def check(self, turn: Turn, running: Running) -> None:
+        """Raise AgentError for the first thing that does not work."""
+
+    def close(self) -> None:
+        """Let go of what is kept between turns."""

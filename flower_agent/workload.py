@@ -1,0 +1,225 @@
+"""The containers of this VM: what Docker has, which images are there, and the steps to the wish.
+
+Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake the loop; what is
+true is always listed.
+"""
+
+import datetime
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from . import backoff, exits, plan
+from .backoff import Trouble
+from .containers import CPU_SHARES, Container, Existing
+from .engine import Engine
+from .errands import Errands
+from .errors import AgentError
+from .images import Image, Registry, pinned
+from .plan import Action, Step
+
+RETRY_WATCH_S = 1.0
+RETRY_PULL_S = (10.0, 60.0)
+SETTLING_S = 20.0
+LIST_EVERY_S = 5.0
+TAIL_LINES = 30
+
+log = structlog.get_logger()
+
+
+class Workload:
+    """The containers of one agent and their images."""
+
+    def __init__(
+        self, engine: Engine, errands: Errands, *, wake: Callable[[], None], scale: float = 1.0
+    ) -> None:
+        self.engine = engine
+        self._errands = errands
+        self._wake = wake
+        self._scale = scale
+        self._have: tuple[Existing, ...] = ()
+        self._listed_at = float("-inf")
+        self._dirty = True
+        self._watching = False
+        self._troubles: dict[str, Trouble] = {}
+        self._images: dict[str, Image] = {}
+        self._pull_errors: dict[str, tuple[AgentError, float]] = {}
+        self.progress = ""
+        """What the running pull last said."""
+
+    @property
+    def have(self) -> tuple[Existing, ...]:
+        """The agent's own containers as last listed."""
+        return tuple(c for c in self._have if c.mine)
+
+    def existing(self, name: str) -> Existing | None:
+        """Return the container of that name as last listed."""
+        return next((c for c in self.have if c.name == name), None)
+
+    def restarts(self, name: str) -> int:
+        """Return how often a container ended lately."""
+        return self._troubles[name].failures if name in self._troubles else 0
+
+    def observe(self, now: float) -> None:
+        """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        fresh = self._watching and not self._dirty
+        if fresh and now - self._listed_at < LIST_EVERY_S * self._scale:
+            return
+        self._dirty = False
+        try:
+            self._have = self.engine.containers()
+        except AgentError:
+            self._dirty = True
+            raise
+        self._listed_at = now
+        self._troubles = backoff.count(self._troubles, self._have, now=now, scale=self._scale)
+
+    def watch(self, stop: threading.Event) -> None:
+        """Follow Docker's events in a thread of its own until `stop`; each event wakes the loop."""
+
+        def follow() -> None:
+            while not stop.is_set():
+                try:
+                    self._watching = True
+                    self.engine.watch(self._changed)
+                except AgentError:
+                    pass  # the loop meets the same and reports it
+                self._watching = False
+                self._changed()
+                stop.wait(RETRY_WATCH_S * self._scale)
+
+        threading.Thread(target=follow, name="docker-events", daemon=True).start()
+
+    def missing_images(self, images: tuple[str, ...], pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Return those of `images` that are not here, or not as pinned."""
+        absent = []
+        for reference in images:
+            if reference not in self._images:
+                found = self.engine.image(reference)
+                if found is None or pinned(reference, found, pins.get(reference, "")) is None:
+                    absent.append(reference)
+                    continue
+                self._images[reference] = found
+        return tuple(absent)
+
+    def fetch(
+        self,
+        images: tuple[str, ...],
+        pins: Mapping[str, str],
+        registry: Registry | None,
+        now: float,
+    ) -> AgentError | None:
+        """Begin to pull what is missing, one at a time; return why the last try failed."""
+        failed: AgentError | None = None
+        for reference in images:
+            done = self._errands.take(f"pull {reference}")
+            if done is not None and done.error is not None:
+                wait = RETRY_PULL_S[0 if done.error.retryable else 1] * self._scale
+                self._pull_errors[reference] = (done.error, now + wait)
+                log.warning("image.pull_failed", image=reference, reason=str(done.error))
+            elif done is not None:
+                self._pull_errors.pop(reference, None)
+                log.info("image.pulled", image=reference)
+            error, again_at = self._pull_errors.get(reference, (None, now))
+            failed = failed or error
+            if now >= again_at and done is None:
+                self._pull(reference, pins.get(reference, ""), registry)
+        return failed
+
+    def digest(self, reference: str) -> str:
+        """Return ``sha256:…`` of a pulled image; empty for one that was built here."""
+        image = self._images.get(reference)
+        name = pinned(reference, image) if image else None
+        return name.partition("@")[2] if name else ""
+
+    def steps(self, want: tuple[Container, ...], *, settled: bool, now: float) -> tuple[Step, ...]:
+        """Return what stands between `want` and what Docker has.
+
+        Raises AgentError ``container.foreign`` where somebody else has one of the names.
+        """
+        for taken in plan.foreign(want, self._have):
+            raise AgentError(
+                "container.foreign",
+                f"container {taken.name} is not this agent's: it lacks its label",
+            )
+        resting = {name for name, t in self._troubles.items() if now < t.not_before}
+        return plan.plan(want, self._have, resting=resting, settled=settled)
+
+    def apply(self, steps: tuple[Step, ...], pins: Mapping[str, str]) -> None:
+        """Do the steps in order, then list again. Raises AgentError of the first that fails."""
+        try:
+            for step in steps:
+                log.info("container." + step.action.value, name=step.name, cause=step.cause)
+                self._do(step, pins)
+        finally:
+            if steps:
+                self._dirty = True
+
+    def rest_s(self, now: float) -> float:
+        """Return the seconds until the next container may be started again."""
+        waits = [t.not_before - now for t in self._troubles.values() if t.not_before > now]
+        return min(waits, default=float("inf"))
+
+    def ended(self, name: str) -> AgentError:
+        """Return why a container that should run does not, with its last words."""
+        found = self.existing(name)
+        if found is None:
+            return AgentError("container.exited", f"{name} is not there", retryable=True)
+        if found.status == "created":
+            said = found.error or "it was created and not started"
+            return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
+        told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
+        failures = self.restarts(name)
+        code = "container.crash_loop" if failures >= backoff.LOOP_AT else "container.exited"
+        again = f", {failures} times" if failures > 1 else ""
+        return AgentError(code, f"{name} ended{again}: {told.meaning}", told.hint, retryable=True)
+
+    def _tail(self, name: str) -> str:
+        try:
+            return self.engine.logs(name, tail=TAIL_LINES)
+        except AgentError:
+            return ""  # the reason is then what the exit code alone tells
+
+    def _pull(self, reference: str, digest: str, registry: Registry | None) -> None:
+        def say(text: str) -> None:
+            self.progress = text
+
+        def pull() -> None:
+            self.engine.pull(reference, digest=digest, registry=registry, progress=say)
+
+        if self._errands.start(f"pull {reference}", pull):
+            log.info("image.pull", image=reference)
+
+    def _do(self, step: Step, pins: Mapping[str, str]) -> None:
+        match step.action:
+            case Action.CREATE:
+                if step.container is None:
+                    raise ValueError(f"{step} has no container")
+                reference = step.container.image
+                image = self._images.get(reference) or self.engine.image(reference)
+                name = pinned(reference, image, pins.get(reference, "")) if image else None
+                if name is None:
+                    self._images.pop(reference, None)
+                    raise AgentError("image.pull", f"{reference} is gone", retryable=True)
+                self.engine.create(step.container, name)
+            case Action.START:
+                self.engine.start(step.name)
+            case Action.STOP:
+                self.engine.stop(step.name)
+            case Action.REMOVE:
+                self.engine.remove(step.name)
+                self._troubles.pop(step.name, None)
+            case Action.UPDATE:
+                self.engine.give_cpu(step.name, CPU_SHARES)
+            case Action.PULL:
+                raise ValueError("images are pulled beside the loop")
+
+    def _changed(self) -> None:
+        self._dirty = True
+        self._wake()
+
+
+def age_s(container: Existing, now: datetime.datetime) -> float:
+    """Return for how many seconds a container has run."""
+    return (now - container.started_at).total_seconds() if container.started_at else 0.0

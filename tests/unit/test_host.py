@@ -1,0 +1,227 @@
+"""The machine's facts from a made-up /proc and /sys, and the choice of the Fleet address."""
+
+import socket
+
+import pytest
+
+from flower_agent import host, interfaces
+from flower_agent.errors import AgentError
+from flower_agent.interfaces import Interface, fleet_address
+from flower_agent.sockets import State
+
+ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+DRIVER = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n"
+
+LO = Interface("lo", "00:00:00:00:00:00", ("127.0.0.1", "::1"))
+ETH0 = Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44", "172.20.0.45", "fe80::1", "fd00::2"))
+ETH1 = Interface("ens4", "02:00:0a:00:00:07", ("10.0.0.7",))
+V6 = Interface("ens5", "02:00:00:00:00:66", ("fe80::2", "2001:db8::6"))
+DOCKER = Interface("docker0", "02:42:00:00:00:01", ("172.17.0.1",))
+CONTEXT = {"ETH0_MAC": "02:00:AC:14:00:2C", "ETH1_MAC": "02:00:0a:00:00:07", "ETH0_IP": "x"}
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def ipv4_route(name, *, destination="00000000", mask="00000000", flags="0003", metric=0):
+    return f"{name}\t{destination}\t010014AC\t{flags}\t0\t0\t{metric}\t{mask}\t0\t0\t0\n"
+
+
+def ipv6_route(name, *, destination="0" * 32, length="00", flags="00000003", metric="00000400"):
+    gap = f"{'0' * 32} 00 fd{'0' * 29}1"
+    return f"{destination} {length} {gap} {metric} 00000001 00000000 {flags} {name:>8}\n"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A VM with two NICs, a GPU and its audio function."""
+    proc, sys = tmp_path / "proc", tmp_path / "sys"
+    write(proc / "meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB\n")
+    write(proc / "sys/kernel/random/boot_id", "78a68f60-af2f-4315-a801-8c8916675f7b\n")
+    write(proc / "net/route", ROUTE_HEAD + ipv4_route("ens3"))
+    write(proc / "net/ipv6_route", "")
+    write(proc / "net/if_inet6", f"fd{'0' * 29}2 04 40 00 82     ens3\n")
+    for index, name, mac in ((2, "ens3", "02:00:AC:14:00:2c"), (1, "lo", "00:00:00:00:00:00")):
+        write(sys / "class/net" / name / "ifindex", f"{index}\n")
+        write(sys / "class/net" / name / "address", f"{mac}\n")
+    write(sys / "class/net/bonding_masters", "")
+    for slot, vendor, kind in (
+        ("0000:01:00.0", "0x10de", "0x030200"),
+        ("0000:01:00.1", "0x10de", "0x040300"),
+        ("0000:00:02.0", "0x1234", "0x030000"),
+    ):
+        write(sys / "bus/pci/devices" / slot / "vendor", f"{vendor}\n")
+        write(sys / "bus/pci/devices" / slot / "class", f"{kind}\n")
+    return proc, sys
+
+
+def observe(machine, ipv4=(("lo", "127.0.0.1"), ("ens3", "172.20.0.44"))):
+    return host.observe(*machine, ipv4=lambda: ipv4)
+
+
+def test_a_vm_is_observed_with_its_nics_in_the_kernels_order(machine):
+    facts = observe(machine)
+    assert facts.interfaces == (
+        Interface("lo", "00:00:00:00:00:00", ("127.0.0.1",)),
+        Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44", "fd00::2")),
+    )
+    assert facts.default_interface == "ens3"
+    assert facts.memory_bytes == 8_192_000_000
+    assert facts.boot_id == "78a68f60-af2f-4315-a801-8c8916675f7b"
+
+
+def test_a_gpu_is_seen_without_its_audio_function_and_without_a_driver(machine):
+    facts = observe(machine)
+    assert facts.nvidia_devices == ("0000:01:00.0",)
+    assert facts.nvidia_driver is None
+
+
+@pytest.mark.parametrize(("text", "version"), [(DRIVER, "575.57.08"), ("odd\n", "unknown")])
+def test_a_loaded_driver_is_seen_with_its_version(machine, text, version):
+    write(machine[0] / "driver/nvidia/version", text)
+    assert observe(machine).nvidia_driver == version
+
+
+def test_an_empty_machine_gives_empty_facts(tmp_path):
+    assert host.observe(tmp_path, tmp_path, ipv4=lambda: ()) == host.HostFacts(
+        interfaces=(),
+        default_interface=None,
+        memory_bytes=0,
+        nvidia_devices=(),
+        nvidia_driver=None,
+        boot_id="",
+    )
+
+
+def test_this_machine_has_loopback_memory_and_a_boot_id():
+    facts = host.observe()
+    assert "127.0.0.1" in next(nic for nic in facts.interfaces if nic.name == "lo").addresses
+    assert facts.memory_bytes > 64 * 1024 * 1024
+    assert len(facts.boot_id) == 36
+
+
+def test_a_listener_of_this_machine_is_found_in_the_kernels_table():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        found = [one for one in host.read_sockets() if one.local == ("127.0.0.1", port)]
+    assert [one.state for one in found] == [State.LISTEN]
+
+
+def test_a_machine_without_ipv6_still_has_sockets(tmp_path):
+    write(tmp_path / "net/tcp", "head\n 0: 0100007F:0001 00000000:0000 0A\n")
+    assert len(host.read_sockets(tmp_path)) == 1
+
+
+def test_the_default_route_with_the_lowest_metric_wins():
+    route = ROUTE_HEAD + ipv4_route("wlan0", metric=600) + ipv4_route("ens3", metric=100)
+    assert interfaces.default_route(route, ipv6_route("ens9")) == "ens3"
+
+
+def test_a_subnet_a_rejected_and_a_downed_route_are_no_default():
+    route = (
+        ROUTE_HEAD
+        + ipv4_route("docker0", destination="000011AC", mask="0000FFFF")
+        + ipv4_route("ens3", flags="0201")
+        + ipv4_route("ens4", flags="0002")
+    )
+    assert interfaces.default_route(route, ipv6_route("lo", flags="00200200")) is None
+
+
+def test_an_ipv6_only_vm_has_a_default_route():
+    text = ipv6_route("ens4", destination="fd" + "0" * 30, length="40") + ipv6_route("ens3")
+    assert interfaces.default_route("", text) == "ens3"
+
+
+def test_ipv6_addresses_that_failed_are_left_out_and_short_lived_ones_come_last():
+    lines = (("1", "01"), ("2", "08"), ("3", "40"), ("4", "20"), ("5", "80"))
+    text = "".join(f"fd{'0' * 29}{end} 02 40 00 {flags} ens3\n" for end, flags in lines)
+    assert interfaces.ipv6_addresses(text) == (
+        ("ens3", "fd00::5"),
+        ("ens3", "fd00::1"),
+        ("ens3", "fd00::4"),
+    )
+
+
+def choose(wanted, *nics, default="ens3", context=CONTEXT):
+    return fleet_address(wanted, (LO, *nics), default, context)
+
+
+def test_unset_gives_the_first_address_of_the_default_routes_nic():
+    assert choose(None, ETH1, ETH0, DOCKER) == "172.20.0.44"
+
+
+def test_an_ipv6_only_nic_gives_its_global_address():
+    assert choose(None, V6, default="ens5") == "2001:db8::6"
+
+
+def test_without_a_default_route_the_only_nic_of_the_context_is_taken():
+    context = {"ETH0_MAC": ETH1.mac}
+    assert choose(None, ETH0, ETH1, DOCKER, default=None, context=context) == "10.0.0.7"
+
+
+def test_without_route_and_context_the_only_nic_is_taken_and_never_dockers():
+    assert choose(None, ETH1, DOCKER, default=None, context={}) == "10.0.0.7"
+
+
+def test_a_default_route_over_dockers_bridge_is_not_followed():
+    assert choose(None, ETH1, DOCKER, default="docker0", context={}) == "10.0.0.7"
+
+
+@pytest.mark.parametrize("context", [CONTEXT, {}])
+def test_without_a_default_route_several_nics_are_ambiguous_and_listed(context):
+    with pytest.raises(AgentError, match=r"ens3 172\.20\.0\.44.*ens4 10\.0\.0\.7") as caught:
+        choose(None, ETH0, ETH1, DOCKER, default=None, context=context)
+    assert caught.value.finding.code == "address.ambiguous"
+    assert "172.17" not in str(caught.value)
+    assert caught.value.retryable
+
+
+def test_a_vm_whose_network_is_not_up_yet_waits():
+    with pytest.raises(AgentError, match="addresses are: none") as caught:
+        choose(None, default=None)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["10.0.0.7", "172.17.0.1", "fd00::2", "127.0.0.1", "127.8.9.9", "::1", "::", "0.0.0.0"],  # noqa: S104
+)
+def test_an_address_of_the_vm_a_loopback_and_any_are_taken_as_they_are(wanted):
+    assert choose(wanted, ETH0, ETH1, DOCKER) == wanted
+
+
+def test_an_ipv6_address_is_compared_as_a_value():
+    assert choose("FD00:0:0:0::2", ETH0) == "fd00::2"
+
+
+def test_an_address_of_another_machine_is_refused_with_the_vms_own():
+    with pytest.raises(AgentError, match=r"172\.20\.0\.44") as caught:
+        choose("192.0.2.1", ETH0)
+    assert caught.value.finding.code == "address.unknown"
+    assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", ["ETH1", "eth1"])
+def test_a_nic_of_the_context_is_found_by_its_mac(wanted):
+    assert choose(wanted, ETH0, ETH1) == "10.0.0.7"
+
+
+def test_a_vlan_with_the_same_mac_does_not_hide_the_nics_address():
+    bare = Interface("ens4", ETH1.mac, ())
+    vlan = Interface("ens4.7", ETH1.mac, ("10.7.0.7",))
+    assert choose("ETH1", bare, vlan) == "10.7.0.7"
+
+
+def test_a_nic_that_the_context_lacks_is_refused_with_the_known_ones():
+    with pytest.raises(AgentError, match="ETH0, ETH1") as caught:
+        choose("ETH7", ETH0, ETH1)
+    assert caught.value.finding.code == "address.unknown"
+    assert not caught.value.retryable
+
+
+def test_a_nic_without_an_address_yet_waits():
+    with pytest.raises(AgentError, match="02:00:0a:00:00:07 has no address yet") as caught:
+        choose("ETH1", ETH0)
+    assert caught.value.retryable
