@@ -35,7 +35,7 @@ def is_ip(host: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Tell whether `host` can be reached from its own machine only."""
-    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
+    return host.lower() == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_any(host: str) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 from . import inputs, intake, superlink
 from .address import is_ip, parse_address
-from .arguments import Trust
 from .errors import AgentError, Finding, Severity
-from .finder import trust_of
+from .finder import no_source
 from .inputs import Inputs
 from .parsers import Role
 from .paths import Paths
@@ -46,22 +45,8 @@ def _deeper(settings: Settings, read: Inputs, *, offline: bool) -> tuple[Finding
         hosts = (host,) if host else ()
         found = superlink.check_given(settings, hosts, datetime.datetime.now(datetime.UTC)).findings
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
-    if settings.role is Role.SUPERNODE and not token:
-        found += no_source(settings)
-    return found
-
-
-def no_source(settings: Settings) -> tuple[Finding, ...]:
-    """Return why a SuperNode without OneGate could never find its SuperLink, or trust it."""
-    missing = []
-    if settings.server_address is None:
-        missing.append("FLOWER_SERVER_ADDRESS")
-    if trust_of(settings) is Trust.CA and settings.tls_ca_cert is None:
-        missing.append("TLS_CA_CERT")
-    if not missing:
-        return ()
-    names = " and ".join(missing)
-    return (Finding("discover.no_source", f"there is no OneGate token, and {names} is not set"),)
+    lost = no_source(settings) if settings.role is Role.SUPERNODE and not token else None
+    return (*found, lost) if lost else found
 
 
 def _dialled(settings: Settings, variables: Mapping[str, str]) -> str | None:

@@ -130,7 +130,7 @@ class Converger:
         if mode is not GpuMode.NO and self._runtimes is None:
             self._runtimes = self._workload.engine.runtimes()
         known = self._runtimes[1] if self._runtimes else frozenset[str]()
-        found = gpu.judge(mode, turn.host, known)
+        found = gpu.judge(mode, turn.host.nvidia_devices, turn.host.nvidia_driver, known)
         if turn.settings.role is Role.SUPERLINK and not turn.host.nvidia_devices:
             return False
         bad = found.finding is not None and mode is GpuMode.YES

@@ -16,6 +16,11 @@ from .address import Address, parse_address
 from .errors import AgentError, Finding
 
 MAX_CA_CHARACTERS = 131072
+MAX_WORDS = 200
+"""Characters of another VM's attribute in a message."""
+
+_NAME = re.compile(r"(?P<role>.+)_(?P<index>[0-9]{1,9})_\(service_[0-9]+\)")
+"""How OneFlow names a role's VM."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def parse_service(document: Any) -> Service:
                 if vmid:
                     members.append(Member(vmid, str(vm.get("NAME") or ""), str(role["name"])))
         return Service(str(service["id"]), tuple(members), tuple(cardinalities))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AgentError(
             "onegate.garbage",
             f"OneGate's service lacks what it should have: {error!r}",
@@ -137,7 +142,7 @@ def superlink(peers: Iterable[Peer]) -> SuperLink:
     claims = [p for p in peers if p.attributes.get("FLOWER_ROLE") == "superlink"]
     complete = [p for p in claims if p.attributes.get("FLOWER_ENDPOINT")]
     if len(complete) > 1:
-        who = " and ".join(f"VM {p.vmid} ({p.name})" for p in complete)
+        who = " and ".join(f"VM {p.vmid} ({_shown(p.name)})" for p in complete)
         raise AgentError("discover.ambiguous", f"{who} each say they are the SuperLink")
     if not complete:
         raise _waiting("no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet", claims)
@@ -159,7 +164,7 @@ def partition(service: Service, own_vmid: str, taken: Collection[int]) -> Partit
     """Return this node's partition.
 
     The index that OneFlow put into the VM's name when that is below the cardinality, else the
-    smallest id not in `taken` (those that living peers publish).
+    smallest id not in `taken` (those of living peers).
     """
     own = service.member(own_vmid)
     if own is None:
@@ -177,8 +182,8 @@ def partition(service: Service, own_vmid: str, taken: Collection[int]) -> Partit
 
 def name_index(member: Member) -> int | None:
     """Return N of ``ROLE_N_(service_ID)``."""
-    match = re.fullmatch(rf"{re.escape(member.role)}_(\d{{1,9}})_\(service_\d+\)", member.name)
-    return int(match[1]) if match else None
+    match = _NAME.fullmatch(member.name)
+    return int(match["index"]) if match and match["role"] == member.role else None
 
 
 def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
@@ -193,26 +198,34 @@ def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
 
 
 def taken_partitions(peers: Iterable[Peer]) -> frozenset[int]:
-    """Return the partition ids that `peers` publish."""
-    values = (p.attributes.get("FLOWER_PARTITION", "") for p in peers)
-    ids = (value.split("/")[0] for value in values)
-    return frozenset(int(i) for i in ids if i.isascii() and i.isdigit() and len(i) < 9)  # noqa: PLR2004
+    """Return the partition ids that `peers` publish, or will: those that their names tell."""
+    published = re.compile(r"(?P<index>[0-9]{1,8})(/.*)?")
+    found = (
+        published.fullmatch(p.attributes.get("FLOWER_PARTITION", "")) or _NAME.fullmatch(p.name)
+        for p in peers
+    )
+    return frozenset(int(match["index"]) for match in found if match)
 
 
 def mixed_versions(own: str, other: str) -> Finding | None:
     """Return a finding when two Flower versions differ in major or minor."""
     if not other or own.split(".")[:2] == other.split(".")[:2]:
         return None
-    return Finding("version.mixed", f"this VM runs Flower {own}, its SuperLink {other}")
+    return Finding("version.mixed", f"this VM runs Flower {own}, its SuperLink {_shown(other)}")
 
 
 def _waiting(why: str, claims: list[Peer]) -> AgentError:
     error = "; ".join(
-        f"VM {p.vmid} says {p.attributes['FLOWER_ERROR'][:200]}"
+        f"VM {p.vmid} says {_shown(p.attributes['FLOWER_ERROR'])}"
         for p in claims
         if p.attributes.get("FLOWER_ERROR", '"').strip('"')
     )
     return AgentError("discover.waiting", f"{why}{'; ' + error if error else ''}", retryable=True)
+
+
+def _shown(text: str) -> str:
+    """Return what another VM wrote as a terminal may have it: cut, without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_WORDS])
 
 
 def _published_endpoint(peer: Peer) -> Address:

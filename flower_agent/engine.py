@@ -2,8 +2,9 @@
 
 Leans on what was measured against Engine 20.10 with docker-py 7: the events stream ends silently
 with the daemon and never replays, so events only wake the loop and state is always listed anew;
-requests' exceptions are not DockerExceptions; a client outlives a daemon restart; a hung daemon
-blocks the events reader for ever, so every other call has a time limit.
+requests' exceptions are not DockerExceptions, and streams raise urllib3's; a client outlives a
+daemon restart; a hung daemon blocks the events reader for ever, so every other call has a time
+limit.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import docker
 import docker.errors
 import docker.types
 import requests
+import urllib3.exceptions
 
 from .containers import (
     CPU_SHARES_STARTING,
@@ -34,6 +36,17 @@ STOP_TIMEOUT_S = 30
 """Flower stops within a second; only what hangs is killed after this."""
 
 PIDS_LIMIT = 4096
+CHANGES = ("create", "start", "die", "oom", "destroy", "pause", "unpause", "rename")
+"""Events that change what `containers` tells; looking, as ``top`` does, makes events too."""
+
+DENIALS = ("denied", "unauthorized", "no basic auth", "not found", "manifest unknown")
+
+UNREACHABLE = (
+    docker.errors.DockerException,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+)
+
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 
 
@@ -66,7 +79,7 @@ class Engine:
             raise AgentError(
                 code, f"Docker refused to {what}: {_reason(error)}", retryable=True
             ) from error
-        except (docker.errors.DockerException, requests.RequestException) as error:
+        except UNREACHABLE as error:
             raise AgentError(
                 "docker.down",
                 f"Docker does not answer at {self._url}: {_cause(error)}",
@@ -143,7 +156,11 @@ class Engine:
     ) -> str:
         """Return a container's output, at most the last `tail` lines, from `since` on."""
         with self._calling(f"read the logs of {name}") as api:
-            raw = api.logs(name, since=since, tail="all" if tail is None else tail)
+            raw = api.logs(
+                name,
+                since=since.timestamp() if since else None,  # docker-py drops a datetime's fraction
+                tail="all" if tail is None else tail,
+            )
         return bytes(raw).decode("utf-8", "replace")
 
     def processes(self, name: str) -> tuple[str, ...]:
@@ -181,27 +198,29 @@ class Engine:
         """
         wanted = Reference.parse(reference)
         with self._calling(f"pull {reference}", "image.pull") as api:
-            stream = api.pull(
-                wanted.repository,
-                tag=digest or wanted.tag,
-                auth_config=_auth(registry),
-                stream=True,
-                decode=True,
-            )
             try:
-                for event in stream:
+                for event in api.pull(
+                    wanted.repository,
+                    tag=digest or wanted.tag,
+                    auth_config=_auth(registry),
+                    stream=True,
+                    decode=True,
+                ):
                     _note(event, reference, progress)
-            except docker.errors.NotFound as error:
-                raise _denied(reference, _reason(error)) from error
+            except docker.errors.APIError as error:
+                raise _pull_failed(reference, _reason(error)) from error
             if digest:
                 api.tag(locked_reference(reference, digest), wanted.repository, wanted.tag)
+        if self.image(reference) is None:
+            raise AgentError("image.pull", f"the pull of {reference} was cut off", retryable=True)
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` for every event of this agent's containers until the stream ends.
 
         Returns when the daemon goes away; the caller lists anew and watches again.
         """
-        filters = {"type": "container", "label": f"{LABEL_NAME}={self.owner}"}
+        label = f"{LABEL_NAME}={self.owner}"
+        filters = {"type": "container", "label": label, "event": list(CHANGES)}
         with self._calling("stream events") as api:
             events = api.events(filters=filters, decode=False)
             wake()  # whatever happened before the stream stood is found by listing
@@ -277,18 +296,16 @@ def _auth(registry: Registry | None) -> dict[str, str] | None:
 
 def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]) -> None:
     if "error" in event:
-        text = str(event["error"])
-        if any(
-            word in text for word in ("denied", "unauthorized", "not found", "manifest unknown")
-        ):
-            raise _denied(reference, text)
-        raise AgentError("image.pull", f"{reference} could not be pulled: {text}", retryable=True)
+        raise _pull_failed(reference, str(event["error"]))
     if event.get("status"):
         progress(str(event["status"]))
 
 
-def _denied(reference: str, reason: str) -> AgentError:
-    return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
+def _pull_failed(reference: str, reason: str) -> AgentError:
+    """Tell a denial by its words: Docker answers it with status 404 or 500, or in the stream."""
+    if any(words in reason for words in DENIALS):
+        return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
+    return AgentError("image.pull", f"{reference} could not be pulled: {reason}", retryable=True)
 
 
 def _reason(error: docker.errors.APIError) -> str:

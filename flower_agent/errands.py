@@ -36,7 +36,11 @@ class Errands:
             if name in self._running:
                 return False
             self._running.add(name)
-        threading.Thread(target=self._run, args=(name, call), name=name, daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(name, call), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no memory or no process left for a thread
+            self._end(name, Done(error=AgentError("agent.bug", f"{name}: {error}", retryable=True)))
         return True
 
     def running(self, name: str) -> bool:
@@ -61,6 +65,9 @@ class Errands:
             done = Done(error=error)
         except Exception as error:  # noqa: BLE001  # a thread's bug must reach the status, not die
             done = Done(error=AgentError("agent.bug", f"{name}: {error!r}", retryable=True))
+        self._end(name, done)
+
+    def _end(self, name: str, done: Done) -> None:
         with self._lock:
             self._running.discard(name)
             self._done[name] = done

@@ -51,15 +51,18 @@ class Finder:
         self._random = rng
         self._scale = scale
         self._found: Found | None = None
+        self._stale = False
         self._trouble: AgentError | None = None
         self._next_lookup = 0.0
         self._looked: tuple[SuperLink, AgentError | None] | None = None
         self._next_look = 0.0
 
     def forget(self) -> None:
-        """Look again at the next turn: the SuperLink was lost, or the settings changed."""
-        self._next_lookup = min(self._next_lookup, 0.0)
-        self._found = None
+        """Look again when the pace allows: the SuperLink was lost, or the settings changed.
+
+        What is known counts until OneGate says something else.
+        """
+        self._stale = True
 
     def find(
         self, settings: Settings, client: OneGate | None, record: Record, *, now: float
@@ -93,7 +96,7 @@ class Finder:
         """
         if record.partition is not None:
             return record.partition
-        if client is None or (self._trouble and self._trouble.finding.code == "onegate.no_service"):
+        if client is None or self._outside():
             return None
         if self._found is not None and self._found.partition is not None:
             return self._found.partition
@@ -144,15 +147,17 @@ class Finder:
             wait = self._random.uniform(*RETRY_S) * self._scale
             self._next_lookup = now + wait
         partition = settings.node_config is None and record.partition is None
-        missing = self._found is None or (superlink and self._found.superlink is None)
+        missing = (
+            self._stale
+            or self._found is None
+            or (superlink and self._found.superlink is None)
+            or (partition and self._found.partition is None)
+        )
         if not (superlink or partition) or not missing or now < self._next_lookup:
             return
+        if not superlink and self._outside():
+            return
         if client is None:
-            if superlink:
-                self._trouble = AgentError(
-                    "discover.no_source",
-                    "there is no OneGate token to find the SuperLink with",
-                )
             return
         vmid, known = client.access.vmid, record.superlink_vmid
         self._errands.start(
@@ -164,10 +169,16 @@ class Finder:
         before = self._trouble.finding if self._trouble else None
         if error is not None:
             self._trouble = error
+            if not error.finding.code.startswith("onegate."):
+                self._found = None
             if before is None or before.code != error.finding.code:
                 log.info("discover.waiting", code=error.finding.code, message=error.finding.message)
             return
-        self._trouble, self._found = None, found
+        self._trouble, self._found, self._stale = None, found, False
+
+    def _outside(self) -> bool:
+        """Tell whether OneGate said that this VM is in no service, which stays so."""
+        return self._trouble is not None and self._trouble.finding.code == "onegate.no_service"
 
 
 def look_up(
@@ -211,13 +222,34 @@ def trusted_ca(settings: Settings, superlink: SuperLink, record: Record, held_pe
             f"the published FLOWER_CA_CERT is no certificate: {error}",
             retryable=True,
         ) from error
-    if settings.ca_fingerprint is None and record.ca_pin not in (None, seen):
+    if settings.ca_fingerprint is not None or record.ca_pin is None:
+        return offered
+    if record.ca_pin != seen:
         raise AgentError(
             "tls.ca_changed",
             f"OneGate hands over the CA {certificates.format_fingerprint(seen)}, trusted is "
-            f"{certificates.format_fingerprint(record.ca_pin or '')}",
+            f"{certificates.format_fingerprint(record.ca_pin)}",
+        )
+    # The pin is of the first certificate: whatever comes behind it would be trusted unseen.
+    count = len(certificates.load(offered))
+    if count > 1 and certificates.canonical(offered) != held_pem:
+        raise AgentError(
+            "tls.ca_changed",
+            f"OneGate hands over the trusted CA and {count - 1} other certificates",
         )
     return offered
+
+
+def no_source(settings: Settings) -> Finding | None:
+    """Return why a SuperNode without OneGate could never find its SuperLink, or trust it."""
+    missing = ["FLOWER_SERVER_ADDRESS"] if settings.server_address is None else []
+    if trust_of(settings) is Trust.CA and settings.tls_ca_cert is None:
+        missing.append("TLS_CA_CERT")
+    if not missing:
+        return None
+    return Finding(
+        "discover.no_source", f"there is no OneGate token, and no {' and no '.join(missing)}"
+    )
 
 
 def trust_of(settings: Settings) -> Trust:

@@ -33,7 +33,9 @@ UID = 49999
 
 _TAG = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[A-Za-z0-9_][A-Za-z0-9._-]*)?", re.ASCII)
 _TAG_LENGTH = 128
-_PREVIEW = re.compile(r"\d+\.\d+\.\d+[.-]?(a|b|rc|dev|alpha|beta|nightly)[.\d-]*")
+_PREVIEW = re.compile(
+    r"\d+\.\d+\.\d+[.-]?((a|b)\d+|(rc|dev|alpha|beta|nightly)\d*)(?![a-z])", re.ASCII
+)
 
 
 class Transport(enum.StrEnum):

@@ -54,12 +54,18 @@ def pinned(reference: str, image: Image, digest: str = "") -> str | None:
     None when `digest` is pinned and `image` is another one: a tag that moved is never used by
     stealth. An image that was built here has no digest of a registry; its tag must do.
     """
-    repository = Reference.parse(reference).repository
+    repository = _familiar(Reference.parse(reference).repository)
     names = tuple(name for name in image.digests if name.startswith(f"{repository}@"))
     if digest:
         wanted = f"{repository}@{digest}"
         return wanted if wanted in names else None
     return names[0] if names else reference
+
+
+def _familiar(repository: str) -> str:
+    """Return a repository as Docker shows it: without the host of its own registry."""
+    host, _, rest = repository.partition("/")
+    return rest.removeprefix("library/") if host in ("docker.io", "index.docker.io") else repository
 
 
 def parse_lock(data: bytes | None) -> dict[str, str]:

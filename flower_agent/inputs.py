@@ -11,14 +11,19 @@ from collections.abc import Mapping
 
 import yaml
 
-from . import context, files
+from . import context
 from .errors import AgentError, Finding
 from .onegate import Access
 from .paths import Paths
 from .secret import Secret
 
 STAGES = ("context.sh.network", "context.sh.online", "context.sh.local")
-MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 18
+HEAD_BYTES = 1 << 14
+"""More than the three lines of ``one_env`` that count."""
+
+_YAML = "tag:yaml.org,2002:"
+_PLAIN = frozenset(_YAML + kind for kind in ("str", "bool", "int", "float", "timestamp", "value"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,9 +67,10 @@ def read(paths: Paths, *, context_file: pathlib.Path | None = None) -> Inputs:
     except AgentError as error:
         findings.append(error.finding)
     try:
-        if context_file is None:
-            data = files.read(paths.context / "one_env", context.SIZE_LIMIT_BYTES)
-            env = context.parse_one_env(data) if data else {}
+        env = {} if context_file else _read_env(paths.context / "one_env")
+    except AgentError as error:
+        findings.append(error.finding)
+    try:
         config = _read_config(paths.config)
     except AgentError as error:
         findings.append(error.finding)
@@ -83,33 +89,59 @@ def _sources(paths: Paths) -> tuple[pathlib.Path, ...]:
 def _read_context(paths: Paths, context_file: pathlib.Path | None) -> Mapping[str, str]:
     candidates = [context_file] if context_file else [paths.context / stage for stage in STAGES]
     for path in candidates:
-        data = files.read(path, context.SIZE_LIMIT_BYTES + 1)
+        data = _head(path, context.SIZE_LIMIT_BYTES + 1, "context.malformed")
         if data is not None:
+            if len(data) > context.SIZE_LIMIT_BYTES:
+                limit = f"{context.SIZE_LIMIT_BYTES} bytes"
+                raise AgentError("context.too_large", f"{path} is larger than {limit}")
             return context.parse(data)
     where = context_file or paths.context / "context.sh.{network,online,local}"
     raise AgentError("context.missing", f"there is no context at {where}", retryable=True)
 
 
+def _read_env(path: pathlib.Path) -> Mapping[str, str]:
+    """Return what the head of ``one_env`` tells; behind it stands the whole context again."""
+    return context.parse_one_env(_head(path, HEAD_BYTES, "context.malformed") or b"")
+
+
 def _read_config(path: pathlib.Path) -> Mapping[str, str]:
-    data = files.read(path, MAX_CONFIG_BYTES)
+    """Return names and values as they are written: 1.30 is a version here, not a number."""
+    data = _head(path, MAX_CONFIG_BYTES + 1, "config.invalid") or b""
+    if len(data) > MAX_CONFIG_BYTES:
+        raise AgentError("config.invalid", f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
-        found = yaml.safe_load(data) if data else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise AgentError("config.invalid", f"{path} is not YAML{line}") from error
-    if found is None:
+    if found is None or found.tag == _YAML + "null":
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(found, yaml.MappingNode):
         raise AgentError("config.invalid", f"{path} is not a mapping of names to values")
-    return {str(name): _as_text(path, str(name), value) for name, value in found.items()}
+    return {
+        _as_text(path, "a name", name): _as_text(path, str(name.value), value)
+        for name, value in found.value
+    }
 
 
-def _as_text(path: pathlib.Path, name: str, value: object) -> str:
-    if value is None:
+def _as_text(path: pathlib.Path, what: str, node: yaml.Node) -> str:
+    if node.tag == _YAML + "null":
         return ""
-    if isinstance(value, bool):  # what YAML makes of yes, no, on, off
-        return "YES" if value else "NO"
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise AgentError("config.invalid", f"{path}: {name} is a {type(value).__name__}, want text")
+    if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN:
+        return str(node.value)
+    kind = str(node.tag).removeprefix(_YAML)
+    kind = {"seq": "list", "map": "mapping"}.get(kind, kind)
+    raise AgentError("config.invalid", f"{path}: {what} is a {kind}, want text")
+
+
+def _head(path: pathlib.Path, size_bytes: int, code: str) -> bytes | None:
+    """Return the first bytes of a file, None when it is absent. Raises AgentError `code`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        hint = "Run it as root." if isinstance(error, PermissionError) else ""
+        raise AgentError(code, f"{path} cannot be read: {error.strerror}", hint) from error

@@ -52,12 +52,12 @@ class Intake:
         """Read and judge all inputs; return whether there are new settings to use."""
         self._stamp = inputs.stamp(self._paths)
         self.inputs = inputs.read(self._paths, context_file=self._context_file)
-        before, self.findings = self.findings, judge(self.inputs)[1]
+        before = self.findings
+        found_settings, self.findings = judge(self.inputs)
         for found in self.findings:
             if found not in before:
                 say = log.error if found.severity is Severity.ERROR else log.warning
                 say("context.finding", code=found.code, message=found.message, hint=found.hint)
-        found_settings = judge(self.inputs)[0]
         if found_settings is None or found_settings == self.good:
             return False
         log.info("context.read" if self.good is None else "context.changed")

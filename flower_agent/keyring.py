@@ -62,12 +62,14 @@ class Keyring:
         return {path: hashlib.sha256(data).hexdigest() for path, data in found if data is not None}
 
     def apply(self, step: trust.Step, wanted: trust.Wanted, now: datetime.datetime) -> None:
-        """Do one step of `trust.steps`."""
+        """Do one step of `trust.steps`; what a killed agent left half written goes first."""
         files.directory(self._directory, 0o755)
+        files.sweep(self._directory)
         match step.action:
             case trust.Action.MAKE_CA:
                 pair = tls.make_ca(now)
                 files.directory(self._own_ca.parent, 0o700)
+                files.sweep(self._own_ca.parent)
                 combined = pair.key.reveal().rstrip() + "\n" + pair.certificate_pem
                 files.write_atomic(self._own_ca, combined.encode(), 0o600)
             case trust.Action.ISSUE:

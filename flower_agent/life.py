@@ -98,8 +98,8 @@ def step(
 
 
 def restarted(life: Life, monotonic: float) -> Life:
-    """Return the life after new settings: the time limit counts anew."""
-    return dataclasses.replace(life, start_monotonic=monotonic)
+    """Return the life after new settings: a start begins, and its time limit counts anew."""
+    return dataclasses.replace(life, start_monotonic=monotonic, was_ready=False)
 
 
 def _judge(

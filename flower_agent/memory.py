@@ -45,6 +45,6 @@ class Memory:
         try:
             data = files.read(self._path, MAX_BYTES)
             return record.load(data) if data is not None else Record()
-        except (AgentError, ValueError) as error:
+        except (AgentError, ValueError, OverflowError, RecursionError) as error:
             log.warning("state.corrupt", path=str(self._path), reason=str(error))
             return Record()

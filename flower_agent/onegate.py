@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import requests
+import urllib3
 
 from .errors import AgentError
 from .secret import Secret
@@ -19,6 +20,7 @@ READ_TIMEOUT_S = 15.0
 """OneGate may wait for a busy oned; its own limit is 30 s."""
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_WORDS_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,8 +35,15 @@ class Access:
 class OneGate:
     """OneGate as one VM sees it. Every failure is a retryable AgentError ``onegate.…``."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(
+        self,
+        access: Access,
+        *,
+        connect_s: float = CONNECT_TIMEOUT_S,
+        read_s: float = READ_TIMEOUT_S,
+    ) -> None:
         self.access = access
+        self._timeouts = (connect_s, read_s)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers.update(
@@ -42,6 +51,7 @@ class OneGate:
                 "X-ONEGATE-TOKEN": access.token.reveal(),
                 "X-ONEGATE-VMID": access.vmid,
                 "Accept": "application/json",
+                "Accept-Encoding": "identity",  # so that the limit on an answer is a limit
             }
         )
 
@@ -55,7 +65,11 @@ class OneGate:
 
     def update(self, body: str) -> None:
         """Send one form body made by `report.render` to the own VM."""
-        self._call("PUT", "/vm", body)
+        answer = self._call("PUT", "/vm", body)
+        if answer.lstrip().startswith(b"<"):  # OneGate says nothing; a captive portal says 200 too
+            raise AgentError(
+                "onegate.garbage", "OneGate's answer to PUT /vm is a web page", retryable=True
+            )
 
     def close(self) -> None:
         """Close the kept connection."""
@@ -65,7 +79,7 @@ class OneGate:
         answer = self._call("GET", path, None)
         try:
             return json.loads(answer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AgentError(
                 "onegate.garbage", f"OneGate's answer to GET {path} is not JSON", retryable=True
             ) from error
@@ -79,36 +93,60 @@ class OneGate:
                 self.access.endpoint.rstrip("/") + path,
                 data=body,
                 headers=form,
-                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                timeout=self._timeouts,
                 allow_redirects=False,
                 stream=True,
             ) as reply:
-                answer: bytes = reply.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+                answer = _read(reply.raw)
                 status = reply.status_code
-        except (requests.RequestException, OSError, ValueError) as error:
+        except requests.exceptions.InvalidHeader:
+            raise AgentError(
+                "onegate.down", f"{what} has a token or a VMID that no header holds", retryable=True
+            ) from None  # requests shows the value
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,  # while the answer is read
+            OSError,
+            ValueError,
+        ) as error:
             raise AgentError(
                 "onegate.down", f"OneGate does not answer {what}: {_short(error)}", retryable=True
             ) from error
-        except Exception as error:
-            if type(error).__module__.startswith("urllib3"):
-                raise AgentError(
-                    "onegate.down", f"OneGate broke off its answer to {what}", retryable=True
-                ) from error
-            raise
         if len(answer) > MAX_ANSWER_BYTES:
-            raise AgentError("onegate.garbage", f"OneGate's answer to {what} never ends")
+            raise AgentError(
+                "onegate.garbage", f"OneGate's answer to {what} never ends", retryable=True
+            )
         if status != requests.codes.ok:
-            said = " ".join(answer[:200].decode("utf-8", "replace").split())
+            said = self._said(answer)
+            # OneFlow lists a VM a moment after it has made it: that one is not outside.
             outside = path == "/service" and status == requests.codes.bad_request
-            code = "onegate.no_service" if outside else "onegate.refused"
+            late = "does not contain" in said
+            code = "onegate.no_service" if outside and not late else "onegate.refused"
             raise AgentError(code, f"OneGate answered {what} with {status}: {said}", retryable=True)
         return answer
+
+    def _said(self, answer: bytes) -> str:
+        """Return the start of an error's text, without the token should the server echo it."""
+        token = self.access.token.reveal()
+        text = answer[:MAX_WORDS_BYTES].decode("utf-8", "replace")
+        words = " ".join((text.replace(token, "***") if token else text).split())[:200]
+        return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def _read(raw: Any) -> bytes:
+    """Return what was sent, to its end or beyond the limit; an end that comes too early raises."""
+    found = bytearray()
+    while len(found) <= MAX_ANSWER_BYTES and (part := raw.read(1 << 16, decode_content=False)):
+        found += part
+    return bytes(found)
 
 
 def _short(error: BaseException) -> str:
     """Return the reason without the request's URL noise."""
+    if isinstance(error, ValueError):
+        return "ONEGATE_ENDPOINT is no http:// URL"
     text = str(error)
-    for known in ("Connection refused", "timed out", "No route to host", "Name or service not"):
+    for known in ("Connection refused", "timed out", "No route to host", "Failed to resolve"):
         if known in text:
             return known.lower()
     return type(error).__name__

@@ -57,14 +57,15 @@ def plan(
 
     A container named in `resting` waits for its back-off and is not started. With `settled` the
     first container answers, so one that yielded its CPU share gets the full one. Containers that
-    are not the agent's are left out: see `foreign`.
+    are not the agent's are left out, and so is what they keep from being made: see `foreign`.
     """
     existing = {container.name: container for container in have if container.mine}
     wanted = {container.name for container in want}
+    taken = {container.name for container in foreign(want, have)}
     steps: list[Step] = []
     for name in reversed([name for name in existing if name not in wanted]):
         steps += _take_away(existing[name], "not wanted")
-    for container in want:
+    for container in (container for container in want if container.name not in taken):
         steps += _bring(container, existing.get(container.name), container.name in resting)
         found = existing.get(container.name)
         if settled and _waits_for_share(container, found):

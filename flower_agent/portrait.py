@@ -56,7 +56,7 @@ def draw(
 def _facts(intake: Intake, turn: Turn | None, reporter: Reporter) -> tuple[Fact, ...]:
     wrong = len(intake.errors)
     context = (
-        Fact("context", Mark.BAD, f"{wrong} findings")
+        Fact("context", Mark.BAD, f"{wrong} finding{'s' if wrong != 1 else ''}")
         if wrong
         else Fact("context", Mark.OK, f"VM {intake.inputs.vmid or 'without an id'}")
         if intake.inputs
@@ -94,6 +94,7 @@ def _containers(workload: Workload) -> tuple[dict[str, object], ...]:
     rows: list[dict[str, object]] = [
         {
             "name": c.name,
+            "part": c.name.rsplit("-", 1)[-1],
             "image": c.image,
             "id": c.container_id[:12],
             "status": c.status,
@@ -101,4 +102,4 @@ def _containers(workload: Workload) -> tuple[dict[str, object], ...]:
         }
         for c in workload.have
     ]
-    return tuple(sorted(rows, key=lambda r: order.get(str(r["name"]).rsplit("-", 1)[-1], 9)))
+    return tuple(sorted(rows, key=lambda row: order.get(str(row["part"]), len(order))))

@@ -67,7 +67,7 @@ def load(data: bytes) -> Record:
             ca_pin=_text(document.get("ca_pin")),
             images=tuple(sorted((str(k), str(v)) for k, v in document["images"].items())),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not a state file: {error!r}") from error
 
 

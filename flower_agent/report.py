@@ -21,6 +21,9 @@ MAX_WORDS = 400
 
 _KEPT = re.compile(r"[^A-Za-z0-9_.:/=+@% ;#?&-]")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/=+@%;-][A-Za-z0-9_.:/=+@% ;#?&-]*")
+_EDGES = " #&?"
+"""Not at either end of a value, so that making words of words changes nothing."""
+
 _GATE = re.compile(r"READY\W*=\W*YES")
 
 
@@ -47,7 +50,7 @@ class Sent:
 def words(text: str) -> str:
     """Return `text` as OneGate keeps it: one line, readable, without what it refuses."""
     kept = _KEPT.sub("", " ".join(text.replace(",", ";").replace("\\", "/").split()))
-    safe = " ".join(kept.split()).strip(" #&?")[:MAX_WORDS].strip()
+    safe = " ".join(kept.split()).strip(_EDGES)[:MAX_WORDS].rstrip(_EDGES)
     return safe.replace("=", ":") if _GATE.search(safe) else safe
 
 
@@ -78,31 +81,34 @@ def due(
     """Return what to send now, or None.
 
     `attributes` is all that should be known, without READY and FLOWER_SEEN, which follow from the
-    rest. ``ready``, ``failed`` and the first body go at once; all else waits for the interval. A heartbeat is FLOWER_SEEN alone, added by the caller to every body.
+    rest. ``ready``, ``failed`` and the first body go at once; all else waits for the interval. A
+    heartbeat is FLOWER_SEEN alone, which the caller adds to every body.
     """
     wanted = {**attributes, "READY": "YES" if attributes.get("FLOWER_STATE") == "ready" else "NO"}
     changes = {k: v for k, v in wanted.items() if sent.attributes.get(k) != v}
-    if now < sent.not_before:
+    first = not sent.attributes
+    urgent = first or changes.get("FLOWER_STATE") in ("ready", "failed")
+    soon = sent.at is not None and now < sent.at + MIN_INTERVAL_S * scale
+    if now < sent.not_before or (soon and not urgent):
         return None
     if not changes:
         return {} if now >= sent.heartbeat_at else None
-    first = not sent.attributes
-    urgent = first or changes.get("FLOWER_STATE") in ("ready", "failed")
-    if not urgent and sent.at is not None and now < sent.at + MIN_INTERVAL_S * scale:
-        return None
     return _with_state(changes, wanted)
 
 
 def acknowledged(
     sent: Sent, body: Mapping[str, str], *, now: float, phase: float, scale: float = 1.0
 ) -> Sent:
-    """Return what is known after OneGate took `body`; `phase` is random in 0..1."""
-    jitter = 1 + HEARTBEAT_JITTER * (2 * phase - 1)
-    kept = {k: v for k, v in body.items() if k != "FLOWER_SEEN"}
+    """Return what is known after OneGate took `body`; `phase` is random in 0..1.
+
+    The heartbeat keeps its own time: VMs that boot, and so change, at once must not beat at once.
+    """
+    period = HEARTBEAT_S * (1 + HEARTBEAT_JITTER * (2 * phase - 1)) * scale
+    heartbeat_at = sent.heartbeat_at if now < sent.heartbeat_at else now + period
     return Sent(
-        attributes={**sent.attributes, **kept},
+        attributes={**sent.attributes, **{k: v for k, v in body.items() if k != "FLOWER_SEEN"}},
         at=now,
-        heartbeat_at=now + HEARTBEAT_S * jitter * scale * (phase if sent.at is None else 1.0),
+        heartbeat_at=max(heartbeat_at, now + MIN_INTERVAL_S * scale),
     )
 
 
@@ -118,7 +124,12 @@ def failed(
     longest = min(RETRY_FIRST_S * 2.0 ** min(failures, 16), RETRY_LONGEST_S)
     wait = RETRY_FIRST_S + (longest - RETRY_FIRST_S) * chance
     return dataclasses.replace(
-        sent, attributes=unsure, at=now, failures=failures, not_before=now + wait * scale
+        sent,
+        attributes=unsure,
+        at=now,
+        failures=failures,
+        not_before=now + wait * scale,
+        heartbeat_at=max(sent.heartbeat_at, now + max(wait, MIN_INTERVAL_S) * scale),
     )
 
 

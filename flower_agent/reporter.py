@@ -15,11 +15,12 @@ import structlog
 
 from . import files, report, status
 from .errands import Errands
-from .errors import AgentError, Finding, Severity, warning
+from .errors import AgentError, Finding, warning
 from .onegate import Access, OneGate
 from .secret import Secret
 
 MAX_BYTES = 1 << 20
+LONGEST_WAIT_S = 60.0
 _ERRAND = "onegate-report"
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ class Reporter:
         self._memory = memory
         self._errands = errands
         self._random = rng
+        self._born = now
         self._scale = scale
         heartbeat_at = now + report.HEARTBEAT_S * rng.random() * scale
         self._sent = report.Sent(heartbeat_at=heartbeat_at)
@@ -47,7 +49,9 @@ class Reporter:
         self._trouble: Finding | None = None
         self.client: OneGate | None = None
         self.token_lost = False
+        self._unwritable = False
         self._remembered = self._load()
+        self._saved = self._remembered
 
     @property
     def trouble(self) -> Finding | None:
@@ -62,9 +66,10 @@ class Reporter:
             return
         if self.client is not None:
             self.client.close()
+        if self._remembered is not None and wanted.vmid != self._remembered.vmid:
+            self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
         self._remembered = wanted
-        self._save()
 
     def offer(self, attributes: Mapping[str, str], *, now: float, wall: datetime.datetime) -> None:
         """Send what is due, if no body is under way; never waits.
@@ -72,6 +77,8 @@ class Reporter:
         `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
         """
         self._settle(now)
+        if self._saved != self._remembered:
+            self._save()
         if self.client is None or self._errands.running(_ERRAND):
             return
         body = report.due(self._sent, attributes, now=now, scale=self._scale)
@@ -83,7 +90,10 @@ class Reporter:
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until something may be due."""
-        return max(min(self._sent.heartbeat_at, now + 60) - now, 0.1)
+        if self.client is None or self._errands.running(_ERRAND):
+            return LONGEST_WAIT_S
+        due_at = max(self._sent.heartbeat_at, self._sent.not_before)
+        return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
 
     def _settle(self, now: float) -> None:
         done = self._errands.take(_ERRAND)
@@ -118,9 +128,13 @@ class Reporter:
         }
         try:
             files.write_atomic(self._memory, json.dumps(document).encode(), 0o600, durable=False)
-        except AgentError as error:
-            if error.finding.severity is Severity.ERROR:
+        except AgentError:
+            if not self._unwritable:
                 log.warning("state.unwritable", path=str(self._memory))
+            self._unwritable = True
+        else:
+            self._unwritable = False
+            self._saved = self._remembered
 
     def _load(self) -> Access | None:
         """Take up what this boot's last agent left; anything unreadable counts as nothing."""
@@ -133,7 +147,8 @@ class Reporter:
             access = Access(
                 str(document["endpoint"]), str(document["vmid"]), Secret(str(document["token"]))
             )
-        except (AgentError, AttributeError, KeyError, TypeError, ValueError):
+        except (AgentError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return None
-        self._sent = dataclasses.replace(self._sent, attributes=attributes)
+        # As if sent now: what a new agent finds out within the interval is not worth a body.
+        self._sent = dataclasses.replace(self._sent, attributes=attributes, at=self._born)
         return access

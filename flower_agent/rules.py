@@ -157,6 +157,17 @@ def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
     return name, port
 
 
+def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    shares = flower.band(settings.version).appio_shares_tls
+    if settings.role is Role.SUPERLINK and settings.appio_listen and shares:
+        yield warning(
+            "setting.no_effect",
+            f"FLOWER_APPIO_LISTEN is set, but a SuperLink of Flower {settings.version} serves its "
+            "AppIo at the address of its Control API",
+            "Let the SuperExec elsewhere attach to FLOWER_CONTROL_ADDRESS.",
+        )
+
+
 def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     user, password = "FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"
     if settings.registry_user and not settings.registry_password:
@@ -187,4 +198,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         _ports_differ,
     ),
     (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
+    (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_has_its_own_port),
 )

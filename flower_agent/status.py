@@ -112,15 +112,25 @@ def age_s(document: dict[str, Any], now: datetime.datetime) -> float:
 def render(document: dict[str, Any] | None, *, running: bool, now: datetime.datetime) -> str:
     """Return the status as text for a person, 80 columns wide.
 
-    The first line answers "does it work, since when".
+    The first line answers "does it work, since when". Words that are wider, such as paths, stay
+    whole; what other programs said comes without control characters.
     """
+    text = _text(document, running, now)
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def _text(document: dict[str, Any] | None, running: bool, now: datetime.datetime) -> str:  # noqa: FBT001
+    known = document is not None and document.get("schema") == SCHEMA
+    if not running and not known:
+        return "not running: no flower-agent runs here\n  fix: systemctl start flower-agent"
     if document is None:
+        return "unknown: the agent runs but has not written a status yet"
+    if not known:
         return (
-            "unknown: the agent runs but has not written a status yet"
-            if running
-            else ("not running: no flower-agent runs here\n  fix: systemctl start flower-agent")
+            f"unknown: the status has schema {document.get('schema')!r}, this program reads "
+            f"{SCHEMA}\n  fix: use the flower-agent command of the agent that runs"
         )
-    lines = [_headline(document, running, now)]
+    lines = textwrap.wrap(_headline(document, running, now), WIDTH, subsequent_indent="  ")
     error = document.get("error")
     if error:
         lines += _wrapped("cause", f"{error['code']}: {error['message']}")
@@ -160,13 +170,14 @@ def _facts(document: dict[str, Any]) -> list[str]:
             "container",
             "ok" if c["status"] == "running" else "bad",
             f"{c['name']} {c['status']}"
-            + (f", restarted {c['restarts']} times" if c.get("restarts") else ""),
+            + (f", restarted {c['restarts']}x" if c.get("restarts") else ""),
         )
         for c in document.get("containers") or ()
     ]
     lines = []
     for name, mark, detail in rows:
-        first, *rest = textwrap.wrap(detail, WIDTH - 24, break_on_hyphens=False) or [""]
+        wrap = textwrap.TextWrapper(WIDTH - 24, break_on_hyphens=False, break_long_words=False)
+        first, *rest = wrap.wrap(detail) or [""]
         lines.append(f"  {name:<11} {mark:<8} {first}".rstrip())
         lines += [f"{'':<23} {line}" for line in rest]
     return lines
@@ -200,6 +211,7 @@ def _age(seconds: float) -> str:
 
 def _moment(text: Any) -> datetime.datetime | None:
     try:
-        return datetime.datetime.fromisoformat(str(text))
+        moment = datetime.datetime.fromisoformat(str(text))
     except ValueError:
         return None
+    return moment if moment.tzinfo else None

@@ -50,6 +50,9 @@ class SuperNode:
         Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
         """
         settings = turn.settings
+        lost = finder.no_source(settings) if turn.client is None else None
+        if lost:
+            raise AgentError(lost.code, lost.message, lost.hint)
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
         wrong = finder.mismatch(settings, found)
         if wrong:

@@ -171,9 +171,13 @@ class Workload:
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
         told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
         failures = self.restarts(name)
-        code = "container.crash_loop" if failures >= backoff.LOOP_AT else "container.exited"
-        again = f", {failures} times" if failures > 1 else ""
-        return AgentError(code, f"{name} ended{again}: {told.meaning}", told.hint, retryable=True)
+        again = f" {failures} times" if failures > 1 else ""
+        code = told.error
+        if code == "container.exited" and failures >= backoff.LOOP_AT:
+            code = "container.crash_loop"
+        because = f": {told.meaning}" if told.meaning else ""
+        message = f"{name} ended{again} with status {found.exit_code}{because}"
+        return AgentError(code, message, told.hint, retryable=True)
 
     def _tail(self, name: str) -> str:
         try:

@@ -1,6 +1,41 @@
-"""Lets tests import the doubles of the sandbox."""
+"""Lets tests import the doubles of the sandbox, and finds the Docker Engine."""
 
+import http.client
+import os
+import socket
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contrib" / "sandbox"))
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "contrib" / "sandbox"))
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+START_IT = "run contrib/sandbox/engine.sh"
+
+
+def missing(what):
+    """Skip the test for want of `what`; where everything must be there, fail it."""
+    if os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ENGINE"):
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def docker_url():
+    """The URL of this machine's Docker Engine; without one the test is skipped, in CI it fails."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        try:
+            connection.connect(DOCKER_SOCKET)
+            connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            status = answer.status
+            answer.close()
+        except (OSError, http.client.HTTPException) as error:
+            status = error
+    if status != http.client.OK:
+        missing(f"no Docker Engine at {DOCKER_SOCKET} ({status}); {START_IT}")
+    return f"unix://{DOCKER_SOCKET}"

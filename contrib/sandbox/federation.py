@@ -65,6 +65,7 @@ class Federation:
         base_port: int = BASE_PORT,
         supernodes: int = 2,
         variables: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ) -> None:
         self.directory = directory
@@ -72,6 +73,7 @@ class Federation:
         self.version = (variables or {}).get("FLOWER_VERSION", "1.25.0")
         self._name = name
         self._say = say
+        self._environment = {**os.environ, **(environment or {})}
         self._common = {"ML_FRAMEWORK": "sklearn", "FLOWER_NODE_AUTH": "NO", **(variables or {})}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.superlink = self._machine(0, "superlink", 0)
@@ -241,17 +243,17 @@ class Federation:
         command += ["run", ".", "sandbox", "--stream"]
         command += ["--run-config", config] if config else []
         subprocess.run(["docker", "rm", "-f", name], check=False, capture_output=True, timeout=60)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         end = time.monotonic() + RUN_TIMEOUT_S
-        try:
-            for line in process.stdout or ():
-                yield re.sub(r"\x1b\[[0-9;]*m", "", line.decode("utf-8", "replace")).rstrip()
-                if time.monotonic() > end:
-                    raise SandboxError(f"the run did not end within {RUN_TIMEOUT_S:.0f} s")
-            if process.wait(30) != 0:
-                raise SandboxError(f"flwr run ended with {process.returncode}")
-        finally:
-            process.kill()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            try:
+                for line in process.stdout or ():
+                    yield re.sub(r"\x1b\[[0-9;]*m", "", line.decode("utf-8", "replace")).rstrip()
+                    if time.monotonic() > end:
+                        raise SandboxError(f"the run did not end within {RUN_TIMEOUT_S:.0f} s")
+                if process.wait(30) != 0:
+                    raise SandboxError(f"flwr run ended with {process.returncode}")
+            finally:
+                process.kill()
 
     def down(self) -> None:
         """End the agents and the OneGate, remove the containers; the directory stays."""
@@ -296,7 +298,12 @@ class Federation:
     def _start(self, name: str, command: list[str]) -> None:
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+                env=self._environment,
+                start_new_session=True,
             )
         self._processes[name] = process
         self._pid(name).write_text(str(process.pid))

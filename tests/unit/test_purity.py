@@ -8,9 +8,10 @@ import pytest
 SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 
 PURE = (
-    "address", "backoff", "containers", "context", "decide", "discovery", "errors", "flower",
-    "life", "names", "parsers", "pem", "plan", "reference", "report", "rules", "secret",
-    "settings", "status", "variable",
+    "address", "arguments", "backoff", "containers", "context", "control", "discovery", "errors",
+    "exit_table", "exits", "flower", "gpu", "images", "interfaces", "life", "mounts", "names",
+    "parsers", "pem", "plan", "protobuf", "record", "reference", "report", "roles", "rules",
+    "secret", "settings", "sockets", "status", "variable",
 )  # fmt: skip
 
 WORLD = {

@@ -1,0 +1,266 @@
+"""The tables behind `exits`: Flower's exit codes, process codes, and telling log lines. Pure.
+
+Codes: ``ExitCode`` of flwr 1.23 to 1.42 (``flwr/{common,supercore}/exit/exit_code.py``); each
+number keeps its meaning over the versions. Log lines: as printed by live runs.
+"""
+
+import dataclasses
+import re
+
+_LOGS = "Read the lines above it: flower-agent logs"
+_APP = "Read the run's log; the containers stay as they are."
+_REPORT = "The agent should not let this happen: report it with flower-agent support."
+_LICENCE = "Use the open-source images (FLOWER_IMAGE_PREFIX=flwr)."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a code or a line means and what to do about it."""
+
+    text: str
+    """Half a sentence, to go on from "it ended: "; ``{0}`` is what the line names."""
+
+    hint: str = ""
+    """Empty means what the error's own entry in the catalogue says."""
+
+    error: str = "container.exited"
+    """The code of `errors.CATALOGUE` that fits best."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sign:
+    """A log line that tells why a program ended."""
+
+    pattern: re.Pattern[str]
+    meaning: Meaning
+
+    clean: bool = False
+    """Also explains an end with status 0."""
+
+    client: bool = False
+    """Explains the end of a client only: a SuperLink prints such lines about its peers."""
+
+
+FLOWER_CODES: dict[int, Meaning] = {
+    100: Meaning("a background thread of the SuperLink crashed", _LOGS),
+    101: Meaning("the Flower Enterprise licence is invalid or has expired", _LICENCE),
+    102: Meaning("the image wants a Flower Enterprise licence", _LICENCE),
+    103: Meaning("the Flower Enterprise licence server's URL is wrong", _LICENCE),
+    104: Meaning("the SuperLink refuses its arguments", "Check that image and version agree."),
+    105: Meaning(
+        "the database was written by a Flower version that this one cannot take over from",
+        "Set FLOWER_VERSION back, or move the SuperLink's database away to begin anew.",
+    ),
+    300: Meaning("the SuperLink's address is not one of its REST API", _REPORT),
+    302: Meaning(
+        "the node's private key is not an elliptic-curve key in OpenSSH format",
+        "Make it with: ssh-keygen -t ecdsa -b 384",
+    ),
+    303: Meaning(
+        "SuperNode authentication wants TLS", "Set TLS_ENABLED=YES, or FLOWER_NODE_AUTH=NO."
+    ),
+    304: Meaning("the file of trusted entities is not valid", _REPORT),
+    305: Meaning("the SuperNode could not connect to the SuperLink", _LOGS, "peer.waiting"),
+    400: Meaning("the SuperExec's plugin configuration is not valid", _REPORT),
+    401: Meaning("the SuperExec's secret cannot be read", _REPORT),
+    402: Meaning("the SuperExec's executor configuration is not valid", _REPORT),
+    500: Meaning(
+        "the public key is not an elliptic-curve key in OpenSSH format",
+        "Check FLOWER_NODE_PUBLIC_KEYS: want ecdsa-sha2-nistp384 AAAA…",
+    ),
+    600: Meaning("an address is not of the form host:port", "Check FLOWER_SERVER_ADDRESS."),
+    601: Meaning("the image lacks Flower's REST extra", _REPORT),
+    602: Meaning("this version's SuperExec cannot speak TLS", _REPORT),
+    603: Meaning("TLS was both wanted and switched off", _REPORT),
+    604: Meaning("a file that the command line names is not there", _REPORT),
+    605: Meaning("the server certificate is incomplete or not valid", "flower-agent tls show"),
+    606: Meaning(
+        "its Flower version differs from that of its peer",
+        "Set the same FLOWER_VERSION on every VM of the service.",
+        "version.mixed",
+    ),
+}
+"""Codes that end a long-running program."""
+
+APP_CODES: dict[int, Meaning] = {
+    200: Meaning("the strategy got replies that it cannot aggregate", _APP),
+    201: Meaning("the ServerApp raised an exception", _APP),
+    202: Meaning("the strategy failed while aggregating", _APP),
+    203: Meaning("the SuperLink refused to start the run", _APP),
+    250: Meaning("the ClientApp lost its SuperNode", _APP),
+    607: Meaning(
+        "the app imports a module that the image lacks",
+        "Set ML_FRAMEWORK, or use an image with the app's dependencies.",
+    ),
+    608: Meaning(
+        "the app's dependencies could not be installed",
+        "Use an image that has them; installing at run time is switched off.",
+    ),
+    700: Meaning("the simulation raised an exception", _APP),
+    701: Meaning("the image lacks Flower's simulation extra", _APP),
+    800: Meaning("a task of the app raised an exception", _APP),
+}
+"""Codes of the apps, which end a child process and never the container."""
+
+PROCESS_CODES: dict[int, Meaning] = {
+    0: Meaning("it ended by itself without an error", "The agent starts it again."),
+    2: Meaning("Flower does not know its arguments", "Check that image and version agree."),
+    3: Meaning("its HTTP server did not start", _LOGS),
+    125: Meaning("Docker could not run it", "journalctl -u docker"),
+    126: Meaning("the image's program cannot be executed", "Check FLOWER_IMAGE_PREFIX."),
+    127: Meaning("the image lacks the program", "Check FLOWER_IMAGE_PREFIX."),
+    137: Meaning(
+        "it was killed (SIGKILL)",
+        "If nobody did it, the VM ran out of memory: journalctl -k | grep -i oom",
+    ),
+    139: Meaning("it crashed (SIGSEGV)", "Check that the image fits the VM's processor."),
+    143: Meaning("it was stopped while it was starting", "The agent starts it again."),
+    255: Meaning("the VM lost power or was reset", "The agent starts it again."),
+}
+
+OUT_OF_MEMORY = Meaning(
+    "it was killed because it ran out of memory",
+    "Give the VM more memory, or raise FLOWER_MEMORY_LIMIT.",
+)
+
+LOST = Meaning(
+    "its SuperLink no longer knows it or refuses its clock, or somebody stopped it",
+    "The agent starts it again; if it ends again, compare the clocks.",
+)
+
+SILENT_REFUSAL = Meaning(
+    "the SuperLink turned it away without a word, as it does when the clock is wrong",
+    error="peer.clock",
+)
+
+
+def _sign(pattern: str, text: str, hint: str = "", error: str = "container.exited") -> Sign:
+    return Sign(re.compile(pattern, re.MULTILINE), Meaning(text, hint, error))
+
+
+def _client(pattern: str, text: str, hint: str = "", error: str = "container.exited") -> Sign:
+    return dataclasses.replace(_sign(pattern, text, hint, error), client=True)
+
+
+def _clean(pattern: str, text: str, hint: str = "", error: str = "container.exited") -> Sign:
+    return dataclasses.replace(_client(pattern, text, hint, error), clean=True)
+
+
+SIGNS: tuple[Sign, ...] = (
+    _sign(
+        r"Port in server address (\S+) is already in use"
+        r"|bind on address (\([^)]*\)): address already in use",
+        "another process listens on {0}",
+        error="port.taken",
+    ),
+    _sign(
+        r"bind on address (\([^)]*\)): cannot assign requested address",
+        "{0} is not an address of this VM",
+        error="address.unknown",
+    ),
+    _sign(
+        r"Failed to bind to address ([^\s;]+)",
+        "it cannot listen on {0}: not an address of this VM, or key and certificate do not fit",
+        "Compare with: ip address; flower-agent tls show",
+    ),
+    _sign(
+        r"KEY_VALUES_MISMATCH",
+        "the server's key does not belong to its certificate",
+        "flower-agent tls show",
+        "tls.key_mismatch",
+    ),
+    _sign(
+        r"unable to open database file|attempt to write a readonly database",
+        "the SuperLink cannot open its database",
+        "Check owner (49999) and mode of the SuperLink's state directory.",
+        "state.unwritable",
+    ),
+    _sign(
+        r"database disk image is malformed|file is not a database",
+        "the SuperLink's database is damaged",
+        "Restore it from a backup, or move it away to begin anew.",
+        "state.corrupt",
+    ),
+    _sign(
+        r"Can't locate revision identified by",
+        "the database was written by a newer Flower version",
+        "Set FLOWER_VERSION back, or move the SuperLink's database away to begin anew.",
+    ),
+    _sign(r"No space left on device", "the disk is full", "Make room: df -h", "state.unwritable"),
+    _sign(
+        r"\[Errno 13\] Permission denied: '([^']*)'",
+        "Flower's user (49999) may not use {0}",
+        "Check owner and mode of what is mounted there.",
+        "state.unwritable",
+    ),
+    _sign(
+        r"Path argument `([^`]*)` does not point to a file",
+        "the file of {0} is not in the container",
+        _REPORT,
+    ),
+    _sign(r"Certificates are required unless", "the SuperLink got no certificate", _REPORT),
+    _clean(r"Invalid timestamp", "the SuperLink refuses this VM's clock", error="peer.clock"),
+    _client(
+        r"No SuperNode found with the given public key|Failed to activate SuperNode",
+        "the SuperLink does not know this node's key (yet)",
+        "Register it on the SuperLink: flower-agent nodes register",
+        "peer.waiting",
+    ),
+    _client(
+        r"All SuperNodes must be registered via the CLI",
+        "the SuperLink wants a node key and this node has none",
+        "Set FLOWER_NODE_AUTH=YES.",
+        "peer.waiting",
+    ),
+    _clean(
+        r"Node ID \d+ not found|Invalid node ID|does not recognize this SuperNode",
+        "the SuperLink no longer knows this node: it lost its database",
+        "The agent starts it again, under a new node ID.",
+    ),
+    _clean(
+        r"'401 Unauthorized' for url '.*/v1/fleet/",
+        "the SuperLink no longer knows this node, or refuses its clock",
+        "The agent starts it again; if it ends again, compare the clocks.",
+    ),
+    _client(
+        r"Hostname Verification Check failed|Hostname mismatch|IP address mismatch",
+        "the SuperLink's certificate does not name the dialled address",
+        error="endpoint.wrong_name",
+    ),
+    _client(
+        r"certificate has expired|certificate is not yet valid",
+        "the SuperLink's certificate is not valid at this VM's time",
+        error="endpoint.expired",
+    ),
+    _client(
+        r"CERTIFICATE_VERIFY_FAILED",
+        "the SuperLink's certificate was not issued by the trusted CA",
+        error="endpoint.untrusted",
+    ),
+    _client(
+        r"WRONG_VERSION_NUMBER",
+        "the other side speaks without TLS",
+        error="endpoint.plaintext",
+    ),
+    _client(
+        r"Failed to create security handshaker|NO_CERTIFICATE_OR_CRL_FOUND",
+        "the CA file holds no certificate",
+        _REPORT,
+    ),
+    _client(
+        r"runtime version mismatch",
+        "its Flower version differs from that of its peer",
+        error="version.mixed",
+    ),
+    _client(
+        r"Method not found!",
+        "what answers there is another of Flower's APIs, or another version",
+        error="endpoint.not_flower",
+    ),
+    _sign(
+        r"error: (unrecognized arguments: .*|argument .*|the following arguments .*)$",
+        "Flower does not take its arguments ({0})",
+        "Check that image and version agree.",
+    ),
+)
+"""The last of these in a log says why; where two begin at one place, the later entry."""

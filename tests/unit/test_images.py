@@ -1,0 +1,81 @@
+"""What is pinned stays pinned; what was built here goes by its tag."""
+
+import pytest
+
+from flower_agent.images import Image, Reference, locked_reference, parse_lock, pinned
+
+TAG = "flwr/superlink:1.25.0"
+OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def image(*digests):
+    return Image("sha256:" + "0" * 64, digests)
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "tag"),
+    [
+        ("flwr/superlink:1.25.0", "flwr/superlink", "1.25.0"),
+        ("flwr/superlink", "flwr/superlink", "latest"),
+        ("registry:5000/flwr/superlink:1", "registry:5000/flwr/superlink", "1"),
+        ("registry:5000/flwr/superlink", "registry:5000/flwr/superlink", "latest"),
+        ("superlink:1", "superlink", "1"),
+    ],
+)
+def test_a_port_is_not_taken_for_a_tag(text, repository, tag):
+    assert Reference.parse(text) == Reference(repository, tag)
+
+
+def test_a_locked_reference_goes_by_digest_and_not_by_tag():
+    assert locked_reference(TAG, OLD) == f"flwr/superlink@{OLD}"
+
+
+def test_a_pulled_image_is_used_by_its_digest():
+    assert pinned(TAG, image(f"flwr/superlink@{OLD}")) == f"flwr/superlink@{OLD}"
+
+
+def test_an_image_that_was_built_here_is_used_by_its_tag():
+    assert pinned(TAG, image()) == TAG
+
+
+def test_a_digest_of_another_registry_is_not_this_images():
+    mirror = image(f"mirror:5000/flwr/superlink@{OLD}")
+    assert pinned(TAG, mirror) == TAG
+    assert pinned(TAG, mirror, OLD) is None
+
+
+def test_a_pinned_image_is_used_where_it_is_the_one():
+    both = image(f"flwr/superlink@{NEW}", f"flwr/superlink@{OLD}")
+    assert pinned(TAG, both, OLD) == f"flwr/superlink@{OLD}"
+
+
+@pytest.mark.parametrize("moved", [image(f"flwr/superlink@{NEW}"), image()])
+def test_a_tag_that_moved_is_never_used_by_stealth(moved):
+    assert pinned(TAG, moved, OLD) is None
+
+
+@pytest.mark.parametrize(
+    "reference", ["docker.io/flwr/superlink:1.25.0", "index.docker.io/flwr/superlink:1.25.0"]
+)
+def test_docker_does_not_name_the_host_of_its_own_registry(reference):
+    assert pinned(reference, image(f"flwr/superlink@{OLD}"), OLD) == f"flwr/superlink@{OLD}"
+
+
+def test_docker_does_not_name_the_library_of_its_own_registry():
+    assert pinned("docker.io/library/x:1", image(f"x@{OLD}"), OLD) == f"x@{OLD}"
+
+
+def test_without_a_lock_nothing_is_locked():
+    assert parse_lock(None) == {}
+
+
+def test_a_lock_gives_the_digest_of_each_reference():
+    assert parse_lock(b'{"images": {"flwr/superlink:1.25.0": "sha256:aa"}}') == {TAG: "sha256:aa"}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"\xff", b"[]", b"{}", b'{"images": []}', b'{"images": {"a": 1}}']
+)
+def test_a_lock_that_is_something_else_is_refused(data):
+    with pytest.raises(ValueError, match=".+"):
+        parse_lock(data)

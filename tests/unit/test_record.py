@@ -1,0 +1,97 @@
+"""What is remembered across reboots, and what a cloned disk may keep of it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flower_agent import record
+from flower_agent.address import Address
+from flower_agent.discovery import Partition
+from flower_agent.record import Record
+
+WHOLE = Record(
+    vmid="29",
+    partition=Partition(1, 3),
+    superlink=Address("fd00::1", 9092),
+    superlink_vmid="28",
+    ca_pin="ab" * 32,
+    images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
+)
+
+
+@pytest.mark.parametrize("kept", [WHOLE, Record()])
+def test_what_is_written_is_read_back(kept):
+    assert record.load(record.dump(kept)) == kept
+
+
+def test_the_file_says_what_it_is():
+    assert json.loads(record.dump(WHOLE)) == {
+        "schema": 1,
+        "vmid": "29",
+        "partition": {"partition_id": 1, "num_partitions": 3},
+        "superlink": "[fd00::1]:9092",
+        "superlink_vmid": "28",
+        "ca_pin": "ab" * 32,
+        "images": {"flwr/superexec:1.25.0": "sha256:aa", "flwr/supernode:1.25.0": "sha256:bb"},
+    }
+
+
+def test_the_same_record_is_the_same_file():
+    backwards = Record(images=tuple(reversed(WHOLE.images)))
+    assert record.dump(backwards) == record.dump(Record(images=WHOLE.images))
+
+
+def test_a_file_of_another_agent_may_hold_more():
+    document = {**json.loads(record.dump(WHOLE)), "later": {"a": 1}}
+    assert record.load(json.dumps(document).encode()) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"[]", b"{", b"null", b"1", b'{"images": []}', b'{"images": null}']
+)
+def test_anything_else_is_not_a_state_file(data):
+    with pytest.raises(ValueError, match="not a state file"):
+        record.load(data)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+odd = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(max_size=5), scalars)
+
+
+@given(st.dictionaries(st.sampled_from([*json.loads(record.dump(WHOLE))]), odd))
+def test_a_damaged_file_is_read_or_refused(differences):
+    document = {**json.loads(record.dump(WHOLE)), **differences}
+    try:
+        found = record.load(json.dumps(document).encode())
+    except ValueError:
+        return
+    assert record.load(record.dump(found)) == found
+
+
+def test_a_digest_is_found_by_reference():
+    assert WHOLE.digest("flwr/supernode:1.25.0") == "sha256:bb"
+    assert WHOLE.digest("flwr/supernode:1.26.0") == ""
+
+
+@pytest.mark.parametrize("vmid", ["29", None])
+def test_the_same_vm_keeps_everything_even_without_its_token(vmid):
+    assert record.for_vm(WHOLE, vmid) == (WHOLE, False)
+
+
+def test_a_first_token_makes_the_record_this_vms():
+    found, cloned = record.for_vm(Record(ca_pin="ab"), "29")
+    assert (found, cloned) == (Record(vmid="29", ca_pin="ab"), False)
+
+
+def test_a_cloned_disk_gets_a_partition_of_its_own_and_keeps_its_trust():
+    found, cloned = record.for_vm(WHOLE, "30")
+    assert cloned
+    assert (found.vmid, found.partition) == ("30", None)
+    assert (found.ca_pin, found.images) == (WHOLE.ca_pin, WHOLE.images)
+
+
+def test_a_clone_is_told_once():
+    found, _ = record.for_vm(WHOLE, "30")
+    assert record.for_vm(record.load(record.dump(found)), "30") == (found, False)
