@@ -20,7 +20,7 @@ from . import log as logging
 from .converge import Converger
 from .engine import Engine
 from .errands import Errands
-from .errors import Finding
+from .errors import AgentError, Finding, warning
 from .finder import Finder
 from .health import Prober
 from .intake import Intake
@@ -164,8 +164,16 @@ class Agent:
         self._turn = turn = self._begin(self._intake.good)
         unmet = self._converger.turn(turn)
         if not self._converger.dry:
-            self._memory.keep(turn.record)
+            self._remember(turn)
         return refusal or unmet
+
+    def _remember(self, turn: Turn) -> None:
+        """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
+        try:
+            self._memory.keep(turn.record)
+        except AgentError as error:
+            found = error.finding
+            turn.warnings.append(warning(found.code, found.message, found.hint))
 
     def _begin(self, good: Settings) -> Turn:
         vmid = self._intake.inputs.vmid if self._intake.inputs else None
@@ -207,7 +215,7 @@ class Agent:
         )
 
     def _pause_s(self, unmet: Unmet | None, monotonic: float) -> float:
-        if unmet is None:
+        if unmet is None or unmet.fatal:
             pause = IDLE_S
         elif unmet.phase in (Phase.HEALTH, Phase.PEER) and unmet.finding is None:
             pause = SETTLING_PAUSE_S

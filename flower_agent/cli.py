@@ -105,6 +105,7 @@ def _paths(options: argparse.Namespace) -> Paths:
 
 
 def _run(options: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
     from . import daemon
 
     return daemon.run(_paths(options), options.name)

@@ -23,6 +23,7 @@ from .turn import Duty, Running, Turn
 from .workload import SETTLING_S, Workload, age_s
 
 DETACHED_AFTER_S = 60.0
+BUSY_LOOK_S = 20.0
 BUSY_FOR_S = 60.0
 """A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
 
@@ -52,7 +53,7 @@ class Converger:
         self._scale = scale
         self._settled: tuple[str, object] | None = None
         self._attached_at = 0.0
-        self._computed_at = float("-inf")
+        self._computed_at = self._busy_look_at = float("-inf")
         self._runtimes: tuple[str, frozenset[str]] | None = None
         self.planned: list[str] = []
         """What a dry turn would do."""
@@ -230,9 +231,11 @@ class Converger:
             self._busy(turn, superexec.name)
 
     def _busy(self, turn: Turn, name: str) -> None:
-        running = self._workload.engine.processes(name)
-        if any("flwr-clientapp" in command for command in running):
-            self._computed_at = turn.monotonic
+        if turn.monotonic >= self._busy_look_at:
+            self._busy_look_at = turn.monotonic + BUSY_LOOK_S * self._scale
+            running = self._workload.engine.processes(name)
+            if any("flwr-clientapp" in command for command in running):
+                self._computed_at = turn.monotonic
         busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
         turn.told["FLOWER_BUSY"] = "1" if busy else "0"
 

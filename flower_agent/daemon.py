@@ -24,11 +24,7 @@ def run(paths: Paths, name: str) -> int:
     """
     os.umask(0o077)
     log.configure("INFO", tty=sys.stderr.isatty())
-    files.directory(paths.runtime, 0o755)
-    lock = files.lock(paths.lock)
-    if lock is None:
-        raise AgentError("agent.running", f"another agent runs with the root {paths.root}")
-    with lock:
+    with _only(paths.lock, f"with the root {paths.root}"), _only(_name_lock(name), _called(name)):
         agent = Agent(_options(paths, name))
         stop = threading.Event()
         ended = threading.Event()
@@ -70,6 +66,24 @@ def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
     if not steps:
         print("nothing to do: everything is as it should be")
     return 0
+
+
+def _only(path: pathlib.Path, which: str) -> files.Lock:
+    """Return the lock that only one agent has. Raises AgentError ``agent.running``."""
+    files.directory(path.parent, 0o755)
+    lock = files.lock(path)
+    if lock is None:
+        raise AgentError("agent.running", f"another agent runs {which}")
+    return lock
+
+
+def _name_lock(name: str) -> pathlib.Path:
+    """Return the machine's lock for a name: two agents of one name would share containers."""
+    return Paths(pathlib.Path("/")).runtime / f"name-{name or 'default'}.lock"
+
+
+def _called(name: str) -> str:
+    return f"with the name {name}" if name else "without a --name"
 
 
 def _options(paths: Paths, name: str, context: pathlib.Path | None = None) -> Options:

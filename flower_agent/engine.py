@@ -39,7 +39,14 @@ PIDS_LIMIT = 4096
 CHANGES = ("create", "start", "die", "oom", "destroy", "pause", "unpause", "rename")
 """Events that change what `containers` tells; looking, as ``top`` does, makes events too."""
 
-DENIALS = ("denied", "unauthorized", "no basic auth", "not found", "manifest unknown")
+DENIALS = (
+    "denied",
+    "unauthorized",
+    "no basic auth",
+    "not found",
+    "manifest unknown",
+    "name unknown",
+)
 
 UNREACHABLE = (
     docker.errors.DockerException,

@@ -87,11 +87,12 @@ def observe(
     )
 
 
-def read_sockets(proc: pathlib.Path = pathlib.Path("/proc")) -> tuple[sockets.Socket, ...]:
-    """Return the TCP sockets of this network namespace."""
-    return tuple(
-        found for name in ("tcp", "tcp6") for found in sockets.parse(_text(proc / "net" / name))
-    )
+def read_sockets(
+    proc: pathlib.Path = pathlib.Path("/proc"), *, port: int | None = None
+) -> tuple[sockets.Socket, ...]:
+    """Return the TCP sockets of this network namespace; with `port` those that have it."""
+    texts = (_text(proc / "net" / name) for name in ("tcp", "tcp6"))
+    return tuple(found for text in texts for found in sockets.parse(text, port))
 
 
 def mountinfo(proc: pathlib.Path = pathlib.Path("/proc")) -> str:

@@ -44,9 +44,14 @@ class Socket:
     state: State | str
 
 
-def parse(text: str) -> tuple[Socket, ...]:
-    """Return the sockets in the text of either file; lines of another form are left out."""
-    return tuple(found for line in text.splitlines()[1:] if (found := _socket(line.split())))
+def parse(text: str, port: int | None = None) -> tuple[Socket, ...]:
+    """Return the sockets in the text of either file, those with `port` at either end if given.
+
+    Lines of another form are left out. A busy VM has thousands: naming the port is much cheaper.
+    """
+    mark = "" if port is None else f":{port:04X} "
+    lines = (line for line in text.splitlines()[1:] if mark in line)
+    return tuple(found for line in lines if (found := _socket(line.split())))
 
 
 def listens(sockets: Iterable[Socket], port: int) -> tuple[str, ...]:

@@ -140,8 +140,8 @@ def _text(document: dict[str, Any] | None, running: bool, now: datetime.datetime
         lines += _wrapped("fix", found["hint"])
     for found in document.get("warnings") or ():
         lines += _wrapped("warning", f"{found['code']}: {found['message']}")
-    lines.append("")
-    lines += _facts(document)
+    facts = _facts(document)
+    lines += ["", *facts] if facts else []
     lines += _commands(document)
     return "\n".join(lines)
 
@@ -174,12 +174,12 @@ def _facts(document: dict[str, Any]) -> list[str]:
         )
         for c in document.get("containers") or ()
     ]
+    wrapper = textwrap.TextWrapper(WIDTH - 23, break_on_hyphens=False, break_long_words=False)
     lines = []
     for name, mark, detail in rows:
-        wrap = textwrap.TextWrapper(WIDTH - 24, break_on_hyphens=False, break_long_words=False)
-        first, *rest = wrap.wrap(detail) or [""]
+        first, *rest = wrapper.wrap(detail) or [""]
         lines.append(f"  {name:<11} {mark:<8} {first}".rstrip())
-        lines += [f"{'':<23} {line}" for line in rest]
+        lines += [f"{'':<23}{line}" for line in rest]
     return lines
 
 

@@ -65,7 +65,7 @@ def trust_of(settings: Settings) -> Trust:
 
 def attached(attach: Address) -> bool:
     """Tell whether this machine holds a connection to `attach`."""
-    found = host.read_sockets()
+    found = host.read_sockets(port=attach.port)
     return sockets.established_to(found, resolved(attach.host), attach.port)
 
 

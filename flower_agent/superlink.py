@@ -49,6 +49,7 @@ class SuperLink:
         _consent(settings, places)
         public = published(settings, _named(host, turn))
         turn.told["FLOWER_ENDPOINT"] = str(public)
+        turn.told["FLOWER_NODE_AUTH"] = "YES" if settings.node_auth else "NO"
         wanted = self._trust(turn, host, public)
         return Prepared(trust=wanted, site={"fleet_host": host})
 

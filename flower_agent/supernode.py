@@ -8,7 +8,7 @@ endpoint itself before it starts the container. Connected is read from the Super
 import dataclasses
 import datetime
 
-from . import certificates, exits, finder, flower, host, roles, sockets, superexec, trust
+from . import certificates, exits, finder, flower, roles, superexec, trust
 from .arguments import Trust
 from .containers import Part
 from .discovery import Partition, SuperLink, mixed_versions
@@ -133,9 +133,7 @@ class SuperNode:
         band = flower.band(turn.settings.version)
         linked = band.fleet is not Transport.GRPC or (
             endpoint is not None
-            and sockets.established_to(
-                host.read_sockets(), superexec.resolved(endpoint.host), endpoint.port
-            )
+            and superexec.attached(endpoint)
         )
         if (peer.connected or not band.announces_node) and linked:
             if peer.node_id:

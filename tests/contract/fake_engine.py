@@ -46,6 +46,12 @@ class FakeEngine:
         self.lose_reply = ""
         """Name of a call that is done but not answered, once."""
 
+        self.refuse_start = ""
+        """Why a start fails; empty: it does not."""
+
+        self.listings = 0
+        """How often the containers were listed."""
+
         self.pulling = threading.Event()
         """Cleared, pulls hang until it is set."""
 
@@ -72,6 +78,7 @@ class FakeEngine:
     def containers(self):
         self._answer()
         with self._changed:
+            self.listings += 1
             return tuple(kept.shown for kept in self.kept.values())
 
     def create(self, container, image):
@@ -100,9 +107,15 @@ class FakeEngine:
         self._reply("create")
 
     def start(self, name):
-        kept = self._known(name, self._begin("start", name))
+        what = self._begin("start", name)
+        kept = self._known(name, what)
+        if self.refuse_start:
+            self._show(name, error=self.refuse_start)
+            raise refused(what, self.refuse_start)
         if not kept.shown.running:
-            self._show(name, status="running", exit_code=0, oom_killed=False, started_at=self._now())
+            self._show(
+                name, status="running", exit_code=0, oom_killed=False, started_at=self._now()
+            )
         self._reply("start")
 
     def stop(self, name):
@@ -231,9 +244,7 @@ class FakeEngine:
         """Let the registry's tag be a new image from now on; return its digest."""
         wanted = Reference.parse(reference)
         digest = f"sha256:{next(self._numbers):064x}"
-        image = Image(
-            f"sha256:{next(self._numbers):064x}", (locked_reference(reference, digest),)
-        )
+        image = Image(f"sha256:{next(self._numbers):064x}", (locked_reference(reference, digest),))
         self._offered[wanted.repository, wanted.tag] = image
         self._offered[wanted.repository, digest] = image
         return digest

@@ -134,7 +134,10 @@ def folder():
 
 @pytest.fixture
 def real(docker_url, shell, folder):
-    with client(docker_url) as api, contextlib.closing(RealRig(api, docker_url, shell, folder)) as r:
+    with (
+        client(docker_url) as api,
+        contextlib.closing(RealRig(api, docker_url, shell, folder)) as r,
+    ):
         yield r
 
 
@@ -658,7 +661,8 @@ class Daemon:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_POST = do_GET
+            def do_POST(self):
+                self.do_GET()
 
         self.url = f"unix://{folder}/daemon.sock"
         self.over = threading.Event()
@@ -711,7 +715,7 @@ def test_a_socket_that_is_not_there_is_named(folder):
 @breaks_connections
 @pytest.mark.parametrize("word", ["version", "json"])
 def test_a_daemon_that_hangs_is_down_after_the_time_limit(folder, word):
-    def hang(request):
+    def hang(_):
         daemon.over.wait(5)
 
     with engine_of(folder, timeout_s=1, **{word: hang}) as (engine, daemon):

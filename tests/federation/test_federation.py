@@ -207,3 +207,11 @@ def test_logs_show_each_container_and_one_alone(federation):
     assert "fedtest-superlink-flower-superlink | " in both
     alone = federation.agent(federation.superlink, "logs", "superlink", "-n", "1").stdout
     assert len(alone.splitlines()) == 1
+
+
+def test_a_second_agent_of_the_same_name_refuses_under_another_root(federation, tmp_path):
+    command = federation.command(federation.superlink, "run")
+    command[command.index("--root") + 1] = str(tmp_path)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "with the name fedtest-superlink" in done.stderr

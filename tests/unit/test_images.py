@@ -77,5 +77,5 @@ def test_a_lock_gives_the_digest_of_each_reference():
     "data", [b"", b"x", b"\xff", b"[]", b"{}", b'{"images": []}', b'{"images": {"a": 1}}']
 )
 def test_a_lock_that_is_something_else_is_refused(data):
-    with pytest.raises(ValueError, match=".+"):
+    with pytest.raises(ValueError):  # noqa: PT011 - some in the words of the JSON library
         parse_lock(data)

@@ -1,0 +1,2 @@
+FLOWER_NODE_AUTH='YES'
+FLOWER_ROLE='server'

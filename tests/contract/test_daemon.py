@@ -1,0 +1,191 @@
+"""The daemon as a process, without a Docker Engine: what systemd and an operator see of it."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Daemon:
+    """``flower-agent run`` under a root of its own, with a Docker socket that is not there."""
+
+    def __init__(self, root):
+        self.root = root
+        self.notified = []
+        self._address = f"\0flower-agent-test-{os.getpid()}-{root.name}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self._address)
+        self._socket.settimeout(0.05)
+        self.environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{root}/docker.sock",
+            "NOTIFY_SOCKET": "@" + self._address[1:],
+            "FLOWER_AGENT_TIME_SCALE": "0.05",
+        }
+        self.name = f"daemon-{root.name.replace('_', '-')}"[:40].lower()
+        self.process = None
+
+    def start(self):
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("run"), env=self.environment, cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def command(self, *words):
+        where = ["--root", str(self.root), "--name", self.name]
+        return [sys.executable, "-m", "flower_agent", words[0], *where, *words[1:]]
+
+    def ask(self, *words):
+        return subprocess.run(
+            self.command(*words), env=self.environment, cwd=ROOT, check=False,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def context(self, text, stage="network"):
+        directory = self.root / "run/one-context"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"context.sh.{stage}").write_text(text)
+
+    def status(self):
+        path = self.root / "run/flower-agent/status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def wait(self, true, what):
+        end = time.monotonic() + 30
+        while not true():
+            assert time.monotonic() < end, f"never came: {what}; {(self.root / 'log').read_text()}"
+            try:
+                self.notified += self._socket.recv(4096).decode().splitlines()
+            except TimeoutError:
+                continue
+
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+        if self.process is not None:
+            self.process.wait()
+        self._socket.close()
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    made = Daemon(tmp_path)
+    yield made
+    made.close()
+
+
+def test_systemd_hears_ready_early_then_why_it_waits_and_that_it_lives(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: "READY=1" in daemon.notified, "READY=1")
+    daemon.wait(lambda: any("docker.down" in line for line in daemon.notified), "the reason")
+    daemon.wait(lambda: daemon.notified.count("WATCHDOG=1") > 2, "a sign of life")
+
+
+def test_a_docker_engine_that_is_not_there_is_named_and_waited_for(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(
+        lambda: (daemon.status().get("error") or {}).get("code") == "docker.down", "docker.down"
+    )
+    assert daemon.status()["phase"] == "docker"
+    shown = daemon.ask("status")
+    assert shown.returncode == 5
+    assert "docker.sock" in shown.stdout
+
+
+def test_sigterm_ends_it_with_status_0(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(daemon.status, "a status")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(10) == 0
+    assert daemon.ask("status").returncode == 3
+
+
+def test_a_context_that_comes_late_is_taken_at_once(daemon):
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("phase") == "context", "waiting for a context")
+    daemon.context(
+        "FLOWER_ROLE='client'\nFLOWER_SERVER_ADDRESS='10.0.0.5'\nTLS_CA_CERT='system'\n",
+        stage="local",
+    )
+    daemon.wait(lambda: daemon.status().get("role") == "supernode", "the role")
+
+
+def test_a_missing_context_fails_after_a_while_and_says_so(daemon):
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("state") == "failed", "failed")
+    assert daemon.status()["error"]["code"] == "context.missing"
+    assert daemon.ask("status").returncode == 1
+
+
+def test_sighup_reads_the_context_anew(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("role") == "superlink", "the role")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.context("FLOWER_ROLE='superexec'\nFLOWER_APPIO_ADDRESS='10.0.0.5:9091'\n")
+    daemon.wait(lambda: daemon.status().get("role") == "superexec", "the new role")
+
+
+def test_status_with_wait_ends_though_no_agent_runs(daemon):
+    done = daemon.ask("status", "--wait", "--timeout", "1s")
+    assert done.returncode == 3
+    assert done.stdout.startswith("not running")
+
+
+def test_status_with_wait_says_that_its_time_is_over(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(daemon.status, "a status")
+    assert daemon.ask("status", "--wait", "--timeout", "1s").returncode == 124
+
+
+def test_status_of_a_killed_agent_is_not_running_and_tells_its_last_word(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("phase") == "docker", "the phase")
+    daemon.process.kill()
+    daemon.process.wait()
+    done = daemon.ask("status")
+    assert done.returncode == 3
+    assert "its last word was: starting" in done.stdout
+
+
+def test_a_garbled_status_file_is_unknown(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("phase") == "docker", "the phase")
+    daemon.process.send_signal(signal.SIGSTOP)
+    (daemon.root / "run/flower-agent/status.json").write_text("{")
+    assert daemon.ask("status").returncode == 4
+    daemon.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("words", [("status", "--bogus"), ("status", "--timeout", "soon")])
+def test_a_wrong_command_line_is_usage(daemon, words):
+    assert daemon.ask(*words).returncode == 64
+
+
+def test_reset_asks_first_and_clears_nothing_before_the_containers_are_gone(daemon):
+    state = daemon.root / "var/lib/flower-agent"
+    for part in ("tls/ca", "superlink", "data"):
+        (state / part).mkdir(parents=True)
+        (state / part / "file").write_text("x")
+    (state / "state.json").write_text("{}")
+    refused = daemon.ask("reset")
+    assert refused.returncode == 64
+    assert (state / "state.json").exists()
+    assert (
+        "docker.down" in daemon.ask("reset", "--yes").stderr
+    )  # first the containers, then the state
+    assert (state / "state.json").exists()

@@ -1,0 +1,71 @@
+"""One folder, one story: what `check` says of a context, and which containers it would run.
+
+``REGENERATE=1 tests/run tests/unit/test_cases.py`` writes the files anew; read the difference.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+from flower_agent import check, inputs, intake, roles
+from flower_agent.address import Address
+from flower_agent.discovery import SuperLink
+from flower_agent.finder import trust_of
+from flower_agent.parsers import Role
+from flower_agent.paths import Paths
+from flower_agent.superexec import trust_of as superexec_trust_of
+
+CASES = pathlib.Path(__file__).parents[1] / "cases"
+STORIES = sorted(path.parent for path in CASES.glob("*/*/context.sh"))
+
+
+def same(path, text):
+    if os.environ.get("REGENERATE"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_check_says_what_stands_in_the_case(story, tmp_path, capsys):
+    code = check.run(Paths(tmp_path), story / "context.sh", as_json=False)
+    same(story / "check.txt", capsys.readouterr().out)
+    assert code == (0 if story.parent.name == "good" else 1)
+
+
+GOOD = [story for story in STORIES if story.parent.name == "good"]
+
+
+@pytest.mark.parametrize("story", GOOD, ids=lambda path: path.name)
+def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
+    read = inputs.read(Paths(tmp_path), context_file=story / "context.sh")
+    found, _ = intake.judge(read)
+    node = found.role is Role.SUPERNODE
+    site = roles.Site(
+        ca_file="/var/lib/flower-agent/tls/ca.crt",
+        chain_file="/var/lib/flower-agent/tls/server.pem",
+        key_file="/var/lib/flower-agent/tls/server.key",
+        superlink_dir="/var/lib/flower-agent/superlink",
+        data_dir="/var/lib/flower-agent/data",
+        digests={},
+        fleet_host=found.address or "172.20.0.43",
+        superlink=SuperLink(Address("172.20.0.43", 9092)) if node else None,
+        trust=trust_of(found) if node else superexec_trust_of(found),
+        node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
+        memory_bytes=4 * 1024**3,
+    )
+    same(story / "containers.txt", "\n".join(map(shown, roles.containers(found, site))) + "\n")
+
+
+def shown(container):
+    lines = [container.name, f"  image {container.image}"]
+    lines += [f"  {word}" for word in container.command]
+    lines += [f"  env {name}={value}" for name, value in container.environment]
+    for mount in container.mounts:
+        mode = f"ro {mount.propagation}" if mount.read_only else "rw"
+        lines.append(f"  mount {mount.source} at {mount.target} {mode}")
+    lines += [f"  tmpfs {path} {options}" for path, options in container.tmpfs]
+    if container.memory_bytes:
+        lines.append(f"  memory {container.memory_bytes >> 20} MiB")
+    lines += ["  gpu"] * container.gpu + ["  yields its CPU share at first"] * container.yields_cpu
+    return "\n".join(lines)

@@ -1,0 +1,495 @@
+"""From settings to containers: what each may touch, and which a changed variable reaches."""
+
+import base64
+import dataclasses
+import hashlib
+import pathlib
+
+import pytest
+
+from flower_agent import finder, flower, roles, settings, superexec
+from flower_agent.address import Address, parse_address
+from flower_agent.arguments import Trust
+from flower_agent.containers import Container, Mount, Part
+from flower_agent.discovery import SuperLink
+from flower_agent.parsers import GpuMode, Role
+from flower_agent.paths import Paths
+from flower_agent.roles import Site
+
+PATHS = Paths(pathlib.Path("/"))
+TLS = PATHS.tls
+CA_KEY = TLS / "ca/ca.pem"
+GIB = 1024**3
+HOST = "10.0.0.5"
+
+LINK = {"FLOWER_ROLE": "server"}
+NODE = {"FLOWER_ROLE": "client"}
+EXEC = {"FLOWER_ROLE": "superexec", "FLOWER_APPIO_ADDRESS": "10.0.0.7:9094"}
+SUBPROCESS = {"FLOWER_ISOLATION": "subprocess"}
+VERSIONS = ("1.25.0", "1.30.0", "1.35.0", "1.38.0", "1.42.0")
+"""One of each band."""
+
+
+def pem(label, content):
+    return f"-----BEGIN {label}-----\n{content}\n-----END {label}-----\n"
+
+
+CA, OTHER_CA = pem("CERTIFICATE", "QUJD" * 20), pem("CERTIFICATE", "REVG" * 20)
+KEY, OTHER_KEY = pem("PRIVATE KEY", "R0hJ" * 20), pem("PRIVATE KEY", "SktM" * 20)
+NODE_KEY = pem(
+    "OPENSSH PRIVATE KEY",
+    base64.b64encode(b"openssh-key-v1\0\0\0\0\4none ecdsa-sha2-nistp384\0").decode(),
+)
+GIVEN = {"TLS_CERT": CA, "TLS_KEY": KEY}
+
+
+def parse(context):
+    """Return the settings of a context that must be good."""
+    parsed = settings.parse(context, {})
+    assert parsed.settings is not None, parsed.findings
+    return parsed.settings
+
+
+def digests(found):
+    """Return a digest of what ``tls/`` would hold, which follows from the settings."""
+    if not found.tls:
+        return {}
+    files = {"ca.crt": found.tls_ca_cert or "the CA of the service"}
+    if found.role is Role.SUPERLINK:
+        own = f"names {found.public_address or found.address or HOST} and {found.tls_sans}"
+        files["server.pem"] = found.tls_cert or own
+        files["server.key"] = found.tls_key.reveal() if found.tls_key else "its key"
+    return {str(TLS / n): hashlib.sha256(text.encode()).hexdigest() for n, text in files.items()}
+
+
+def site(found, **differences):
+    """Return the facts of a VM with 8 GiB and a GPU, as the agent gathers them."""
+    server = parse_address(found.server_address or HOST, roles.fleet_port(found))
+    usual = Site(
+        ca_file=str(TLS / "ca.crt"),
+        chain_file=str(TLS / "server.pem"),
+        key_file=str(TLS / "server.key"),
+        superlink_dir=str(PATHS.superlink),
+        data_dir=str(PATHS.data),
+        digests=digests(found),
+        fleet_host=found.address or HOST,
+        superlink=SuperLink(server),
+        trust=(superexec if found.role is Role.SUPEREXEC else finder).trust_of(found),
+        node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
+        memory_bytes=8 * GIB,
+        gpu=found.gpu is not GpuMode.NO,
+    )
+    return dataclasses.replace(usual, **differences)
+
+
+def vm(*contexts, **differences):
+    """Return the containers of a VM by their part."""
+    found = parse({name: value for context in contexts for name, value in context.items()})
+    made = roles.containers(found, site(found, **differences))
+    by_part = {container.part.value: container for container in made}
+    assert len(by_part) == len(made)
+    return by_part
+
+
+def at(version):
+    """Return the context of a version; from 1.40 on the operator must consent."""
+    consent = {"FLOWER_CONTROL_ADDRESS": f"{HOST}:8000"} if version >= "1.40" else {}
+    return {"FLOWER_VERSION": version, **consent}
+
+
+EVERY_VM = [
+    pytest.param(base, {**at(version), **more}, id=f"{base['FLOWER_ROLE']} {version} {name}")
+    for base in (LINK, NODE, EXEC)
+    for version in VERSIONS
+    for name, more in (
+        ("plain", {}),
+        ("insecure", {"TLS_ENABLED": "NO"}),
+        ("subprocess", SUBPROCESS),
+        ("gpu", {"GPU_ENABLED": "YES", "ML_FRAMEWORK": "pytorch"}),
+    )
+]
+
+
+# Which containers
+
+
+@pytest.mark.parametrize(
+    ("context", "parts"),
+    [
+        (LINK, ["superlink", "superexec"]),
+        (NODE, ["supernode", "superexec"]),
+        (EXEC, ["superexec"]),
+        ({**LINK, **SUBPROCESS}, ["superlink"]),
+        ({**NODE, **SUBPROCESS}, ["supernode"]),
+        ({**LINK, "FLOWER_APPIO_LISTEN": f"{HOST}:9091"}, ["superlink"]),
+        ({**NODE, "FLOWER_APPIO_LISTEN": f"{HOST}:9094"}, ["supernode"]),
+    ],
+)
+def test_a_role_has_its_containers_the_one_to_attach_to_first(context, parts):
+    assert list(vm(context)) == parts
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"), [("", "flower-superlink"), ("b2", "b2-flower-superlink")]
+)
+def test_a_prefix_keeps_agents_apart(prefix, name):
+    assert vm(LINK, prefix=prefix)["superlink"].name == name
+    assert roles.name(prefix, Part.SUPERLINK) == name
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_the_images_are_known_before_the_containers(base, more):
+    found = parse({**base, **more})
+    made = roles.containers(found, site(found))
+    assert roles.images(found) == tuple(container.image for container in made)
+
+
+def test_apps_run_in_the_image_of_their_framework():
+    found = vm(NODE, {"ML_FRAMEWORK": "pytorch", "FLOWER_VERSION": "1.25.0-py3.12-ubuntu24.04"})
+    assert found["superexec"].image == "flower-agent/superexec:1.25.0-pytorch"
+    assert found["supernode"].image == "flwr/supernode:1.25.0-py3.12-ubuntu24.04"
+
+
+def test_without_a_framework_apps_run_in_flowers_image():
+    found = vm(LINK, {"FLOWER_IMAGE_PREFIX": "registry.example.org/mirror"})
+    assert found["superexec"].image == "registry.example.org/mirror/superexec:1.25.0"
+
+
+# What each may touch
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_files_are_mounted_singly_and_the_cas_key_is_not(base, more):
+    for container in vm(base, more).values():
+        for mount in container.mounts:
+            source = pathlib.PurePath(mount.source)
+            assert not CA_KEY.is_relative_to(source)
+            assert source.parent == TLS or source in (PATHS.superlink, PATHS.data)
+        assert len({mount.target for mount in container.mounts}) == len(container.mounts)
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_only_the_superlink_may_write_and_only_its_database(base, more):
+    writable = [
+        (part, mount.source, mount.target)
+        for part, container in vm(base, more).items()
+        for mount in container.mounts
+        if not mount.read_only
+    ]
+    database = ("superlink", str(PATHS.superlink), flower.STATE)
+    assert writable == ([database] if base is LINK else [])
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_a_certificate_is_mounted_where_the_command_names_it_and_nowhere_else(base, more):
+    for container in vm(base, more).values():
+        files = {mount.target for mount in container.mounts if mount.digest}
+        named = {word for word in container.command if word.startswith(flower.CERTIFICATES)}
+        assert files == named
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_the_servers_key_is_in_the_superlinks_container_only(base, more):
+    holders = {
+        part
+        for part, container in vm(base, more).items()
+        if str(TLS / "server.key") in {mount.source for mount in container.mounts}
+    }
+    assert holders <= {"superlink"}
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_data_memory_limit_and_gpu_go_where_apps_run(base, more):
+    found = vm(base, more)
+    apps = "superexec" if "superexec" in found else next(iter(found))
+    for part, container in found.items():
+        data = [mount for mount in container.mounts if mount.target == flower.DATA]
+        assert len(data) == (part == apps)
+        assert (container.memory_bytes is not None) == (part == apps)
+        gpu = part == apps and base is not LINK and "GPU_ENABLED" in more
+        assert container.gpu is gpu
+
+
+def test_the_data_follows_later_mounts_where_docker_allows_it():
+    (mount,) = vm(EXEC)["superexec"].mounts
+    assert (mount.source, mount.propagation) == (str(PATHS.data), "rslave")
+    (mount,) = vm(EXEC, data_propagation="rprivate")["superexec"].mounts
+    assert mount.propagation == "rprivate"
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_every_container_has_a_home_and_a_place_for_temporary_files(base, more):
+    for container in vm(base, more).values():
+        assert [path for path, _ in container.tmpfs] == [flower.HOME, "/tmp"]
+
+
+def test_nothing_secret_is_in_what_docker_inspect_shows():
+    secrets = {"TLS_KEY": KEY, "FLOWER_REGISTRY_PASSWORD": "hunter2"}
+    context = {**LINK, **secrets, "TLS_CERT": CA, "FLOWER_REGISTRY_USER": "puller"}
+    for container in vm(context).values():
+        assert not any(value in repr(container) for value in secrets.values())
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("context", "memory_bytes", "limit"),
+    [
+        ({}, 8 * GIB, 8 * GIB - 512 * 1024**2),
+        ({}, GIB, 512 * 1024**2),
+        ({}, 768 * 1024**2, 256 * 1024**2),
+        ({}, 768 * 1024**2 - 1, None),
+        ({}, 0, None),
+        ({"FLOWER_MEMORY_LIMIT": "2G"}, 8 * GIB, 2 * GIB),
+        ({"FLOWER_MEMORY_LIMIT": "2G"}, GIB, 2 * GIB),
+    ],
+)
+def test_apps_leave_half_a_gibibyte_to_the_system(context, memory_bytes, limit):
+    found = vm(NODE, context, memory_bytes=memory_bytes)
+    assert found["superexec"].memory_bytes == limit
+
+
+# CPU
+
+
+def test_a_local_superexec_yields_while_the_first_container_starts():
+    assert {part: c.yields_cpu for part, c in vm(NODE).items()} == {
+        "supernode": False,
+        "superexec": True,
+    }
+
+
+def test_a_lone_superexec_yields_to_nobody():
+    assert not vm(EXEC)["superexec"].yields_cpu
+
+
+# Whom they believe, and where they meet
+
+
+def option(container, flag):
+    """Return the value behind a flag, None without the flag."""
+    words = container.command
+    return words[words.index(flag) + 1] if flag in words else None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_local_superexec_attaches_where_its_superlink_serves(version):
+    found = parse({**LINK, **at(version)})
+    attach = str(roles.attach_address(found, HOST))
+    assert attach in vm(LINK, at(version))["superexec"].command
+    appio = roles.endpoints(found, HOST).appio
+    assert attach == str(appio.dial)
+    insecure = "--insecure" in vm(LINK, at(version))["superexec"].command
+    assert insecure is not appio.tls
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_local_superexec_attaches_to_its_supernode_on_loopback(version):
+    found = vm(NODE, at(version))
+    assert "127.0.0.1:9094" in found["superexec"].command
+    assert "--insecure" in found["superexec"].command
+    assert str(roles.attach_address(parse({**NODE, **at(version)}), "")) == "127.0.0.1:9094"
+
+
+def test_who_listens_on_every_address_is_dialled_on_loopback():
+    found = parse({**LINK, "FLOWER_VERSION": "1.39.0", "FLOWER_CONTROL_ADDRESS": "[::]:9093"})
+    assert str(roles.attach_address(found, "::")) == "[::1]:9093"
+
+
+@pytest.mark.parametrize(
+    ("context", "trust", "words"),
+    [
+        ({}, Trust.CA, ("--root-certificates", flower.CA_FILE)),
+        ({"TLS_CA_CERT": "system"}, Trust.SYSTEM, ()),
+        ({"TLS_ENABLED": "NO"}, Trust.INSECURE, ("--insecure",)),
+    ],
+)
+def test_a_supernode_believes_whom_it_was_told_to(context, trust, words):
+    assert finder.trust_of(parse({**NODE, **context})) is trust
+    command = vm(NODE, context)["supernode"].command
+    assert command[2 : 2 + len(words)] == words
+    assert command[2 + len(words)] == "--isolation"
+
+
+def test_a_supernode_is_told_its_partition():
+    command = vm(NODE)["supernode"]
+    assert option(command, "--node-config") == "partition-id=0 num-partitions=2"
+
+
+def test_health_takes_three_loopback_ports_in_a_row():
+    found = parse({**LINK, "FLOWER_HEALTH_PORT": "20000"})
+    assert [str(roles.health(found, part)) for part in Part] == [
+        *("127.0.0.1:20000", "127.0.0.1:20001", "127.0.0.1:20002"),
+    ]
+
+
+@pytest.mark.parametrize(("version", "port"), [("1.25.0", 9092), ("1.40.0", 8000)])
+def test_the_fleet_port_is_the_versions_unless_given(version, port):
+    assert roles.fleet_port(parse({**NODE, "FLOWER_VERSION": version})) == port
+    given = {**NODE, "FLOWER_VERSION": version, "FLOWER_FLEET_PORT": "7"}
+    assert roles.fleet_port(parse(given)) == 7
+
+
+def test_a_supernode_wants_a_superlink():
+    with pytest.raises(ValueError, match="wants a SuperLink"):
+        vm(NODE, superlink=None)
+
+
+def test_a_superexec_wants_an_address():
+    found = dataclasses.replace(parse(EXEC), appio_address=None)
+    with pytest.raises(ValueError, match="wants an address"):
+        roles.containers(found, site(found))
+
+
+# Fingerprints
+
+
+def test_the_same_settings_give_the_same_fingerprints():
+    once, again = vm(LINK), vm(LINK)
+    assert {p: c.fingerprint for p, c in once.items()} == {
+        p: c.fingerprint for p, c in again.items()
+    }
+
+
+def other(value):
+    """Return a value of the same kind that differs."""
+    match value:
+        case bool():
+            return not value
+        case Part():
+            return Part.SUPEREXEC
+        case str():
+            return value + "x"
+        case None:
+            return 1
+    return (*value, Mount("/x", "/x") if value and isinstance(value[0], Mount) else ("x", "y"))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Container)])
+def test_every_field_of_a_container_reaches_its_fingerprint(field):
+    found = vm(LINK)["superlink"]
+    changed = dataclasses.replace(found, **{field: other(getattr(found, field))})
+    assert changed.fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Mount)])
+def test_every_field_of_a_mount_reaches_the_fingerprint(field):
+    found = vm(NODE)["supernode"]
+    (mount,) = found.mounts
+    changed = dataclasses.replace(mount, **{field: other(getattr(mount, field))})
+    assert dataclasses.replace(found, mounts=(changed,)).fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [
+        ("ca.crt", {"superlink", "superexec"}),
+        ("server.pem", {"superlink"}),
+        ("server.key", {"superlink"}),
+    ],
+)
+def test_a_changed_certificate_replaces_exactly_who_mounts_it(name, reached):
+    context = {**LINK, "FLOWER_VERSION": "1.39.0"}  # whose AppIo has the Control API's TLS
+    renewed = {**digests(parse(context)), str(TLS / name): "0" * 64}
+    assert changes(vm(context), vm(context, digests=renewed)) == reached
+
+
+def changes(before, after):
+    """Return the parts whose container differs; those that went have a minus in front."""
+    went = {f"-{part}" for part in before.keys() - after.keys()}
+    came = {f"+{part}" for part in after.keys() - before.keys()}
+    both = before.keys() & after.keys()
+    return {p for p in both if before[p].fingerprint != after[p].fingerprint} | went | came
+
+
+# Variable, VM, its new value there, the containers that it reaches. "refused": not in this release.
+REACHES = [
+    ("FLOWER_ROLE", LINK, "client", "-superlink +supernode superexec"),
+    ("FLOWER_VERSION", LINK, "1.26.0", "superlink superexec"),
+    ("FLOWER_VERSION", NODE, "1.26.0", "supernode superexec"),
+    ("FLOWER_VERSION", EXEC, "1.26.0", "superexec"),
+    ("FLOWER_SERVER_ADDRESS", NODE, "10.9.9.9", "supernode"),
+    ("FL_NUM_ROUNDS", LINK, "9", ""),
+    ("FL_STRATEGY", LINK, "FedProx", ""),
+    ("FL_MIN_CLIENTS", LINK, "9", ""),
+    ("FL_CONFIG_<KEY>", LINK, "9", ""),
+    ("TLS_ENABLED", LINK, "NO", "superlink"),
+    ("TLS_ENABLED", {**LINK, "FLOWER_VERSION": "1.39.0"}, "NO", "superlink superexec"),
+    ("TLS_ENABLED", NODE, "NO", "supernode"),
+    ("TLS_CA_CERT", NODE, OTHER_CA, "supernode"),
+    ("TLS_CA_CERT", NODE, "system", "supernode"),
+    ("TLS_CA_CERT", {**LINK, **GIVEN}, OTHER_CA, "superlink"),
+    ("TLS_CERT", {**LINK, **GIVEN}, OTHER_CA, "superlink"),
+    ("TLS_KEY", {**LINK, **GIVEN}, OTHER_KEY, "superlink"),
+    ("GPU_ENABLED", NODE, "YES", "superexec"),
+    ("GPU_ENABLED", {**NODE, **SUBPROCESS}, "AUTO", "supernode"),
+    ("GPU_ENABLED", EXEC, "YES", "superexec"),
+    ("GPU_ENABLED", LINK, "YES", ""),
+    ("ML_FRAMEWORK", LINK, "sklearn", "superexec"),
+    ("ML_FRAMEWORK", NODE, "sklearn", "superexec"),
+    ("ML_FRAMEWORK", EXEC, "sklearn", "superexec"),
+    ("CUSTOM_APP_REPO", LINK, "https://git.example.org/a.git", ""),
+    ("FLOWER_ISOLATION", LINK, "subprocess", "superlink -superexec"),
+    ("FLOWER_ISOLATION", NODE, "subprocess", "supernode -superexec"),
+    ("FLOWER_NODE_CONFIG", NODE, "partition-id=1", "supernode"),
+    ("FLOWER_NODE_AUTH", LINK, "YES", "refused"),
+    ("FLOWER_NODE_PUBLIC_KEYS", LINK, "ecdsa-sha2-nistp384 " + "A" * 160, "refused"),
+    ("FLOWER_NODE_PRIVATE_KEY", NODE, NODE_KEY, "refused"),
+    ("FLOWER_CA_FINGERPRINT", NODE, "ab" * 32, ""),
+    ("FLOWER_ADDRESS", LINK, "10.0.0.9", "superlink"),
+    ("FLOWER_PUBLIC_ADDRESS", LINK, "fl.example.org", "superlink"),
+    ("FLOWER_TLS_SANS", LINK, "fl.example.org", "superlink"),
+    ("FLOWER_CONTROL_ADDRESS", LINK, "127.0.0.1:19093", "superlink"),
+    (
+        "FLOWER_CONTROL_ADDRESS",
+        {**LINK, "FLOWER_VERSION": "1.39.0"},
+        "127.0.0.1:19093",
+        "superlink superexec",
+    ),
+    ("FLOWER_FLEET_PORT", LINK, "19092", "superlink"),
+    ("FLOWER_FLEET_PORT", {**NODE, "FLOWER_SERVER_ADDRESS": "10.9.9.9"}, "19092", "supernode"),
+    ("FLOWER_FLEET_PORT", {**NODE, "FLOWER_SERVER_ADDRESS": "10.9.9.9:1"}, "19092", ""),
+    ("FLOWER_SERVERAPPIO_PORT", LINK, "19091", "superlink superexec"),
+    ("FLOWER_CLIENTAPPIO_PORT", NODE, "19094", "supernode superexec"),
+    ("FLOWER_HEALTH_PORT", LINK, "19097", "superlink superexec"),
+    ("FLOWER_HEALTH_PORT", NODE, "19097", "supernode superexec"),
+    ("FLOWER_HEALTH_PORT", EXEC, "19097", "superexec"),
+    ("FLOWER_APPIO_LISTEN", LINK, "10.0.0.5:9091", "superlink -superexec"),
+    ("FLOWER_APPIO_LISTEN", NODE, "10.0.0.5:9094", "supernode -superexec"),
+    ("FLOWER_APPIO_ADDRESS", EXEC, "10.0.0.8:9094", "superexec"),
+    ("FLOWER_SUPEREXEC_PLUGIN", EXEC, "serverapp", "superexec"),
+    ("FLOWER_IMAGE_PREFIX", LINK, "mirror/flwr", "superlink superexec"),
+    ("FLOWER_IMAGE_PREFIX", {**LINK, "ML_FRAMEWORK": "sklearn"}, "mirror/flwr", "superlink"),
+    ("FLOWER_REGISTRY_USER", {**LINK, "FLOWER_REGISTRY_PASSWORD": "x"}, "puller", ""),
+    ("FLOWER_REGISTRY_PASSWORD", {**LINK, "FLOWER_REGISTRY_USER": "x"}, "other", ""),
+    ("FLOWER_MEMORY_LIMIT", LINK, "1G", "superexec"),
+    ("FLOWER_MEMORY_LIMIT", NODE, "1G", "superexec"),
+    ("FLOWER_MEMORY_LIMIT", {**NODE, **SUBPROCESS}, "1G", "supernode"),
+    ("FLOWER_LOG_LEVEL", LINK, "DEBUG", "superlink superexec"),
+    ("FLOWER_LOG_LEVEL", LINK, "ERROR", ""),
+    ("FLOWER_METRICS", LINK, "YES", ""),
+    ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
+]
+BEFORE = {"FLOWER_REGISTRY_USER": "first", "FLOWER_REGISTRY_PASSWORD": "first"}
+"""What a variable was before, where being unset would be refused."""
+
+
+def test_every_variable_has_its_story():
+    assert {name for name, *_ in REACHES} == {row.name for row in settings.SETTINGS}
+
+
+@pytest.mark.parametrize(("name", "context", "value", "reached"), REACHES)
+def test_a_changed_variable_reaches_exactly_its_containers(name, context, value, reached):
+    variable = name.replace("<KEY>", "LOCAL_EPOCHS")
+    after = {**context, variable: value}
+    if reached == "refused":
+        assert "setting.unsupported" in {f.code for f in settings.parse(after, {}).findings}
+        return
+    before = {**context, variable: BEFORE[variable]} if variable in BEFORE else context
+    assert changes(vm(before), vm(after)) == set(reached.split())
+
+
+def test_a_new_address_of_the_superlink_moves_the_node_and_not_its_apps():
+    moved = SuperLink(Address("10.0.0.6", 9092))
+    assert changes(vm(NODE), vm(NODE, superlink=moved)) == {"supernode"}
