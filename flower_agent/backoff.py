@@ -56,6 +56,13 @@ def count(
     return troubles
 
 
+def refused(known: Trouble | None, *, now: float, scale: float = 1.0) -> Trouble:
+    """Return what is known after Docker refused a start; it counts like an end."""
+    failures = known.failures + 1 if known else 1
+    ended_at = known.ended_at if known else None
+    return Trouble(failures, ended_at, now + delay_s(failures) * scale)
+
+
 def delay_s(failures: int) -> float:
     """Return the seconds to wait after that many ends in a row."""
     if failures <= 1:

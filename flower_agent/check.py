@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from . import inputs, intake, superlink
 from .address import is_ip, parse_address
 from .errors import AgentError, Finding, Severity
-from .finder import no_source
 from .inputs import Inputs
+from .node_trust import no_source
 from .parsers import Role
 from .paths import Paths
 from .settings import Settings

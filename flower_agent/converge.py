@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import files, gpu, images, plan, roles, trust
-from .containers import FLOWER_UID, Container, Existing
+from .containers import FLOWER_UID, Container, Existing, Part
 from .errors import AgentError
 from .images import Registry
 from .life import Phase, Unmet
@@ -75,6 +75,8 @@ class Converger:
         uses_gpu = self._gpu(turn)
         turn.phase = Phase.DISCOVER
         duty = self._duties[turn.settings.role]
+        first = self._workload.existing(roles.name(self._prefix, Part(turn.settings.role.value)))
+        turn.running = first is not None and first.running
         prepared = duty.prepare(turn)
         turn.phase = Phase.TLS
         self._certificates(turn, prepared.trust)

@@ -133,6 +133,12 @@ def worth_asking(service: Service, own_vmid: str) -> tuple[str, ...]:
     return tuple(m.vmid for m in service.members if own is None or m.role != own.role)
 
 
+def claims(peer: Peer) -> bool:
+    """Tell whether `peer` publishes that it is a SuperLink, and where."""
+    told = peer.attributes
+    return told.get("FLOWER_ROLE") == "superlink" and bool(told.get("FLOWER_ENDPOINT"))
+
+
 def superlink(peers: Iterable[Peer]) -> SuperLink:
     """Return the one SuperLink among `peers`.
 

@@ -24,7 +24,7 @@ class Meaning:
     """Empty means what the error's own entry in the catalogue says."""
 
     error: str = "container.exited"
-    """The code of `errors.CATALOGUE` that fits best."""
+    """The code of `catalogue.CATALOGUE` that fits best."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Exit:
     """What to do next; empty means what ``container.exited`` says."""
 
     error: str = "container.exited"
-    """The code of `errors.CATALOGUE` that fits best."""
+    """The code of `catalogue.CATALOGUE` that fits best."""
 
 
 class Refusal(enum.StrEnum):

@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 import structlog
 
-from . import certificates, discovery, roles
+from . import discovery, roles
 from .address import parse_address
-from .arguments import Trust
 from .discovery import Partition, SuperLink
 from .errands import Errands
-from .errors import AgentError, Finding
+from .errors import AgentError
 from .health import ALPN_GRPC, ALPN_HTTP, Prober
 from .onegate import OneGate
 from .record import Record
@@ -65,12 +64,19 @@ class Finder:
         self._stale = True
 
     def find(
-        self, settings: Settings, client: OneGate | None, record: Record, *, now: float
+        self,
+        settings: Settings,
+        client: OneGate | None,
+        record: Record,
+        *,
+        now: float,
+        running: bool = False,
     ) -> SuperLink:
         """Return the SuperLink as far as it is known.
 
-        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not; what was known before
-        this boot is used only when OneGate cannot be asked.
+        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not. What was known before is
+        used when OneGate cannot be asked, and until it answers by a SuperNode that is `running`:
+        nothing starts by it then.
         """
         fixed = _fixed(settings)
         if fixed is not None and not _wants_ca(settings):
@@ -80,14 +86,12 @@ class Finder:
         if self._found is not None and self._found.superlink is not None:
             seen = self._found.superlink
             return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
-        if self._trouble is None:
-            raise AgentError(
-                "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
-            )
-        known = self._trouble.finding.code.startswith("onegate.") and record.superlink
-        if known:
-            return fixed or SuperLink(known, vmid=record.superlink_vmid)
-        raise self._trouble
+        away = self._trouble is not None and self._trouble.finding.code.startswith("onegate.")
+        if record.superlink is not None and (away or (running and self._trouble is None)):
+            return fixed or SuperLink(record.superlink, vmid=record.superlink_vmid)
+        raise self._trouble or AgentError(
+            "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
+        )
 
     def partition(self, client: OneGate | None, record: Record) -> Partition | None:
         """Return this node's partition, kept once it was given; None outside a service.
@@ -197,74 +201,10 @@ def look_up(
         return Found(None, part)
     candidates = discovery.worth_asking(service, own_vmid)
     if known in candidates:
-        candidates = (known,)
-    peers = [_vm(client, vmid) for vmid in candidates]
-    return Found(discovery.superlink(peers), part)
-
-
-def trusted_ca(settings: Settings, superlink: SuperLink, record: Record, held_pem: str) -> str:
-    """Return the PEM of the CA that this node trusts; pure.
-
-    From the context, else as OneGate handed it over; then it must be the one that
-    FLOWER_CA_FINGERPRINT names, else the one that was pinned before. `held_pem` is the pinned CA's
-    file, used while OneGate is away. Raises AgentError ``tls.…`` or ``discover.no_source``.
-    """
-    if settings.tls_ca_cert:
-        return settings.tls_ca_cert
-    offered = superlink.ca_pem or held_pem
-    if not offered:
-        raise AgentError("discover.no_source", "nothing hands over the SuperLink's CA")
-    try:
-        seen = certificates.fingerprint(offered)
-    except ValueError as error:
-        raise AgentError(
-            "discover.waiting",
-            f"the published FLOWER_CA_CERT is no certificate: {error}",
-            retryable=True,
-        ) from error
-    if settings.ca_fingerprint is not None or record.ca_pin is None:
-        return offered
-    if record.ca_pin != seen:
-        raise AgentError(
-            "tls.ca_changed",
-            f"OneGate hands over the CA {certificates.format_fingerprint(seen)}, trusted is "
-            f"{certificates.format_fingerprint(record.ca_pin)}",
-        )
-    # The pin is of the first certificate: whatever comes behind it would be trusted unseen.
-    count = len(certificates.load(offered))
-    if count > 1 and certificates.canonical(offered) != held_pem:
-        raise AgentError(
-            "tls.ca_changed",
-            f"OneGate hands over the trusted CA and {count - 1} other certificates",
-        )
-    return offered
-
-
-def no_source(settings: Settings) -> Finding | None:
-    """Return why a SuperNode without OneGate could never find its SuperLink, or trust it."""
-    missing = ["FLOWER_SERVER_ADDRESS"] if settings.server_address is None else []
-    if trust_of(settings) is Trust.CA and settings.tls_ca_cert is None:
-        missing.append("TLS_CA_CERT")
-    if not missing:
-        return None
-    return Finding(
-        "discover.no_source", f"there is no OneGate token, and no {' and no '.join(missing)}"
-    )
-
-
-def trust_of(settings: Settings) -> Trust:
-    """Return whom a SuperNode believes."""
-    if not settings.tls:
-        return Trust.INSECURE
-    return Trust.SYSTEM if settings.tls_ca_cert == "system" else Trust.CA
-
-
-def mismatch(settings: Settings, superlink: SuperLink) -> Finding | None:
-    """Return why the two roles cannot talk, as their attributes tell before any dialling."""
-    if superlink.tls is not None and superlink.tls is not settings.tls:
-        have, want = ("on", "off") if settings.tls else ("off", "on")
-        return Finding("tls.mismatch", f"TLS is {have} on this VM and {want} on its SuperLink")
-    return None
+        peer = _vm(client, known)
+        if discovery.claims(peer):
+            return Found(discovery.superlink([peer]), part)
+    return Found(discovery.superlink([_vm(client, vmid) for vmid in candidates]), part)
 
 
 def _vm(client: OneGate, vmid: str) -> discovery.Peer:

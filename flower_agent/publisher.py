@@ -14,7 +14,7 @@ from .reporter import Reporter
 from .status import Status
 
 REWRITE_S = 30.0
-"""An unchanged status is written again after this, so that a reader can tell it from a stale one."""
+"""An unchanged status is written again after this, so that it can be told from a stale one."""
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class Publisher:
             files.write_atomic(self._paths.status, data, 0o644, durable=False)
         except AgentError as error:
             if not self._unwritable:
-                log.error("status.unwritable", reason=error.finding.message)
+                log.warning("status.unwritable", reason=error.finding.message)
             self._unwritable = True
             return
         self._unwritable = False

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import names, parsers, rules, settings, variable
-from .errors import CATALOGUE, Severity
+from .catalogue import CATALOGUE
+from .errors import Severity
 
 _ROLE_NAMES = {
     settings.Role.SUPERLINK: "SuperLink",

@@ -8,7 +8,7 @@ endpoint itself before it starts the container. Connected is read from the Super
 import dataclasses
 import datetime
 
-from . import certificates, exits, finder, flower, roles, superexec, trust
+from . import certificates, exits, flower, node_trust, roles, superexec, trust
 from .arguments import Trust
 from .containers import Part
 from .discovery import Partition, SuperLink, mixed_versions
@@ -50,11 +50,13 @@ class SuperNode:
         Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
         """
         settings = turn.settings
-        lost = finder.no_source(settings) if turn.client is None else None
+        lost = node_trust.no_source(settings) if turn.client is None else None
         if lost:
             raise AgentError(lost.code, lost.message, lost.hint)
-        found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
-        wrong = finder.mismatch(settings, found)
+        found = self._finder.find(
+            settings, turn.client, turn.record, now=turn.monotonic, running=turn.running
+        )
+        wrong = node_trust.mismatch(settings, found)
         if wrong:
             raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
         mixed = mixed_versions(str(settings.version), found.version)
@@ -66,7 +68,7 @@ class SuperNode:
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
         )
         turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
-        site = {"superlink": found, "trust": finder.trust_of(settings), "node_config": config}
+        site = {"superlink": found, "trust": node_trust.trust_of(settings), "node_config": config}
         return Prepared(trust=wanted, site=site)
 
     def may_start(self, turn: Turn) -> None:
@@ -74,7 +76,7 @@ class SuperNode:
         settings = turn.settings
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
         http = flower.band(settings.version).fleet is Transport.HTTP
-        ca_pem = None if finder.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
+        ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
         self._finder.look(found, ca_pem, tls=settings.tls, http=http, now=turn.monotonic)
 
     def check(self, turn: Turn, running: Running) -> None:
@@ -96,7 +98,7 @@ class SuperNode:
         if settings.tls_ca_cert == SYSTEM:
             return trust.Wanted(source=trust.Source.SYSTEM)
         held = turn.keyring.held_ca()
-        pem = finder.trusted_ca(settings, found, turn.record, held)
+        pem = node_trust.trusted_ca(settings, found, turn.record, held)
         seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
         if not settings.tls_ca_cert:
             turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
@@ -132,8 +134,7 @@ class SuperNode:
             )
         band = flower.band(turn.settings.version)
         linked = band.fleet is not Transport.GRPC or (
-            endpoint is not None
-            and superexec.attached(endpoint)
+            endpoint is not None and superexec.attached(endpoint)
         )
         if (peer.connected or not band.announces_node) and linked:
             if peer.node_id:

@@ -36,6 +36,9 @@ class Turn:
     data_propagation: str = "rprivate"
     """How the data directory is mounted: `mounts.follows`."""
 
+    running: bool = False
+    """The container that others attach to lives."""
+
     fleet_host: str = "127.0.0.1"
     """Where a SuperLink's Fleet API listens; set by its `prepare`."""
 

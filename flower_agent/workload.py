@@ -44,7 +44,8 @@ class Workload:
         self._watching = False
         self._troubles: dict[str, Trouble] = {}
         self._images: dict[str, Image] = {}
-        self._pull_errors: dict[str, tuple[AgentError, float]] = {}
+        self._registry: Registry | None = None
+        self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
         self.progress = ""
         """What the running pull last said."""
 
@@ -101,6 +102,9 @@ class Workload:
                     absent.append(reference)
                     continue
                 self._images[reference] = found
+                self._pull_errors.pop(reference, None)
+                if self._errands.take(f"pull {reference}") is not None:
+                    log.info("image.pulled", image=reference)
         return tuple(absent)
 
     def fetch(
@@ -110,21 +114,27 @@ class Workload:
         registry: Registry | None,
         now: float,
     ) -> AgentError | None:
-        """Begin to pull what is missing, one at a time; return why the last try failed."""
+        """Begin to pull what is missing, one at a time; return why the last try failed.
+
+        A failed pull is made again after a wait, or at once with other credentials.
+        """
+        if registry != self._registry:
+            self._registry = registry
+            self._pull_errors.clear()
         failed: AgentError | None = None
         for reference in images:
             done = self._errands.take(f"pull {reference}")
+            if done is not None:
+                final = done.error is not None and not done.error.retryable
+                again_at = now + RETRY_PULL_S[final] * self._scale
+                self._pull_errors[reference] = (done.error, again_at)
             if done is not None and done.error is not None:
-                wait = RETRY_PULL_S[0 if done.error.retryable else 1] * self._scale
-                self._pull_errors[reference] = (done.error, now + wait)
                 log.warning("image.pull_failed", image=reference, reason=str(done.error))
-            elif done is not None:
-                self._pull_errors.pop(reference, None)
-                log.info("image.pulled", image=reference)
-            error, again_at = self._pull_errors.get(reference, (None, now))
+            error, _ = self._pull_errors.get(reference, (None, now))
             failed = failed or error
-            if now >= again_at and done is None:
-                self._pull(reference, pins.get(reference, ""), registry)
+        due = [r for r in images if now >= self._pull_errors.get(r, (None, now))[1]]
+        if due and not any(self._errands.running(f"pull {r}") for r in images):
+            self._pull(due[0], pins.get(due[0], ""), registry)
         return failed
 
     def digest(self, reference: str) -> str:
@@ -150,7 +160,8 @@ class Workload:
         """Do the steps in order, then list again. Raises AgentError of the first that fails."""
         try:
             for step in steps:
-                log.info("container." + step.action.value, name=step.name, cause=step.cause)
+                event = f"container.{step.action}"
+                log.info(event, name=step.name, cause=step.cause)
                 self._do(step, pins)
         finally:
             if steps:
@@ -206,9 +217,9 @@ class Workload:
                 if name is None:
                     self._images.pop(reference, None)
                     raise AgentError("image.pull", f"{reference} is gone", retryable=True)
-                self.engine.create(step.container, name)
+                self._create(step.container, name)
             case Action.START:
-                self.engine.start(step.name)
+                self._start(step.name)
             case Action.STOP:
                 self.engine.stop(step.name)
             case Action.REMOVE:
@@ -218,6 +229,24 @@ class Workload:
                 self.engine.give_cpu(step.name, CPU_SHARES)
             case Action.PULL:
                 raise ValueError("images are pulled beside the loop")
+
+    def _create(self, container: Container, image: str) -> None:
+        try:
+            self.engine.create(container, image)
+        except AgentError:
+            self._images.pop(container.image, None)  # it may be gone: look again
+            raise
+
+    def _start(self, name: str) -> None:
+        try:
+            self.engine.start(name)
+        except AgentError as error:
+            if error.finding.code == "container.refused":
+                known = self._troubles.get(name)
+                self._troubles[name] = backoff.refused(
+                    known, now=self._listed_at, scale=self._scale
+                )
+            raise
 
     def _changed(self) -> None:
         self._dirty = True

@@ -15,15 +15,20 @@ DOCKER_SOCKET = "/var/run/docker.sock"
 START_IT = "run contrib/sandbox/engine.sh"
 
 
-def missing(what):
-    """Skip the test for want of `what`; where everything must be there, fail it."""
-    if os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ENGINE"):
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
+@pytest.fixture(scope="session")
+def missing():
+    """Skips a test for want of something; where everything must be there, fails it."""
+
+    def give_up(what):
+        if os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ENGINE"):
+            pytest.fail(what, pytrace=False)
+        pytest.skip(what)
+
+    return give_up
 
 
 @pytest.fixture(scope="session")
-def docker_url():
+def docker_url(missing):
     """The URL of this machine's Docker Engine; without one the test is skipped, in CI it fails."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)

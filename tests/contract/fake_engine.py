@@ -2,7 +2,8 @@
 
 `test_engine` runs the same tests on this and on a real Engine, so what it says and how it refuses
 is what Docker does. What a test may do to it beside that: `end`, `say`, `foreign`, `offer`,
-`spoil`, `forget_image`, and the switches `down`, `lose_reply` and `pulling`.
+`mislabel`, `spoil`, `forget_image`, and the switches `down`, `lose_reply`, `refuse_start` and
+`pulling`.
 """
 
 import dataclasses
@@ -248,6 +249,12 @@ class FakeEngine:
         self._offered[wanted.repository, wanted.tag] = image
         self._offered[wanted.repository, digest] = image
         return digest
+
+    def mislabel(self, reference, digest):
+        """Let the registry give an image that does not bear the digest it was asked for."""
+        wanted = Reference.parse(reference)
+        self.offer(reference)
+        self._offered[wanted.repository, digest] = self._offered[wanted.repository, wanted.tag]
 
     def spoil(self, reference, error):
         """Let pulls of a tag fail until it is offered again."""

@@ -12,7 +12,7 @@ import onegate as sandbox
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent import certificates, finder, report
+from flower_agent import certificates, finder, node_trust, report
 from flower_agent import settings as table
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
@@ -245,8 +245,8 @@ def test_without_tls_no_ca_is_waited_for(service):
     service.say(SUPERLINK, {**published(FLOWER_TLS="NO"), "FLOWER_CA_CERT": ""})
     found = service.found(supernode(**PLAIN))
     assert (found.endpoint, found.ca_pem, found.tls) == (ENDPOINT, None, False)
-    assert finder.mismatch(supernode(**PLAIN), found) is None
-    assert finder.mismatch(supernode(), found).code == "tls.mismatch"
+    assert node_trust.mismatch(supernode(**PLAIN), found) is None
+    assert node_trust.mismatch(supernode(), found).code == "tls.mismatch"
 
 
 def test_an_ipv6_endpoint_survives_onegate(service):
@@ -442,13 +442,13 @@ PIN = Record(ca_pin=authority().fingerprint)
 
 def distrusted(settings, superlink, record=PIN, held=""):
     with pytest.raises(AgentError) as caught:
-        finder.trusted_ca(settings, superlink, record, held)
+        node_trust.trusted_ca(settings, superlink, record, held)
     return caught.value.finding
 
 
 def test_the_first_ca_is_taken_and_the_same_one_later():
-    assert finder.trusted_ca(supernode(), OFFER, Record(), "") == authority().pem
-    assert finder.trusted_ca(supernode(), OFFER, PIN, authority().pem) == authority().pem
+    assert node_trust.trusted_ca(supernode(), OFFER, Record(), "") == authority().pem
+    assert node_trust.trusted_ca(supernode(), OFFER, PIN, authority().pem) == authority().pem
 
 
 def test_another_ca_is_refused():
@@ -467,13 +467,13 @@ def test_a_ca_that_hides_behind_the_trusted_one_is_refused():
 def test_two_cas_that_were_trusted_together_stay_so():
     both = authority().pem + OTHER_CA.pem
     offer = SuperLink(ENDPOINT, both)
-    held = certificates.canonical(finder.trusted_ca(supernode(), offer, Record(), ""))
-    assert finder.trusted_ca(supernode(), offer, PIN, held) == both
+    held = certificates.canonical(node_trust.trusted_ca(supernode(), offer, Record(), ""))
+    assert node_trust.trusted_ca(supernode(), offer, PIN, held) == both
 
 
 def test_a_fingerprint_in_the_context_overrides_the_pin():
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = finder.trusted_ca(settings, SuperLink(ENDPOINT, OTHER_CA.pem), PIN, authority().pem)
+    pem = node_trust.trusted_ca(settings, SuperLink(ENDPOINT, OTHER_CA.pem), PIN, authority().pem)
     assert certificates.check_ca(pem, settings.ca_fingerprint, NOW).fingerprint == (
         OTHER_CA.fingerprint
     )
@@ -482,14 +482,14 @@ def test_a_fingerprint_in_the_context_overrides_the_pin():
 @pytest.mark.parametrize("offered", [authority().pem, OTHER_CA.pem + authority().pem])
 def test_a_fingerprint_in_the_context_refuses_every_other_ca(offered):
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = finder.trusted_ca(settings, SuperLink(ENDPOINT, offered), PIN, "")
+    pem = node_trust.trusted_ca(settings, SuperLink(ENDPOINT, offered), PIN, "")
     with pytest.raises(AgentError, match=r"tls\.fingerprint"):
         certificates.check_ca(pem, settings.ca_fingerprint, NOW)
 
 
 def test_the_held_ca_serves_while_onegate_is_away():
     away = SuperLink(ENDPOINT)
-    assert finder.trusted_ca(supernode(), away, PIN, authority().pem) == authority().pem
+    assert node_trust.trusted_ca(supernode(), away, PIN, authority().pem) == authority().pem
     assert distrusted(supernode(), away).code == "discover.no_source"
 
 
@@ -499,7 +499,7 @@ def test_a_held_ca_that_was_exchanged_is_refused():
 
 def test_a_ca_in_the_context_wins():
     settings = supernode(TLS_CA_CERT=OTHER_CA.pem)
-    assert finder.trusted_ca(settings, OFFER, PIN, authority().pem) == settings.tls_ca_cert
+    assert node_trust.trusted_ca(settings, OFFER, PIN, authority().pem) == settings.tls_ca_cert
 
 
 @pytest.mark.parametrize("text", ["no PEM", authority().key_pem, authority().pem[:200]])
@@ -508,18 +508,18 @@ def test_what_is_no_certificate_is_waited_out(text):
 
 
 def test_a_node_believes_as_it_is_told():
-    assert finder.trust_of(supernode(**PLAIN)) is Trust.INSECURE
-    assert finder.trust_of(supernode(TLS_CA_CERT="system")) is Trust.SYSTEM
-    assert finder.trust_of(supernode()) is Trust.CA
+    assert node_trust.trust_of(supernode(**PLAIN)) is Trust.INSECURE
+    assert node_trust.trust_of(supernode(TLS_CA_CERT="system")) is Trust.SYSTEM
+    assert node_trust.trust_of(supernode()) is Trust.CA
 
 
 def test_without_onegate_a_node_needs_an_address_and_a_ca():
-    found = finder.no_source(supernode())
+    found = node_trust.no_source(supernode())
     assert found.code == "discover.no_source"
     assert "FLOWER_SERVER_ADDRESS" in found.message
     assert "TLS_CA_CERT" in found.message
-    assert finder.no_source(supernode(**STATIC, TLS_CA_CERT="system")) is None
-    assert finder.no_source(supernode(**STATIC, **PLAIN)) is None
+    assert node_trust.no_source(supernode(**STATIC, TLS_CA_CERT="system")) is None
+    assert node_trust.no_source(supernode(**STATIC, **PLAIN)) is None
 
 
 # The look at the endpoint

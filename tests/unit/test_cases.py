@@ -11,7 +11,7 @@ import pytest
 from flower_agent import check, inputs, intake, roles
 from flower_agent.address import Address
 from flower_agent.discovery import SuperLink
-from flower_agent.finder import trust_of
+from flower_agent.node_trust import trust_of
 from flower_agent.parsers import Role
 from flower_agent.paths import Paths
 from flower_agent.superexec import trust_of as superexec_trust_of

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flower_agent import exit_table, exits
-from flower_agent.errors import CATALOGUE
+from flower_agent.catalogue import CATALOGUE
 from flower_agent.exits import Refusal
 
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"

@@ -49,7 +49,11 @@ def test_a_file_of_another_agent_may_hold_more():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff", b"[]", b"{", b"null", b"1", b'{"images": []}', b'{"images": null}']
+    "data",
+    [
+        *(b"", b"\xff", b"[]", b"{", b"null", b"1", b'{"images": []}', b'{"images": null}'),
+        b'{"images": {}, "partition": {"partition_id": 1e999, "num_partitions": 1}}',
+    ],
 )
 def test_anything_else_is_not_a_state_file(data):
     with pytest.raises(ValueError, match="not a state file"):

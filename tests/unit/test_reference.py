@@ -8,7 +8,7 @@ import re
 import pytest
 
 from flower_agent import reference, settings
-from flower_agent.errors import CATALOGUE
+from flower_agent.catalogue import CATALOGUE
 
 ROOT = pathlib.Path(__file__).parents[2]
 CODE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")

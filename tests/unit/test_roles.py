@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from flower_agent import finder, flower, roles, settings, superexec
+from flower_agent import flower, node_trust, roles, settings, superexec
 from flower_agent.address import Address, parse_address
 from flower_agent.arguments import Trust
 from flower_agent.containers import Container, Mount, Part
@@ -74,7 +74,7 @@ def site(found, **differences):
         digests=digests(found),
         fleet_host=found.address or HOST,
         superlink=SuperLink(server),
-        trust=(superexec if found.role is Role.SUPEREXEC else finder).trust_of(found),
+        trust=(superexec if found.role is Role.SUPEREXEC else node_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         memory_bytes=8 * GIB,
         gpu=found.gpu is not GpuMode.NO,
@@ -306,7 +306,7 @@ def test_who_listens_on_every_address_is_dialled_on_loopback():
     ],
 )
 def test_a_supernode_believes_whom_it_was_told_to(context, trust, words):
-    assert finder.trust_of(parse({**NODE, **context})) is trust
+    assert node_trust.trust_of(parse({**NODE, **context})) is trust
     command = vm(NODE, context)["supernode"].command
     assert command[2 : 2 + len(words)] == words
     assert command[2 + len(words)] == "--isolation"

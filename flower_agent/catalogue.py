@@ -1,0 +1,296 @@
+"""Every error code with its meaning and remedy; ``docs/errors.md`` is generated from it.
+
+Codes are public: they are added to, never renamed.
+"""
+
+CATALOGUE: dict[str, tuple[str, str]] = {
+    "address.ambiguous": (
+        "The VM has no default route and several addresses, so none is the obvious one.",
+        "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",
+    ),
+    "address.unknown": (
+        "FLOWER_ADDRESS names an address or a NIC that this VM does not have.",
+        "Set FLOWER_ADDRESS to an address of this VM or to ETHn of its context.",
+    ),
+    "agent.bug": (
+        "The agent met something it does not understand; the containers stay as they are.",
+        "Report it with the traceback of: journalctl -u flower-agent",
+    ),
+    "agent.running": (
+        "Another agent process of this root runs and owns the containers.",
+        "Stop it first: systemctl stop flower-agent",
+    ),
+    "config.invalid": (
+        "/etc/flower-agent/config.yaml is not a mapping of known names to values.",
+        "Write one `name: value` a line, names in lower case, then: flower-agent check",
+    ),
+    "container.crash_loop": (
+        "A container ends again and again; restarts wait longer each time.",
+        "Read its last lines: flower-agent logs",
+    ),
+    "container.exited": (
+        "A container that should run has ended; the agent starts it again.",
+        "Read its last lines: flower-agent logs",
+    ),
+    "container.foreign": (
+        "A container has the agent's name but not its label, so it is not the agent's to touch.",
+        "Rename or remove that container; the agent then makes its own.",
+    ),
+    "container.refused": (
+        "Docker refused to create or start a container.",
+        "Read Docker's reason in the message, and: journalctl -u docker",
+    ),
+    "context.malformed": (
+        "The context file is not what OpenNebula writes.",
+        "Make the VM's context anew (onevm updateconf), or look at the named line.",
+    ),
+    "context.missing": (
+        "There is no context in /run/one-context.",
+        "Attach a CONTEXT section to the VM template and check that one-context is installed.",
+    ),
+    "context.report_ready": (
+        "REPORT_READY is set: one-context reports READY when its scripts end, before Flower works.",
+        "Take REPORT_READY out of the CONTEXT; the agent reports READY itself.",
+    ),
+    "context.token_lost": (
+        "The context lost TOKEN, VMID or ONEGATE_ENDPOINT; the last ones of this boot stay in use.",
+        "Use `onevm updateconf` with -a (append), or add TOKEN=YES to the CONTEXT again.",
+    ),
+    "context.too_large": (
+        "The context file is larger than any context that OpenNebula makes.",
+        "Take large values out of the CONTEXT.",
+    ),
+    "control.exposed": (
+        "This Flower version serves the Control API on the Fleet port, open to the network.",
+        "Set FLOWER_CONTROL_ADDRESS to the Fleet address to consent, or use a version below 1.40.",
+    ),
+    "control.open": (
+        "The Control API listens beyond loopback; Flower does not authenticate it.",
+        "Leave FLOWER_CONTROL_ADDRESS empty and reach it through an SSH tunnel.",
+    ),
+    "control.refused": (
+        "The SuperLink's Control API refused a request.",
+        "Read its words in the message; `flower-agent nodes` and `runs` show what it knows.",
+    ),
+    "control.unavailable": (
+        "The SuperLink's Control API does not answer.",
+        "Read the SuperLink's last lines: flower-agent logs",
+    ),
+    "discover.ambiguous": (
+        "More than one VM of the service claims to be the SuperLink.",
+        "Find the wrong one (onevm show ID), or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
+    ),
+    "discover.no_source": (
+        "The VM has no way to find its SuperLink or the SuperLink's CA.",
+        (
+            "Set FLOWER_SERVER_ADDRESS and TLS_CA_CERT, or run the VM in a OneFlow service with "
+            "TOKEN=YES."
+        ),
+    ),
+    "discover.waiting": (
+        "The SuperLink has not published its endpoint and CA yet.",
+        "Look at the SuperLink's VM: flower-agent status",
+    ),
+    "docker.down": (
+        "The Docker Engine does not answer.",
+        "systemctl status docker; journalctl -u docker",
+    ),
+    "docker.refused": (
+        "The Docker Engine refused a request.",
+        "Read Docker's reason in the message, and: journalctl -u docker",
+    ),
+    "endpoint.expired": (
+        "The certificate at the endpoint is not valid at this VM's time.",
+        "Compare the clocks (timedatectl) and the certificate's dates on the SuperLink.",
+    ),
+    "endpoint.not_flower": (
+        "Something answers at the endpoint, but it is not a Flower API.",
+        "Check the port: FLOWER_SERVER_ADDRESS, FLOWER_FLEET_PORT.",
+    ),
+    "endpoint.plaintext": (
+        "The endpoint speaks without TLS while TLS is wanted.",
+        "Set TLS_ENABLED alike on SuperLink and SuperNodes.",
+    ),
+    "endpoint.refused": (
+        "Nothing listens at the endpoint.",
+        "Check that the SuperLink runs, its address and port.",
+    ),
+    "endpoint.timeout": (
+        "The endpoint does not answer.",
+        "Check routes and firewalls between the VMs.",
+    ),
+    "endpoint.unknown_host": (
+        "The endpoint's name cannot be resolved.",
+        "Check DNS on this VM, or use an IP address.",
+    ),
+    "endpoint.untrusted": (
+        "The certificate at the endpoint was not issued by the trusted CA.",
+        "Compare fingerprints: flower-agent status on both VMs.",
+    ),
+    "endpoint.wrong_name": (
+        "The certificate at the endpoint does not name the dialled address.",
+        "Set FLOWER_TLS_SANS or FLOWER_PUBLIC_ADDRESS on the SuperLink to what nodes dial.",
+    ),
+    "gpu.none": (
+        "GPU_ENABLED=YES, but the VM has no usable NVIDIA GPU.",
+        "Check the PCI passthrough of the VM template, or set GPU_ENABLED=AUTO.",
+    ),
+    "gpu.no_driver": (
+        "The VM has an NVIDIA GPU but no loaded driver.",
+        "Install the NVIDIA driver in the image.",
+    ),
+    "gpu.no_toolkit": (
+        "Docker cannot hand the GPU to a container: the NVIDIA container toolkit is missing.",
+        "Install nvidia-container-toolkit and run: nvidia-ctk runtime configure --runtime=docker",
+    ),
+    "health.not_serving": (
+        "A container runs, but its health service does not answer SERVING.",
+        "Read its last lines: flower-agent logs",
+    ),
+    "image.denied": (
+        "The registry refuses the image: wrong credentials, or it does not exist.",
+        (
+            "Check FLOWER_REGISTRY_USER, FLOWER_REGISTRY_PASSWORD, FLOWER_IMAGE_PREFIX and "
+            "FLOWER_VERSION."
+        ),
+    ),
+    "image.framework": (
+        "The image for ML_FRAMEWORK is not on this VM.",
+        "Bake it into the image, or leave ML_FRAMEWORK empty.",
+    ),
+    "image.pull": (
+        "An image could not be pulled; the agent tries again.",
+        "Check the network and the registry; an image that is present needs neither.",
+    ),
+    "onegate.down": (
+        "OneGate does not answer; Flower goes on, reports wait.",
+        "Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
+    ),
+    "onegate.garbage": (
+        "OneGate answered something that is not its JSON.",
+        "Check that ONEGATE_ENDPOINT is a OneGate and not a proxy.",
+    ),
+    "onegate.no_service": (
+        "OneGate knows no OneFlow service that this VM belongs to.",
+        "Deploy the VM by a OneFlow service, or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
+    ),
+    "onegate.refused": (
+        "OneGate refused the request.",
+        "A wrong token, an unknown VM and a stopped oned all look like this: check the cloud.",
+    ),
+    "partition.default": (
+        "Outside a service nothing numbers this SuperNode, so it has partition 0 of 1.",
+        "Set FLOWER_NODE_CONFIG to this node's partition-id and num-partitions.",
+    ),
+    "peer.clock": (
+        "The SuperLink refuses this VM's clock.",
+        "Synchronize the clock (chrony, systemd-timesyncd); at most 5 s ahead, 5 min behind.",
+    ),
+    "peer.waiting": (
+        "The SuperNode has not connected to the SuperLink yet.",
+        "Read its last lines: flower-agent logs",
+    ),
+    "peer.lost": (
+        "The SuperNode lost its SuperLink and tries to reach it again.",
+        "Look at the SuperLink's VM, and at the network between.",
+    ),
+    "port.taken": (
+        "Another process listens on a port that Flower needs.",
+        "Find it (ss -ltnp) and stop it, or change the port's variable.",
+    ),
+    "ready.timeout": (
+        "The VM was not ready within FLOWER_READY_TIMEOUT; the agent goes on trying.",
+        "The phase and its error say what it waits for.",
+    ),
+    "setting.conflict": (
+        (
+            "Two variables contradict each other, or one is set bare and with ONEAPP_ to different "
+            "values."
+        ),
+        "Change one of the two, or take it out.",
+    ),
+    "setting.invalid": (
+        "A variable's value is not of the wanted form.",
+        "Set it to the wanted form: onevm updateconf VMID -a",
+    ),
+    "setting.missing": (
+        "A required variable is not set.",
+        "Add it to the CONTEXT: onevm updateconf VMID -a",
+    ),
+    "setting.near_miss": (
+        "An unknown variable looks like a known one.",
+        "Rename it, or ignore this.",
+    ),
+    "setting.no_effect": (
+        "A variable is set that cannot have an effect here.",
+        "Take it out, or set what it needs beside it.",
+    ),
+    "setting.unsupported": (
+        "A variable asks for something that this version of the agent does not do.",
+        "See docs/variables.md and CHANGELOG.md.",
+    ),
+    "state.corrupt": (
+        "A file of the agent's state cannot be read.",
+        "The agent makes it anew where nothing is lost by it; else restore it from a backup.",
+    ),
+    "state.other_vm": (
+        "The state was made by another VM: the disk was cloned.",
+        "Image builders run `flower-agent reset` before they save an image.",
+    ),
+    "state.unwritable": (
+        "The agent cannot write its files.",
+        "Check free space and mount options of the named path.",
+    ),
+    "superexec.detached": (
+        "The SuperExec runs but holds no connection to where it attaches, so no app can run.",
+        "Read its last lines: flower-agent logs superexec",
+    ),
+    "tls.ca_changed": (
+        "OneGate hands over another CA than the one this node trusts.",
+        "If the SuperLink was made anew, set FLOWER_CA_FINGERPRINT to its CA's fingerprint.",
+    ),
+    "tls.ca_lost": (
+        "The CA's key or certificate is damaged; a new one would lose every node's trust.",
+        "Restore tls/ from a backup, or clear it (flower-agent reset) and let nodes trust anew.",
+    ),
+    "tls.chain": (
+        "The given certificate does not chain to the given CA.",
+        "Put the intermediate certificates behind the leaf in TLS_CERT, or fix TLS_CA_CERT.",
+    ),
+    "tls.disabled": (
+        "TLS is off: everything that Flower sends can be read and changed on the way.",
+        "Set TLS_ENABLED=YES on every VM of the federation.",
+    ),
+    "tls.expired": (
+        "The given certificate is not valid now.",
+        "Renew it; check the VM's clock.",
+    ),
+    "tls.expires_soon": (
+        "A certificate ends soon and the agent cannot renew it: it was given.",
+        "Renew it; then set TLS_CERT and TLS_KEY anew, or run: flower-agent tls renew",
+    ),
+    "tls.fingerprint": (
+        "The CA is not the one that FLOWER_CA_FINGERPRINT names.",
+        "Compare with the SuperLink: flower-agent status",
+    ),
+    "tls.key_mismatch": (
+        "TLS_KEY does not belong to the certificate in TLS_CERT.",
+        "Set both from the same pair.",
+    ),
+    "tls.not_covered": (
+        "The given certificate does not name the address that nodes dial.",
+        "Order a certificate with that name, or set FLOWER_PUBLIC_ADDRESS to a name it has.",
+    ),
+    "tls.mismatch": (
+        "TLS is on at one end and off at the other.",
+        "Set TLS_ENABLED alike on every VM of the federation.",
+    ),
+    "version.mixed": (
+        "SuperLink and SuperNode run different Flower versions.",
+        "Set the same FLOWER_VERSION on every VM of the service.",
+    ),
+    "version.newer": (
+        "The Flower version is newer than any this agent knows; it is treated as the newest known.",
+        "Look for a newer flower-agent if the containers do not start.",
+    ),
+}
