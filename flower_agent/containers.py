@@ -5,6 +5,7 @@ import datetime
 import enum
 import hashlib
 import json
+from typing import Any
 
 LABEL_NAME = "org.flower-agent.name"
 """Whose container it is: only containers with the agent's own value are ever touched."""
@@ -121,3 +122,30 @@ class Existing:
     def running(self) -> bool:
         """Tell whether its process lives."""
         return self.status in ("running", "paused")
+
+
+def inspected(row: dict[str, Any]) -> Existing:
+    """Return the agent's container in an answer of ``GET /containers/ID/json``."""
+    state, labels = row["State"], row["Config"].get("Labels") or {}
+    return Existing(
+        name=str(row["Name"]).lstrip("/"),
+        container_id=str(row["Id"]),
+        mine=True,
+        fingerprint=labels.get(LABEL_FINGERPRINT, ""),
+        image=str(row["Config"].get("Image", "")),
+        status=str(state.get("Status", "")),
+        exit_code=state.get("ExitCode"),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        started_at=_time(state.get("StartedAt")),
+        finished_at=_time(state.get("FinishedAt")),
+        cpu_shares=int(row["HostConfig"].get("CpuShares") or 0),
+    )
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    """Parse Docker's RFC 3339 with nanoseconds; its zero time means never."""
+    if not text or text.startswith("0001-"):
+        return None
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")

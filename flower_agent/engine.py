@@ -26,9 +26,10 @@ from .containers import (
     LABEL_ROLE,
     Container,
     Existing,
+    inspected,
 )
 from .errors import AgentError
-from .images import Image, Reference, Registry, locked_reference
+from .images import Image, Reference, Registry, locked_reference, pull_failure
 from .secret import Secret
 
 TIMEOUT_S = 10
@@ -38,15 +39,6 @@ STOP_TIMEOUT_S = 30
 PIDS_LIMIT = 4096
 CHANGES = ("create", "start", "die", "oom", "destroy", "pause", "unpause", "rename")
 """Events that change what `containers` tells; looking, as ``top`` does, makes events too."""
-
-DENIALS = (
-    "denied",
-    "unauthorized",
-    "no basic auth",
-    "not found",
-    "manifest unknown",
-    "name unknown",
-)
 
 UNREACHABLE = (
     docker.errors.DockerException,
@@ -115,7 +107,7 @@ class Engine:
                     found.append(Existing(name=name, container_id=row["Id"], mine=False))
                     continue
                 try:
-                    found.append(_existing(api.inspect_container(row["Id"])))
+                    found.append(inspected(api.inspect_container(row["Id"])))
                 except docker.errors.NotFound:
                     continue  # removed since it was listed
         return tuple(found)
@@ -215,7 +207,7 @@ class Engine:
                 ):
                     _note(event, reference, progress)
             except docker.errors.APIError as error:
-                raise _pull_failed(reference, _reason(error)) from error
+                raise pull_failure(reference, _reason(error)) from error
             if digest:
                 api.tag(locked_reference(reference, digest), wanted.repository, wanted.tag)
         if self.image(reference) is None:
@@ -268,32 +260,6 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
     )
 
 
-def _existing(row: dict[str, Any]) -> Existing:
-    state, labels = row["State"], row["Config"].get("Labels") or {}
-    return Existing(
-        name=str(row["Name"]).lstrip("/"),
-        container_id=str(row["Id"]),
-        mine=True,
-        fingerprint=labels.get(LABEL_FINGERPRINT, ""),
-        image=str(row["Config"].get("Image", "")),
-        status=str(state.get("Status", "")),
-        exit_code=state.get("ExitCode"),
-        oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or ""),
-        started_at=_time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")),
-        cpu_shares=int(row["HostConfig"].get("CpuShares") or 0),
-    )
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    """Parse Docker's RFC 3339 with nanoseconds; its zero time means never."""
-    if not text or text.startswith("0001-"):
-        return None
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")
-
-
 def _auth(registry: Registry | None) -> dict[str, str] | None:
     if registry is None:
         return None
@@ -303,16 +269,9 @@ def _auth(registry: Registry | None) -> dict[str, str] | None:
 
 def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]) -> None:
     if "error" in event:
-        raise _pull_failed(reference, str(event["error"]))
+        raise pull_failure(reference, str(event["error"]))
     if event.get("status"):
         progress(str(event["status"]))
-
-
-def _pull_failed(reference: str, reason: str) -> AgentError:
-    """Tell a denial by its words: Docker answers it with status 404 or 500, or in the stream."""
-    if any(words in reason for words in DENIALS):
-        return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
-    return AgentError("image.pull", f"{reference} could not be pulled: {reason}", retryable=True)
 
 
 def _reason(error: docker.errors.APIError) -> str:

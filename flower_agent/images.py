@@ -6,7 +6,17 @@ Reference grammar: distribution/reference (``host:port/path:tag@digest``).
 import dataclasses
 import json
 
+from .errors import AgentError
 from .secret import Secret
+
+DENIALS = (
+    "denied",
+    "unauthorized",
+    "no basic auth",
+    "not found",
+    "manifest unknown",
+    "name unknown",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,3 +87,10 @@ def parse_lock(data: bytes | None) -> dict[str, str]:
     if not isinstance(rows, dict) or not all(isinstance(v, str) for v in rows.values()):
         raise ValueError('want {"images": {"REFERENCE": "sha256:…"}}')
     return {str(reference): digest for reference, digest in rows.items()}
+
+
+def pull_failure(reference: str, reason: str) -> AgentError:
+    """Tell a denial by its words: Docker answers it with status 404 or 500, or in the stream."""
+    if any(words in reason for words in DENIALS):
+        return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
+    return AgentError("image.pull", f"{reference} could not be pulled: {reason}", retryable=True)

@@ -80,9 +80,11 @@ def foreign(want: tuple[Container, ...], have: tuple[Existing, ...]) -> tuple[Ex
 
 
 def _bring(want: Container, have: Existing | None, resting: bool) -> Iterator[Step]:  # noqa: FBT001
-    if have is None:
+    if have is None and not resting:
         yield Step(Action.CREATE, want.name, "absent", want)
         yield Step(Action.START, want.name, "absent")
+    elif have is None:
+        return
     elif have.fingerprint != want.fingerprint:
         yield from _replace(want, have, "settings changed")
     elif have.status in ("dead", "removing"):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 import structlog
+import tenacity
 
 from . import backoff, exits, plan
 from .backoff import Trouble
@@ -45,6 +46,8 @@ class Workload:
         self._troubles: dict[str, Trouble] = {}
         self._images: dict[str, Image] = {}
         self._registry: Registry | None = None
+        self._refusals: dict[str, AgentError] = {}
+        self._ended: tuple[object, AgentError] | None = None
         self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
         self.progress = ""
         """What the running pull last said."""
@@ -175,11 +178,20 @@ class Workload:
     def ended(self, name: str) -> AgentError:
         """Return why a container that should run does not, with its last words."""
         found = self.existing(name)
+        if name in self._refusals:
+            return self._refusals[name]
         if found is None:
             return AgentError("container.exited", f"{name} is not there", retryable=True)
         if found.status == "created":
             said = found.error or "it was created and not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
+        key = (name, found.finished_at, self.restarts(name))
+        if self._ended is None or self._ended[0] != key:
+            self._ended = (key, self._explain(found))
+        return self._ended[1]
+
+    def _explain(self, found: Existing) -> AgentError:
+        name = found.name
         told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
         failures = self.restarts(name)
         again = f" {failures} times" if failures > 1 else ""
@@ -200,8 +212,15 @@ class Workload:
         def say(text: str) -> None:
             self.progress = text
 
+        def again(tried: tenacity.RetryCallState) -> None:
+            error = tried.outcome.exception() if tried.outcome else None
+            log.warning("image.pull_failed", image=reference, reason=str(error))
+            say(f"tries again after: {error}")
+
         def pull() -> None:
-            self.engine.pull(reference, digest=digest, registry=registry, progress=say)
+            patience(again, self._scale)(
+                self.engine.pull, reference, digest=digest, registry=registry, progress=say
+            )
 
         if self._errands.start(f"pull {reference}", pull):
             log.info("image.pull", image=reference)
@@ -225,6 +244,7 @@ class Workload:
             case Action.REMOVE:
                 self.engine.remove(step.name)
                 self._troubles.pop(step.name, None)
+                self._refusals.pop(step.name, None)
             case Action.UPDATE:
                 self.engine.give_cpu(step.name, CPU_SHARES)
             case Action.PULL:
@@ -233,24 +253,42 @@ class Workload:
     def _create(self, container: Container, image: str) -> None:
         try:
             self.engine.create(container, image)
-        except AgentError:
+        except AgentError as error:
             self._images.pop(container.image, None)  # it may be gone: look again
+            self._note_refusal(container.name, error)
             raise
 
     def _start(self, name: str) -> None:
         try:
             self.engine.start(name)
         except AgentError as error:
-            if error.finding.code == "container.refused":
-                known = self._troubles.get(name)
-                self._troubles[name] = backoff.refused(
-                    known, now=self._listed_at, scale=self._scale
-                )
+            self._note_refusal(name, error)
             raise
+        self._refusals.pop(name, None)
+
+    def _note_refusal(self, name: str, error: AgentError) -> None:
+        """Let what Docker refuses rest like what ends; the reason stays known meanwhile."""
+        if error.finding.code == "container.refused":
+            known = self._troubles.get(name)
+            self._troubles[name] = backoff.refused(known, now=self._listed_at, scale=self._scale)
+            self._refusals[name] = error
 
     def _changed(self) -> None:
         self._dirty = True
         self._wake()
+
+
+def patience(
+    before_sleep: Callable[[tenacity.RetryCallState], None], scale: float
+) -> tenacity.Retrying:
+    """Try three times what may pass; waits are random, so that VMs do not march in step."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, AgentError) and e.retryable),
+        wait=tenacity.wait_random_exponential(multiplier=2 * scale, min=scale, max=30 * scale),
+        stop=tenacity.stop_after_attempt(3),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
 
 
 def age_s(container: Existing, now: datetime.datetime) -> float:

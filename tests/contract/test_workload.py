@@ -193,10 +193,14 @@ def test_an_image_that_is_here_needs_no_registry(machine):
 
 
 @pytest.mark.parametrize(
-    ("retryable", "wait_s"), [(True, RETRY_PULL_S[0]), (False, RETRY_PULL_S[1])]
+    ("retryable", "tries", "wait_s", "scale"),
+    [
+        (True, 3, RETRY_PULL_S[0], 0.001),
+        (False, 1, RETRY_PULL_S[1], 0.001),
+        (False, 1, RETRY_PULL_S[1], 1.0),
+    ],
 )
-@pytest.mark.parametrize("scale", [1.0, 0.001])
-def test_a_failed_pull_is_told_and_tried_again_after_a_wait(retryable, wait_s, scale):
+def test_a_failed_pull_is_told_and_tried_again_after_a_wait(retryable, tries, wait_s, scale):
     machine = Machine(scale)
     failure = AgentError("image.pull", "connection refused", retryable=retryable)
     machine.engine.spoil(LINK_IMAGE, failure)
@@ -204,18 +208,18 @@ def test_a_failed_pull_is_told_and_tried_again_after_a_wait(retryable, wait_s, s
     assert machine.failed_fetch(**only) is failure
     machine.clock.sleep(wait_s * scale * 0.9)
     assert machine.fetch(**only)[1] is failure
-    assert len(machine.pulls()) == 1
+    assert len(machine.pulls()) == tries
     machine.engine.offer(LINK_IMAGE)
     machine.clock.sleep(wait_s * scale * 0.2)
     machine.fetch_all(**only)
-    assert len(machine.pulls()) == 2
+    assert len(machine.pulls()) == tries + 1
 
 
 def test_an_error_is_told_until_a_pull_succeeds(bare):
-    failure = AgentError("image.pull", "connection refused", retryable=True)
+    failure = AgentError("image.pull", "connection refused", retryable=False)
     bare.engine.spoil(LINK_IMAGE, failure)
     bare.failed_fetch()
-    bare.clock.sleep(RETRY_PULL_S[0])
+    bare.clock.sleep(RETRY_PULL_S[1])
     bare.engine.pulling.clear()
     assert bare.fetch()[1] is failure
     bare.engine.pulling.set()

@@ -232,6 +232,7 @@ def test_what_another_vm_says_reaches_no_terminal_as_it_is():
         assert len(finding.message) < 500
 
 
+@effort(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([*WHOLE, "FLOWER_ERROR", "FLOWER_PARTITION"]),
@@ -359,7 +360,7 @@ def test_a_vm_that_oneflow_does_not_list_yet_waits():
     assert discovery.needs_peers(service(0), "999") == ()
 
 
-@effort(max_examples=60)
+@effort(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_partition_is_given_twice_while_vms_come_and_go(data):
     names = itertools.count()

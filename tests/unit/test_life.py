@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from flower_agent import life
@@ -159,6 +160,7 @@ def test_the_phases_stand_in_the_order_of_a_start():
 found = st.sampled_from([None, WAITING, SOON, REFUSED, Unmet(Phase.PEER, WAITING.finding)])
 
 
+@effort(max_examples=50)
 @given(st.lists(st.tuples(found, st.floats(0, 400))))
 def test_every_turn_tells_a_state_that_fits_what_was_found(turns):
     vm = Vm()
@@ -172,6 +174,7 @@ def test_every_turn_tells_a_state_that_fits_what_was_found(turns):
         assert vm.life.phase_since >= before.phase_since
 
 
+@effort(max_examples=50)
 @given(st.lists(found, min_size=1))
 def test_the_same_turn_twice_changes_nothing(turns):
     vm = Vm()

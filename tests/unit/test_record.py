@@ -4,6 +4,7 @@ import json
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from flower_agent import record
@@ -64,6 +65,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 odd = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(max_size=5), scalars)
 
 
+@effort(max_examples=50)
 @given(st.dictionaries(st.sampled_from([*json.loads(record.dump(WHOLE))]), odd))
 def test_a_damaged_file_is_read_or_refused(differences):
     document = {**json.loads(record.dump(WHOLE)), **differences}

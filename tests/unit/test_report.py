@@ -143,6 +143,14 @@ def test_ready_stands_last_in_the_body_that_says_so(vm):
     assert vm.gate_open
 
 
+def test_ready_is_never_told_without_its_state(vm):
+    vm.live(1, "ready")
+    known = {name: value for name, value in vm.sent.attributes.items() if name != "READY"}
+    vm.sent = Sent(attributes=known)
+    vm.live(1)
+    assert vm.states() == [("ready", "YES")] * 2
+
+
 def test_the_gate_stays_shut_until_then(vm):
     vm.live(700, FLOWER_PHASE="discover")
     vm.live(100, "failed", FLOWER_ERROR="ready.timeout: late")
