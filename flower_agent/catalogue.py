@@ -70,7 +70,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "control.refused": (
         "The SuperLink's Control API refused a request.",
-        "Read its words in the message; `flower-agent nodes` and `runs` show what it knows.",
+        "Read its words in the message.",
     ),
     "control.unavailable": (
         "The SuperLink's Control API does not answer.",
@@ -267,7 +267,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "tls.expires_soon": (
         "A certificate ends soon and the agent cannot renew it: it was given.",
-        "Renew it; then set TLS_CERT and TLS_KEY anew, or run: flower-agent tls renew",
+        "Renew it, then set TLS_CERT and TLS_KEY anew.",
     ),
     "tls.fingerprint": (
         "The CA is not the one that FLOWER_CA_FINGERPRINT names.",

@@ -1,6 +1,5 @@
 """The context as the loop uses it: read when a file changes, the last good settings kept."""
 
-import dataclasses
 import pathlib
 
 import structlog
@@ -68,11 +67,9 @@ class Intake:
         """Return why the inputs cannot be used, None when they can."""
         if not self.errors:
             return None
-        first, more = self.errors[0], len(self.errors) - 1
-        rest = f" (and {more} more: flower-agent status)" if more else ""
-        found = dataclasses.replace(first, message=first.message + rest)
+        first = self.errors[0]
         late = first.code != "context.missing" or waited_s > MISSING_CONTEXT_S * scale
-        return Unmet(Phase.CONTEXT, found, fatal=late)
+        return Unmet(Phase.CONTEXT, first, fatal=late)
 
 
 def judge(read: Inputs) -> tuple[Settings | None, tuple[Finding, ...]]:

@@ -14,7 +14,6 @@ from .containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Existing
 class Action(enum.StrEnum):
     """What one step asks of Docker."""
 
-    PULL = "pull"
     CREATE = "create"
     START = "start"
     STOP = "stop"
@@ -29,7 +28,7 @@ class Step:
     action: Action
 
     name: str
-    """The container's name; of a pull the image."""
+    """The container's name."""
 
     cause: str
 
@@ -38,12 +37,6 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.action} {self.name} ({self.cause})"
-
-
-def pulls(want: tuple[Container, ...], present: Collection[str]) -> tuple[Step, ...]:
-    """Return a step for each wanted image that is not in `present`, each once."""
-    absent = dict.fromkeys(c.image for c in want if c.image not in present)
-    return tuple(Step(Action.PULL, image, "absent") for image in absent)
 
 
 def plan(

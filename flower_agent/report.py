@@ -59,7 +59,9 @@ def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
 
     `told` is what the VM's role adds. READY and FLOWER_SEEN are left to `due` and its caller.
     """
-    error = str(status.error) if status.error else ""
+    error, more = str(status.error) if status.error else "", len(status.errors) - 1
+    if more > 0:
+        error = f"{error[: MAX_WORDS - 50]} - and {more} more: flower-agent status"
     found = {
         "FLOWER_STATE": status.state,
         "FLOWER_PHASE": status.phase or "",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import address, flower
 from .errors import Finding, Severity, warning
-from .parsers import SYSTEM, Role
+from .parsers import SYSTEM, Isolation, Role
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -168,6 +168,16 @@ def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterat
         )
 
 
+def _framework_has_a_container(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.framework and settings.isolation is Isolation.SUBPROCESS:
+        yield warning(
+            "setting.no_effect",
+            "ML_FRAMEWORK is set, but with FLOWER_ISOLATION=subprocess apps run in Flower's own "
+            "container, which has no framework",
+            "Leave FLOWER_ISOLATION empty, or use a FLOWER_IMAGE_PREFIX with images of your own.",
+        )
+
+
 def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     user, password = "FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"
     if settings.registry_user and not settings.registry_password:
@@ -199,4 +209,5 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ),
     (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
     (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_has_its_own_port),
+    (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
 )

@@ -140,6 +140,7 @@ def _text(document: dict[str, Any] | None, running: bool, now: datetime.datetime
         lines += _wrapped("fix", found["hint"])
     for found in document.get("warnings") or ():
         lines += _wrapped("warning", f"{found['code']}: {found['message']}")
+        lines += _wrapped("fix", found["hint"])
     facts = _facts(document)
     lines += ["", *facts] if facts else []
     lines += _commands(document)

@@ -68,6 +68,7 @@ class SuperNode:
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
         )
         turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
+        turn.told["FLOWER_BUSY"] = "0"
         site = {"superlink": found, "trust": node_trust.trust_of(settings), "node_config": config}
         return Prepared(trust=wanted, site=site)
 

@@ -14,6 +14,9 @@ from .certificates import Certificate
 from .errors import AgentError
 from .secret import Secret
 
+OWN_ISSUER = "CN=flower-agent CA "
+"""How the issuer of a leaf begins that the agent made: `tls.make_ca`."""
+
 
 class Source(enum.StrEnum):
     """Where the certificates come from."""
@@ -117,6 +120,8 @@ def steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...
 def _own_steps(held: Held, now: datetime.datetime) -> tuple[Step, ...]:
     if held.own_ca_fault:
         raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {held.own_ca_fault}")
+    if held.own_ca is None and held.leaf is not None and held.leaf.issuer.startswith(OWN_ISSUER):
+        raise AgentError("tls.ca_lost", "the agent's CA is gone, its certificate is still there")
     if held.own_ca is None:
         return (Step(Action.MAKE_CA, "absent"), Step(Action.ISSUE, "absent"))
     cause = _why_issue(held, now)

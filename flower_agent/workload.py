@@ -247,8 +247,6 @@ class Workload:
                 self._refusals.pop(step.name, None)
             case Action.UPDATE:
                 self.engine.give_cpu(step.name, CPU_SHARES)
-            case Action.PULL:
-                raise ValueError("images are pulled beside the loop")
 
     def _create(self, container: Container, image: str) -> None:
         try:

@@ -530,3 +530,19 @@ def test_the_sandbox_does_refuse_what_is_sent_without_care(vm):
     (machine,) = vm.cloud.machines()
     with pytest.raises(Refused):
         vm.cloud.update(machine, "FLOWER_ERROR=a,b", 1)
+
+
+def test_the_first_of_several_errors_says_how_many_more_there_are():
+    errors = tuple(Finding("setting.invalid", f"{name} is bad") for name in "ABC")
+    status = Status(
+        state="failed",
+        since=NOW,
+        phase="context",
+        phase_since=NOW,
+        written_at=NOW,
+        agent_version="0.1.0",
+        error=errors[0],
+        errors=errors,
+    )
+    told = report.attributes(status, {})
+    assert told["FLOWER_ERROR"] == "setting.invalid: A is bad - and 2 more: flower-agent status"

@@ -171,7 +171,7 @@ def test_a_context_that_was_refused():
         phase="context",
         role=None,
         version=None,
-        error=Finding(first.code, f"{first.message} (and 1 more: flower-agent status)"),
+        error=first,
         errors=(first, second),
         warnings=(warning("context.report_ready", "REPORT_READY is set"),),
         facts=(Fact("context", Mark.BAD, "2 findings"), Fact("onegate", Mark.OFF, "")),
@@ -180,12 +180,12 @@ def test_a_context_that_was_refused():
         text(document)
         == """\
 failed for 5 min, phase context (no role yet)
-  cause:   setting.missing: FLOWER_ROLE is not set (and 1 more: flower-agent
-           status)
+  cause:   setting.missing: FLOWER_ROLE is not set
   fix:     Add it to the CONTEXT: onevm updateconf VMID -a
   cause:   setting.invalid: FL_NUM_ROUNDS is 'x': want a whole number
   fix:     Set it to the wanted form: onevm updateconf VMID -a
   warning: context.report_ready: REPORT_READY is set
+  fix:     Take REPORT_READY out of the CONTEXT; the agent reports READY itself.
 
   context     bad      2 findings
   onegate     off"""

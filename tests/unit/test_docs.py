@@ -1,0 +1,220 @@
+"""The pages say nothing that the code does not have: links, names, codes, commands, numbers."""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import re
+
+import pytest
+from test_purity import PURE
+
+from flower_agent import backoff, cli, life, report, settings, status
+from flower_agent.catalogue import CATALOGUE
+from flower_agent.status import Mark, Status
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCE = ROOT / "flower_agent"
+GENERATED = {"docs/errors.md", "docs/variables.md"}
+ELSEWHERE = {"contrib/app/README.md"}
+OURS = (
+    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/how-it-works.md",
+    "docs/onegate.md", "docs/operating.md", "docs/sandbox.md", "docs/status.md",
+)  # fmt: skip
+PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))
+
+OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME"}
+NO_CODES = {"area.what", "context.node_config"}
+"""The pattern of a code, and a name of Flower's."""
+
+FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|network|online|local)"
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
+SPAN = re.compile(r"`([^`\n]+)`")
+CODE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+COMMAND = re.compile(r"(?:`|\(|/|[$#:] )flower-agent ([a-z]+)")
+PLACE = re.compile(r"(?:contrib|docs|flower_agent|tests)/[\w./-]*")
+
+
+def read(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def headings(page):
+    """Return the anchors of a page as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", without_blocks(read(page)), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+def without_blocks(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(page, title):
+    """Return the text under a heading, up to the next of the same or a higher level."""
+    level, rest = re.search(
+        rf"^(#+) {re.escape(title)}$(.*)", read(page), re.MULTILINE | re.DOTALL
+    ).groups()
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, flags=re.MULTILINE)[0]
+
+
+def first_cells(text):
+    """Return what stands in backticks in the first column of the tables."""
+    rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    return [name for row in rows for name in SPAN.findall(row)]
+
+
+@functools.cache
+def sources():
+    return "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py"))
+
+
+@functools.cache
+def attributes():
+    """Return what the code tells OneGate, read off the code."""
+    now = life.born(None, 0).since
+    empty = Status(
+        state="", since=now, phase=None, phase_since=now, written_at=now, agent_version=""
+    )
+    told = re.findall(r'turn\.told\["(\w+)"\] =', sources())
+    return {*report.attributes(empty, {}), *told, "READY", "FLOWER_SEEN"}
+
+
+def subcommands():
+    actions = cli._parser()._subparsers._group_actions
+    found = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return set(found[0].choices)
+
+
+def test_every_page_is_looked_at():
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "contrib").rglob("*.md")]
+    assert sorted(str(path.relative_to(ROOT)) for path in found) == sorted(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for target in LINK.findall(without_blocks(read(page))):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in headings(there.relative_to(ROOT)), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_place_in_the_repository_exists(page):
+    places = [match[0] for span in SPAN.findall(read(page)) if (match := PLACE.match(span))]
+    assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_that_is_named_exists(page):
+    known = {row.name for row in settings.SETTINGS} | attributes() | OF_THE_ENVIRONMENT
+    named = {name + key for name, key in NAME.findall(read(page))}
+    families = {name for name in named if name.startswith("FL_CONFIG_")}
+    assert named - families <= known | {"FL_"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_code_that_is_named_is_in_the_catalogue(page):
+    spans = {span for span in SPAN.findall(read(page)) if CODE.fullmatch(span)}
+    codes = {span for span in spans if not re.search(rf"\.{FILES}$", span)}
+    assert codes - NO_CODES - set(CATALOGUE) == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_is_named_exists_or_is_said_not_to(page):
+    known = subcommands()
+    for paragraph in re.split(r"\n(?=\n|[-*|] |#)", read(page)):
+        if not re.search(r"\byet\b", paragraph):
+            assert set(COMMAND.findall(paragraph)) <= known, paragraph
+
+
+def test_commands_are_found_in_every_form_of_the_pages():
+    text = """`flower-agent one`, or run: flower-agent two (flower-agent three)
+    $ flower-agent four
+    # build/venv/bin/flower-agent five
+    flower-agent is not one."""
+    assert COMMAND.findall(text) == ["one", "two", "three", "four", "five"]
+
+
+@pytest.mark.parametrize("page", OURS)
+def test_lines_are_short_and_words_are_plain(page):
+    text = read(page)
+    long = [line for line in text.splitlines() if len(line) > 100 and not line.startswith("|")]
+    assert long == []
+    assert re.findall(r"\b(simply|just|easy|easily|obviously)\b", text, re.IGNORECASE) == []
+    assert re.findall(r"\b(colour|behaviour|licence|initialis|recognis)\w*", text) == []
+
+
+def test_the_status_page_has_every_state_phase_mark_and_exit_code():
+    assert first_cells(section("docs/status.md", "States")) == [state.value for state in life.State]
+    assert first_cells(section("docs/status.md", "Phases")) == [phase.value for phase in life.Phase]
+    marks = first_cells(section("docs/status.md", "Text"))[: len(Mark)]
+    assert marks == [mark.value for mark in Mark]
+    told = dict(
+        re.findall(r"^\| (\d+) \| (.+) \|$", section("docs/status.md", "Exit codes"), re.MULTILINE)
+    )
+    for state, code in status.EXIT_CODES.items():
+        assert told.pop(str(code)) == f"`{state}`"
+    others = (status.NOT_RUNNING, status.UNKNOWN, status.TIMED_OUT, cli.USAGE)
+    assert set(told) == {str(code) for code in others}
+
+
+def test_the_status_page_has_every_field_in_order():
+    fields = [field.name for field in dataclasses.fields(Status)]
+    assert first_cells(section("docs/status.md", "JSON"))[:1] == ["schema"]
+    listed = first_cells(section("docs/status.md", "JSON"))
+    assert sorted(listed) == sorted(["schema", *fields, "running"])
+
+
+def test_the_status_page_has_every_fact():
+    notes = set(re.findall(r'(?:turn\.note|Fact)\(\s*"(\w+)"', sources()))
+    listed = first_cells(section("docs/status.md", "Text"))[len(Mark) :]
+    assert sorted(listed) == sorted(notes)
+
+
+def test_the_onegate_page_has_every_attribute():
+    listed = first_cells(section("docs/onegate.md", "Attributes"))
+    assert set(listed) == attributes()
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ("docs/onegate.md", f"until {report.MIN_INTERVAL_S:.0f} s after the last body"),
+        ("docs/onegate.md", f"Every {report.HEARTBEAT_S:.0f} s"),
+        ("docs/onegate.md", f"to {report.RETRY_LONGEST_S:.0f} s."),
+        ("docs/onegate.md", f"At most {report.MAX_WORDS} characters"),
+        ("docs/status.md", f"older than {status.STALE_AFTER_S} s"),
+        ("docs/status.md", f"waits {cli.GRACE_S:.0f} s"),
+        (
+            "docs/how-it-works.md",
+            f"then after {backoff.FIRST_DELAY_S:.0f} s, doubling to 5 minutes",
+        ),
+    ],
+)
+def test_a_number_is_the_constant_of_the_code(page, sentence):
+    assert sentence in " ".join(read(page).split())
+    assert backoff.LONGEST_DELAY_S == 5 * 60
+
+
+def test_the_map_of_the_house_has_every_module_and_says_which_are_pure():
+    text = read("CONTRIBUTING.md")
+    rows = re.findall(r"^\| ((?:`\w+\.py`(?:, )?)+)( \*pure\*)? \|", text, re.MULTILINE)
+    listed = {
+        name: bool(pure) for names, pure in rows for name in re.findall(r"`(\w+)\.py`", names)
+    }
+    present = {path.stem for path in SOURCE.glob("*.py") if not path.stem.startswith("__")}
+    assert set(listed) == present
+    assert sorted(name for name, pure in listed.items() if pure) == sorted({*PURE} & present)
+
+
+def test_the_license_is_the_one_that_the_package_names():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
