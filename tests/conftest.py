@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "contrib" / "sandbox"))
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+ALL_MUST_RUN = bool(os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ALL"))
 START_IT = "run contrib/sandbox/engine.sh"
 
 

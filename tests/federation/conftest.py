@@ -10,7 +10,7 @@ from watched import WatchedFederation
 
 
 @pytest.fixture(scope="package")
-def images() -> None:
+def images(docker_url: str) -> None:
     """The Flower images; built from PyPI where no registry answers."""
     root = pathlib.Path(__file__).parents[2]
     build = [sys.executable, root / "contrib/images/build.py"]
