@@ -16,12 +16,19 @@ ALL_MUST_RUN = bool(os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_R
 START_IT = "run contrib/sandbox/engine.sh"
 
 
+def pytest_sessionfinish(session):
+    """Where everything must run, a test that was skipped for any reason fails the session."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if ALL_MUST_RUN and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def missing():
     """Skips a test for want of something; where everything must be there, fails it."""
 
     def give_up(what):
-        if os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ENGINE"):
+        if ALL_MUST_RUN:
             pytest.fail(what, pytrace=False)
         pytest.skip(what)
 
