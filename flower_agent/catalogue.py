@@ -20,6 +20,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Another agent process of this root runs and owns the containers.",
         "Stop it first: systemctl stop flower-agent",
     ),
+    "appio.open": (
+        "An AppIo listens beyond loopback without TLS; whoever reaches it can run as an app.",
+        "Limit the port to the SuperExec's address by a firewall or a network of its own.",
+    ),
     "config.invalid": (
         "/etc/flower-agent/config.yaml is not a mapping of known names to values.",
         "Write one `name: value` a line, names in lower case, then: flower-agent check",
@@ -280,6 +284,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "tls.not_covered": (
         "The given certificate does not name the address that nodes dial.",
         "Order a certificate with that name, or set FLOWER_PUBLIC_ADDRESS to a name it has.",
+    ),
+    "tls.loopback": (
+        "The given certificate does not name 127.0.0.1, which a tunnel to the Control API dials.",
+        "Order one with 127.0.0.1, or dial the tunnel by a name that it has (/etc/hosts).",
     ),
     "tls.mismatch": (
         "TLS is on at one end and off at the other.",

@@ -4,6 +4,7 @@ The stages are the phases of the contract, in order. The first that is not met i
 for; nothing that stops a turn ever stops a container.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -82,7 +83,7 @@ class Converger:
         self._certificates(turn, prepared.trust)
         turn.phase = Phase.IMAGE
         if missing and not self.dry:
-            return Unmet(Phase.IMAGE, pull_error.finding if pull_error else None)
+            return turn.unmet(pull_error) if pull_error else Unmet(Phase.IMAGE)
         self._record_digests(turn, pins)
         turn.phase = Phase.CONTAINER
         want = roles.containers(turn.settings, self._site(turn, prepared.site, uses_gpu))
@@ -156,8 +157,10 @@ class Converger:
 
     def _site(self, turn: Turn, known: Mapping[str, Any], uses_gpu: bool) -> Site:  # noqa: FBT001
         if not self.dry:
-            files.directory(self._paths.superlink, 0o2770, group=FLOWER_UID)
-            files.directory(self._paths.data, 0o755)
+            if turn.settings.role is Role.SUPERLINK:
+                files.directory(self._paths.superlink, 0o2770, group=FLOWER_UID)
+            if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
+                files.directory(self._paths.data, 0o755)
         return Site(
             prefix=self._prefix,
             ca_file=str(turn.keyring.ca),
@@ -205,6 +208,9 @@ class Converger:
         try:
             duty.check(turn, running)
         except AgentError as error:
+            if turn.hung:
+                stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
+                self._workload.apply((stop,), {})
             young = age_s(main, turn.now) < SETTLING_S * self._scale
             if young and error.retryable:
                 return Unmet(turn.phase)
@@ -235,7 +241,9 @@ class Converger:
     def _busy(self, turn: Turn, name: str) -> None:
         if turn.monotonic >= self._busy_look_at:
             self._busy_look_at = turn.monotonic + BUSY_LOOK_S * self._scale
-            running = self._workload.engine.processes(name)
+            running: tuple[str, ...] = ()
+            with contextlib.suppress(AgentError):  # wants `ps` on the VM; never changes the state
+                running = self._workload.engine.processes(name)
             if any("flwr-clientapp" in command for command in running):
                 self._computed_at = turn.monotonic
         busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale

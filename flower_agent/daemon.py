@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 
-from . import files, log
+from . import files, inputs, intake, log
 from .agent import Agent, Options
 from .errors import AgentError
 from .paths import Paths
@@ -52,7 +52,10 @@ def run(paths: Paths, name: str) -> int:
 
 def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
     """Print what ``run`` would do now. Returns 1 when it could not start."""
-    log.configure("ERROR", tty=sys.stderr.isatty())
+    log.configure("CRITICAL", tty=sys.stderr.isatty())
+    _, findings = intake.judge(inputs.read(paths, context_file=context))
+    for found in findings:
+        print(f"{found.severity}: {found}\n  fix: {found.hint}")
     unmet, steps = Agent(_options(paths, name, context), dry=True).preview(PREVIEW_S)
     for step in steps:
         print(step)

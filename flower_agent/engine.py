@@ -21,6 +21,7 @@ import urllib3.exceptions
 
 from .containers import (
     CPU_SHARES_STARTING,
+    FLOWER_UID,
     LABEL_FINGERPRINT,
     LABEL_NAME,
     LABEL_ROLE,
@@ -119,6 +120,7 @@ class Engine:
                 image,
                 command=list(container.command),
                 name=container.name,
+                user=f"{FLOWER_UID}:{FLOWER_UID}",
                 environment=dict(container.environment),
                 labels={
                     LABEL_NAME: self.owner,

@@ -9,7 +9,7 @@ import re
 
 _LOGS = "Read the lines above it: flower-agent logs"
 _APP = "Read the run's log; the containers stay as they are."
-_REPORT = "The agent should not let this happen: report it with flower-agent support."
+_REPORT = "The agent should not let this happen: report it with the container's log."
 _LICENCE = "Use the open-source images (FLOWER_IMAGE_PREFIX=flwr)."
 
 
@@ -73,7 +73,7 @@ FLOWER_CODES: dict[int, Meaning] = {
     602: Meaning("this version's SuperExec cannot speak TLS", _REPORT),
     603: Meaning("TLS was both wanted and switched off", _REPORT),
     604: Meaning("a file that the command line names is not there", _REPORT),
-    605: Meaning("the server certificate is incomplete or not valid", "flower-agent tls show"),
+    605: Meaning("the server certificate is incomplete or not valid", "Read: flower-agent status"),
     606: Meaning(
         "its Flower version differs from that of its peer",
         "Set the same FLOWER_VERSION on every VM of the service.",
@@ -161,12 +161,12 @@ SIGNS: tuple[Sign, ...] = (
     _sign(
         r"Failed to bind to address ([^\s;]+)",
         "it cannot listen on {0}: not an address of this VM, or key and certificate do not fit",
-        "Compare with: ip address; flower-agent tls show",
+        "Compare with: ip address; flower-agent status",
     ),
     _sign(
         r"KEY_VALUES_MISMATCH",
         "the server's key does not belong to its certificate",
-        "flower-agent tls show",
+        "Compare the CA in flower-agent status on both VMs.",
         "tls.key_mismatch",
     ),
     _sign(
@@ -203,7 +203,7 @@ SIGNS: tuple[Sign, ...] = (
     _client(
         r"No SuperNode found with the given public key|Failed to activate SuperNode",
         "the SuperLink does not know this node's key (yet)",
-        "Register it on the SuperLink: flower-agent nodes register",
+        "Register its public key on the SuperLink: flwr supernode register",
         "peer.waiting",
     ),
     _client(

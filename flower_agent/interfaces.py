@@ -98,9 +98,10 @@ def _obvious(
     for interface in interfaces:
         if interface.name == default_interface and interface.fleet:
             return interface.fleet[0]
-    given = [nic for nic in _context_nics(interfaces, context).values() if nic]
+    # One that has lost its address for a moment counts too: else the other NIC would be "the only".
+    given = list(_context_nics(interfaces, context).values())
     candidates = given or [nic.fleet for nic in interfaces if nic.fleet]
-    if len(candidates) == 1:
+    if len(candidates) == 1 and candidates[0]:
         return candidates[0][0]
     listed = ", ".join(f"{nic.name} {text}" for nic in interfaces for text in nic.fleet)
     raise AgentError(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from . import files, roles
+from . import exits, files, roles
 from .containers import Existing, Part
 from .engine import Engine
 from .errors import AgentError
@@ -124,6 +124,8 @@ def _follow(engine: Engine, found: Existing, lines: int, prefix: bool) -> None: 
 
 
 def _say(found: Existing, line: str, *, prefix: bool) -> None:
+    if not sys.stdout.isatty():
+        line = exits.strip_ansi(line)  # Flower colors its lines even into pipes
     print(f"{found.name} | {line}" if prefix else line, flush=True)
 
 

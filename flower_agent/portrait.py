@@ -45,7 +45,7 @@ def draw(
         containers=_containers(workload),
         endpoint=told.get("FLOWER_ENDPOINT"),
         tls=good.tls if good else None,
-        ca_fingerprint=told.get("FLOWER_CA_FINGERPRINT"),
+        ca_fingerprint=turn.ca_fingerprint if turn else None,
         nodes=int(nodes) if nodes else None,
         node_id=told.get("FLOWER_NODE_ID"),
         partition=told.get("FLOWER_PARTITION"),

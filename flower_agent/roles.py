@@ -19,6 +19,8 @@ LOOPBACK = "127.0.0.1"
 KEPT_FREE_BYTES = 512 * 1024 * 1024
 """Left to the system and the agent when an app takes all it may."""
 
+MEMORY_STEP_BYTES = 128 * 1024 * 1024
+
 LEAST_BYTES = 256 * 1024 * 1024
 
 TMPFS = (
@@ -231,7 +233,8 @@ def _image(settings: Settings, part: Part) -> str:
 def _memory(settings: Settings, site: Site) -> int | None:
     if settings.memory_limit is not None:
         return settings.memory_limit
-    rest = site.memory_bytes - KEPT_FREE_BYTES
+    # In steps, so that a kernel which counts a little differently replaces no container.
+    rest = (site.memory_bytes - KEPT_FREE_BYTES) // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
     return rest if rest >= LEAST_BYTES else None
 
 

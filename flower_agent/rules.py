@@ -157,6 +157,13 @@ def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
     return name, port
 
 
+def _appio_is_closed(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    where = settings.appio_listen
+    shares = flower.band(settings.version).appio_shares_tls and settings.role is Role.SUPERLINK
+    if where is not None and not address.is_loopback(where.host) and not shares:
+        yield warning("appio.open", f"FLOWER_APPIO_LISTEN is {where}, and that AppIo has no TLS")
+
+
 def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     shares = flower.band(settings.version).appio_shares_tls
     if settings.role is Role.SUPERLINK and settings.appio_listen and shares:
@@ -209,5 +216,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ),
     (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
     (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_has_its_own_port),
+    (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_is_closed),
     (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
 )

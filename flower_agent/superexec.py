@@ -9,7 +9,7 @@ from .containers import Part
 from .errors import AgentError
 from .health import Prober
 from .life import Phase
-from .parsers import Plugin
+from .parsers import SYSTEM, Plugin
 from .settings import Settings
 from .status import Mark
 from .turn import Prepared, Running, Turn
@@ -59,7 +59,7 @@ def trust_of(settings: Settings) -> Trust:
     """Return whom it believes: only a SuperLink's AppIo of 1.37 and later always has TLS."""
     shares = flower.band(settings.version).appio_shares_tls
     if settings.tls and shares and settings.superexec_plugin is Plugin.SERVERAPP:
-        return Trust.CA if settings.tls_ca_cert else Trust.SYSTEM
+        return Trust.SYSTEM if settings.tls_ca_cert in (None, SYSTEM) else Trust.CA
     return Trust.INSECURE
 
 

@@ -17,7 +17,7 @@ from .arguments import Endpoints
 from .containers import Part
 from .control import NodeStatus
 from .control_api import Control
-from .errors import AgentError, Finding, Severity
+from .errors import AgentError, Finding, Severity, warning
 from .flower import Transport
 from .health import ALPN_GRPC, ALPN_HTTP, Prober
 from .host import HostFacts
@@ -90,7 +90,11 @@ class SuperLink:
             more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
             hosts = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
             return trust.Wanted(source=trust.Source.OWN, hosts=hosts)
-        checked = self._check_given(settings, (public.host,), turn.now)
+        dialled = {public.host}
+        appio = roles.endpoints(settings, host).appio
+        if appio.tls:  # the local SuperExec dials it, and is as strict as any node
+            dialled.add(appio.dial.host)
+        checked = self._check_given(settings, tuple(sorted(dialled)), turn.now)
         turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
         if checked.given is None:
             raise refusal(checked.findings)
@@ -145,6 +149,7 @@ class SuperLink:
     def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
         turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()
         turn.told["FLOWER_CA_FINGERPRINT"] = certificates.fingerprint(ca_pem)
+        turn.trusts(certificates.fingerprint(ca_pem))
 
 
 def published(settings: Settings, host: str) -> Address:
@@ -172,9 +177,13 @@ def check_given(
     ca_pem = settings.tls_ca_cert
     private = ca_pem if ca_pem and ca_pem != parsers.SYSTEM else None
     roots = None if private else _system_roots()
-    return given.check_given(
+    checked = given.check_given(
         settings.tls_cert, settings.tls_key, private, hosts, now, system_roots=roots
     )
+    if checked.given is None or certificates.covers(checked.given.certificate, roles.LOOPBACK):
+        return checked
+    message = f"the certificate in TLS_CERT does not name {roles.LOOPBACK}"
+    return given.Checked(checked.given, (*checked.findings, warning("tls.loopback", message)))
 
 
 def refusal(findings: tuple[Finding, ...]) -> AgentError:
@@ -193,7 +202,7 @@ def commands(
     tunnel = f"ssh -N -L {port}:{host_text(places.control.dial.host)}:{port} root@{host}"
     found = [("reach the Control API from elsewhere", tunnel)]
     if ca is not None:
-        found.append(("fetch the CA", f"scp root@{host}:{ca} ca.crt"))
+        found.append(("fetch the CA", f"scp root@{host_text(host)}:{ca} ca.crt"))
     trusts = 'root-certificates = "ca.crt"' if ca else "insecure = true"
     if settings.version.release < flower.CONFIG_TOML_SINCE:
         where = "[tool.flwr.federations.opennebula]"

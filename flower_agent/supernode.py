@@ -25,13 +25,21 @@ TIMEOUT_S = 3.0
 LOST_AFTER_S = 10.0
 """A SuperNode that is away for longer looks for its SuperLink anew."""
 
+OVERLAP = datetime.timedelta(seconds=2)
+"""A log is read again from so long before the last look."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Seen:
     """What the log of one container start told so far; only the lines that matter are kept."""
 
     started_at: datetime.datetime
-    read_at: datetime.datetime
+    since: datetime.datetime
+    """Docker's time from which on lines may not have been read yet."""
+
+    read_at: float
+    """Monotonic seconds of the last look."""
+
     lines: tuple[str, ...] = ()
 
 
@@ -103,8 +111,7 @@ class SuperNode:
         seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
         if not settings.tls_ca_cert:
             turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
-        shown = certificates.format_fingerprint(seen.fingerprint)[:23]
-        turn.note("tls", Mark.OK, f"trusts the CA {shown}…")
+        turn.trusts(seen.fingerprint)
         return trust.Wanted(source=trust.Source.TRUSTED, ca_pem=certificates.canonical(pem))
 
     def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
@@ -129,6 +136,7 @@ class SuperNode:
     def _check_peer(self, turn: Turn, running: Running) -> None:
         peer = exits.peer(self._read(turn, running).splitlines())
         endpoint = turn.record.superlink
+        turn.hung = peer.failed
         if peer.clock_refused:
             raise AgentError(
                 "peer.clock", f"the SuperLink at {endpoint} refuses this VM's clock", retryable=True
@@ -153,8 +161,12 @@ class SuperNode:
         """Return the lines that matter of this container start."""
         started_at = running.started_at
         if self._seen is None or self._seen.started_at != started_at:
-            self._seen = _Seen(started_at, started_at)
-        text = running.read_log(self._seen.read_at)
-        self._seen.read_at = max(started_at, turn.now - datetime.timedelta(seconds=2))
+            self._seen = _Seen(started_at, started_at, turn.monotonic)
+        passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
+        # A clock that was set back since dates new lines before the last look, even the start.
+        text = running.read_log(min(self._seen.since, turn.now - passed - OVERLAP))
+        self._seen.read_at = turn.monotonic
+        recent = turn.now - OVERLAP
+        self._seen.since = max(started_at, recent) if turn.now > started_at else recent
         self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
         return "\n".join(self._seen.lines)

@@ -5,6 +5,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from .certificates import format_fingerprint
 from .errors import AgentError, Finding
 from .host import HostFacts
 from .keyring import Keyring
@@ -49,6 +50,17 @@ class Turn:
     """Attributes for OneGate beside those of every role."""
 
     commands: tuple[tuple[str, str], ...] = ()
+
+    ca_fingerprint: str | None = None
+    """Of the CA that nodes trust, or that this node trusts."""
+
+    hung: bool = False
+    """The first container's process lives but will never work again: it wants a restart."""
+
+    def trusts(self, fingerprint: str) -> None:
+        """Write down the CA, whole, so that two VMs can be compared."""
+        self.ca_fingerprint = fingerprint
+        self.note("ca", Mark.OK, format_fingerprint(fingerprint))
 
     def note(self, name: str, mark: Mark, detail: str) -> None:
         """Write one line of the status."""

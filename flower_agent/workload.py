@@ -62,7 +62,13 @@ class Workload:
         return next((c for c in self.have if c.name == name), None)
 
     def restarts(self, name: str) -> int:
-        """Return how often a container ended lately."""
+        """Return how often a container was started again lately."""
+        found = self.existing(name)
+        waits = found is None or not found.running
+        return max(self.failures(name) - waits, 0)
+
+    def failures(self, name: str) -> int:
+        """Return how often a container ended, or was refused, in a row."""
         return self._troubles[name].failures if name in self._troubles else 0
 
     def observe(self, now: float) -> None:
@@ -185,7 +191,7 @@ class Workload:
         if found.status == "created":
             said = found.error or "it was created and not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
-        key = (name, found.finished_at, self.restarts(name))
+        key = (name, found.finished_at, self.failures(name))
         if self._ended is None or self._ended[0] != key:
             self._ended = (key, self._explain(found))
         return self._ended[1]
@@ -193,7 +199,7 @@ class Workload:
     def _explain(self, found: Existing) -> AgentError:
         name = found.name
         told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
-        failures = self.restarts(name)
+        failures = self.failures(name)
         again = f" {failures} times" if failures > 1 else ""
         code = told.error
         if code == "container.exited" and failures >= backoff.LOOP_AT:
@@ -290,5 +296,6 @@ def patience(
 
 
 def age_s(container: Existing, now: datetime.datetime) -> float:
-    """Return for how many seconds a container has run."""
-    return (now - container.started_at).total_seconds() if container.started_at else 0.0
+    """Return for how many seconds a container has run; infinite when the clock was set back."""
+    seconds = (now - container.started_at).total_seconds() if container.started_at else 0.0
+    return seconds if seconds >= 0 else float("inf")

@@ -15,11 +15,16 @@ fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { echo "flower-agent needs Python 3.11 or newer; this is $("$python" --version)." >&2; exit 1; }
 
-want=$({ "$python" --version; cat pyproject.toml; echo "$extra"; } | sha256sum)
+want=$({ "$python" --version; cat pyproject.toml; } | sha256sum)
 if [ "$(cat build/venv/.made-for 2>/dev/null)" != "$want" ]; then
     echo "Making build/venv …"
     rm -rf build/venv
     "$python" -m venv build/venv
-    build/venv/bin/pip install -q --disable-pip-version-check -e ".$extra"
+    build/venv/bin/pip install -q --disable-pip-version-check -e .
     echo "$want" >build/venv/.made-for
+fi
+if [ -n "$extra" ] && [ ! -e build/venv/.has-dev ]; then
+    echo "Adding the tools of the tests …"
+    build/venv/bin/pip install -q --disable-pip-version-check -e ".$extra"
+    touch build/venv/.has-dev
 fi

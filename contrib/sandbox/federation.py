@@ -9,6 +9,7 @@ SuperNodes' once its READY gate is open. ``contrib/sandbox/run`` calls this; tes
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -357,6 +358,7 @@ def main() -> int:
         federation.down()
         print("The federation is down.")
         return 0
+    lock = only_one(options.directory)
     federation.down()  # what a run that was cut off may have left
     shutil.rmtree(federation.directory, ignore_errors=True)
     try:
@@ -369,9 +371,21 @@ def main() -> int:
     finally:
         if not options.keep:
             federation.down()
+        lock.close()
     if options.keep:
         print(f"\nIt runs on. Take it down: {HERE.relative_to(REPOSITORY)}/run --down")
     return 0
+
+
+def only_one(directory: pathlib.Path) -> TextIO:
+    """Return the lock of the sandbox of this directory; two runs would take each other down."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = directory.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"FAILED: another run uses {directory}; wait for its end, or use --directory")
+    return lock
 
 
 def show_run(federation: Federation) -> None:

@@ -37,6 +37,12 @@ def wait_for(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> 
         time.sleep(0.05)
 
 
+def started(name: str) -> str:
+    """Return a container's id and start, which change when it is restarted; empty when absent."""
+    seen = ["docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name]
+    return subprocess.run(seen, check=False, capture_output=True, text=True, timeout=60).stdout
+
+
 def docker(*arguments: str) -> str:
     """Return the output of the Docker CLI, which knows nothing of the agent."""
     done = subprocess.run(

@@ -30,6 +30,7 @@ class Seen:
     facts: dict = dataclasses.field(default_factory=dict)
     told: dict = dataclasses.field(default_factory=dict)
     commands: tuple = ()
+    ca_fingerprint: str | None = None
     have: tuple = ()
     client: object = None
     trouble: object = None
@@ -107,9 +108,8 @@ def test_what_onegate_is_told_is_shown_too():
         "FLOWER_NODES": "0",
         "FLOWER_NODE_ID": "77",
         "FLOWER_PARTITION": "1/3",
-        "FLOWER_CA_FINGERPRINT": "ab",
     }
-    found = draw(turn=Seen(told=told))
+    found = draw(turn=Seen(told=told, ca_fingerprint="ab"))
     assert (found.endpoint, found.nodes, found.node_id) == ("10.0.0.5:9092", 0, "77")
     assert (found.partition, found.ca_fingerprint) == ("1/3", "ab")
 
