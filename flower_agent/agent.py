@@ -28,6 +28,7 @@ from .keyring import Keyring
 from .life import Life, Phase, State, Unmet
 from .memory import Memory
 from .notify import Notifier
+from .orders import OrderBox, Orders
 from .parsers import Role
 from .paths import Paths
 from .publisher import Publisher
@@ -99,6 +100,7 @@ class Agent:
         self._life = life.born(_now(), time.monotonic())
         self._intake = Intake(options.paths, options.context_file)
         self._memory = Memory(options.paths.record)
+        self._orders = OrderBox(options.paths.orders)
         self._turn: Turn | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -161,32 +163,43 @@ class Agent:
         refusal = self._intake.refusal(waited_s=waited_s, scale=self._scale)
         if self._intake.good is None:
             return refusal
-        self._turn = turn = self._begin(self._intake.good)
+        orders = self._orders.read()
+        self._turn = turn = self._begin(self._intake.good, orders)
         unmet = self._converger.turn(turn)
         if not self._converger.dry:
-            self._remember(turn)
+            kept = self._remember(turn)
+            done = Orders(turn.renewed, orders.trust if kept else None)
+            if done != Orders():
+                self._orders.done(done)
+                log.info("orders.done", renew=done.renew, trust=done.trust)
         return refusal or unmet
 
-    def _remember(self, turn: Turn) -> None:
+    def _remember(self, turn: Turn) -> bool:
         """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
         try:
             self._memory.keep(turn.record)
         except AgentError as error:
             found = error.finding
             turn.warnings.append(warning(found.code, found.message, found.hint))
+            return False
+        return True
 
-    def _begin(self, good: Settings) -> Turn:
+    def _begin(self, good: Settings, orders: Orders) -> Turn:
         vmid = self._intake.inputs.vmid if self._intake.inputs else None
         follows = mounts.follows(host.mountinfo(), str(self._paths.data))
+        record = self._memory.recall(vmid)
+        if orders.trust is not None:
+            record = dataclasses.replace(record, ca_pin=orders.trust)
         return Turn(
             settings=good,
+            renew=orders.renew,
             variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
             host=host.observe(),
             keyring=self._keyring,
             client=self._reporter.client,
             now=_now(),
             monotonic=time.monotonic(),
-            record=self._memory.recall(vmid),
+            record=record,
             data_propagation="rslave" if follows else "rprivate",
         )
 
@@ -194,6 +207,7 @@ class Agent:
         """Use new settings from now on."""
         logging.configure(good.log_level.value, tty=self._options.tty)
         self._finder.forget()
+        self._workload.pardon()
         self._life = life.restarted(self._life, time.monotonic())
 
     def _publish(self, now: datetime.datetime, monotonic: float) -> None:

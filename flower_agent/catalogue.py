@@ -1,6 +1,6 @@
 """Every error code with its meaning and remedy; ``docs/errors.md`` is generated from it.
 
-Codes are public: they are added to, never renamed.
+Codes are public: they are added to, never renamed. One table, so longer than a module should be.
 """
 
 CATALOGUE: dict[str, tuple[str, str]] = {
@@ -17,12 +17,16 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Report it with the traceback of: journalctl -u flower-agent",
     ),
     "agent.running": (
-        "Another agent process of this root runs and owns the containers.",
+        "Another agent process of this root or name runs and owns the containers.",
         "Stop it first: systemctl stop flower-agent",
     ),
     "appio.open": (
         "An AppIo listens beyond loopback without TLS; whoever reaches it can run as an app.",
         "Limit the port to the SuperExec's address by a firewall or a network of its own.",
+    ),
+    "clock.skew": (
+        "This VM's clock differs from OneGate's by more than Flower accepts between two VMs.",
+        "Synchronize the clock: chrony or systemd-timesyncd.",
     ),
     "config.invalid": (
         "/etc/flower-agent/config.yaml is not a mapping of known names to values.",
@@ -178,6 +182,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "OneGate knows no OneFlow service that this VM belongs to.",
         "Deploy the VM by a OneFlow service, or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
     ),
+    "onegate.overwritten": (
+        "Another VM of the service overwrote what this SuperLink publishes; it is put back.",
+        "Find the VM that does it: any VM of a service may write any other's attributes.",
+    ),
     "onegate.refused": (
         "OneGate refused the request.",
         "A wrong token, an unknown VM and a stopped oned all look like this: check the cloud.",
@@ -251,7 +259,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "tls.ca_changed": (
         "OneGate hands over another CA than the one this node trusts.",
-        "If the SuperLink was made anew, set FLOWER_CA_FINGERPRINT to its CA's fingerprint.",
+        (
+            "If the SuperLink was made anew: flower-agent tls trust SHA256, or set "
+            "FLOWER_CA_FINGERPRINT."
+        ),
     ),
     "tls.ca_lost": (
         "The CA's key or certificate is damaged; a new one would lose every node's trust.",
@@ -280,6 +291,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "tls.key_mismatch": (
         "TLS_KEY does not belong to the certificate in TLS_CERT.",
         "Set both from the same pair.",
+    ),
+    "tls.not_own": (
+        "The certificate was given, so the agent has no CA to renew it with.",
+        "Set TLS_CERT and TLS_KEY anew.",
     ),
     "tls.not_covered": (
         "The given certificate does not name the address that nodes dial.",

@@ -76,10 +76,29 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("container", nargs="?", help="superlink, supernode or superexec (all)")
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
     made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
+    _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
     command("down", _down, "stop the agent and remove its containers")
     made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
     made.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(required=True, metavar="show|renew|trust")
+    kinds.add_parser("show", help="certificates in use and their ends").set_defaults(run=_tls_show)
+    kinds.add_parser("renew", help="make a new certificate now").set_defaults(run=_tls_renew)
+    made = kinds.add_parser("trust", help="trust another CA than the pinned one")
+    made.add_argument("fingerprint", type=_fingerprint, metavar="SHA256", help="of that CA")
+    made.set_defaults(run=_tls_trust)
+    for kind in kinds.choices.values():
+        _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _fingerprint(text: str) -> str:
+    plain = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise argparse.ArgumentTypeError("want a SHA-256: 64 hex digits, with or without colons")
+    return plain
 
 
 def _common(parser: argparse.ArgumentParser, root: str, name: str) -> None:
@@ -116,7 +135,11 @@ def _status(options: argparse.Namespace) -> int:
     end = time.monotonic() + (options.timeout if options.wait else 0)
     dead_until = time.monotonic() + min(GRACE_S, options.timeout)
     while True:
-        document, running = _document(paths), files.held(paths.lock)
+        try:
+            document, running = _document(paths), files.held(paths.lock)
+        except AgentError as error:  # whether an agent runs cannot be seen
+            print(error, file=sys.stderr)
+            return status.UNKNOWN
         now = datetime.datetime.now(datetime.UTC)
         code = status.exit_code(document, running=running, now=now)
         settled = code in (0, 1) or (not running and time.monotonic() >= dead_until)
@@ -156,6 +179,24 @@ def _logs(options: argparse.Namespace) -> int:
     from . import operate
 
     return operate.logs(options.name, options.container, options.lines, follow=options.follow)
+
+
+def _tls_show(options: argparse.Namespace) -> int:
+    from . import tls_commands
+
+    return tls_commands.show(_paths(options))
+
+
+def _tls_renew(options: argparse.Namespace) -> int:
+    from . import tls_commands
+
+    return tls_commands.renew(_paths(options))
+
+
+def _tls_trust(options: argparse.Namespace) -> int:
+    from . import tls_commands
+
+    return tls_commands.trust(_paths(options), options.fingerprint)
 
 
 def _down(options: argparse.Namespace) -> int:

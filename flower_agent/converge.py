@@ -6,8 +6,11 @@ for; nothing that stops a turn ever stops a container.
 
 import contextlib
 import dataclasses
+import datetime
 from collections.abc import Mapping
 from typing import Any
+
+import structlog
 
 from . import files, gpu, images, plan, roles, trust
 from .containers import FLOWER_UID, Container, Existing, Part
@@ -21,7 +24,9 @@ from .settings import Settings
 from .status import Mark
 from .superexec import attached
 from .turn import Duty, Running, Turn
-from .workload import SETTLING_S, Workload, age_s
+from .workload import SETTLING_S, Workload
+
+log = structlog.get_logger()
 
 DETACHED_AFTER_S = 60.0
 BUSY_LOOK_S = 20.0
@@ -148,12 +153,15 @@ class Converger:
     def _certificates(self, turn: Turn, wanted: trust.Wanted) -> None:
         if wanted.source is trust.Source.OFF:
             turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
+            turn.renewed = turn.renew
             return
         steps = trust.steps(wanted, turn.keyring.held(wanted, turn.now), turn.now)
         self.planned += [str(step) for step in steps]
         if not self.dry:
             for step in steps:
+                log.info("tls.step", action=step.action.value, cause=step.cause)
                 turn.keyring.apply(step, wanted, turn.now)
+            turn.renewed = turn.renew
 
     def _site(self, turn: Turn, known: Mapping[str, Any], uses_gpu: bool) -> Site:  # noqa: FBT001
         if not self.dry:
@@ -211,7 +219,7 @@ class Converger:
             if turn.hung:
                 stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
                 self._workload.apply((stop,), {})
-            young = age_s(main, turn.now) < SETTLING_S * self._scale
+            young = _age_s(main, turn.now) < SETTLING_S * self._scale
             if young and error.retryable:
                 return Unmet(turn.phase)
             raise
@@ -229,7 +237,7 @@ class Converger:
         else:
             turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
             limit = DETACHED_AFTER_S * self._scale
-            if min(age_s(superexec, turn.now), turn.monotonic - self._attached_at) > limit:
+            if min(_age_s(superexec, turn.now), turn.monotonic - self._attached_at) > limit:
                 raise AgentError(
                     "superexec.detached",
                     f"{superexec.name} holds no connection to {attach}",
@@ -254,3 +262,9 @@ def _registry(settings: Settings) -> Registry | None:
     if settings.registry_user is None or settings.registry_password is None:
         return None
     return Registry(settings.registry_user, settings.registry_password)
+
+
+def _age_s(container: Existing, now: datetime.datetime) -> float:
+    """Return for how many seconds a container has run; infinite when the clock was set back."""
+    seconds = (now - container.started_at).total_seconds() if container.started_at else 0.0
+    return seconds if seconds >= 0 else float("inf")

@@ -6,9 +6,8 @@ import signal
 import sys
 import threading
 
-from . import files, inputs, intake, log
+from . import inputs, intake, log, ownership
 from .agent import Agent, Options
-from .errors import AgentError
 from .paths import Paths
 
 END_S = 1.5
@@ -20,20 +19,23 @@ PREVIEW_S = 15.0
 def run(paths: Paths, name: str) -> int:
     """Run until SIGTERM or SIGINT; SIGHUP reads the context anew. Containers are left running.
 
-    Raises AgentError ``agent.running`` when another agent has this root.
+    Raises AgentError ``agent.running`` when another agent has this root or name.
     """
     os.umask(0o077)
     log.configure("INFO", tty=sys.stderr.isatty())
-    with _only(paths.lock, f"with the root {paths.root}"), _only(_name_lock(name), _called(name)):
+    with ownership.take(paths, name):
         agent = Agent(_options(paths, name))
-        stop = threading.Event()
-        ended = threading.Event()
+        stop, ended, broke = threading.Event(), threading.Event(), threading.Event()
 
         def loop() -> None:
             try:
                 agent.run(stop)
+            except BaseException:
+                broke.set()
+                raise  # the thread's traceback is the journal's; systemd starts the agent anew
             finally:
                 ended.set()
+                stop.set()
 
         def end(*_: object) -> None:
             stop.set()
@@ -44,10 +46,10 @@ def run(paths: Paths, name: str) -> int:
         signal.signal(signal.SIGHUP, lambda *_: agent.wake(again=True))
         # The loop has a thread of its own, so that a call that hangs cannot hold up the end.
         threading.Thread(target=loop, name="loop", daemon=True).start()
-        while not stop.wait(3600) and not ended.is_set():
+        while not stop.wait(3600):
             pass
-        clean = ended.wait(END_S)
-    return 0 if clean or stop.is_set() else 1
+        ended.wait(END_S)
+    return int(broke.is_set())
 
 
 def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
@@ -69,24 +71,6 @@ def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
     if not steps:
         print("nothing to do: everything is as it should be")
     return 0
-
-
-def _only(path: pathlib.Path, which: str) -> files.Lock:
-    """Return the lock that only one agent has. Raises AgentError ``agent.running``."""
-    files.directory(path.parent, 0o755)
-    lock = files.lock(path)
-    if lock is None:
-        raise AgentError("agent.running", f"another agent runs {which}")
-    return lock
-
-
-def _name_lock(name: str) -> pathlib.Path:
-    """Return the machine's lock for a name: two agents of one name would share containers."""
-    return Paths(pathlib.Path("/")).runtime / f"name-{name or 'default'}.lock"
-
-
-def _called(name: str) -> str:
-    return f"with the name {name}" if name else "without a --name"
 
 
 def _options(paths: Paths, name: str, context: pathlib.Path | None = None) -> Options:

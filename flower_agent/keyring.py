@@ -54,6 +54,14 @@ class Keyring:
         """Return the PEM of the CA that containers mount; empty when there is none."""
         return self._text(self.ca)
 
+    def held_chain(self) -> str:
+        """Return the PEM of the server's certificate; empty when there is none."""
+        return self._text(self.chain)
+
+    def has_own_ca(self) -> bool:
+        """Tell whether the agent has a CA of its own that it can issue with."""
+        return self._load_own_ca()[0] is not None
+
     def digests(self) -> dict[str, str]:
         """Return path and hex SHA-256 of each file that containers mount and that is there."""
         found = (

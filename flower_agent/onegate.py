@@ -6,6 +6,8 @@ endpoint is link-local) and redirects are refused, so the token goes to one host
 """
 
 import dataclasses
+import datetime
+import email.utils
 import json
 from typing import Any
 
@@ -43,6 +45,8 @@ class OneGate:
         read_s: float = READ_TIMEOUT_S,
     ) -> None:
         self.access = access
+        self.skew_s = 0.0
+        """How far this VM's clock is ahead of OneGate's, by the last answer's Date header."""
         self._timeouts = (connect_s, read_s)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -99,6 +103,7 @@ class OneGate:
             ) as reply:
                 answer = _read(reply.raw)
                 status = reply.status_code
+                self.skew_s = _skew_s(reply.headers.get("Date", ""))
         except requests.exceptions.InvalidHeader:
             raise AgentError(
                 "onegate.down", f"{what} has a token or a VMID that no header holds", retryable=True
@@ -139,6 +144,15 @@ def _read(raw: Any) -> bytes:
     while len(found) <= MAX_ANSWER_BYTES and (part := raw.read(1 << 16, decode_content=False)):
         found += part
     return bytes(found)
+
+
+def _skew_s(date: str) -> float:
+    """Return local time less the server's (RFC 9110 Date, whole seconds); 0 where it says none."""
+    try:
+        there = email.utils.parsedate_to_datetime(date)
+        return (datetime.datetime.now(datetime.UTC) - there).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _short(error: BaseException) -> str:

@@ -1,13 +1,16 @@
 """What an operator does to the containers: ``logs``, ``down``, ``reset``."""
 
+import contextlib
 import os
 import pathlib
+import queue
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
-from . import exits, files, roles
+from . import exits, ownership, roles
 from .containers import Existing, Part
 from .engine import Engine
 from .errors import AgentError
@@ -30,14 +33,7 @@ def logs(name: str, container: str | None, lines: int, *, follow: bool) -> int:
             for line in engine.logs(found.name, tail=lines).splitlines():
                 _say(found, line, prefix=prefix)
         return 0
-    threads = [
-        threading.Thread(target=_follow, args=(engine, found, lines, prefix), daemon=True)
-        for found in chosen
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _follow_all(engine, chosen, lines)
     return 0
 
 
@@ -47,7 +43,7 @@ def down(paths: Paths, name: str) -> int:
     Raises AgentError ``agent.running`` when an agent runs that the unit does not: it would bring
     the containers back.
     """
-    with _only_one(paths):
+    with _only_one(paths, name):
         _remove(_engine(name))
     print("the containers are removed; state is kept")
     return 0
@@ -55,7 +51,7 @@ def down(paths: Paths, name: str) -> int:
 
 def reset(paths: Paths, name: str) -> int:
     """Do `down`, and clear all state; the training data in ``data/`` stays."""
-    with _only_one(paths):
+    with _only_one(paths, name):
         _remove(_engine(name))
         if paths.state.is_dir():
             for entry in paths.state.iterdir():
@@ -67,15 +63,13 @@ def reset(paths: Paths, name: str) -> int:
     return 0
 
 
-def _only_one(paths: Paths) -> files.Lock:
-    """Return the agent's lock, after its unit was stopped."""
+@contextlib.contextmanager
+def _only_one(paths: Paths, name: str) -> Iterator[None]:
+    """Be the one process of this root and name, after the unit was stopped."""
     if paths.root == pathlib.Path("/") and pathlib.Path("/run/systemd/system").is_dir():
         subprocess.run([SYSTEMCTL, "stop", UNIT], check=False, timeout=60)
-    files.directory(paths.runtime, 0o755)
-    lock = files.lock(paths.lock)
-    if lock is None:
-        raise AgentError("agent.running", f"an agent runs with the root {paths.root}")
-    return lock
+    with ownership.take(paths, name):
+        yield
 
 
 def _remove(engine: Engine) -> None:
@@ -113,6 +107,26 @@ def _chosen(
     if container is None:
         return mine
     return tuple(c for c in mine if container in (c.name, names.get(c.name)))
+
+
+def _follow_all(engine: Engine, chosen: tuple[Existing, ...], lines: int) -> None:
+    """Follow each container in a thread; end with the first error, or when all have ended."""
+    ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def follow(found: Existing) -> None:
+        try:
+            _follow(engine, found, lines, len(chosen) > 1)
+        except (AgentError, BrokenPipeError) as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    for found in chosen:
+        threading.Thread(target=follow, args=(found,), daemon=True).start()
+    for _ in chosen:
+        error = ends.get()
+        if error is not None:
+            raise error
 
 
 def _follow(engine: Engine, found: Existing, lines: int, prefix: bool) -> None:  # noqa: FBT001

@@ -36,6 +36,11 @@ class Paths:
         return self.state / "state.json"
 
     @property
+    def orders(self) -> pathlib.Path:
+        """What operators asked of the daemon and it has not done yet."""
+        return self.state / "orders"
+
+    @property
     def superlink(self) -> pathlib.Path:
         """The SuperLink's database; writable by uid 49999 through its group."""
         return self.state / "superlink"

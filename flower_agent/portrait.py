@@ -12,6 +12,9 @@ from .status import Fact, Mark, Status
 from .turn import Turn
 from .workload import Workload
 
+SKEW_S = 5.0
+"""A SuperNode's clock may be this much ahead of its SuperLink's; Flower refuses more."""
+
 
 def draw(
     *,
@@ -84,6 +87,14 @@ def _warnings(
         found.append(warning("context.token_lost", "the context has no TOKEN, VMID or endpoint"))
     if other_vm:
         found.append(warning("state.other_vm", "the state was made by another VM"))
+    if reporter.overwritten:
+        names = ", ".join(reporter.overwritten)
+        found.append(warning("onegate.overwritten", f"another VM overwrote {names} at OneGate"))
+    skew_s = reporter.client.skew_s if reporter.client else 0.0
+    if abs(skew_s) > SKEW_S:
+        side = "ahead of" if skew_s > 0 else "behind"
+        message = f"this VM's clock is {abs(skew_s):.0f} s {side} OneGate's"
+        found.append(warning("clock.skew", message))
     if reporter.trouble:
         found.append(reporter.trouble)
     return tuple(dict.fromkeys(found))

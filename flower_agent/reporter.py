@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from . import files, report, status
+from . import discovery, files, report, status
 from .errands import Errands
 from .errors import AgentError, Finding, warning
 from .onegate import Access, OneGate
@@ -21,7 +21,14 @@ from .secret import Secret
 
 MAX_BYTES = 1 << 20
 LONGEST_WAIT_S = 60.0
+VERIFY_S = 300.0
+"""How often a SuperLink looks whether another VM overwrote what it publishes."""
+
+OWN = ("FLOWER_ROLE", "FLOWER_ENDPOINT", "FLOWER_CA_CERT", "FLOWER_CA_FINGERPRINT")
+"""Attributes by which SuperNodes find and trust their SuperLink."""
+
 _ERRAND = "onegate-report"
+_VERIFY = "onegate-verify"
 
 log = structlog.get_logger()
 
@@ -47,6 +54,9 @@ class Reporter:
         self._sent = report.Sent(heartbeat_at=heartbeat_at)
         self._body: dict[str, str] = {}
         self._trouble: Finding | None = None
+        self._verify_at = now + VERIFY_S * rng.random() * scale
+        self.overwritten: tuple[str, ...] = ()
+        """Names that another VM had overwritten at the last look; they are put back."""
         self.client: OneGate | None = None
         self.token_lost = False
         self._unwritable = False
@@ -81,6 +91,7 @@ class Reporter:
             self._save()
         if self.client is None or self._errands.running(_ERRAND):
             return
+        self._verify(attributes, now)
         body = report.due(self._sent, attributes, now=now, scale=self._scale)
         if body is None:
             return
@@ -94,6 +105,27 @@ class Reporter:
             return LONGEST_WAIT_S
         due_at = max(self._sent.heartbeat_at, self._sent.not_before)
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
+
+    def _verify(self, attributes: Mapping[str, str], now: float) -> None:
+        """Look now and then whether OneGate still has what this SuperLink told it.
+
+        Any VM of the service may write any other's attributes. What differs counts as never told,
+        so the next body puts it back.
+        """
+        done = self._errands.take(_VERIFY)
+        if done is not None and done.value is not None:
+            told, seen = self._sent.attributes, done.value.attributes
+            self.overwritten = tuple(k for k in OWN if k in told and seen.get(k) != told[k])
+            if self.overwritten:
+                log.warning("onegate.overwritten", names=self.overwritten)
+                kept = {k: v for k, v in told.items() if k not in self.overwritten}
+                self._sent = dataclasses.replace(self._sent, attributes=kept)
+        if attributes.get("FLOWER_ROLE") != "superlink" or now < self._verify_at:
+            return
+        client = self.client
+        if client is not None and "FLOWER_ENDPOINT" in self._sent.attributes:
+            self._verify_at = now + VERIFY_S * self._scale
+            self._errands.start(_VERIFY, lambda: discovery.parse_vm(client.vm(client.access.vmid)))
 
     def _settle(self, now: float) -> None:
         done = self._errands.take(_ERRAND)

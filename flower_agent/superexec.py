@@ -63,10 +63,10 @@ def trust_of(settings: Settings) -> Trust:
     return Trust.INSECURE
 
 
-def attached(attach: Address) -> bool:
-    """Tell whether this machine holds a connection to `attach`."""
+def attached(attach: Address, known: frozenset[str] = frozenset()) -> bool:
+    """Tell whether this machine holds a connection to `attach`, at any of its `known` addresses."""
     found = host.read_sockets(port=attach.port)
-    return sockets.established_to(found, resolved(attach.host), attach.port)
+    return sockets.established_to(found, known or resolved(attach.host), attach.port)
 
 
 def resolved(name: str) -> frozenset[str]:

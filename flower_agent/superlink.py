@@ -89,7 +89,8 @@ class SuperLink:
         if settings.tls_cert is None or settings.tls_key is None:
             more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
             hosts = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
-            return trust.Wanted(source=trust.Source.OWN, hosts=hosts)
+            defer = self._defers(turn, roles.endpoints(settings, host), public)
+            return trust.Wanted(source=trust.Source.OWN, hosts=hosts, renew=turn.renew, defer=defer)
         dialled = {public.host}
         appio = roles.endpoints(settings, host).appio
         if appio.tls:  # the local SuperExec dials it, and is as strict as any node
@@ -104,6 +105,26 @@ class SuperLink:
             chain_pem=checked.given.chain_pem,
             key=checked.given.key_pem,
         )
+
+    def _defers(self, turn: Turn, places: Endpoints, public: Address) -> bool:
+        """Tell whether a renewal that is due waits for a run, at latest to 7 days before the end.
+
+        A SuperLink that does not answer has no run that a restart could harm.
+        """
+        try:
+            leaf = certificates.inspect(turn.keyring.held_chain())
+        except ValueError:
+            return False
+        if not certificates.renew_at(leaf) <= turn.now < certificates.renew_by(leaf):
+            return False
+        try:
+            runs = self._api(places, public, turn.keyring.held_ca()).list_runs(TIMEOUT_S)
+        except AgentError:
+            return False
+        if not any(run.active for run in runs):
+            return False
+        turn.note("renewal", Mark.WAITING, "due; waits for the end of the active run")
+        return True
 
     def _check_given(
         self, settings: Settings, hosts: Collection[str], now: datetime.datetime
@@ -135,6 +156,11 @@ class SuperLink:
         turn.note("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
 
     def _nodes(self, places: Endpoints, public: Address, ca_pem: str | None) -> int:
+        nodes = self._api(places, public, ca_pem).list_nodes(TIMEOUT_S)
+        return sum(node.status is NodeStatus.ONLINE for node in nodes)
+
+    def _api(self, places: Endpoints, public: Address, ca_pem: str | None) -> Control:
+        """Return the Control API, over the kept connection while nothing changed."""
         key = (places.control, public.host, ca_pem)
         if self._control is None or self._control_key != key:
             self.close()
@@ -143,8 +169,7 @@ class SuperLink:
                 places.control.dial, places.control.transport, pem, server_hostname=public.host
             )
             self._control_key = key
-        nodes = self._control.list_nodes(TIMEOUT_S)
-        return sum(node.status is NodeStatus.ONLINE for node in nodes)
+        return self._control
 
     def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
         turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()

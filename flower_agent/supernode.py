@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 
 from . import certificates, exits, flower, node_trust, roles, superexec, trust
+from .address import Address
 from .arguments import Trust
 from .containers import Part
 from .discovery import Partition, SuperLink, mixed_versions
@@ -51,6 +52,7 @@ class SuperNode:
         self._finder = search
         self._seen: _Seen | None = None
         self._lost_at: float | None = None
+        self._resolved: tuple[Address | None, frozenset[str]] = (None, frozenset())
 
     def prepare(self, turn: Turn) -> Prepared:
         """Return the trusted CA, the SuperLink and this node's partition.
@@ -143,7 +145,7 @@ class SuperNode:
             )
         band = flower.band(turn.settings.version)
         linked = band.fleet is not Transport.GRPC or (
-            endpoint is not None and superexec.attached(endpoint)
+            endpoint is not None and self._attached(endpoint)
         )
         if (peer.connected or not band.announces_node) and linked:
             if peer.node_id:
@@ -157,16 +159,24 @@ class SuperNode:
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
 
+    def _attached(self, endpoint: Address) -> bool:
+        """Tell whether a connection is held; a name that does not resolve is where it was."""
+        before = self._resolved[1] if self._resolved[0] == endpoint else frozenset[str]()
+        self._resolved = (endpoint, before | superexec.resolved(endpoint.host))
+        return superexec.attached(endpoint, self._resolved[1])
+
     def _read(self, turn: Turn, running: Running) -> str:
         """Return the lines that matter of this container start."""
         started_at = running.started_at
         if self._seen is None or self._seen.started_at != started_at:
             self._seen = _Seen(started_at, started_at, turn.monotonic)
         passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
-        # A clock that was set back since dates new lines before the last look, even the start.
-        text = running.read_log(min(self._seen.since, turn.now - passed - OVERLAP))
-        self._seen.read_at = turn.monotonic
-        recent = turn.now - OVERLAP
-        self._seen.since = max(started_at, recent) if turn.now > started_at else recent
+        since = min(self._seen.since, turn.now - passed - OVERLAP)
+        if (
+            turn.now >= started_at
+        ):  # else the clock was set back: new lines are older than the start
+            since = max(since, started_at)
+        text = running.read_log(since)
+        self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
         self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
         return "\n".join(self._seen.lines)

@@ -37,6 +37,12 @@ class Wanted:
     hosts: frozenset[str] = frozenset()
     """OWN: every name and address in the leaf, 127.0.0.1 among them, in canonical form."""
 
+    renew: bool = False
+    """OWN: a new leaf is asked for, though the old one would do."""
+
+    defer: bool = False
+    """OWN: a renewal that is only due waits, since a run is active."""
+
     ca_pem: str = ""
     """GIVEN, TRUSTED: the CA that nodes trust."""
 
@@ -114,25 +120,28 @@ def steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...
                 return ()
             return (Step(Action.WRITE, "other certificates given" if held.leaf else "absent"),)
         case Source.OWN:
-            return _own_steps(held, now)
+            return _own_steps(wanted, held, now)
 
 
-def _own_steps(held: Held, now: datetime.datetime) -> tuple[Step, ...]:
+def _own_steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...]:
     if held.own_ca_fault:
         raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {held.own_ca_fault}")
     if held.own_ca is None and held.leaf is not None and held.leaf.issuer.startswith(OWN_ISSUER):
         raise AgentError("tls.ca_lost", "the agent's CA is gone, its certificate is still there")
     if held.own_ca is None:
         return (Step(Action.MAKE_CA, "absent"), Step(Action.ISSUE, "absent"))
-    cause = _why_issue(held, now)
+    cause = _why_issue(wanted, held, now)
     return (Step(Action.ISSUE, cause),) if cause else ()
 
 
-def _why_issue(held: Held, now: datetime.datetime) -> str:
+def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
     if held.leaf is None:
         return "absent"
     if held.leaf_fault:
         return held.leaf_fault
     if held.ca_pem != held.own_ca_pem:
         return "the CA beside it is another one"
-    return "two thirds of its life have passed" if now >= certificates.renew_at(held.leaf) else ""
+    if wanted.renew:
+        return "asked for"
+    due = now >= certificates.renew_at(held.leaf) and not wanted.defer
+    return "two thirds of its life have passed" if due else ""

@@ -34,6 +34,12 @@ class Turn:
     record: Record
     """May be replaced; the agent saves it."""
 
+    renew: bool = False
+    """The operator asked for a new certificate."""
+
+    renewed: bool = False
+    """It was made, or there is none to make here."""
+
     data_propagation: str = "rprivate"
     """How the data directory is mounted: `mounts.follows`."""
 

@@ -4,7 +4,6 @@ Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake t
 true is always listed.
 """
 
-import datetime
 import threading
 from collections.abc import Callable, Mapping
 
@@ -115,6 +114,12 @@ class Workload:
                 if self._errands.take(f"pull {reference}") is not None:
                     log.info("image.pulled", image=reference)
         return tuple(absent)
+
+    def pardon(self) -> None:
+        """Forget what ended or was refused: with other settings it may well start."""
+        self._troubles.clear()
+        self._refusals.clear()
+        self._dirty = True
 
     def fetch(
         self,
@@ -293,9 +298,3 @@ def patience(
         before_sleep=before_sleep,
         reraise=True,
     )
-
-
-def age_s(container: Existing, now: datetime.datetime) -> float:
-    """Return for how many seconds a container has run; infinite when the clock was set back."""
-    seconds = (now - container.started_at).total_seconds() if container.started_at else 0.0
-    return seconds if seconds >= 0 else float("inf")

@@ -128,13 +128,17 @@ def test_a_missing_context_fails_after_a_while_and_says_so(daemon):
     assert daemon.ask("status").returncode == 1
 
 
-def test_sighup_reads_the_context_anew(daemon):
-    daemon.context("FLOWER_ROLE='server'\n")
+def test_sighup_reads_the_context_anew_though_nothing_tells_that_it_changed(daemon):
+    daemon.context("FLOWER_ROLE='server'\nFLOWER_VERSION='1.25.0'\n")
     daemon.start()
-    daemon.wait(lambda: daemon.status().get("role") == "superlink", "the role")
+    daemon.wait(lambda: daemon.status().get("version") == "1.25.0", "the version")
+    file = daemon.root / "run/one-context/context.sh.network"
+    seen = file.stat()
+    with file.open("r+") as stream:  # the same inode and size, and below the same time
+        stream.write("FLOWER_ROLE='server'\nFLOWER_VERSION='1.24.0'\n")
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.context("FLOWER_ROLE='superexec'\nFLOWER_APPIO_ADDRESS='10.0.0.5:9091'\n")
-    daemon.wait(lambda: daemon.status().get("role") == "superexec", "the new role")
+    daemon.wait(lambda: daemon.status().get("version") == "1.24.0", "the new version")
 
 
 def test_status_with_wait_ends_though_no_agent_runs(daemon):
@@ -189,3 +193,35 @@ def test_reset_asks_first_and_clears_nothing_before_the_containers_are_gone(daem
         "docker.down" in daemon.ask("reset", "--yes").stderr
     )  # first the containers, then the state
     assert (state / "state.json").exists()
+
+
+def test_a_loop_that_breaks_ends_the_process_at_once_and_with_a_failure(daemon):
+    (daemon.root / "run/flower-agent/.left.1.2.tmp").mkdir(parents=True)  # cannot be unlinked
+    daemon.start()
+    assert daemon.process.wait(20) == 1
+
+
+def test_down_leaves_an_agents_containers_alone_whatever_the_root(daemon, tmp_path_factory):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(daemon.status, "a status")
+    command = daemon.command("down")
+    command[command.index("--root") + 1] = str(tmp_path_factory.mktemp("other"))
+    done = subprocess.run(
+        command, env=daemon.environment, check=False, cwd=ROOT, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "agent.running" in done.stderr
+
+
+def test_a_lock_that_cannot_be_looked_at_is_unknown(daemon):
+    lock = daemon.root / "run/flower-agent/lock"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(lock)
+    assert daemon.ask("status").returncode == 4
+
+
+def test_systemd_never_gives_up_starting_it():
+    unit = (ROOT / "systemd/flower-agent.service").read_text().splitlines()
+    assert {"Restart=always", "RestartSec=1", "StartLimitIntervalSec=0"} <= set(unit)

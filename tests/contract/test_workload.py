@@ -9,7 +9,7 @@ from fake_engine import FakeEngine
 from real_engine import until
 
 from flower_agent.backoff import LOOP_AT
-from flower_agent.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Part
+from flower_agent.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Mount, Part
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.images import Registry
@@ -592,3 +592,12 @@ def test_a_watch_that_broke_off_wakes_the_loop_and_stands_again(machine):
     assert machine.woken.wait(1)
     stop.set()
     machine.engine.down = True
+
+
+def test_a_refused_container_is_tried_at_once_with_other_settings(machine):
+    bad = wanted(mounts=(Mount("/nowhere", "/app/data"),))
+    for _ in range(2):
+        with pytest.raises(AgentError, match="does not exist"):
+            machine.turn(bad)
+    machine.workload.pardon()
+    assert f"create {SUPERLINK} (absent)" in machine.turn(wanted())

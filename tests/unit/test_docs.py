@@ -171,7 +171,7 @@ def test_the_status_page_has_every_field_in_order():
 
 
 def test_the_status_page_has_every_fact():
-    notes = set(re.findall(r'(?:turn\.note|Fact)\(\s*"(\w+)"', sources()))
+    notes = set(re.findall(r'(?:\.note|Fact)\(\s*"(\w+)"', sources()))
     listed = first_cells(section("docs/status.md", "Text"))[len(Mark) :]
     assert sorted(listed) == sorted(notes)
 

@@ -1,5 +1,6 @@
 """The machine's facts from a made-up /proc and /sys, and the choice of the Fleet address."""
 
+import dataclasses
 import socket
 
 import pytest
@@ -159,6 +160,13 @@ def test_an_ipv6_only_nic_gives_its_global_address():
 def test_without_a_default_route_the_only_nic_of_the_context_is_taken():
     context = {"ETH0_MAC": ETH1.mac}
     assert choose(None, ETH0, ETH1, DOCKER, default=None, context=context) == "10.0.0.7"
+
+
+def test_a_nic_that_lost_its_address_does_not_make_the_other_one_the_only():
+    lost = dataclasses.replace(ETH0, addresses=())
+    with pytest.raises(AgentError, match="no default route") as caught:
+        choose(None, lost, ETH1, DOCKER, default=None)
+    assert caught.value.retryable
 
 
 def test_without_route_and_context_the_only_nic_is_taken_and_never_dockers():

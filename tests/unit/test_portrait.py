@@ -35,6 +35,8 @@ class Seen:
     client: object = None
     trouble: object = None
     token_lost: bool = False
+    overwritten: tuple = ()
+    skew_s: float = 0.0
     access: object = None
 
     def restarts(self, name):

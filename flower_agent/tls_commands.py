@@ -1,0 +1,68 @@
+"""``flower-agent tls show``, ``renew`` and ``trust``."""
+
+import datetime
+
+from . import certificates, orders
+from .certificates import Certificate
+from .errors import AgentError
+from .keyring import Keyring
+from .memory import Memory
+from .orders import OrderBox
+from .paths import Paths
+
+
+def show(paths: Paths) -> int:
+    """Print the certificates in use and their ends; return 1 when there are none."""
+    keyring, now = Keyring(paths.tls), datetime.datetime.now(datetime.UTC)
+    pin = Memory(paths.record).recall(None).ca_pin
+    rows = [("CA", _read(keyring.held_ca())), ("certificate", _read(keyring.held_chain()))]
+    for name, seen in rows:
+        if seen is not None:
+            print("\n".join(_lines(name, seen, now)))
+    if pin:
+        print(f"pinned       {certificates.format_fingerprint(pin)}")
+    if rows[0][1] is None:
+        print("there are no certificates on this VM")
+        return 1
+    return 0
+
+
+def renew(paths: Paths) -> int:
+    """Ask for a new leaf certificate of the agent's own CA."""
+    keyring = Keyring(paths.tls)
+    if not keyring.has_own_ca():
+        raise AgentError(
+            "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
+        )
+    OrderBox(paths.orders).ask_renew()
+    print(_followed(paths, "a new certificate is made; SuperNodes keep their trust"))
+    return 0
+
+
+def trust(paths: Paths, fingerprint: str) -> int:
+    """Ask to trust another CA than the pinned one, by its fingerprint."""
+    OrderBox(paths.orders).ask_trust(fingerprint)
+    print(_followed(paths, f"the CA {certificates.format_fingerprint(fingerprint)} is trusted"))
+    return 0
+
+
+def _followed(paths: Paths, what: str) -> str:
+    when = "now" if orders.tell(paths) else "when the agent starts"
+    return f"{what} {when}"
+
+
+def _read(pem: str) -> Certificate | None:
+    try:
+        return certificates.inspect(pem) if pem else None
+    except ValueError:
+        return None
+
+
+def _lines(name: str, seen: Certificate, now: datetime.datetime) -> tuple[str, ...]:
+    hosts = ", ".join(sorted(seen.names | seen.addresses))
+    return (
+        f"{name:<12} {seen.subject}",
+        *((f"  for        {hosts}",) if hosts else ()),
+        f"  until      {seen.not_after:%Y-%m-%d}, {(seen.not_after - now).days} days left",
+        f"  SHA-256    {certificates.format_fingerprint(seen.fingerprint)}",
+    )

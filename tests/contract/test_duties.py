@@ -1,0 +1,124 @@
+"""What the roles do beside their containers: whom they trust, how they see a connection."""
+
+import datetime
+import pathlib
+import socket
+
+import pytest
+
+from flower_agent import roles, settings, superexec, superlink
+from flower_agent.address import Address
+from flower_agent.arguments import Trust
+from flower_agent.health import Prober
+from flower_agent.host import HostFacts
+from flower_agent.keyring import Keyring
+from flower_agent.record import Record
+from flower_agent.supernode import SuperNode
+from flower_agent.turn import Running, Turn
+
+START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+CONNECTED = "INFO :      SuperNode ID: 4711"
+
+
+def parse(**context):
+    return settings.parse(context, {}).settings
+
+
+class Log:
+    """A container's log as Docker keeps it: each line with the clock's time of then."""
+
+    def __init__(self):
+        self.lines = []
+
+    def write(self, at, text):
+        self.lines.append((at, text + "\n"))
+
+    def read(self, since):
+        return "".join(text for at, text in self.lines if at >= since)
+
+
+class Node:
+    """A SuperNode whose container logs, on a VM whose clock may be set."""
+
+    def __init__(self, started_at):
+        self.duty, self.log, self.started_at = SuperNode(Prober(), None), Log(), started_at
+        self.monotonic = 1000.0
+
+    def read(self, now):
+        turn = Turn(
+            settings=parse(FLOWER_ROLE="client"),
+            variables={},
+            host=HostFacts((), None, 2**31, (), None, "boot"),
+            keyring=Keyring(pathlib.Path("/nowhere")),
+            client=None,
+            now=now,
+            monotonic=self.monotonic,
+            record=Record(),
+        )
+        self.monotonic += 1
+        return self.duty._read(turn, Running(self.started_at, self.log.read))
+
+
+def seconds(number):
+    return datetime.timedelta(seconds=number)
+
+
+def test_a_line_is_read_though_the_clock_was_set_back_behind_the_containers_start():
+    node = Node(START)
+    node.log.write(START + seconds(0.2), "INFO :      Starting Flower SuperNode")
+    node.read(START + seconds(1))
+    earlier = START - seconds(5 * 3600)
+    node.log.write(earlier + seconds(1.5), CONNECTED)
+    assert CONNECTED in node.read(earlier + seconds(2))
+
+
+def test_a_line_is_read_though_the_clock_was_set_forward_after_it():
+    node = Node(START)
+    node.read(START + seconds(1))
+    node.log.write(START + seconds(1.5), CONNECTED)
+    assert CONNECTED in node.read(START + seconds(5 * 3600))
+
+
+def test_lines_of_the_start_before_are_not_this_ones():
+    node = Node(START)
+    node.log.write(START - seconds(1), CONNECTED)
+    assert node.read(START + seconds(0.5)) == ""
+    assert node.read(START + seconds(1.5)) == ""
+
+
+@pytest.fixture
+def peer():
+    """A SuperLink's port with a connection of this machine to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            yield port
+
+
+def test_a_connection_counts_while_the_name_does_not_resolve(peer, monkeypatch):
+    duty, endpoint = SuperNode(Prober(), None), Address("link.example", peer)
+    monkeypatch.setattr(superexec, "resolved", lambda _: frozenset({"127.0.0.1"}))
+    assert duty._attached(endpoint)
+    monkeypatch.setattr(superexec, "resolved", lambda _: frozenset())
+    assert duty._attached(endpoint)
+    assert not duty._attached(Address("other.example", peer))
+
+
+def test_a_lone_superexec_that_trusts_the_systems_store_mounts_no_ca():
+    lone = parse(
+        FLOWER_ROLE="superexec",
+        FLOWER_VERSION="1.37.0",
+        FLOWER_APPIO_ADDRESS="link.example:9093",
+        FLOWER_SUPEREXEC_PLUGIN="serverapp",
+        TLS_CA_CERT="system",
+    )
+    assert superexec.trust_of(lone) is Trust.SYSTEM
+
+
+def test_the_ca_is_fetched_from_an_ipv6_address_in_brackets():
+    link = parse(FLOWER_ROLE="server", FLOWER_ADDRESS="fd00::5")
+    places = roles.endpoints(link, "fd00::5")
+    shown = dict(
+        superlink.commands(link, places, Address("fd00::5", 9092), pathlib.Path("/tls/ca.crt"))
+    )
+    assert shown["fetch the CA"] == "scp root@[fd00::5]:/tls/ca.crt ca.crt"
