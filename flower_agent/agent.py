@@ -190,6 +190,8 @@ class Agent:
         record = self._memory.recall(vmid)
         if orders.trust is not None:
             record = dataclasses.replace(record, ca_pin=orders.trust)
+        elif self._memory.damaged and record.ca_pin is None:  # the CA's own file is still a pin
+            record = dataclasses.replace(record, ca_pin=self._keyring.held_fingerprint())
         return Turn(
             settings=good,
             renew=orders.renew,

@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import Any
 
+from .address import Address
+
 LABEL_NAME = "org.flower-agent.name"
 """Whose container it is: only containers with the agent's own value are ever touched."""
 
@@ -75,6 +77,9 @@ class Container:
     memory_bytes: int | None = None
 
     gpu: bool = False
+
+    listens: tuple[Address, ...] = ()
+    """Where its program listens, on the VM's own network."""
 
     yields_cpu: bool = False
     """Starts with `CPU_SHARES_STARTING`; a step gives it the full share later."""

@@ -6,13 +6,12 @@ for; nothing that stops a turn ever stops a container.
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
-from . import files, gpu, images, plan, roles, trust
+from . import files, gpu, host, images, plan, roles, sockets, trust
 from .containers import FLOWER_UID, Container, Existing, Part
 from .errors import AgentError
 from .images import Registry
@@ -58,6 +57,7 @@ class Converger:
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
+        self._seen_at: dict[tuple[str, object], float] = {}
         self._attached_at = 0.0
         self._computed_at = self._busy_look_at = float("-inf")
         self._runtimes: tuple[str, frozenset[str]] | None = None
@@ -198,8 +198,28 @@ class Converger:
             turn.phase = Phase.DISCOVER
             duty.may_start(turn)
             turn.phase = Phase.CONTAINER
+        self._free_ports(want, steps)
         self._workload.apply(steps, pins)
         self._workload.observe(turn.monotonic)
+
+    def _free_ports(self, want: tuple[Container, ...], steps: tuple[plan.Step, ...]) -> None:
+        """Raise AgentError ``port.taken`` for a port that somebody else has.
+
+        Flower says it too, but only in a log, after its imports, and by exiting. A container that
+        is replaced still has its own ports.
+        """
+        starting = {step.name for step in steps if step.action is plan.Action.START}
+        for container in want:
+            found = self._workload.existing(container.name)
+            if container.name not in starting or (found is not None and found.running):
+                continue
+            for address in container.listens:
+                if sockets.taken(host.read_sockets(port=address.port), address.host, address.port):
+                    raise AgentError(
+                        "port.taken",
+                        f"{container.name} cannot listen at {address}: another process does",
+                        retryable=True,
+                    )
 
     def _check(self, turn: Turn, want: tuple[Container, ...], duty: Duty) -> Unmet | None:
         existing: list[Existing] = []
@@ -219,7 +239,7 @@ class Converger:
             if turn.hung:
                 stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
                 self._workload.apply((stop,), {})
-            young = _age_s(main, turn.now) < SETTLING_S * self._scale
+            young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
             if young and error.retryable:
                 return Unmet(turn.phase)
             raise
@@ -227,6 +247,14 @@ class Converger:
         if len(existing) > 1:
             self._superexec(turn, existing[1])
         return None
+
+    def _age_s(self, container: Existing, monotonic: float) -> float:
+        """Return for how long a start of a container was seen, whatever the clock did."""
+        start = (container.container_id, container.started_at)
+        if start not in self._seen_at:
+            self._seen_at = {k: v for k, v in self._seen_at.items() if k[0] != start[0]}
+            self._seen_at[start] = monotonic
+        return monotonic - self._seen_at[start]
 
     def _superexec(self, turn: Turn, superexec: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run."""
@@ -237,7 +265,8 @@ class Converger:
         else:
             turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
             limit = DETACHED_AFTER_S * self._scale
-            if min(_age_s(superexec, turn.now), turn.monotonic - self._attached_at) > limit:
+            since = turn.monotonic - self._attached_at
+            if min(self._age_s(superexec, turn.monotonic), since) > limit:
                 raise AgentError(
                     "superexec.detached",
                     f"{superexec.name} holds no connection to {attach}",
@@ -262,9 +291,3 @@ def _registry(settings: Settings) -> Registry | None:
     if settings.registry_user is None or settings.registry_password is None:
         return None
     return Registry(settings.registry_user, settings.registry_password)
-
-
-def _age_s(container: Existing, now: datetime.datetime) -> float:
-    """Return for how many seconds a container has run; infinite when the clock was set back."""
-    seconds = (now - container.started_at).total_seconds() if container.started_at else 0.0
-    return seconds if seconds >= 0 else float("inf")

@@ -54,6 +54,12 @@ class Keyring:
         """Return the PEM of the CA that containers mount; empty when there is none."""
         return self._text(self.ca)
 
+    def held_fingerprint(self) -> str | None:
+        """Return the SHA-256 of `held_ca`; None when there is none."""
+        with contextlib.suppress(ValueError):
+            return certificates.fingerprint(self.held_ca())
+        return None
+
     def held_chain(self) -> str:
         """Return the PEM of the server's certificate; empty when there is none."""
         return self._text(self.chain)

@@ -19,6 +19,9 @@ class Memory:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self._record: Record | None = None
+        self.damaged = False
+        """The file could not be read, so what it pinned is not known."""
+
         self.other_vm = False
         """The record came from another VM: the disk was cloned."""
 
@@ -46,5 +49,6 @@ class Memory:
             data = files.read(self._path, MAX_BYTES)
             return record.load(data) if data is not None else Record()
         except (AgentError, ValueError, OverflowError, RecursionError) as error:
+            self.damaged = True
             log.warning("state.corrupt", path=str(self._path), reason=str(error))
             return Record()

@@ -146,6 +146,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
             node_auth=bool(settings.node_auth),
         ),
         mounts,
+        listens=(places.fleet.listen, places.control.listen, places.appio.listen),
     )
     if not _has_superexec(settings):
         return (main,)
@@ -172,6 +173,7 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
             private_key=False,
         ),
         [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else [],
+        listens=(appio.listen,),
     )
     if not _has_superexec(settings):
         return (main,)
@@ -203,7 +205,13 @@ def _superexec(
 
 
 def _container(
-    settings: Settings, site: Site, part: Part, command: tuple[str, ...], mounts: list[Mount]
+    settings: Settings,
+    site: Site,
+    part: Part,
+    command: tuple[str, ...],
+    mounts: list[Mount],
+    *,
+    listens: tuple[Address, ...] = (),
 ) -> Container:
     runs_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
     computes = runs_apps and settings.role is not Role.SUPERLINK
@@ -220,6 +228,7 @@ def _container(
         tmpfs=TMPFS,
         memory_bytes=_memory(settings, site) if runs_apps else None,
         gpu=site.gpu and computes,
+        listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
     )
 
 

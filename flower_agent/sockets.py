@@ -10,6 +10,8 @@ import enum
 import ipaddress
 from collections.abc import Collection, Iterable
 
+from .address import is_any
+
 
 class State(enum.StrEnum):
     """The kernel's TCP states, as it writes them."""
@@ -61,6 +63,11 @@ def listens(sockets: Iterable[Socket], port: int) -> tuple[str, ...]:
         for found in sockets
         if found.state is State.LISTEN and found.local[1] == port
     )
+
+
+def taken(sockets: Iterable[Socket], host: str, port: int) -> bool:
+    """Tell whether another listener keeps a program from listening at `host` and `port`."""
+    return any(found == host or is_any(found) or is_any(host) for found in listens(sockets, port))
 
 
 def established_to(sockets: Iterable[Socket], addresses: Collection[str], port: int) -> bool:

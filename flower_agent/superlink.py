@@ -109,7 +109,7 @@ class SuperLink:
     def _defers(self, turn: Turn, places: Endpoints, public: Address) -> bool:
         """Tell whether a renewal that is due waits for a run, at latest to 7 days before the end.
 
-        A SuperLink that does not answer has no run that a restart could harm.
+        One that runs and does not answer just now may have a run all the same.
         """
         try:
             leaf = certificates.inspect(turn.keyring.held_chain())
@@ -120,7 +120,7 @@ class SuperLink:
         try:
             runs = self._api(places, public, turn.keyring.held_ca()).list_runs(TIMEOUT_S)
         except AgentError:
-            return False
+            return turn.running
         if not any(run.active for run in runs):
             return False
         turn.note("renewal", Mark.WAITING, "due; waits for the end of the active run")

@@ -172,9 +172,8 @@ class SuperNode:
             self._seen = _Seen(started_at, started_at, turn.monotonic)
         passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
         since = min(self._seen.since, turn.now - passed - OVERLAP)
-        if (
-            turn.now >= started_at
-        ):  # else the clock was set back: new lines are older than the start
+        # A clock that was set back dates new lines before the start.
+        if turn.now >= started_at:
             since = max(since, started_at)
         text = running.read_log(since)
         self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic

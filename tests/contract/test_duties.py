@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from flower_agent import roles, settings, superexec, superlink
+from flower_agent import roles, settings, superexec, superlink, trust
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
 from flower_agent.health import Prober
@@ -122,3 +122,29 @@ def test_the_ca_is_fetched_from_an_ipv6_address_in_brackets():
         superlink.commands(link, places, Address("fd00::5", 9092), pathlib.Path("/tls/ca.crt"))
     )
     assert shown["fetch the CA"] == "scp root@[fd00::5]:/tls/ca.crt ca.crt"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_path, running):
+    keyring = Keyring(tmp_path)
+    made = trust.Wanted(source=trust.Source.OWN, hosts=frozenset({"127.0.0.1"}))
+    for action in (trust.Action.MAKE_CA, trust.Action.ISSUE):
+        keyring.apply(trust.Step(action, "absent"), made, START)
+    turn = Turn(
+        settings=parse(
+            FLOWER_ROLE="server",
+            FLOWER_ADDRESS="127.0.0.1",
+            FLOWER_CONTROL_ADDRESS="127.0.0.1:1",  # nothing listens there
+        ),
+        variables={},
+        host=HostFacts((), None, 2**31, (), None, "boot"),
+        keyring=keyring,
+        client=None,
+        now=START + datetime.timedelta(days=300),
+        monotonic=1000.0,
+        record=Record(),
+        running=running,
+    )
+    duty = superlink.SuperLink(Prober())
+    assert duty.prepare(turn).trust.defer is running
+    duty.close()
