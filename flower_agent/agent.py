@@ -102,6 +102,7 @@ class Agent:
         self._memory = Memory(options.paths.record)
         self._orders = OrderBox(options.paths.orders)
         self._turn: Turn | None = None
+        self._bug = ""
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set; the containers stay as they are then."""
@@ -135,8 +136,11 @@ class Agent:
         try:
             unmet = self._look()
         except Exception as error:
-            log.exception("agent.bug")
-            unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", f"{type(error).__name__}: {error}"))
+            bug = f"{type(error).__name__}: {error}"
+            if bug != self._bug:  # not again each turn
+                log.exception("agent.bug")
+            self._bug = bug
+            unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", bug))
         now, monotonic = _now(), time.monotonic()
         before = self._life
         good = self._intake.good

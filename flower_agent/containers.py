@@ -53,7 +53,7 @@ class Mount:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """A container as we want it. Every field reaches Docker and the fingerprint."""
+    """A container as we want it. Every field that is compared reaches Docker."""
 
     name: str
     """Docker name; also the key that finds it again after a lost reply."""
@@ -78,17 +78,19 @@ class Container:
 
     gpu: bool = False
 
-    listens: tuple[Address, ...] = ()
-    """Where its program listens, on the VM's own network."""
+    listens: tuple[Address, ...] = dataclasses.field(default=(), compare=False)
+    """Where its program listens, on the VM's own network; `command` says so too."""
 
     yields_cpu: bool = False
     """Starts with `CPU_SHARES_STARTING`; a step gives it the full share later."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of everything above. Differs from the label: the container is replaced."""
-        spec = dataclasses.asdict(self)
-        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+        """Hex SHA-256 of what reaches Docker. Differs from the label: the container is replaced.
+
+        What has its default is left out, so that an agent which knows a field more replaces none.
+        """
+        return hashlib.sha256(json.dumps(_spec(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,15 @@ def inspected(row: dict[str, Any]) -> Existing:
         finished_at=_time(state.get("FinishedAt")),
         cpu_shares=int(row["HostConfig"].get("CpuShares") or 0),
     )
+
+
+def _spec(value: Any) -> Any:
+    """Return a value of this module as JSON takes it, without what is not compared or default."""
+    if isinstance(value, Container | Mount):
+        fields = [f for f in dataclasses.fields(value) if f.compare]
+        found = {f.name: (getattr(value, f.name), f.default) for f in fields}
+        return {name: _spec(now) for name, (now, default) in found.items() if now != default}
+    return [_spec(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _time(text: str | None) -> datetime.datetime | None:

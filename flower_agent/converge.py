@@ -205,9 +205,11 @@ class Converger:
     def _free_ports(self, want: tuple[Container, ...], steps: tuple[plan.Step, ...]) -> None:
         """Raise AgentError ``port.taken`` for a port that somebody else has.
 
-        Flower says it too, but only in a log, after its imports, and by exiting. A container that
-        is replaced still has its own ports.
+        Flower says it too, but only in a log, after its imports, and by exiting. Where a container
+        of the agent's own is stopped first, the port may be one that it gives back.
         """
+        if any(step.action is plan.Action.STOP for step in steps):
+            return
         starting = {step.name for step in steps if step.action is plan.Action.START}
         for container in want:
             found = self._workload.existing(container.name)
@@ -228,6 +230,7 @@ class Converger:
             if found is None or not found.running or found.started_at is None:
                 raise self._workload.ended(container.name)
             existing.append(found)
+            self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
         main = existing[0]
         turn.phase = Phase.HEALTH
         name, started_at = main.name, main.started_at or turn.now

@@ -70,9 +70,12 @@ class OneGate:
     def update(self, body: str) -> None:
         """Send one form body made by `report.render` to the own VM."""
         answer = self._call("PUT", "/vm", body)
-        if answer.lstrip().startswith(b"<"):  # OneGate says nothing; a captive portal says 200 too
+        if answer.strip():  # OneGate says nothing; a captive portal or a proxy says 200 too
+            said = self._said(answer)
             raise AgentError(
-                "onegate.garbage", "OneGate's answer to PUT /vm is a web page", retryable=True
+                "onegate.garbage",
+                f"OneGate's answer to PUT /vm is not empty: {said}",
+                retryable=True,
             )
 
     def close(self) -> None:

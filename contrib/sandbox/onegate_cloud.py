@@ -56,6 +56,8 @@ class Cloud:
         self._machines: dict[int, documents.Machine] = {}
         self._services: dict[int, documents.Service] = {}
         self._updates: deque[tuple[int, Update]] = deque(maxlen=HISTORY)
+        self.ahead_s: float | None = None
+        """How far the cloud's clock is ahead of this machine's; None: answers bear no Date."""
 
     def add_service(self, service_id: int, name: str, roles: Iterable[tuple[str, int]]) -> None:
         """Add a OneFlow service with the name and cardinality of each role."""

@@ -42,6 +42,9 @@ class Garbage(StrEnum):
     TRUNCATED = "truncated"
     """JSON that ends too early."""
 
+    PLAIN = "plain"
+    """A proxy's word."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:

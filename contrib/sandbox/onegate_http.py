@@ -6,8 +6,10 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ _GARBAGE = {
         content_type="text/html;charset=utf-8",
     ),
     faults.Garbage.TRUNCATED: routes.text(200, '{"VM":{"NAME":"supernode_0_(service_1)","ID":'),
+    faults.Garbage.PLAIN: routes.text(200, "OK"),
 }
 
 
@@ -182,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: routes.Answer) -> None:
         self.send_response_only(answer.status)
+        if (ahead_s := self.server.cloud.ahead_s) is not None:
+            self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         if answer.location is not None:

@@ -1,5 +1,6 @@
 """Turns of the loop on an Engine in memory: what changes the state of a VM, and what must not."""
 
+import contextlib
 import datetime
 import socket
 
@@ -10,6 +11,7 @@ from real_engine import until
 from flower_agent import roles, settings, trust
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.containers import Container, Part
 from flower_agent.converge import Converger
 from flower_agent.discovery import SuperLink
 from flower_agent.errands import Errands
@@ -68,6 +70,7 @@ class Vm:
         }
         self.settings = settings.parse(context, {}).settings
         self.images = roles.images(self.settings)
+        self._sockets = contextlib.ExitStack()
 
     def turn(self):
         """Return what is unmet after one turn."""
@@ -84,11 +87,21 @@ class Vm:
         return self.converger.turn(self.last)
 
     def boot(self):
-        """Let the images be there, and the containers run for a minute."""
+        """Let the images be there, the containers run for a minute and the SuperExec attach."""
         for image in self.images:
             self.engine.hold(image)
         self.turn()
+        self.attach()
         self.pass_time(60)
+
+    def attach(self):
+        """Listen at the AppIo's port and hold a connection to it, as two containers would."""
+        address = ("127.0.0.1", self.settings.clientappio_port)
+        self._sockets.enter_context(socket.create_server(address))
+        self._sockets.enter_context(socket.create_connection(address))
+
+    def close(self):
+        self._sockets.close()
 
     def pass_time(self, seconds):
         self.now += datetime.timedelta(seconds=seconds)
@@ -96,17 +109,12 @@ class Vm:
 
 
 @pytest.fixture
-def appio():
-    """A port with a connection to it, as a SuperExec holds one."""
+def vm(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            yield port
-
-
-@pytest.fixture
-def vm(tmp_path, appio):
-    return Vm(tmp_path, appio)
+    made = Vm(tmp_path, port)
+    yield made
+    made.close()
 
 
 def test_everything_that_works_leaves_nothing_unmet(vm):
@@ -141,9 +149,10 @@ def test_an_image_that_the_registry_denies_is_a_failure_and_no_waiting(vm):
 
 
 def test_a_young_container_may_take_its_time(vm):
-    vm.boot()
-    vm.engine.end(SUPERNODE)
     vm.duty.error = AgentError("peer.waiting", "not yet", retryable=True)
+    vm.boot()
+    vm.turn()
+    vm.pass_time(-50)
     unmet = vm.turn()
     assert (unmet.phase, unmet.finding) == (Phase.PEER, None)
 
@@ -153,3 +162,24 @@ def test_a_clock_that_was_set_back_makes_no_container_young_for_hours(vm):
     vm.duty.error = AgentError("peer.waiting", "lost", retryable=True)
     vm.now -= datetime.timedelta(hours=5)
     assert vm.turn().finding.code == "peer.waiting"
+
+
+def test_a_port_that_somebody_else_has_is_named_before_anything_starts(vm):
+    for image in vm.images:
+        vm.engine.hold(image)
+    vm.attach()
+    assert vm.turn().finding.code == "port.taken"
+    assert vm.engine.calls == []
+
+
+def test_a_port_that_an_own_container_gives_back_keeps_nothing_from_changing(vm):
+    for image in vm.images:
+        vm.engine.hold(image)
+    vm.engine.create(
+        Container(name="flower-superlink", part=Part.SUPERLINK, image=vm.images[0], command=()),
+        vm.images[0],
+    )
+    vm.engine.start("flower-superlink")
+    vm.attach()
+    vm.turn()
+    assert "remove flower-superlink" in vm.engine.calls

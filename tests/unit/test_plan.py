@@ -46,6 +46,16 @@ def steps(want, *have, **how):
     return [str(step) for step in plan(want, have, **how)]
 
 
+def test_an_agent_that_knows_a_field_more_replaces_no_container():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Newer(Container):
+        learnt: tuple[str, ...] = ()
+
+    fields = {field.name: getattr(APPS, field.name) for field in dataclasses.fields(APPS)}
+    assert Newer(**fields).fingerprint == APPS.fingerprint
+    assert Newer(**fields, learnt=("x",)).fingerprint != APPS.fingerprint
+
+
 # Each transition of one container
 
 

@@ -371,8 +371,8 @@ def other(value):
     return (*value, Mount("/x", "/x") if value and isinstance(value[0], Mount) else ("x", "y"))
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Container)])
-def test_every_field_of_a_container_reaches_its_fingerprint(field):
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Container) if f.compare])
+def test_every_field_of_a_container_that_reaches_docker_reaches_its_fingerprint(field):
     found = vm(LINK)["superlink"]
     changed = dataclasses.replace(found, **{field: other(getattr(found, field))})
     assert changed.fingerprint != found.fingerprint
