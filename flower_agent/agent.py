@@ -112,6 +112,7 @@ class Agent:
         while not stop.is_set():
             pause = self._turn_safely()
             self._rest(pause, stop)
+        self._publisher.stopping()
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
@@ -149,7 +150,7 @@ class Agent:
             before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
         )
         _log_change(before, self._life)
-        self._publish(now, monotonic)
+        self._publish_safely(now, monotonic)
         return self._pause_s(unmet, monotonic)
 
     def _look(self) -> Unmet | None:
@@ -162,7 +163,7 @@ class Agent:
             if new and self._intake.good is not None:
                 self._take(self._intake.good)
             if first:
-                self._publish(_now(), time.monotonic())
+                self._publish_safely(_now(), time.monotonic())
         waited_s = time.monotonic() - self._life.start_monotonic
         refusal = self._intake.refusal(waited_s=waited_s, scale=self._scale)
         if self._intake.good is None:
@@ -215,6 +216,14 @@ class Agent:
         self._finder.forget()
         self._workload.pardon()
         self._life = life.restarted(self._life, time.monotonic())
+
+    def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:
+        try:
+            self._publish(now, monotonic)
+        except Exception as error:  # what cannot be told must not keep the containers from care
+            if self._bug != str(error):
+                log.exception("agent.bug")
+            self._bug = str(error)
 
     def _publish(self, now: datetime.datetime, monotonic: float) -> None:
         if self._converger.dry:

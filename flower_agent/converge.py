@@ -5,23 +5,21 @@ for; nothing that stops a turn ever stops a container.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
-from . import files, gpu, host, images, plan, roles, sockets, trust
+from . import files, gpu, host, plan, roles, sockets, trust
 from .containers import FLOWER_UID, Container, Existing, Part
 from .errors import AgentError
-from .images import Registry
 from .life import Phase, Unmet
 from .parsers import GpuMode, Role
 from .paths import Paths
 from .roles import Site
-from .settings import Settings
 from .status import Mark
 from .superexec import attached
+from .supply import Supply
 from .turn import Duty, Running, Turn
 from .workload import SETTLING_S, Workload
 
@@ -31,10 +29,6 @@ DETACHED_AFTER_S = 60.0
 BUSY_LOOK_S = 20.0
 BUSY_FOR_S = 60.0
 """A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
-
-MAX_LOCK_BYTES = 1 << 20
-LOCAL = "flower-agent/"
-"""Images that are made on the VM; no registry has them."""
 
 
 class Converger:
@@ -54,6 +48,7 @@ class Converger:
         self._prefix = prefix
         self._workload = workload
         self._duties = duties
+        self._supply = Supply(paths.images_lock, workload)
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
@@ -76,63 +71,37 @@ class Converger:
         turn.phase = Phase.DOCKER
         self._workload.observe(turn.monotonic)
         turn.note("docker", Mark.OK, "answers")
-        pins = self._pins(turn)
-        missing, pull_error = self._images(turn, pins)
+        pins = self._supply.pins(turn)
+        first = self._workload.existing(roles.name(self._prefix, Part(turn.settings.role.value)))
+        turn.running = first is not None and first.running
+        missing = self._supply.missing(turn, pins)
+        self.planned += [f"pull {reference} (absent)" for reference in missing]
+        if missing and not turn.running and not self.dry:
+            self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
         uses_gpu = self._gpu(turn)
         turn.phase = Phase.DISCOVER
         duty = self._duties[turn.settings.role]
-        first = self._workload.existing(roles.name(self._prefix, Part(turn.settings.role.value)))
-        turn.running = first is not None and first.running
         prepared = duty.prepare(turn)
         turn.phase = Phase.TLS
         self._certificates(turn, prepared.trust)
-        turn.phase = Phase.IMAGE
-        if missing and not self.dry:
-            return turn.unmet(pull_error) if pull_error else Unmet(Phase.IMAGE)
-        self._record_digests(turn, pins)
         turn.phase = Phase.CONTAINER
         want = roles.containers(turn.settings, self._site(turn, prepared.site, uses_gpu))
-        self._bring(turn, want, pins, duty)
+        steps = self._steps(turn, want)
+        self.planned += [str(step) for step in steps]
         if self.dry:
             return None
+        made = {step.container.image for step in steps if step.container}
+        needed = tuple(reference for reference in missing if reference in made)
+        if needed:
+            error = self._supply.fetch(turn, needed, pins)
+            return (
+                Unmet(Phase.IMAGE, error.finding, not error.retryable)
+                if error
+                else Unmet(Phase.IMAGE)
+            )
+        self._supply.record(turn, pins)
+        self._apply(turn, want, steps, pins, duty)
         return self._check(turn, want, duty)
-
-    def _pins(self, turn: Turn) -> dict[str, str]:
-        """Return the digests that count: those of images.lock, else those recorded here."""
-        try:
-            locked = images.parse_lock(files.read(self._paths.images_lock, MAX_LOCK_BYTES))
-        except ValueError as error:
-            raise AgentError("state.corrupt", f"{self._paths.images_lock}: {error}") from error
-        return {**dict(turn.record.images), **locked}
-
-    def _images(
-        self, turn: Turn, pins: Mapping[str, str]
-    ) -> tuple[tuple[str, ...], AgentError | None]:
-        """Return the images that are not here, after their pulls were begun."""
-        wanted = roles.images(turn.settings)
-        missing = self._workload.missing_images(wanted, pins)
-        if not missing:
-            turn.note("image", Mark.OK, ", ".join(wanted))
-            return (), None
-        self.planned += [f"pull {reference} (absent)" for reference in missing]
-        if self.dry:
-            return missing, None
-        for reference in missing:
-            if reference.startswith(LOCAL):
-                turn.phase = Phase.IMAGE
-                raise AgentError("image.framework", f"{reference} is not on this VM")
-        registry = _registry(turn.settings)
-        error = self._workload.fetch(missing, pins, registry, turn.monotonic)
-        said = self._workload.progress
-        turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
-        return missing, error
-
-    def _record_digests(self, turn: Turn, pins: Mapping[str, str]) -> None:
-        found = {r: self._workload.digest(r) for r in roles.images(turn.settings) if r not in pins}
-        new = {reference: digest for reference, digest in found.items() if digest}
-        if new:
-            recorded = tuple(sorted({**dict(turn.record.images), **new}.items()))
-            turn.record = dataclasses.replace(turn.record, images=recorded)
 
     def _gpu(self, turn: Turn) -> bool:
         mode = turn.settings.gpu
@@ -183,15 +152,21 @@ class Converger:
             **known,
         )
 
-    def _bring(
-        self, turn: Turn, want: tuple[Container, ...], pins: Mapping[str, str], duty: Duty
-    ) -> None:
-        """Do the steps; a start of the first container waits until it may succeed."""
+    def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
         main = self._workload.existing(want[0].name)
         settled = main is not None and self._settled == (main.container_id, main.started_at)
-        steps = self._workload.steps(want, settled=settled, now=turn.monotonic)
-        self.planned += [str(step) for step in steps]
-        if self.dry or not steps:
+        return self._workload.steps(want, settled=settled, now=turn.monotonic)
+
+    def _apply(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        pins: Mapping[str, str],
+        duty: Duty,
+    ) -> None:
+        """Do the steps; a start of the first container waits until it may succeed."""
+        if not steps:
             return
         starts = (plan.Action.CREATE, plan.Action.START)
         if any(step.name == want[0].name and step.action in starts for step in steps):
@@ -288,9 +263,3 @@ class Converger:
                 self._computed_at = turn.monotonic
         busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
         turn.told["FLOWER_BUSY"] = "1" if busy else "0"
-
-
-def _registry(settings: Settings) -> Registry | None:
-    if settings.registry_user is None or settings.registry_password is None:
-        return None
-    return Registry(settings.registry_user, settings.registry_password)

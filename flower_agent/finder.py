@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from . import discovery, roles
-from .address import parse_address
+from .address import Address, parse_address
 from .discovery import Partition, SuperLink
 from .errands import Errands
 from .errors import AgentError
@@ -26,6 +26,10 @@ _LOOKUP = "onegate-lookup"
 _LOOK = "superlink-look"
 
 log = structlog.get_logger()
+
+
+_Target = tuple[Address, str | None]
+"""An endpoint and the CA by which it is judged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Finder:
         self._stale = False
         self._trouble: AgentError | None = None
         self._next_lookup = 0.0
-        self._looked: tuple[SuperLink, AgentError | None] | None = None
+        self._looked: tuple[_Target, AgentError | None] | None = None
         self._next_look = 0.0
 
     def forget(self) -> None:
@@ -116,15 +120,16 @@ class Finder:
         Raises AgentError ``endpoint.…`` while it does not, ``discover.waiting`` before the first
         answer. A good answer counts for a minute.
         """
+        wanted = (superlink.endpoint, ca_pem)
         done = self._errands.take(_LOOK)
         if done is not None:
-            target, error = done.value if done.error is None else (superlink, done.error)
+            target, error = done.value if done.error is None else (wanted, done.error)
             self._looked = (target, error)
             wait = 60.0 if error is None else self._random.uniform(1.0, 3.0)
             self._next_look = now + wait * self._scale
-        fresh = self._looked is not None and self._looked[0] == superlink
+        fresh = self._looked is not None and self._looked[0] == wanted
         if not fresh or now >= self._next_look:
-            call = _looking(self._prober, superlink, ca_pem, tls=tls, http=http)
+            call = _looking(self._prober, wanted, tls=tls, http=http)
             self._errands.start(_LOOK, call)
         if not fresh or self._looked is None:
             raise AgentError(
@@ -223,17 +228,18 @@ def _wants_ca(settings: Settings) -> bool:
 
 
 def _looking(
-    prober: Prober, superlink: SuperLink, ca_pem: str | None, *, tls: bool, http: bool
-) -> Callable[[], tuple[SuperLink, AgentError | None]]:
-    def look() -> tuple[SuperLink, AgentError | None]:
+    prober: Prober, wanted: _Target, *, tls: bool, http: bool
+) -> Callable[[], tuple[_Target, AgentError | None]]:
+    def look() -> tuple[_Target, AgentError | None]:
+        endpoint, ca_pem = wanted
         try:
             if tls:
                 alpn = ALPN_HTTP if http else ALPN_GRPC
-                prober.probe_tls(superlink.endpoint, ca_pem, alpn=alpn, timeout_s=LOOK_TIMEOUT_S)
+                prober.probe_tls(endpoint, ca_pem, alpn=alpn, timeout_s=LOOK_TIMEOUT_S)
             else:
-                prober.probe_tcp(superlink.endpoint, LOOK_TIMEOUT_S)
+                prober.probe_tcp(endpoint, LOOK_TIMEOUT_S)
         except AgentError as error:
-            return superlink, error
-        return superlink, None
+            return wanted, error
+        return wanted, None
 
     return look

@@ -5,7 +5,6 @@ or an abstract socket written with ``@``.
 """
 
 import socket
-import time
 
 _TIMEOUT_S = 0.5
 
@@ -31,10 +30,6 @@ class Notifier:
     def watchdog(self) -> bool:
         """Tell that the agent's loop still turns (``WatchdogSec=``)."""
         return self._send("WATCHDOG=1")
-
-    def reloading(self) -> bool:
-        """Tell that a reload has begun; `ready` ends it."""
-        return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> bool:
         """Tell that the agent ends."""

@@ -45,6 +45,10 @@ class Publisher:
             self._shown = shown
         self._reporter.offer(report.attributes(found, told), now=monotonic, wall=wall)
 
+    def stopping(self) -> None:
+        """Tell systemd that the end is wanted."""
+        self._notifier.stopping()
+
     def _write(self, found: Status, monotonic: float) -> None:
         document = status.document(found)
         same = json.dumps({**document, "written_at": ""}, sort_keys=True)

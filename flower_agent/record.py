@@ -31,10 +31,6 @@ class Record:
     images: tuple[tuple[str, str], ...] = ()
     """Reference and digest of each image that was pulled: a tag that moves is not followed."""
 
-    def digest(self, reference: str) -> str:
-        """Return the recorded digest of an image, or an empty string."""
-        return dict(self.images).get(reference, "")
-
 
 def dump(record: Record) -> bytes:
     """Return the file's content."""

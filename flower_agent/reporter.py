@@ -114,8 +114,11 @@ class Reporter:
         """
         done = self._errands.take(_VERIFY)
         if done is not None and done.value is not None:
-            told, seen = self._sent.attributes, done.value.attributes
-            self.overwritten = tuple(k for k in OWN if k in told and seen.get(k) != told[k])
+            asked, peer = done.value
+            told, seen = self._sent.attributes, peer.attributes
+            # Only what stayed the same since the question was sent can be judged by its answer.
+            known = [k for k in OWN if k in told and told[k] == asked.get(k)]
+            self.overwritten = tuple(k for k in known if seen.get(k) != told[k])
             if self.overwritten:
                 log.warning("onegate.overwritten", names=self.overwritten)
                 kept = {k: v for k, v in told.items() if k not in self.overwritten}
@@ -125,7 +128,10 @@ class Reporter:
         client = self.client
         if client is not None and "FLOWER_ENDPOINT" in self._sent.attributes:
             self._verify_at = now + VERIFY_S * self._scale
-            self._errands.start(_VERIFY, lambda: discovery.parse_vm(client.vm(client.access.vmid)))
+            asked = self._sent.attributes
+            self._errands.start(
+                _VERIFY, lambda: (asked, discovery.parse_vm(client.vm(client.access.vmid)))
+            )
 
     def _settle(self, now: float) -> None:
         done = self._errands.take(_ERRAND)

@@ -51,9 +51,6 @@ class SuperExec:
             )
         turn.note("peer", Mark.OK, f"attached to {attach}")
 
-    def close(self) -> None:
-        """Nothing is kept."""
-
 
 def trust_of(settings: Settings) -> Trust:
     """Return whom it believes: only a SuperLink's AppIo of 1.37 and later always has TLS."""

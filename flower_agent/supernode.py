@@ -99,9 +99,6 @@ class SuperNode:
         self._check_peer(turn, running)
         self._lost_at = None
 
-    def close(self) -> None:
-        """Nothing is kept."""
-
     def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
         settings = turn.settings
         if not settings.tls:

@@ -107,6 +107,3 @@ class Duty(Protocol):
 
     def check(self, turn: Turn, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
-
-    def close(self) -> None:
-        """Let go of what is kept between turns."""

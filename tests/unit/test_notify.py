@@ -1,7 +1,6 @@
 """systemd's notify protocol, on a path and on an abstract socket."""
 
 import contextlib
-import re
 import socket
 import uuid
 
@@ -35,12 +34,6 @@ def test_a_status_is_one_line_whatever_is_in_it(systemd):
     listener, address = systemd
     assert Notifier(address).status("starting:\nREADY=1 \N{SNOWMAN} \udc80")
     assert listener.recv(200) == "STATUS=starting: READY=1 \N{SNOWMAN} ?".encode()
-
-
-def test_a_reload_carries_the_monotonic_clock(systemd):
-    listener, address = systemd
-    assert Notifier(address).reloading()
-    assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", listener.recv(200))
 
 
 def test_without_systemd_nothing_happens():

@@ -76,11 +76,6 @@ def test_a_damaged_file_is_read_or_refused(differences):
     assert record.load(record.dump(found)) == found
 
 
-def test_a_digest_is_found_by_reference():
-    assert WHOLE.digest("flwr/supernode:1.25.0") == "sha256:bb"
-    assert WHOLE.digest("flwr/supernode:1.26.0") == ""
-
-
 @pytest.mark.parametrize("vmid", ["29", None])
 def test_the_same_vm_keeps_everything_even_without_its_token(vmid):
     assert record.for_vm(WHOLE, vmid) == (WHOLE, False)
