@@ -44,13 +44,21 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "A container has the agent's name but not its label, so it is not the agent's to touch.",
         "Rename or remove that container; the agent then makes its own.",
     ),
+    "container.paused": (
+        "Somebody paused a container; no app can run meanwhile.",
+        "docker unpause NAME",
+    ),
     "container.refused": (
         "Docker refused to create or start a container.",
         "Read Docker's reason in the message, and: journalctl -u docker",
     ),
     "context.malformed": (
         "The context file is not what OpenNebula writes.",
-        "Make the VM's context anew (onevm updateconf), or look at the named line.",
+        "Write NAME='value', one a line, as OpenNebula does; look at the named line.",
+    ),
+    "context.unreadable": (
+        "The context is there, but this user may not read it: it is root's.",
+        "Run it as root.",
     ),
     "context.missing": (
         "There is no context in /run/one-context.",
@@ -117,11 +125,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "endpoint.plaintext": (
         "The endpoint speaks without TLS while TLS is wanted.",
-        "Set TLS_ENABLED alike on SuperLink and SuperNodes.",
+        "Check the port in FLOWER_SERVER_ADDRESS; set TLS_ENABLED alike on every VM.",
     ),
     "endpoint.refused": (
         "Nothing listens at the endpoint.",
-        "Check that the SuperLink runs, its address and port.",
+        "Check that the SuperLink runs, and FLOWER_SERVER_ADDRESS where it is set.",
     ),
     "endpoint.timeout": (
         "The endpoint does not answer.",
@@ -164,7 +172,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "image.framework": (
         "The image for ML_FRAMEWORK is not on this VM.",
-        "Bake it into the image, or leave ML_FRAMEWORK empty.",
+        "Build it (contrib/images/build.py --framework), or leave ML_FRAMEWORK empty.",
     ),
     "image.pull": (
         "An image could not be pulled; the agent tries again.",
@@ -223,11 +231,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "setting.invalid": (
         "A variable's value is not of the wanted form.",
-        "Set it to the wanted form: onevm updateconf VMID -a",
+        "Set it to the wanted form: onevm updateconf VMID FILE -a",
     ),
     "setting.missing": (
         "A required variable is not set.",
-        "Add it to the CONTEXT: onevm updateconf VMID -a",
+        "Add it to the CONTEXT: onevm updateconf VMID FILE -a",
     ),
     "setting.near_miss": (
         "An unknown variable looks like a known one.",

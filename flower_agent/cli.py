@@ -36,6 +36,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(arguments)
+    if not options.name and options.run is not _run:  # an agent of its own root tells its name
+        options.name = str((_document(_paths(options)) or {}).get("name") or "")
     try:
         return int(options.run(options))
     except AgentError as error:

@@ -26,6 +26,11 @@ from .workload import SETTLING_S, Workload
 log = structlog.get_logger()
 
 DETACHED_AFTER_S = 60.0
+BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE)
+
+HUNG_AFTER_S = 20.0
+"""So long may a SuperNode that gave up take to end by itself; some versions never do."""
+
 BUSY_LOOK_S = 20.0
 BUSY_FOR_S = 60.0
 """A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
@@ -53,6 +58,7 @@ class Converger:
         self._scale = scale
         self._settled: tuple[str, object] | None = None
         self._seen_at: dict[tuple[str, object], float] = {}
+        self._hung_at: float | None = None
         self._attached_at = 0.0
         self._computed_at = self._busy_look_at = float("-inf")
         self._runtimes: tuple[str, frozenset[str]] | None = None
@@ -63,9 +69,13 @@ class Converger:
         """Go as far as possible; return what is not met, None when all works."""
         self.planned.clear()
         try:
-            return self._stages(turn)
+            unmet = self._stages(turn)
         except AgentError as error:
-            return turn.unmet(error)
+            unmet = turn.unmet(error)
+        if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
+            told = "not applied yet: the containers run on as they were started"
+            turn.note("settings", Mark.WAITING, told)
+        return unmet
 
     def _stages(self, turn: Turn) -> Unmet | None:
         turn.phase = Phase.DOCKER
@@ -88,19 +98,20 @@ class Converger:
         want = roles.containers(turn.settings, self._site(turn, prepared.site, uses_gpu))
         steps = self._steps(turn, want)
         self.planned += [str(step) for step in steps]
-        if self.dry:
-            return None
         made = {step.container.image for step in steps if step.container}
         needed = tuple(reference for reference in missing if reference in made)
         if needed:
+            turn.phase = Phase.IMAGE
+            self._supply.refuse_local(needed)
+        self._await_start(turn, want, steps, duty)
+        if self.dry:
+            return None if steps else self._check(turn, want, duty)
+        if needed:
+            turn.phase = Phase.IMAGE
             error = self._supply.fetch(turn, needed, pins)
-            return (
-                Unmet(Phase.IMAGE, error.finding, not error.retryable)
-                if error
-                else Unmet(Phase.IMAGE)
-            )
+            return turn.unmet(error) if error else Unmet(Phase.IMAGE)
         self._supply.record(turn, pins)
-        self._apply(turn, want, steps, pins, duty)
+        self._apply(turn, want, steps, pins)
         return self._check(turn, want, duty)
 
     def _gpu(self, turn: Turn) -> bool:
@@ -157,25 +168,27 @@ class Converger:
         settled = main is not None and self._settled == (main.container_id, main.started_at)
         return self._workload.steps(want, settled=settled, now=turn.monotonic)
 
+    def _await_start(
+        self, turn: Turn, want: tuple[Container, ...], steps: tuple[plan.Step, ...], duty: Duty
+    ) -> None:
+        """Raise AgentError while a start of the first container would be in vain."""
+        starts = (plan.Action.CREATE, plan.Action.START)
+        if any(step.name == want[0].name and step.action in starts for step in steps):
+            turn.phase = Phase.DISCOVER
+            duty.may_start(turn)
+        turn.phase = Phase.CONTAINER
+
     def _apply(
         self,
         turn: Turn,
         want: tuple[Container, ...],
         steps: tuple[plan.Step, ...],
         pins: Mapping[str, str],
-        duty: Duty,
     ) -> None:
-        """Do the steps; a start of the first container waits until it may succeed."""
-        if not steps:
-            return
-        starts = (plan.Action.CREATE, plan.Action.START)
-        if any(step.name == want[0].name and step.action in starts for step in steps):
-            turn.phase = Phase.DISCOVER
-            duty.may_start(turn)
-            turn.phase = Phase.CONTAINER
-        self._free_ports(want, steps)
-        self._workload.apply(steps, pins)
-        self._workload.observe(turn.monotonic)
+        if steps:
+            self._free_ports(want, steps)
+            self._workload.apply(steps, pins)
+            self._workload.observe(turn.monotonic)
 
     def _free_ports(self, want: tuple[Container, ...], steps: tuple[plan.Step, ...]) -> None:
         """Raise AgentError ``port.taken`` for a port that somebody else has.
@@ -204,6 +217,11 @@ class Converger:
             found = self._workload.existing(container.name)
             if found is None or not found.running or found.started_at is None:
                 raise self._workload.ended(container.name)
+            if found.status == "paused":
+                hint = f"docker unpause {found.name}"
+                raise AgentError(
+                    "container.paused", f"{found.name} is paused", hint, retryable=True
+                )
             existing.append(found)
             self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
         main = existing[0]
@@ -214,17 +232,23 @@ class Converger:
         try:
             duty.check(turn, running)
         except AgentError as error:
-            if turn.hung:
+            if turn.hung and self._hung_for_s(turn.monotonic) > HUNG_AFTER_S * self._scale:
                 stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
                 self._workload.apply((stop,), {})
             young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
             if young and error.retryable:
                 return Unmet(turn.phase)
             raise
+        self._hung_at = None
         self._settled = (main.container_id, main.started_at)
         if len(existing) > 1:
             self._superexec(turn, existing[1])
         return None
+
+    def _hung_for_s(self, monotonic: float) -> float:
+        """Return since when the container gave up; most end by themselves a moment later."""
+        self._hung_at = monotonic if self._hung_at is None else self._hung_at
+        return monotonic - self._hung_at
 
     def _age_s(self, container: Existing, monotonic: float) -> float:
         """Return for how long a start of a container was seen, whatever the clock did."""

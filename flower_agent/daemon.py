@@ -8,6 +8,7 @@ import threading
 
 from . import inputs, intake, log, ownership
 from .agent import Agent, Options
+from .errors import Severity
 from .paths import Paths
 
 END_S = 1.5
@@ -67,7 +68,7 @@ def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
         )
         if unmet.finding:
             print(f"  fix: {unmet.finding.hint}")
-        return 1 if unmet.fatal else 0
+        return int(unmet.fatal or any(f.severity is Severity.ERROR for f in findings))
     if not steps:
         print("nothing to do: everything is as it should be")
     return 0

@@ -80,11 +80,10 @@ class Engine:
                 code, f"Docker refused to {what}: {_reason(error)}", retryable=True
             ) from error
         except UNREACHABLE as error:
-            raise AgentError(
-                "docker.down",
-                f"Docker does not answer at {self._url}: {_cause(error)}",
-                retryable=True,
-            ) from error
+            cause = _cause(error)
+            hint = "Run it as root." if cause == "permission denied" else ""
+            message = f"Docker does not answer at {self._url}: {cause}"
+            raise AgentError("docker.down", message, hint, retryable=True) from error
 
     def _forget_version(self, error: docker.errors.APIError) -> None:
         """Drop the client after an engine upgrade that ended its API version."""

@@ -158,8 +158,9 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        hint = "Run it as root." if isinstance(error, PermissionError) and os.geteuid() else ""
         raise AgentError(
-            "state.unwritable", f"{path} cannot be written: {error.strerror}", retryable=True
+            "state.unwritable", f"{path} cannot be written: {error.strerror}", hint, retryable=True
         ) from error
 
 

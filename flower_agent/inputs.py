@@ -95,7 +95,9 @@ def _read_context(paths: Paths, context_file: pathlib.Path | None) -> Mapping[st
                 limit = f"{context.SIZE_LIMIT_BYTES} bytes"
                 raise AgentError("context.too_large", f"{path} is larger than {limit}")
             return context.parse(data)
-    where = context_file or paths.context / "context.sh.{network,online,local}"
+    if context_file is not None:
+        raise AgentError("context.missing", f"there is no file {context_file}", "Name one that is.")
+    where = paths.context / "context.sh.{network,online,local}"
     raise AgentError("context.missing", f"there is no context at {where}", retryable=True)
 
 
@@ -144,4 +146,5 @@ def _head(path: pathlib.Path, size_bytes: int, code: str) -> bytes | None:
         return None
     except OSError as error:
         hint = "Run it as root." if isinstance(error, PermissionError) else ""
+        code = "context.unreadable" if hint else code
         raise AgentError(code, f"{path} cannot be read: {error.strerror}", hint) from error

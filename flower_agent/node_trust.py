@@ -74,5 +74,5 @@ def mismatch(settings: Settings, superlink: SuperLink) -> Finding | None:
     """Return why the two roles cannot talk, as their attributes tell before any dialling."""
     if superlink.tls is not None and superlink.tls is not settings.tls:
         have, want = ("on", "off") if settings.tls else ("off", "on")
-        return Finding("tls.mismatch", f"TLS is {have} on this VM and {want} on its SuperLink")
+        return Finding("tls.mismatch", f"TLS is {have} here and {want} at the SuperLink")
     return None

@@ -25,7 +25,9 @@ def logs(name: str, container: str | None, lines: int, *, follow: bool) -> int:
     engine = _engine(name)
     chosen = _chosen(engine.containers(), name, container)
     if not chosen:
-        print("there are no containers of this agent", file=sys.stderr)
+        have = ", ".join(c.name for c in engine.containers() if c.mine)
+        there = f"no container {container}; there is {have}" if have else "there are no containers"
+        print(f"{there} of this agent", file=sys.stderr)
         return 1
     prefix = len(chosen) > 1
     if not follow:

@@ -78,9 +78,11 @@ def _bring(want: Container, have: Existing | None, resting: bool) -> Iterator[St
         yield Step(Action.START, want.name, "absent")
     elif have is None:
         return
+    elif have.status == "removing":
+        return  # somebody removes it: the next turn finds it gone
     elif have.fingerprint != want.fingerprint:
         yield from _replace(want, have, "settings changed")
-    elif have.status in ("dead", "removing"):
+    elif have.status == "dead":
         yield from _replace(want, have, have.status)
     elif not have.running and not resting:
         yield Step(Action.START, want.name, _why_stopped(have))
@@ -93,6 +95,8 @@ def _replace(want: Container, have: Existing, cause: str) -> Iterator[Step]:
 
 
 def _take_away(have: Existing, cause: str) -> Iterator[Step]:
+    if have.status == "removing":
+        return
     if have.running or have.status == "restarting":
         yield Step(Action.STOP, have.name, cause)
     yield Step(Action.REMOVE, have.name, cause)

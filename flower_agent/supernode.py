@@ -66,13 +66,14 @@ class SuperNode:
         found = self._finder.find(
             settings, turn.client, turn.record, now=turn.monotonic, running=turn.running
         )
-        wrong = node_trust.mismatch(settings, found)
-        if wrong:
-            raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
+        try:
+            wanted = self._trust(turn, found)
+        except AgentError:
+            self._finder.forget()  # what was told and is refused may be told otherwise by now
+            raise
         mixed = mixed_versions(str(settings.version), found.version)
         if mixed:
             turn.warnings.append(dataclasses.replace(mixed, severity=Severity.WARNING))
-        wanted = self._trust(turn, found)
         config = self._node_config(turn)
         turn.record = dataclasses.replace(
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
@@ -88,7 +89,12 @@ class SuperNode:
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
         http = flower.band(settings.version).fleet is Transport.HTTP
         ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
-        self._finder.look(found, ca_pem, tls=settings.tls, http=http, now=turn.monotonic)
+        try:
+            self._finder.look(found, ca_pem, tls=settings.tls, http=http, now=turn.monotonic)
+        except AgentError as error:
+            if error.finding.code.startswith("endpoint."):
+                self._finder.forget()  # it may have moved
+            raise
 
     def check(self, turn: Turn, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
@@ -101,6 +107,9 @@ class SuperNode:
 
     def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
         settings = turn.settings
+        wrong = node_trust.mismatch(settings, found)
+        if wrong:
+            raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
         if not settings.tls:
             return trust.Wanted(source=trust.Source.OFF)
         if settings.tls_ca_cert == SYSTEM:

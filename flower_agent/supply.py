@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from . import files, images, roles
 from .errors import AgentError
 from .images import Registry
-from .life import Phase
 from .settings import Settings
 from .status import Mark
 from .turn import Turn
@@ -46,16 +45,21 @@ class Supply:
     def fetch(
         self, turn: Turn, missing: tuple[str, ...], pins: Mapping[str, str]
     ) -> AgentError | None:
-        """Begin to pull; return why the last try failed. Raises AgentError ``image.framework``."""
-        for reference in missing:
-            if reference.startswith(LOCAL):
-                turn.phase = Phase.IMAGE
-                raise AgentError("image.framework", f"{reference} is not on this VM")
+        """Begin to pull what a registry may have; return why the last try failed."""
+        missing = tuple(name for name in missing if not name.startswith(LOCAL))
+        if not missing:
+            return None
         registry = _registry(turn.settings)
         error = self._workload.fetch(missing, pins, registry, turn.monotonic)
         said = self._workload.progress
         turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
         return error
+
+    def refuse_local(self, missing: tuple[str, ...]) -> None:
+        """Raise AgentError ``image.framework`` for an image that no registry has."""
+        for reference in missing:
+            if reference.startswith(LOCAL):
+                raise AgentError("image.framework", f"{reference} is not on this VM")
 
     def record(self, turn: Turn, pins: Mapping[str, str]) -> None:
         """Write down the digest of each image that was pulled, which counts from then on."""

@@ -66,7 +66,9 @@ class Turn:
     def trusts(self, fingerprint: str) -> None:
         """Write down the CA, whole, so that two VMs can be compared."""
         self.ca_fingerprint = fingerprint
-        self.note("ca", Mark.OK, format_fingerprint(fingerprint))
+        shown = format_fingerprint(fingerprint)
+        half = len(shown) // 2
+        self.note("ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")  # two lines of text
 
     def note(self, name: str, mark: Mark, detail: str) -> None:
         """Write one line of the status."""

@@ -205,12 +205,13 @@ class Workload:
         name = found.name
         told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
         failures = self.failures(name)
-        again = f" {failures} times" if failures > 1 else ""
+        again = f", {failures} times in a row" if failures > 1 else ""
         code = told.error
         if code == "container.exited" and failures >= backoff.LOOP_AT:
             code = "container.crash_loop"
-        because = f": {told.meaning}" if told.meaning else ""
-        message = f"{name} ended{again} with status {found.exit_code}{because}"
+        plain = f"status {found.exit_code}"
+        because = f": {told.meaning}" if told.meaning not in ("", plain) else ""
+        message = f"{name} ended with status {found.exit_code}{again}{because}"
         return AgentError(code, message, told.hint, retryable=True)
 
     def _tail(self, name: str) -> str:

@@ -120,9 +120,19 @@ class Federation:
         for _ in range(100):
             with contextlib.suppress(OSError):
                 self.onegate("GET", "/sandbox/vms")
+                self._check_alive()
                 return
             time.sleep(0.05)
         raise SandboxError(f"the OneGate did not start: see {self._log('onegate')}")
+
+    def _check_alive(self) -> None:
+        """Refuse a port that another OneGate has: ours would have ended."""
+        time.sleep(0.3)
+        if self._processes["onegate"].poll() is not None:
+            raise SandboxError(
+                f"port {self.base_port} is taken by another program: end it (another sandbox: "
+                "its own run --down), or use --base-port"
+            )
 
     def deploy(self, machine: Machine) -> None:
         """Do what OneFlow and OpenNebula do: add the VM, hand it its context, boot it."""
@@ -365,15 +375,20 @@ def main() -> int:
         federation.up()
         show_run(federation)
         show_status(federation)
-    except SandboxError as error:
+    except (SandboxError, OSError) as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
     finally:
         if not options.keep:
             federation.down()
         lock.close()
     if options.keep:
-        print(f"\nIt runs on. Take it down: {HERE.relative_to(REPOSITORY)}/run --down")
+        where = "--root build/sandbox/superlink"
+        print(f"\nIt runs on: build/venv/bin/flower-agent status {where}")
+        print(f"Take it down: {HERE.relative_to(REPOSITORY)}/run --down")
     return 0
 
 

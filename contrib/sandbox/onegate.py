@@ -94,7 +94,8 @@ class OneGate(Cloud):
         """Let requests fail, of one VM or of all, `count` of them or until `heal`.
 
         Kinds are those of onegate_faults.Kind. Options: `method` ("PUT": only those), `seconds`
-        (slow), `body` (garbage: "html", "truncated", "plain"), `to` (redirect). The newest fault wins.
+        (slow), `body` (garbage: "html", "truncated", "plain"), `to` (redirect). The newest fault
+        wins.
         """
         self._faults.add(faults.fault(kind, vmid, **options), count)
 

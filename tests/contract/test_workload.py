@@ -430,7 +430,7 @@ def test_many_ends_are_a_crash_loop_with_their_number(machine):
     machine.workload.observe(machine.now)
     finding = machine.workload.ended(SUPERLINK).finding
     assert finding.code == "container.crash_loop"
-    assert f"ended {LOOP_AT} times" in finding.message
+    assert f"{LOOP_AT} times in a row" in finding.message
 
 
 def test_an_absent_container_is_told(machine):

@@ -18,7 +18,7 @@ from watched import docker, started, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
-PAIR = ("fa-two", 34000)
+PAIR = ("fa-two", 24000)
 SOON_S = 5.0
 """The agent's own limit is two seconds; what is more is only for a machine that is busy."""
 
@@ -68,7 +68,7 @@ def declared(federation, machine, **changes):
 def test_an_agent_killed_after_each_step_of_a_start_and_of_a_change_comes_to_the_same_end(
     lone, tmp_path
 ):
-    federation = lone(34200, "fa-steps", scale=0.1)
+    federation = lone(24200, "fa-steps", scale=0.1)
     machine = federation.superlink
     link, executor = names(machine)
     declared(federation, machine)
@@ -103,7 +103,7 @@ def test_an_agent_killed_after_each_step_of_a_start_and_of_a_change_comes_to_the
 @pytest.mark.long
 @pytest.mark.parametrize("after", range(1, 8))
 def test_a_start_that_was_killed_once_is_finished_by_the_next_agent(lone, after):
-    federation = lone(34240, "fa-once", scale=0.1)
+    federation = lone(24240, "fa-once", scale=0.1)
     machine = federation.superlink
     declared(federation, machine)
     process = drive(federation, machine, after=after)
@@ -117,7 +117,7 @@ def test_a_start_that_was_killed_once_is_finished_by_the_next_agent(lone, after)
 
 
 def test_an_agent_killed_after_each_file_of_its_certificates_keeps_its_ca_and_makes_a_pair(lone):
-    federation = lone(34280, "fa-files")
+    federation = lone(24280, "fa-files")
     machine = federation.superlink
     declared(federation, machine, FLOWER_ISOLATION="subprocess")
     tls = machine.root / "var/lib/flower-agent/tls"
@@ -179,7 +179,7 @@ def test_a_second_agent_of_the_name_or_the_root_refuses_and_touches_nothing(two,
 
 
 def test_a_foreign_container_of_our_name_is_named_and_left_alone_until_it_is_renamed(lone):
-    federation = lone(34320, "fa-foreign", scale=0.1)
+    federation = lone(24320, "fa-foreign", scale=0.1)
     machine = federation.superlink
     name, _ = names(machine)
     sleep = ["--network", "host", "--entrypoint", "sleep", "flwr/superexec:1.25.0", "600"]
@@ -232,12 +232,12 @@ def with_broken_ca(federation):
 
 
 def with_a_silent_registry(federation):
-    declared(federation, federation.superlink, FLOWER_IMAGE_PREFIX="127.0.0.1:34361/flwr")
+    declared(federation, federation.superlink, FLOWER_IMAGE_PREFIX="127.0.0.1:24361/flwr")
     return federation.superlink, "image"
 
 
 def with_a_taken_port(federation):
-    declared(federation, federation.superlink, FLOWER_FLEET_PORT="34361")
+    declared(federation, federation.superlink, FLOWER_FLEET_PORT="24361")
     return federation.superlink, "container"
 
 
@@ -246,8 +246,8 @@ def with_a_taken_port(federation):
     [without_context, without_superlink, with_broken_ca, with_a_silent_registry, with_a_taken_port],
 )
 def test_sigterm_ends_an_agent_that_waits(lone, hinder):
-    federation = lone(34380, "fa-waits")
-    with silent(34361):
+    federation = lone(24380, "fa-waits")
+    with silent(24361):
         machine, phase = hinder(federation)
         federation.start_agent(machine)
         wait_for(lambda: federation.status(machine).get("phase") == phase, phase)
@@ -285,7 +285,7 @@ def test_sigterm_ends_an_agent_without_docker_and_leaves_the_containers(two, tmp
 
 
 def test_sigterm_ends_an_agent_whose_container_does_not_answer_yet(lone):
-    federation = lone(34420, "fa-health")
+    federation = lone(24420, "fa-health")
     machine = federation.superlink
     name = names(machine)[0]
     declared(federation, machine, FLOWER_ISOLATION="subprocess")

@@ -122,7 +122,7 @@ def needed(role):
 
 
 def test_a_docker_that_comes_late_is_awaited_even_past_the_time_limit(vm, engine):
-    late = vm(35000, "fd-late", scale=0.1, FLOWER_READY_TIMEOUT="60")
+    late = vm(25000, "fd-late", scale=0.1, FLOWER_READY_TIMEOUT="60")
     late.federation.deploy(late.machine)
     late.wait_error("docker.down")
     assert late.state == "starting"
@@ -141,7 +141,7 @@ def test_a_docker_that_comes_late_is_awaited_even_past_the_time_limit(vm, engine
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_with_live_restore_flower_never_notices_a_restart_of_docker(vm, engine, end):
-    kept = vm(35020 if end == "stop" else 35040, f"fd-kept-{end}")
+    kept = vm(25020 if end == "stop" else 25040, f"fd-kept-{end}")
     engine.start(live_restore=True)
     kept.deploy()
     before, told = started(kept.container), len(kept.bodies)
@@ -160,7 +160,7 @@ def test_with_live_restore_flower_never_notices_a_restart_of_docker(vm, engine, 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_without_live_restore_the_agent_starts_at_once_what_docker_stopped(vm, engine, end):
-    stopped = vm(35060 if end == "stop" else 35080, f"fd-stopped-{end}", scale=1.0)
+    stopped = vm(25060 if end == "stop" else 25080, f"fd-stopped-{end}", scale=1.0)
     engine.start()
     stopped.deploy()
     before = started(stopped.container)
@@ -174,7 +174,7 @@ def test_without_live_restore_the_agent_starts_at_once_what_docker_stopped(vm, e
 
 
 def test_docker_itself_starts_nothing_while_the_agent_is_away(vm, engine):
-    alone = vm(35100, "fd-alone")
+    alone = vm(25100, "fd-alone")
     engine.start()
     alone.deploy()
     alone.federation.stop_agent(alone.machine)
@@ -188,7 +188,7 @@ def test_docker_itself_starts_nothing_while_the_agent_is_away(vm, engine):
 
 
 def test_an_agent_that_was_away_while_docker_restarted_finds_its_containers(vm, engine):
-    away = vm(35120, "fd-away")
+    away = vm(25120, "fd-away")
     engine.start(live_restore=True)
     away.deploy()
     before, told = started(away.container), len(away.bodies)
@@ -202,7 +202,7 @@ def test_an_agent_that_was_away_while_docker_restarted_finds_its_containers(vm, 
 
 
 def test_containers_are_watched_anew_after_a_restart_of_docker(vm, engine):
-    watched = vm(35140, "fd-watched", scale=1.0)
+    watched = vm(25140, "fd-watched", scale=1.0)
     engine.start(live_restore=True)
     watched.deploy()
     engine.stop()
@@ -214,7 +214,7 @@ def test_containers_are_watched_anew_after_a_restart_of_docker(vm, engine):
 
 
 def test_superlink_and_supernode_find_each_other_after_a_restart_of_docker(vm, engine):
-    both = vm(35160, "fd-both")
+    both = vm(25160, "fd-both")
     federation, node = both.federation, both.federation.supernodes[0]
     engine.start()
     both.deploy()
@@ -233,7 +233,7 @@ def test_superlink_and_supernode_find_each_other_after_a_restart_of_docker(vm, e
 
 
 def test_a_docker_that_hangs_is_named_and_flower_works_on(vm, engine):
-    hung = vm(35240, "fd-hung")
+    hung = vm(25240, "fd-hung")
     engine.start(live_restore=True)
     hung.deploy()
     before = started(hung.container)
@@ -249,7 +249,7 @@ def test_a_docker_that_hangs_is_named_and_flower_works_on(vm, engine):
 
 
 def test_the_agent_ends_and_boots_beside_a_docker_that_hangs(vm, engine):
-    hung = vm(35260, "fd-frozen")
+    hung = vm(25260, "fd-frozen")
     engine.start(live_restore=True)
     hung.deploy()
     before = started(hung.container)
@@ -270,13 +270,13 @@ def test_the_agent_ends_and_boots_beside_a_docker_that_hangs(vm, engine):
 # The VM is rebooted, or loses its power
 
 
-@pytest.mark.parametrize("live_restore", [True, False])
+@pytest.mark.parametrize("live_restore", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("orderly", [True, False], ids=["reboot", "power-cut"])
 def test_after_a_boot_nothing_runs_before_the_context_nor_as_the_old_one_said(
     vm, engine, orderly, live_restore
 ):
     place = 2 * orderly + live_restore
-    booted = vm(35300 + 20 * place, f"fd-boot-{place}")
+    booted = vm(25300 + 20 * place, f"fd-boot-{place}")
     engine.start(live_restore=live_restore)
     booted.deploy()
     old, told, known = booted.container_id, len(booted.bodies), booted.attributes
@@ -300,7 +300,7 @@ def test_after_a_boot_nothing_runs_before_the_context_nor_as_the_old_one_said(
 
 
 def test_after_a_power_cut_the_same_context_brings_the_same_container_back(vm, engine):
-    cut = vm(35400, "fd-cut")
+    cut = vm(25400, "fd-cut")
     engine.start(live_restore=True)
     cut.deploy()
     before, told = started(cut.container), len(cut.bodies)

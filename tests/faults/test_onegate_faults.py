@@ -123,6 +123,7 @@ def test_a_onegate_that_fails_stops_nothing_and_is_told_all_when_it_is_well(vms,
     assert (ids(link), ids(node)) == before
 
 
+@pytest.mark.long
 def test_onegate_away_for_ten_minutes_is_asked_seldom_and_told_once_it_is_back(vms):
     federation, link, node = vms
     before = ids(link), ids(node)

@@ -20,7 +20,7 @@ def main(machine):
 def ids(machine):
     """Return which starts of which containers run, by part; a restart changes it."""
     parts = PARTS[machine.role]
-    return {part: started(f"{machine.prefix}-flower-{part}") for part in parts}
+    return {part: started(f"{machine.prefix}-flower-{part}").strip() for part in parts}
 
 
 def state(federation, machine):
@@ -58,8 +58,14 @@ def calm(federation, machine, *, timeout_s=60.0):
 
 
 def restart(federation, machine):
-    """Let the agent look at everything anew."""
+    """Let the agent look at everything anew; what the last one said is gone."""
     federation.stop_agent(machine)
+    start(federation, machine)
+
+
+def start(federation, machine):
+    """Start an agent that was stopped; what the last one said is gone."""
+    (machine.root / "run/flower-agent/status.json").unlink(missing_ok=True)
     federation.start_agent(machine)
 
 
@@ -88,7 +94,7 @@ def published(federation, machine, name):
 def put(federation, token, caller, whose, **attributes):
     """Write a VM's attributes as another VM of its service may."""
     text = "\n".join(f"{name}={value}" for name, value in attributes.items())
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310
         f"{federation.onegate_url}/vms/{whose}",
         data=f"data={urllib.parse.quote(text)}&type=1".encode(),
         method="PUT",

@@ -181,9 +181,9 @@ def test_a_context_that_was_refused():
         == """\
 failed for 5 min, phase context (no role yet)
   cause:   setting.missing: FLOWER_ROLE is not set
-  fix:     Add it to the CONTEXT: onevm updateconf VMID -a
+  fix:     Add it to the CONTEXT: onevm updateconf VMID FILE -a
   cause:   setting.invalid: FL_NUM_ROUNDS is 'x': want a whole number
-  fix:     Set it to the wanted form: onevm updateconf VMID -a
+  fix:     Set it to the wanted form: onevm updateconf VMID FILE -a
   warning: context.report_ready: REPORT_READY is set
   fix:     Take REPORT_READY out of the CONTEXT; the agent reports READY itself.
 

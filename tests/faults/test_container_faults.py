@@ -1,0 +1,272 @@
+"""A container dies in each way that Docker knows, a SuperLink goes and comes, a port is taken."""
+
+import itertools
+import pathlib
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+from agents import bodies, causes, events, ids, names, ready_anew, runs, said
+from watched import docker, started, wait_for
+
+from flower_agent import backoff
+
+pytestmark = [pytest.mark.engine, pytest.mark.federation]
+
+PAIR = ("fa-pair", 24500)
+SCALE = 0.1
+HOG = "import time; taken = bytearray(1 << 30); taken[::4096] = b'x' * (1 << 18); time.sleep(60)"
+BREAKABLE = """\
+FROM flwr/superlink:1.25.0-py3.13-ubuntu24.04
+ENTRYPOINT ["sh", "-c", "[ ! -e /app/state/broken ] || set -- \\"$@\\" --fleet-api-address nowhere;\
+ exec flower-superlink \\"$@\\"", "sh"]
+"""
+"""The real SuperLink; while that file is there it gets an address that it cannot parse."""
+
+
+def reasons(federation, machine):
+    """Return code and message of each thing that stood in the VM's way."""
+    found = [e for e in events(federation, machine) if e["event"].startswith("state.")]
+    return [(e["code"], e["message"]) for e in found if "code" in e]
+
+
+def ready_after(federation, machine, name, before):
+    """Wait until a container was started again and the VM is ready with it."""
+    wait_for(lambda: runs(name) and started(name) != before, f"another start of {name}")
+    wait_for(lambda: federation.status(machine)["state"] == "ready", "ready", 120)
+
+
+def runs_out_of_memory(name):
+    """Let a container's program take more than it may have; the kernel kills it."""
+    init = docker("inspect", "-f", "{{.State.Pid}}", name).strip()
+    children = pathlib.Path(f"/proc/{init}/task/{init}/children").read_text().split()
+    for pid in children:  # of all in the container the kernel shall take Flower, not the hog
+        pathlib.Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+    command = ["docker", "exec", name, "python", "-c", HOG]
+    subprocess.run(command, check=False, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(("signal", "status"), [("KILL", 137), ("TERM", 0), ("SEGV", 139)])
+def test_a_container_that_ends_is_started_again_at_once_and_nothing_else_is(two, signal, status):
+    link, node = two.machines
+    name, other = names(node)
+    before, kept = started(name), [*ids(link), started(other)]
+    docker("kill", "-s", signal, name)
+    ready_after(two, node, name, before)
+    assert causes(two, node, name)[-1] == f"exited {status}"
+    assert [*ids(link), started(other)] == kept
+
+
+def test_a_container_that_runs_out_of_memory_is_started_again_and_the_cause_is_named(lone):
+    federation = lone(24600, "fa-memory", scale=SCALE, FLOWER_MEMORY_LIMIT="256M")
+    machine = federation.superlink
+    federation.deploy(machine)
+    federation.wait_ready(machine)
+    link, name = names(machine)
+    kept = started(link)
+    for _ in range(2):
+        before = started(name)
+        runs_out_of_memory(name)
+        ready_after(federation, machine, name, before)
+        assert causes(federation, machine, name)[-1] == "out of memory"
+    told = [e for e in reasons(federation, machine) if name in e[1]]
+    assert told
+    assert {code for code, _ in told} == {"container.exited"}
+    assert "status 137: it was killed because it ran out of memory" in told[-1][1]
+    assert started(link) == kept
+
+
+def rests(name):
+    """Return how long a container lay after each of its ends but the last, by Docker's clock."""
+    command = ["events", "--since", "1h", "--until", "0s", "--filter", f"container={name}"]
+    lines = docker(*command, "--format", "{{.TimeNano}} {{.Status}}").splitlines()
+    marks = [(int(at) / 1e9, what) for at, what in (line.split(" ", 1) for line in lines)]
+    marks = [mark for mark in marks if mark[1] in ("die", "start")]
+    return [
+        later[0] - earlier[0]
+        for earlier, later in itertools.pairwise(marks)
+        if (earlier[1], later[1]) == ("die", "start")
+    ]
+
+
+def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_health(
+    lone, tmp_path
+):
+    (tmp_path / "Dockerfile").write_text(BREAKABLE)
+    docker("build", "-q", "-t", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04", str(tmp_path))
+    scale = 0.02
+    federation = lone(
+        24640,
+        "fa-loop",
+        scale=scale,
+        FLOWER_IMAGE_PREFIX="fa-loop",
+        FLOWER_ISOLATION="subprocess",
+        FLOWER_READY_TIMEOUT="86400",
+    )
+    machine = federation.superlink
+    name = names(machine)[0]
+    broken = machine.root / "var/lib/flower-agent/superlink/broken"
+    broken.parent.mkdir(parents=True)
+    broken.touch()
+    federation.deploy(machine)
+    try:
+        wait_for(lambda: len(rests(name)) >= 4, "four rests", 120)
+        meaning = "with status 1: an address is not of the form host:port"
+        wait_for(lambda: said(federation, machine) == "container.crash_loop", "the crash loop")
+        told = reasons(federation, machine)
+        assert ("container.exited", f"{name} ended 2 times {meaning}") in told
+        assert ("container.crash_loop", f"{name} ended 3 times {meaning}") in told
+        assert "\x1b[91mERROR" in docker("logs", name)  # the code stands nowhere else
+        wait_for(
+            lambda: "container.crash_loop" in federation.attributes(machine).get("FLOWER_ERROR"),
+            "the crash loop at OneGate",
+        )
+        wait_for(
+            lambda: meaning in " ".join(federation.agent(machine, "status").stdout.split()),
+            "its meaning in the status",
+        )
+        for failures, rest in enumerate(rests(name)[:4], 1):
+            assert rest >= backoff.delay_s(failures) * scale, rests(name)
+        broken.unlink()
+        federation.wait_ready(machine)
+        count = federation.status(machine)["containers"][0]["restarts"]
+        assert count >= 4
+        healthy_s = backoff.FORGIVEN_AFTER_S * scale
+        time.sleep(healthy_s + 0.5)  # the life that is to be forgiven for
+        before = started(name)
+        docker("kill", name)
+        ready_after(federation, machine, name, before)
+        assert federation.status(machine)["containers"][0]["restarts"] == 1
+    finally:
+        federation.down()
+        docker("rmi", "-f", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04")
+
+
+def test_an_end_without_a_known_code_is_told_with_its_last_line(lone, tmp_path):
+    image = "fa-words/superlink:1.25.0-py3.13-ubuntu24.04"
+    script = '["sh", "-c", "echo the cat ate the power cord; exit 7"]'
+    text = f"FROM flwr/superlink:1.25.0-py3.13-ubuntu24.04\nENTRYPOINT {script}\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    docker("build", "-q", "-t", image, str(tmp_path))
+    variables = {"FLOWER_IMAGE_PREFIX": "fa-words", "FLOWER_ISOLATION": "subprocess"}
+    federation = lone(24680, "fa-words", scale=SCALE, **variables)
+    machine = federation.superlink
+    try:
+        federation.deploy(machine)
+        wait_for(lambda: said(federation, machine) == "container.crash_loop", "the crash loop")
+        assert "after: the cat ate the power cord" in federation.status(machine)["error"]["message"]
+        federation.write_context(machine, {**machine.variables, "FLOWER_IMAGE_PREFIX": "flwr"})
+        federation.wait_ready(machine)
+    finally:
+        federation.down()
+        docker("rmi", "-f", image)
+
+
+def test_a_supernode_that_boots_before_its_superlink_waits_without_a_container(pair):
+    status, containers = pair.before
+    assert (status["state"], status["phase"]) == ("starting", "discover")
+    assert status["error"]["hint"]
+    assert containers == ""
+
+
+def test_a_superlink_restarted_with_its_database_keeps_its_nodes(two):
+    link, node = two.machines
+    before, kept = two.status(node)["node_id"], ids(node)
+    name = names(link)[0]
+    start = started(name)
+    docker("kill", name)
+    ready_after(two, link, name, start)
+    wait_for(lambda: two.status(node)["state"] == "ready", "the node is ready")
+    wait_for(lambda: "Connection successful" in docker("logs", names(node)[0]), "it came back")
+    wait_for(lambda: two.status(link)["nodes"] == 1, "one node counted")
+    assert two.status(node)["node_id"] == before
+    assert ids(node) == kept
+
+
+def test_a_superlink_with_a_fresh_database_gets_its_nodes_back_under_new_ids(two):
+    link, node = two.machines
+    name = names(node)[0]
+    before, start = two.status(node)["node_id"], started(name)
+    partition = two.status(node)["partition"]
+    two.stop_agent(link)
+    docker("stop", names(link)[0])
+    shutil.rmtree(link.root / "var/lib/flower-agent/superlink")
+    begun = len(events(two, link))
+    two.start_agent(link)
+    ready_anew(two, link, begun)
+    ready_after(two, node, name, start)
+    assert causes(two, node, name)[-1] == "exited 0"
+    wait_for(lambda: two.status(node)["node_id"] not in (None, before), "another node id")
+    wait_for(lambda: two.status(link)["nodes"] == 1, "one node counted")
+    assert two.status(node)["partition"] == partition
+
+
+def test_a_superlink_that_hangs_is_degraded_and_not_restarted(two):
+    link, node = two.machines
+    before = ids(link, node)
+    docker("pause", names(link)[0])
+    try:
+        wait_for(lambda: two.status(link)["state"] == "degraded", "degraded")
+        assert said(two, link) == "health.not_serving"
+        wait_for(lambda: two.attributes(link).get("READY") == "NO", "READY=NO")
+    finally:
+        docker("unpause", names(link)[0])
+    for machine in (link, node):
+        wait_for(lambda m=machine: two.status(m)["state"] == "ready", "ready")
+    wait_for(lambda: two.attributes(link).get("READY") == "YES", "READY=YES again")
+    assert ids(link, node) == before
+
+
+@pytest.mark.parametrize("away_s", [20, pytest.param(120, marks=pytest.mark.long)])
+def test_a_superlink_that_was_away_finds_its_nodes_as_they_were(two, away_s):
+    link, node = two.machines
+    before, identity = ids(node), two.status(node)["node_id"]
+    told = len(bodies(two, node))
+    two.stop_agent(link)
+    docker("stop", names(link)[0])
+    back_at = time.monotonic() + away_s
+    wait_for(lambda: two.status(node)["state"] == "degraded", "degraded")
+    wait_for(lambda: said(two, node) == "peer.lost", "peer.lost")
+    wait_for(lambda: two.attributes(node).get("READY") == "NO", "READY=NO")
+    assert ids(node) == before
+    time.sleep(max(back_at - time.monotonic(), 0))
+    begun = len(events(two, link))
+    two.start_agent(link)
+    ready_anew(two, link, begun)
+    wait_for(lambda: two.status(node)["state"] == "ready", "the node is ready", 120)
+    wait_for(lambda: "READY=YES" in "".join(bodies(two, node)[told:]), "READY=YES again")
+    assert ids(node) == before
+    assert two.status(node)["node_id"] == identity
+
+
+@pytest.mark.parametrize(
+    "variable", ["FLOWER_FLEET_PORT", "FLOWER_CONTROL_ADDRESS", "FLOWER_HEALTH_PORT"]
+)
+def test_a_taken_port_is_named_before_anything_starts_and_used_when_it_is_free(lone, variable):
+    federation = lone(24720, "fa-port", scale=SCALE, FLOWER_ISOLATION="subprocess")
+    machine = federation.superlink
+    port = int(machine.variables[variable].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        federation.deploy(machine)
+        wait_for(lambda: said(federation, machine) == "port.taken", "port.taken")
+        assert f"127.0.0.1:{port}" in federation.status(machine)["error"]["message"]
+        assert f":{port}" in federation.agent(machine, "status").stdout
+        assert not causes(federation, machine, names(machine)[0])
+    federation.wait_ready(machine)
+
+
+def test_a_port_that_is_taken_while_its_container_was_down_is_named_and_waited_for(two):
+    node = two.supernodes[0]
+    name = names(node)[0]
+    port = int(node.variables["FLOWER_CLIENTAPPIO_PORT"])
+    before = started(name)
+    two.stop_agent(node)
+    docker("kill", name)
+    with socket.create_server(("127.0.0.1", port)):
+        two.start_agent(node)
+        wait_for(lambda: said(two, node) == "port.taken", "port.taken")
+        assert f"127.0.0.1:{port}" in two.status(node)["error"]["message"]
+        assert started(name) == before
+    ready_after(two, node, name, before)
