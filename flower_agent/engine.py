@@ -132,9 +132,16 @@ class Engine:
             )
 
     def start(self, name: str) -> None:
-        """Start a container that exists."""
+        """Start a container that exists, over a new connection.
+
+        A dockerd that shuts down takes none, but serves the old ones, and what it starts then
+        outlives it: the next dockerd does not know it and cannot start it.
+        """
         with self._calling(f"start {name}", "container.refused") as api:
-            api.start(name)
+            version = api.api_version
+            fresh = docker.APIClient(self._url, version=version, timeout=self._timeout_s)
+            with contextlib.closing(fresh):
+                fresh.start(name)
 
     def stop(self, name: str) -> None:
         """Send SIGTERM and wait for the end; SIGKILL comes only after `STOP_TIMEOUT_S`."""

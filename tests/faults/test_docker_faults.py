@@ -213,6 +213,21 @@ def test_containers_are_watched_anew_after_a_restart_of_docker(vm, engine):
     wait_for(lambda: engine.running() and started(watched.container) != before, "a new start", 4)
 
 
+def test_nothing_is_started_in_a_docker_that_shuts_down(vm, engine):
+    late = vm(25200, "fd-shutdown")
+    engine.start()
+    late.deploy()
+    (image,) = needed("superlink")
+    deaf = ["--name", "fd-deaf", "--network", "none", "--stop-timeout", "4"]
+    docker("run", "-d", "--rm", *deaf, "--entrypoint", "sleep", image, "600")
+    engine.stop()  # the SuperLink ends at once, and Docker waits for the other one
+    engine.start()
+    wait_for(lambda: engine.running() == [late.container], "started again")
+    late.wait_ready()
+    assert '"container.refused"' not in late.log
+    assert '"port.taken"' not in late.log
+
+
 def test_superlink_and_supernode_find_each_other_after_a_restart_of_docker(vm, engine):
     both = vm(25160, "fd-both")
     federation, node = both.federation, both.federation.supernodes[0]
