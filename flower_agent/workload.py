@@ -63,8 +63,7 @@ class Workload:
     def restarts(self, name: str) -> int:
         """Return how often a container was started again lately."""
         found = self.existing(name)
-        waits = found is None or not found.running
-        return max(self.failures(name) - waits, 0)
+        return max(self.failures(name) - (found is None or not found.running), 0)
 
     def failures(self, name: str) -> int:
         """Return how often a container ended, or was refused, in a row."""
@@ -209,9 +208,9 @@ class Workload:
         code = told.error
         if code == "container.exited" and failures >= backoff.LOOP_AT:
             code = "container.crash_loop"
-        plain = f"status {found.exit_code}"
-        because = f": {told.meaning}" if told.meaning not in ("", plain) else ""
-        message = f"{name} ended with status {found.exit_code}{again}{because}"
+        status = f"status {found.exit_code}"
+        because = f": {told.meaning}" if told.meaning not in ("", status) else ""
+        message = f"{name} ended with {status}{again}{because}"
         return AgentError(code, message, told.hint, retryable=True)
 
     def _tail(self, name: str) -> str:
