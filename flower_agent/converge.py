@@ -58,7 +58,7 @@ class Converger:
         self._scale = scale
         self._settled: tuple[str, object] | None = None
         self._seen_at: dict[tuple[str, object], float] = {}
-        self._hung_at: float | None = None
+        self._hung: tuple[Existing | None, float] = (None, 0.0)
         self._attached_at = 0.0
         self._computed_at = self._busy_look_at = float("-inf")
         self._runtimes: tuple[str, frozenset[str]] | None = None
@@ -112,7 +112,7 @@ class Converger:
             return turn.unmet(error) if error else Unmet(Phase.IMAGE)
         self._supply.record(turn, pins)
         self._apply(turn, want, steps, pins)
-        return self._check(turn, want, duty)
+        return self._check(turn, want, duty, fresh=_starts(want[0], steps))
 
     def _gpu(self, turn: Turn) -> bool:
         mode = turn.settings.gpu
@@ -172,8 +172,7 @@ class Converger:
         self, turn: Turn, want: tuple[Container, ...], steps: tuple[plan.Step, ...], duty: Duty
     ) -> None:
         """Raise AgentError while a start of the first container would be in vain."""
-        starts = (plan.Action.CREATE, plan.Action.START)
-        if any(step.name == want[0].name and step.action in starts for step in steps):
+        if _starts(want[0], steps):
             turn.phase = Phase.DISCOVER
             duty.may_start(turn)
         turn.phase = Phase.CONTAINER
@@ -211,7 +210,9 @@ class Converger:
                         retryable=True,
                     )
 
-    def _check(self, turn: Turn, want: tuple[Container, ...], duty: Duty) -> Unmet | None:
+    def _check(
+        self, turn: Turn, want: tuple[Container, ...], duty: Duty, *, fresh: bool = False
+    ) -> Unmet | None:
         existing: list[Existing] = []
         for container in want:
             found = self._workload.existing(container.name)
@@ -226,29 +227,34 @@ class Converger:
             self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
         main = existing[0]
         turn.phase = Phase.HEALTH
+        if fresh:  # a look would read what its last start wrote, before this turn's own time
+            return Unmet(turn.phase)
         name, started_at = main.name, main.started_at or turn.now
         read = self._workload.engine.logs
         running = Running(started_at, lambda since: read(name, since=since))
         try:
             duty.check(turn, running)
         except AgentError as error:
-            if turn.hung and self._hung_for_s(turn.monotonic) > HUNG_AFTER_S * self._scale:
+            if turn.hung and self._hung_for_s(main, turn.monotonic) > HUNG_AFTER_S * self._scale:
                 stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
                 self._workload.apply((stop,), {})
             young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
             if young and error.retryable:
                 return Unmet(turn.phase)
             raise
-        self._hung_at = None
+        self._hung = (None, 0.0)
         self._settled = (main.container_id, main.started_at)
         if len(existing) > 1:
             self._superexec(turn, existing[1])
         return None
 
-    def _hung_for_s(self, monotonic: float) -> float:
-        """Return since when the container gave up; most end by themselves a moment later."""
-        self._hung_at = monotonic if self._hung_at is None else self._hung_at
-        return monotonic - self._hung_at
+    def _hung_for_s(self, main: Existing, monotonic: float) -> float:
+        """Return since when this start has given up; most end by themselves a moment later."""
+        known, since = self._hung
+        if known is None or known.started_at != main.started_at:
+            self._hung = (main, monotonic)
+            return 0.0
+        return monotonic - since
 
     def _age_s(self, container: Existing, monotonic: float) -> float:
         """Return for how long a start of a container was seen, whatever the clock did."""
@@ -287,3 +293,8 @@ class Converger:
                 self._computed_at = turn.monotonic
         busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
         turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+
+
+def _starts(main: Container, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` start the first container."""
+    return any(step.name == main.name and step.action is plan.Action.START for step in steps)

@@ -163,7 +163,8 @@ def _from_log(exit_code: int | None, text: str) -> Meaning | None:
 def _last_words(exit_code: int, text: str) -> Meaning:
     """Return the last line that says something."""
     lines = [line.strip() for line in text.splitlines()]
-    words = next((line for line in reversed(lines) if line and not _IDLE.match(line)), "")
+    said = (line for line in lines if re.search(r"\w", line) and not _IDLE.match(line))
+    *_, words = ("", *said)
     return Meaning(f"status {exit_code}" + (f", after: {words[:_LAST_WORDS]}" if words else ""))
 
 
@@ -213,7 +214,8 @@ def peer(log_lines: Iterable[str]) -> Peer:
             if kind in (_Kind.NODE, _Kind.BACK):
                 cause = retry = ""
             last = kind
-    connected = node_id is not None and last in (_Kind.NODE, _Kind.BACK)
+    forgotten = _refusal(cause) is Refusal.FORGOTTEN
+    connected = node_id is not None and last in (_Kind.NODE, _Kind.BACK) and not forgotten
     silent = last is _Kind.GONE and not (node_id or cause or retry)
     why = None if connected else _refusal(cause) or (Refusal.CLOCK if silent else None)
     return Peer(node_id, connected, "" if connected else cause or retry, why, failed)

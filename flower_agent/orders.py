@@ -4,6 +4,7 @@
 in ``/var/lib/flower-agent/orders``, which also waits for an agent that does not run yet.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -11,6 +12,7 @@ import re
 import signal
 
 from . import files
+from .errors import AgentError
 from .paths import Paths
 
 MAX_BYTES = 4096
@@ -36,7 +38,10 @@ class OrderBox:
 
     def read(self) -> Orders:
         """Return what was asked for and not done yet; anything unreadable asks for nothing."""
-        text = (files.read(self._trust, MAX_BYTES) or b"").decode("ascii", "replace").strip()
+        data: bytes | None = None
+        with contextlib.suppress(AgentError):
+            data = files.read(self._trust, MAX_BYTES)
+        text = (data or b"").decode("ascii", "replace").strip()
         trust = text if re.fullmatch(r"[0-9a-f]{64}", text) else None
         return Orders(self._renew.exists(), trust)
 

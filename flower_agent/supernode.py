@@ -99,7 +99,11 @@ class SuperNode:
     def check(self, turn: Turn, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
         settings = turn.settings
-        self._prober.probe_serving(roles.health(settings, Part.SUPERNODE), TIMEOUT_S)
+        try:
+            self._prober.probe_serving(roles.health(settings, Part.SUPERNODE), TIMEOUT_S)
+        except AgentError:
+            turn.hung = self._gave_up(turn, running)
+            raise
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
         turn.phase = Phase.PEER
         self._check_peer(turn, running)
@@ -140,6 +144,11 @@ class SuperNode:
             ("partition-id", str(part.partition_id)),
             ("num-partitions", str(part.num_partitions)),
         )
+
+    def _gave_up(self, turn: Turn, running: Running) -> bool:
+        """Tell whether its log has the end of a SuperNode, which its process may outlive."""
+        peer = exits.peer(self._read(turn, running).splitlines())
+        return peer.failed or peer.refusal is exits.Refusal.FORGOTTEN
 
     def _check_peer(self, turn: Turn, running: Running) -> None:
         peer = exits.peer(self._read(turn, running).splitlines())

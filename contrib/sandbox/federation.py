@@ -186,7 +186,7 @@ class Federation:
         path = machine.root / "run/flower-agent/status.json"
         try:
             found: dict[str, Any] = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return {}
         return found
 

@@ -33,7 +33,7 @@ class Found:
     """A SuperNode's duty that has found its SuperLink; `error` is what its check meets."""
 
     def __init__(self):
-        self.error = None
+        self.error, self.hung = None, False
 
     def prepare(self, _):
         known = SuperLink(Address("10.0.0.5", 9092))
@@ -45,6 +45,7 @@ class Found:
 
     def check(self, turn, _):
         turn.phase = Phase.PEER
+        turn.hung = self.hung
         if self.error:
             raise self.error
 
@@ -183,3 +184,31 @@ def test_a_port_that_an_own_container_gives_back_keeps_nothing_from_changing(vm)
     vm.attach()
     vm.turn()
     assert "remove flower-superlink" in vm.engine.calls
+
+
+def test_a_container_is_not_judged_in_the_turn_that_starts_it_again(vm):
+    for image in vm.images:
+        vm.engine.hold(image)
+    vm.turn()
+    vm.duty.error = AgentError("peer.waiting", "what its last start said", retryable=True)
+    vm.engine.end(SUPERNODE)
+    unmet = vm.turn()
+    assert (unmet.phase, unmet.finding) == (Phase.HEALTH, None)
+    assert vm.engine.calls[-1] == f"start {SUPERNODE}"
+
+
+def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_time(vm):
+    for image in vm.images:
+        vm.engine.hold(image)
+    vm.turn()
+    vm.duty.error, vm.duty.hung = AgentError("peer.lost", "it gave up", retryable=True), True
+    vm.turn()
+    vm.pass_time(19)
+    vm.engine.end(SUPERNODE)
+    vm.turn()
+    vm.pass_time(19)
+    vm.turn()
+    assert f"stop {SUPERNODE}" not in vm.engine.calls
+    vm.pass_time(21)
+    vm.turn()
+    assert vm.engine.calls[-1] == f"stop {SUPERNODE}"

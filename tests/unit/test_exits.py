@@ -233,6 +233,11 @@ def test_an_old_trouble_does_not_explain_a_clean_end():
     assert exits.explain(0, False, text).error == "container.exited"
 
 
+def test_a_node_that_is_forgotten_without_another_try_is_not_connected():
+    seen = exits.peer(["INFO :      SuperNode ID: 5", '\tdetails = "Node ID 5 not found"'])
+    assert (seen.connected, seen.refusal) == (False, Refusal.FORGOTTEN)
+
+
 def test_a_clean_end_of_a_superlink_is_not_called_forgotten():
     found = exits.explain(0, False, "INFO :      SuperLink terminated gracefully.\n")
     assert found.meaning == "it ended by itself without an error"
