@@ -2,8 +2,10 @@
 
 import datetime
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +45,7 @@ def names(machine):
 
 def ids(*machines):
     """Return id and start of each container."""
-    return [started(name) for machine in machines for name in names(machine)]
+    return [started(name).strip() for machine in machines for name in names(machine)]
 
 
 def events(federation, machine):
@@ -63,13 +65,39 @@ def ready_anew(federation, machine, begun):
     Return the names of all that it logged.
     """
     wait_for(lambda: "state.ready" in logged(federation, machine, begun), "ready anew", 120)
+    wait_for(lambda: federation.status(machine)["state"] == "ready", "ready in the status")
     return logged(federation, machine, begun)
+
+
+def node_id(federation, machine):
+    """Return the id that a SuperNode has, once it has one."""
+    wait_for(lambda: federation.status(machine).get("node_id"), "a node id", 120)
+    return federation.status(machine)["node_id"]
 
 
 def runs(name):
     """Tell whether a container is there and runs."""
     form = ["docker", "inspect", "-f", "{{.State.Running}}", name]
     return subprocess.run(form, check=False, capture_output=True, timeout=60).stdout == b"true\n"
+
+
+def children(name):
+    """Return the ids of Flower's processes in a container, as this machine counts them."""
+    init = docker("inspect", "-f", "{{.State.Pid}}", name).strip()
+    found = pathlib.Path(f"/proc/{init}/task/{init}/children").read_text()
+    return [int(pid) for pid in found.split()]
+
+
+def hang(name):
+    """Let Flower hang where it is; Docker does not see it."""
+    for pid in children(name):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def go_on(name):
+    """End what `hang` began."""
+    for pid in children(name):
+        os.kill(pid, signal.SIGCONT)
 
 
 def causes(federation, machine, name):

@@ -7,7 +7,21 @@ import subprocess
 import threading
 
 import pytest
-from agents import bodies, drive, end, events, ids, logged, names, ready_anew, runs, said
+from agents import (
+    bodies,
+    children,
+    drive,
+    end,
+    events,
+    go_on,
+    hang,
+    ids,
+    logged,
+    names,
+    ready_anew,
+    runs,
+    said,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -290,14 +304,14 @@ def test_sigterm_ends_an_agent_whose_container_does_not_answer_yet(lone):
     name = names(machine)[0]
     declared(federation, machine, FLOWER_ISOLATION="subprocess")
     federation.start_agent(machine)
-    wait_for(lambda: runs(name), "a running container")
-    docker("pause", name)  # keeps it from ever answering
+    wait_for(lambda: runs(name) and children(name), "a running container")
+    hang(name)  # keeps it from ever answering
     before = started(name)
     wait_for(lambda: federation.status(machine).get("phase") == "health", "phase health")
     status, seconds = end(federation, machine)
     assert (status, seconds < SOON_S) == (0, True)
     assert started(name) == before
-    docker("unpause", name)
+    go_on(name)
     federation.start_agent(machine)
     federation.wait_ready(machine)
     assert started(name) == before
