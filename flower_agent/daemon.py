@@ -1,10 +1,13 @@
 """Starts the agent as a process: lock, signals, log; and ``plan``, its look without a touch."""
 
+import contextlib
 import os
 import pathlib
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Iterator
 
 from . import inputs, intake, log, ownership
 from .agent import Agent, Options
@@ -27,29 +30,32 @@ def run(paths: Paths, name: str) -> int:
     with ownership.take(paths, name):
         agent = Agent(_options(paths, name))
         stop, ended, broke = threading.Event(), threading.Event(), threading.Event()
+        with _signals() as (woken, waker):
 
-        def loop() -> None:
-            try:
-                agent.run(stop)
-            except BaseException:
-                broke.set()
-                raise  # the thread's traceback is the journal's; systemd starts the agent anew
-            finally:
-                ended.set()
+            def loop() -> None:
+                try:
+                    agent.run(stop)
+                except BaseException:
+                    broke.set()
+                    raise  # the thread's traceback is the journal's; systemd starts the agent anew
+                finally:
+                    ended.set()
+                    stop.set()
+                    with contextlib.suppress(OSError):  # the main thread has gone already
+                        waker.send(b"\0")
+
+            def end(*_: object) -> None:
                 stop.set()
+                agent.wake()
 
-        def end(*_: object) -> None:
-            stop.set()
-            agent.wake()
-
-        signal.signal(signal.SIGTERM, end)
-        signal.signal(signal.SIGINT, end)
-        signal.signal(signal.SIGHUP, lambda *_: agent.wake(again=True))
-        # The loop has a thread of its own, so that a call that hangs cannot hold up the end.
-        threading.Thread(target=loop, name="loop", daemon=True).start()
-        while not stop.wait(3600):
-            pass
-        ended.wait(END_S)
+            signal.signal(signal.SIGTERM, end)
+            signal.signal(signal.SIGINT, end)
+            signal.signal(signal.SIGHUP, lambda *_: agent.wake(again=True))
+            # The loop has a thread of its own, so that a call that hangs cannot hold up the end.
+            threading.Thread(target=loop, name="loop", daemon=True).start()
+            while not stop.is_set():
+                woken.recv(64)
+            ended.wait(END_S)
     return int(broke.is_set())
 
 
@@ -72,6 +78,23 @@ def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
     if not steps:
         print("nothing to do: everything is as it should be")
     return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give a socket that has something to read after each signal, and the one that it comes from.
+
+    The kernel may hand a signal to any thread, of gRPC for one; Python runs its handler in the main
+    thread alone, which would sleep on in a lock until then.
+    """
+    woken, waker = socket.socketpair()
+    with woken, waker:
+        waker.setblocking(False)
+        before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield woken, waker
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def _options(paths: Paths, name: str, context: pathlib.Path | None = None) -> Options:

@@ -1,5 +1,6 @@
 """The daemon as a process, without a Docker Engine: what systemd and an operator see of it."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -102,11 +103,18 @@ def test_a_docker_engine_that_is_not_there_is_named_and_waited_for(daemon):
     assert "docker.sock" in shown.stdout
 
 
-def test_sigterm_ends_it_with_status_0(daemon):
+@pytest.mark.parametrize("to", ["the process", "another thread"])
+def test_sigterm_ends_it_with_status_0(daemon, to):
     daemon.context("FLOWER_ROLE='server'\n")
     daemon.start()
     daemon.wait(daemon.status, "a status")
-    daemon.process.send_signal(signal.SIGTERM)
+    pid = daemon.process.pid
+    if to == "the process":
+        daemon.process.send_signal(signal.SIGTERM)
+    else:  # as the kernel may choose
+        threads = [int(path.name) for path in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+        chosen = next(thread for thread in threads if thread != pid)
+        assert ctypes.CDLL(None).tgkill(pid, chosen, signal.SIGTERM) == 0
     assert daemon.process.wait(10) == 0
     assert daemon.ask("status").returncode == 3
 
