@@ -83,7 +83,7 @@ class Agent:
         search = Finder(self._errands, prober, rng=rng, scale=options.scale)
         self._finder = search
         duties: dict[Role, Duty] = {
-            Role.SUPERLINK: SuperLink(prober),
+            Role.SUPERLINK: SuperLink(prober, self._paths.superlink),
             Role.SUPERNODE: SuperNode(prober, search),
             Role.SUPEREXEC: SuperExec(prober),
         }

@@ -76,6 +76,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The context file is larger than any context that OpenNebula makes.",
         "Take large values out of the CONTEXT.",
     ),
+    "control.database": (
+        "The SuperLink serves, but cannot use its database: it keeps no node and no run.",
+        "Check free space, mode and mount options of /var/lib/flower-agent/superlink.",
+    ),
     "control.exposed": (
         "This Flower version serves the Control API on the Fleet port, open to the network.",
         "Set FLOWER_CONTROL_ADDRESS to the Fleet address to consent, or use a version below 1.40.",

@@ -37,13 +37,20 @@ _REFUSALS = frozenset(
 )
 """Answers that the same request would get again; the rest may pass."""
 
+_DATABASE = re.compile(
+    "database or disk is full|unable to open database file|attempt to write a readonly database|"
+    "disk I/O error|database disk image is malformed|file is not a database"
+)
+"""What SQLite says of a file that it cannot use."""
+
 
 class Control:
     """The Control API of one SuperLink; `ca_pem` None speaks without TLS.
 
     Keeps one gRPC channel; make another object when the CA changes. For one thread at a time.
     `server_hostname` is what the certificate must name where it does not name the dialled host.
-    Failures are AgentErrors ``control.unavailable``, which may pass, and ``control.refused``.
+    Failures are AgentErrors ``control.unavailable`` and ``control.database``, which may pass, and
+    ``control.refused``.
     """
 
     def __init__(
@@ -157,6 +164,9 @@ class Control:
     ) -> AgentError:
         if refused:
             return AgentError("control.refused", f"The SuperLink refused {method}: {words}")
+        if broken := _DATABASE.search(words):
+            message = f"The SuperLink cannot use its database: {broken[0]}"
+            return AgentError("control.database", message, retryable=True)
         return AgentError(
             "control.unavailable",
             f"The Control API at {self._address} does not answer {method}: {words}",

@@ -170,9 +170,10 @@ SIGNS: tuple[Sign, ...] = (
         "tls.key_mismatch",
     ),
     _sign(
-        r"unable to open database file|attempt to write a readonly database",
-        "the SuperLink cannot open its database",
-        "Check owner (49999) and mode of the SuperLink's state directory.",
+        r"unable to open database file|attempt to write a readonly database|"
+        r"database or disk is full",
+        "the SuperLink cannot write its database",
+        "On the SuperLink's VM check free space, owner (49999) and mode of its state directory.",
         "state.unwritable",
     ),
     _sign(

@@ -85,6 +85,15 @@ def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> Non
             _sync_directory(path.parent)
 
 
+def room_bytes(path: pathlib.Path) -> int | None:
+    """Return how much can still be written below a directory; None when that cannot be known."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return 0 if found.f_flag & os.ST_RDONLY else found.f_bavail * found.f_frsize
+
+
 def sweep(path: pathlib.Path) -> None:
     """Remove temporary files that a killed agent left in a directory; for the lock's owner only."""
     with _writing(path):

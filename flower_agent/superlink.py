@@ -11,7 +11,7 @@ import pathlib
 import ssl
 from collections.abc import Collection, Mapping
 
-from . import certificates, flower, given, interfaces, parsers, roles, trust
+from . import certificates, files, flower, given, interfaces, parsers, roles, trust
 from .address import Address, is_any, is_loopback, parse_address
 from .arguments import Endpoints
 from .containers import Part
@@ -27,12 +27,16 @@ from .turn import Prepared, Running, Turn
 
 TIMEOUT_S = 3.0
 
+ROOM_BYTES = 1 << 20
+"""A database that has less than this to grow will fail at the next node or round."""
+
 
 class SuperLink:
     """What one SuperLink VM does beside its containers."""
 
-    def __init__(self, prober: Prober) -> None:
+    def __init__(self, prober: Prober, database: pathlib.Path) -> None:
         self._prober = prober
+        self._database = database
         self._control: Control | None = None
         self._control_key: object = None
         self._checked: tuple[object, given.Checked] | None = None
@@ -69,6 +73,7 @@ class SuperLink:
         ca_pem = turn.keyring.held_ca() if settings.tls else None
         self._fleet(turn, places, public, ca_pem)
         nodes = self._nodes(places, public, ca_pem)
+        self._room()
         turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
         turn.told["FLOWER_NODES"] = str(nodes)
         turn.note("nodes", Mark.OK, f"{nodes} SuperNodes connected")
@@ -154,6 +159,13 @@ class SuperLink:
         )
         turn.note("endpoint", Mark.OK, f"Fleet API answers at {public} with TLS")
         turn.note("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
+
+    def _room(self) -> None:
+        """Flower serves and lists on a full disk; nothing new can be kept."""
+        room = files.room_bytes(self._database)
+        if room is not None and room < ROOM_BYTES:
+            message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
+            raise AgentError("control.database", message, retryable=True)
 
     def _nodes(self, places: Endpoints, public: Address, ca_pem: str | None) -> int:
         nodes = self._api(places, public, ca_pem).list_nodes(TIMEOUT_S)

@@ -159,6 +159,16 @@ def test_a_superlink_in_trouble_is_unavailable_in_its_own_words(api, superlink, 
     assert refuse[2] in error.finding.message
 
 
+@pytest.mark.parametrize(
+    "said", ["database or disk is full", "attempt to write a readonly database"]
+)
+def test_a_superlink_that_cannot_use_its_database_is_told_apart(api, superlink, said):
+    superlink.refuse = ("UNKNOWN", 500, f"Exception calling application: {said}")
+    error = failure(api.list_nodes, 2)
+    assert (error.finding.code, error.retryable) == ("control.database", True)
+    assert error.finding.message.endswith(said)
+
+
 def test_an_endless_error_is_cut(api, superlink):
     superlink.refuse = ("UNKNOWN", 500, "trouble " * 500)
     assert len(failure(api.list_nodes, 2).finding.message) < 600

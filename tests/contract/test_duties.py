@@ -145,6 +145,6 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         record=Record(),
         running=running,
     )
-    duty = superlink.SuperLink(Prober())
+    duty = superlink.SuperLink(Prober(), tmp_path / "superlink")
     assert duty.prepare(turn).trust.defer is running
     duty.close()

@@ -238,6 +238,11 @@ def test_a_node_that_is_forgotten_without_another_try_is_not_connected():
     assert (seen.connected, seen.refusal) == (False, Refusal.FORGOTTEN)
 
 
+def test_a_superlink_without_room_for_its_database_is_named_by_its_nodes():
+    found = explained(1, "1.25.0-node-superlink-disk-full")
+    assert found == ("state.unwritable", "the SuperLink cannot write its database")
+
+
 def test_a_clean_end_of_a_superlink_is_not_called_forgotten():
     found = exits.explain(0, False, "INFO :      SuperLink terminated gracefully.\n")
     assert found.meaning == "it ended by itself without an error"
