@@ -8,6 +8,7 @@ other's attributes, so everything here is checked as input.
 import base64
 import binascii
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -166,11 +167,12 @@ def superlink(peers: Iterable[Peer]) -> SuperLink:
     )
 
 
-def partition(service: Service, own_vmid: str, taken: Collection[int]) -> Partition:
-    """Return this node's partition.
+def partition(service: Service, own_vmid: str, peers: Collection[Peer]) -> Partition:
+    """Return this node's partition; `peers` are the VMs that `needs_peers` names.
 
     The index that OneFlow put into the VM's name when that is below the cardinality, else the
-    smallest id not in `taken` (those of living peers).
+    smallest id that no living peer has. Of several that have none yet, each leaves one to every
+    VM with a lower number, so that they may look at the same moment.
     """
     own = service.member(own_vmid)
     if own is None:
@@ -182,7 +184,10 @@ def partition(service: Service, own_vmid: str, taken: Collection[int]) -> Partit
     total = max(service.cardinality(own.role), 1)
     index = name_index(own)
     if index is None or index >= total:
-        index = min(set(range(len(taken) + 1)) - set(taken))
+        ids = {peer.vmid: _partition_of(peer, total) for peer in peers}
+        before = [vmid for vmid, taken in ids.items() if taken is None and _lower(vmid, own_vmid)]
+        free = (number for number in itertools.count() if number not in ids.values())
+        index = next(itertools.islice(free, len(before), None))
     return Partition(index, max(total, index + 1))
 
 
@@ -203,21 +208,24 @@ def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
     return tuple(m.vmid for m in service.members if m.role == own.role and m.vmid != own_vmid)
 
 
-def taken_partitions(peers: Iterable[Peer]) -> frozenset[int]:
-    """Return the partition ids that `peers` publish, or will: those that their names tell."""
-    published = re.compile(r"(?P<index>[0-9]{1,8})(/.*)?")
-    found = (
-        published.fullmatch(p.attributes.get("FLOWER_PARTITION", "")) or _NAME.fullmatch(p.name)
-        for p in peers
-    )
-    return frozenset(int(match["index"]) for match in found if match)
-
-
 def mixed_versions(own: str, other: str) -> Finding | None:
     """Return a finding when two Flower versions differ in major or minor."""
     if not other or own.split(".")[:2] == other.split(".")[:2]:
         return None
     return Finding("version.mixed", f"this VM runs Flower {own}, its SuperLink {_shown(other)}")
+
+
+def _partition_of(peer: Peer, total: int) -> int | None:
+    """Return the id that `peer` publishes, or will, as its name tells; None when neither says."""
+    published = re.fullmatch(r"([0-9]{1,8})(/.*)?", peer.attributes.get("FLOWER_PARTITION", ""))
+    if published:
+        return int(published[1])
+    named = _NAME.fullmatch(peer.name)
+    return int(named["index"]) if named and int(named["index"]) < total else None
+
+
+def _lower(vmid: str, other: str) -> bool:
+    return (len(vmid), vmid) < (len(other), other)
 
 
 def _waiting(why: str, claims: list[Peer]) -> AgentError:

@@ -201,7 +201,7 @@ def look_up(
     part = None
     if partition:
         others = [_vm(client, vmid) for vmid in discovery.needs_peers(service, own_vmid)]
-        part = discovery.partition(service, own_vmid, discovery.taken_partitions(others))
+        part = discovery.partition(service, own_vmid, others)
     if not superlink:
         return Found(None, part)
     candidates = discovery.worth_asking(service, own_vmid)

@@ -240,7 +240,8 @@ def test_what_another_vm_says_reaches_no_terminal_as_it_is():
     )
 )
 def test_no_attribute_does_more_than_make_a_node_wait(attributes):
-    discovery.taken_partitions([peer(**attributes)])
+    mine = Service("7", (Member("8", "mine", "supernode"),), (("supernode", 3),))
+    assert discovery.partition(mine, "8", [peer(**attributes)]).partition_id < 2
     try:
         endpoint = discovery.superlink([peer(**attributes)]).endpoint
     except AgentError as error:
@@ -311,24 +312,29 @@ def test_more_vms_than_the_cardinality_says_are_all_counted():
 def test_a_replaced_vm_gets_the_smallest_free_partition():
     found = service(0, 2, 3)
     assert discovery.needs_peers(found, "103") == ("100", "102")
-    taken = discovery.taken_partitions([node(0, 0), node(2, 2)])
-    assert discovery.partition(found, "103", taken) == Partition(1, 3)
+    assert discovery.partition(found, "103", [node(0, 0), node(2, 2)]) == Partition(1, 3)
 
 
 def test_peers_that_have_not_published_yet_keep_what_their_names_tell():
-    taken = discovery.taken_partitions([node(0), node(2, 2)])
-    assert discovery.partition(service(0, 2, 3), "103", taken) == Partition(1, 3)
+    peers = [node(0), node(2, 2)]
+    assert discovery.partition(service(0, 2, 3), "103", peers) == Partition(1, 3)
 
 
 def test_a_peer_that_was_replaced_keeps_what_it_published():
-    taken = discovery.taken_partitions([node(0, 0), node(5, 1)])
-    assert taken == {0, 1}
-    assert discovery.partition(service(0, 5, 6), "106", taken) == Partition(2, 3)
+    peers = [node(0, 0), node(5, 1)]
+    assert discovery.partition(service(0, 5, 6), "106", peers) == Partition(2, 3)
+
+
+def test_of_two_that_were_replaced_at_once_the_lower_vm_takes_the_lower_partition():
+    found = service(0, 5, 6, cardinality=3)
+    assert discovery.partition(found, "105", [node(0, 0), node(6)]) == Partition(1, 3)
+    assert discovery.partition(found, "106", [node(0, 0), node(5)]) == Partition(2, 3)
 
 
 def test_where_all_are_taken_the_next_one_is_new():
     found = service(0, 1, 4, cardinality=2)
-    assert discovery.partition(found, "104", {0, 1, 2}) == Partition(3, 4)
+    peers = [node(0, 0), node(1, 1), node(2, 2)]
+    assert discovery.partition(found, "104", peers) == Partition(3, 4)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +343,7 @@ def test_where_all_are_taken_the_next_one_is_new():
 def test_a_vm_with_another_name_looks_at_its_peers(name):
     found = Service("7", (Member("9", name, "supernode"),), (("supernode", 1),))
     assert discovery.name_index(found.members[0]) is None
-    assert discovery.partition(found, "9", {0}) == Partition(1, 2)
+    assert discovery.partition(found, "9", [node(0, 0)]) == Partition(1, 2)
 
 
 def test_a_role_with_numbers_in_its_name_is_no_index():
@@ -346,12 +352,13 @@ def test_a_role_with_numbers_in_its_name_is_no_index():
 
 
 @pytest.mark.parametrize(
-    ("text", "ids"),
-    [("2/3", {2}), ("2", {2}), ("0/1", {0}), ("", ()), ("-1/3", ()), ("x", ()), ("9" * 99, ())],
+    ("text", "free"),
+    [("2/3", 0), ("0", 1), ("0/1", 1), ("", 0), ("-1/3", 0), ("x", 0), ("9" * 99, 0)],
 )
-def test_a_published_partition_is_read_as_input(text, ids):
+def test_a_published_partition_is_read_as_input(text, free):
+    found = Service("7", (Member("8", "mine", "supernode"),), (("supernode", 3),))
     peers = [Peer("9", "nameless", {"FLOWER_PARTITION": text})]
-    assert discovery.taken_partitions(peers) == frozenset(ids)
+    assert discovery.partition(found, "8", peers) == Partition(free, 3)
 
 
 def test_a_vm_that_oneflow_does_not_list_yet_waits():
@@ -369,14 +376,14 @@ def test_no_partition_is_given_twice_while_vms_come_and_go(data):
     for _ in range(8):
         waiting = [index for index, partition in alive.items() if partition is None]
         if waiting and data.draw(st.booleans()):
-            index = data.draw(st.sampled_from(waiting))
-            found = service(*alive, cardinality=cardinality)
-            asked = discovery.needs_peers(found, str(100 + index))
-            peers = [node(i, p) for i, p in alive.items() if str(100 + i) in asked]
-            taken = discovery.taken_partitions(peers)
-            given_id = discovery.partition(found, str(100 + index), taken)
-            alive[index] = given_id.partition_id
-            assert given_id.partition_id < given_id.num_partitions
+            seen = dict(alive)  # those that look at the same moment see the same
+            for index in data.draw(st.sets(st.sampled_from(waiting), min_size=1)):
+                found = service(*seen, cardinality=cardinality)
+                asked = discovery.needs_peers(found, str(100 + index))
+                peers = [node(i, p) for i, p in seen.items() if str(100 + i) in asked]
+                given_id = discovery.partition(found, str(100 + index), peers)
+                alive[index] = given_id.partition_id
+                assert given_id.partition_id < given_id.num_partitions
         else:
             alive.pop(data.draw(st.sampled_from(list(alive))))
             alive[next(names)] = None
