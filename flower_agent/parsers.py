@@ -78,7 +78,7 @@ _MEMORY = re.compile(
     r"([0-9]{1,15})(?:\.([0-9]{1,3}))?[ ]?([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII
 )
 
-_PAIR = re.compile(r"([A-Za-z0-9_-]{1,64})=([^\s'\"=\\]+)")
+_PAIR = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=([^\s'\"=\\]+)")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _PREFIX = re.compile(rf"{_COMPONENT}(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
 _PREFIX_LENGTH = 200
