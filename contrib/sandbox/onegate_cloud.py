@@ -6,6 +6,7 @@ OneFlow's list of nodes. OneFlow's READY gate is src/flow/lib/EventManager.rb.
 """
 
 import base64
+import dataclasses
 import re
 import secrets
 import threading
@@ -107,6 +108,19 @@ class Cloud:
             )
             self.changed()
             return self._machines[vmid].token
+
+    def remove_vm(self, vmid: int) -> None:
+        """Remove a VM, as OneFlow does when it shrinks a role. Raises KeyError for none."""
+        with self._lock:
+            del self._machines[vmid]
+            self.changed()
+
+    def scale(self, service_id: int, role: str, cardinality: int) -> None:
+        """Set how many VMs a role should have; which they are is told VM by VM."""
+        with self._lock:
+            service = self._services[service_id]
+            roles = tuple((n, cardinality if n == role else c) for n, c in service.roles)
+            self._services[service_id] = dataclasses.replace(service, roles=roles)
 
     def machines(self) -> tuple[documents.Machine, ...]:
         """Return every VM, in the order in which they were added."""
