@@ -57,7 +57,7 @@ class Converger:
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
-        self._seen_at: dict[tuple[str, object], float] = {}
+        self._seen_at: dict[str, tuple[object, float]] = {}
         self._hung: tuple[Existing | None, float] = (None, 0.0)
         self._attached_at = 0.0
         self._computed_at = self._busy_look_at = float("-inf")
@@ -259,10 +259,11 @@ class Converger:
     def _age_s(self, container: Existing, monotonic: float) -> float:
         """Return for how long a start of a container was seen, whatever the clock did."""
         start = (container.container_id, container.started_at)
-        if start not in self._seen_at:
-            self._seen_at = {k: v for k, v in self._seen_at.items() if k[0] != start[0]}
-            self._seen_at[start] = monotonic
-        return monotonic - self._seen_at[start]
+        known, since = self._seen_at.get(container.name, (None, monotonic))
+        if known != start:
+            since = monotonic
+            self._seen_at[container.name] = (start, since)
+        return monotonic - since
 
     def _superexec(self, turn: Turn, superexec: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run."""

@@ -35,6 +35,9 @@ _SERVING = 1
 _CONTEXTS = 16
 """TLS contexts kept; a hostile OneGate could hand over another CA each turn."""
 
+_CHANNELS = 4
+"""Health channels kept: one a container, and one spare."""
+
 _UNTIMELY = {9, 10}
 _WRONG_NAME = {62, 64}
 """OpenSSL's X509_V_ERR_…: not yet valid and expired; another host name or IP address."""
@@ -195,6 +198,8 @@ class Prober:
         Sends an empty request (the whole server). Raises AgentError ``health.not_serving``, at
         once when nothing listens.
         """
+        if address not in self._channels and len(self._channels) >= _CHANNELS:
+            self.close()  # of addresses that were
         channel = self._channels.setdefault(address, Channel(address))
         deadline = time.monotonic() + timeout_s
         try:

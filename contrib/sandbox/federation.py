@@ -114,7 +114,7 @@ class Federation:
         roles = [["superlink", 1], ["supernode", len(self.supernodes)]]
         declared = {"services": [{"id": SERVICE, "name": "flower", "roles": roles}], "vms": []}
         state.write_text(json.dumps(declared))
-        state.with_name("onegate.json.user_templates.json").unlink(missing_ok=True)
+        state.with_suffix(".user_templates.json").unlink(missing_ok=True)
         program = [HERE / "onegate.py", "--state", state, "--port", self.base_port]
         self._start("onegate", [sys.executable, *map(str, program)])
         for _ in range(100):

@@ -1,0 +1,28 @@
+"""Thousands of turns and contexts in one process leave it as it was."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SOAK = pathlib.Path(__file__).with_name("soak.py")
+GROWTH_KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run(
+        [sys.executable, str(SOAK)], check=True, stdout=subprocess.PIPE, timeout=1800,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("after", ["after the contexts", "after the turns"])
+def test_memory_descriptors_and_threads_stay(found, after):
+    assert found["states"] == ["failed", "ready", "starting"]
+    before, now = found["before"], found[after]
+    assert now["kib"] - before["kib"] < GROWTH_KIB
+    assert (now["descriptors"], now["threads"]) == (before["descriptors"], before["threads"])
