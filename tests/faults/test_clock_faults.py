@@ -42,6 +42,7 @@ COPY libfaketime.so.1 /usr/local/lib/
 ENV LD_PRELOAD=/usr/local/lib/libfaketime.so.1 DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 \
     FAKETIME_TIMESTAMP_FILE=/app/data/clock
 """
+LONG = pytest.mark.long
 DAY = datetime.timedelta(days=1)
 
 
@@ -107,7 +108,10 @@ def vms(lone, turned):
     return federation, link, node
 
 
-@pytest.mark.parametrize("by", ["+10", "-400"], ids=["10 s ahead", "400 s behind"])
+@pytest.mark.parametrize(
+    "by",
+    [pytest.param("+10", id="10 s ahead"), pytest.param("-400", id="400 s behind", marks=LONG)],
+)
 def test_a_supernode_with_a_wrong_clock_is_refused_named_and_comes_back(vms, by):
     federation, _, node = vms
     turn(node, by)
@@ -136,7 +140,9 @@ def test_a_clock_that_goes_wrong_later_is_named_and_mended_too(vms):
     assert state(federation, link) == "ready"
 
 
-@pytest.mark.parametrize(("ahead_s", "side"), [(60, "behind"), (-60, "ahead of")])
+@pytest.mark.parametrize(
+    ("ahead_s", "side"), [(60, "behind"), pytest.param(-60, "ahead of", marks=LONG)]
+)
 def test_a_clock_that_differs_from_onegates_is_a_warning_before_flower_trips(lone, ahead_s, side):
     federation = lone(26660, "fo-skew", scale=0.05, **SUBPROCESS)
     link = federation.superlink
@@ -225,7 +231,9 @@ def jumping(tmp_path, images, faketime):
         federation.down()
 
 
-@pytest.mark.parametrize("jump", ["+3600", "-3600"], ids=["forward", "back"])
+@pytest.mark.parametrize(
+    "jump", [pytest.param("+3600", id="forward", marks=LONG), pytest.param("-3600", id="back")]
+)
 def test_a_clock_that_jumps_by_an_hour_stops_nothing_and_is_said(jumping, jump):
     federation, link, node, clock = jumping
     before = ids(link), ids(node)

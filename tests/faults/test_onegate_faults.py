@@ -106,7 +106,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+ALIKE = ("500", "closed", "web page", "plain text")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(name, marks=[pytest.mark.long] if name in ALIKE else []) for name in FAULTS],
+)
 def test_a_onegate_that_fails_stops_nothing_and_is_told_all_when_it_is_well(vms, fault):
     federation, link, node = vms
     options, code = FAULTS[fault]

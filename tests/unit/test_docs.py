@@ -18,8 +18,9 @@ SOURCE = ROOT / "flower_agent"
 GENERATED = {"docs/errors.md", "docs/variables.md"}
 ELSEWHERE = {"contrib/app/README.md"}
 OURS = (
-    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/how-it-works.md",
-    "docs/onegate.md", "docs/operating.md", "docs/sandbox.md", "docs/status.md",
+    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/failures.md",
+    "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md", "docs/sandbox.md",
+    "docs/status.md",
 )  # fmt: skip
 PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))
 
@@ -218,3 +219,15 @@ def test_the_license_is_the_one_that_the_package_names():
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_what_can_fail_is_told_as_it_was_tried():
+    page, faults = read("docs/failures.md"), sorted((ROOT / "tests/faults").glob("*.py"))
+    tried = {path.name: path.read_text("utf-8") for path in faults}
+    tests = [name for name in tried if name.startswith("test_")]
+    assert [name for name in tests if f"tests/faults/{name}" not in page] == []
+    codes = {span for span in SPAN.findall(page) if CODE.fullmatch(span) and span in CATALOGUE}
+    met = {code for text in tried.values() for code in CODE.findall(text)} & set(CATALOGUE)
+    assert met - codes - {"setting.near_miss", "agent.bug"} == set()
+    other = (ROOT / "tests/contract/test_registry.py").read_text("utf-8")
+    assert codes - met - set(CODE.findall(other)) == set()
