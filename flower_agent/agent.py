@@ -15,8 +15,9 @@ from collections.abc import Mapping
 
 import structlog
 
-from . import __version__, files, host, life, mounts, portrait
+from . import __version__, files, host, life, mounts, nvidia, portrait
 from . import log as logging
+from .accelerator import Accelerator
 from .converge import Converger
 from .engine import Engine
 from .errands import Errands
@@ -88,7 +89,13 @@ class Agent:
             Role.SUPEREXEC: SuperExec(prober),
         }
         self._converger = Converger(
-            self._paths, options.name, self._workload, duties, dry=dry, scale=options.scale
+            self._paths,
+            options.name,
+            self._workload,
+            duties,
+            Accelerator(engine, self._errands, scale=options.scale),
+            dry=dry,
+            scale=options.scale,
         )
         self._keyring = Keyring(self._paths.tls)
         memory = self._paths.runtime / "onegate.json"
@@ -126,8 +133,7 @@ class Agent:
         end = time.monotonic() + timeout_s
         while True:
             unmet = self._look()
-            asking = unmet is not None and unmet.finding is not None
-            if not (asking and self._errands.busy()) or time.monotonic() > end:
+            if unmet is None or not self._errands.busy() or time.monotonic() > end:
                 return unmet, list(self._converger.planned)
             self._wake.wait(0.2)
             self._wake.clear()
@@ -202,6 +208,7 @@ class Agent:
             renew=orders.renew,
             variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
             host=host.observe(),
+            gpu=nvidia.look(),
             keyring=self._keyring,
             client=self._reporter.client,
             now=_now(),

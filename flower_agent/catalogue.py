@@ -151,9 +151,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The certificate at the endpoint does not name the dialled address.",
         "Set FLOWER_TLS_SANS or FLOWER_PUBLIC_ADDRESS on the SuperLink to what nodes dial.",
     ),
-    "gpu.none": (
-        "GPU_ENABLED=YES, but the VM has no usable NVIDIA GPU.",
-        "Check the PCI passthrough of the VM template, or set GPU_ENABLED=AUTO.",
+    "gpu.mig_empty": (
+        "MIG is on and no GPU has a MIG instance, so CUDA sees none.",
+        "Make instances (nvidia-smi mig -cgi PROFILE -C), or switch MIG off: nvidia-smi -mig 0",
+    ),
+    "gpu.mismatch": (
+        "The loaded NVIDIA driver and its libraries are of different versions, after an upgrade.",
+        "Reboot the VM; keep unattended upgrades away from the driver's packages.",
     ),
     "gpu.no_driver": (
         "The VM has an NVIDIA GPU but no loaded driver.",
@@ -162,6 +166,22 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "gpu.no_toolkit": (
         "Docker cannot hand the GPU to a container: the NVIDIA container toolkit is missing.",
         "Install nvidia-container-toolkit and run: nvidia-ctk runtime configure --runtime=docker",
+    ),
+    "gpu.none": (
+        "GPU_ENABLED=YES, but the VM has no NVIDIA GPU.",
+        "Check the PCI passthrough of the VM template, or set GPU_ENABLED=AUTO.",
+    ),
+    "gpu.not_configured": (
+        "The NVIDIA container toolkit is installed, but Docker does not use it.",
+        "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+    ),
+    "gpu.not_in_container": (
+        "The container was given the GPU, but CUDA does not work inside it.",
+        "Restart the container (docker restart NAME); look at nvidia-smi on the VM.",
+    ),
+    "gpu.unusable": (
+        "The NVIDIA driver is loaded, but cannot use the GPU.",
+        "Read what the driver says: dmesg | grep -iE 'nvrm|xid'",
     ),
     "health.not_serving": (
         "A container runs, but its health service does not answer SERVING.",

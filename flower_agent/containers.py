@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from .address import Address
+from .gpu import Access
 
 LABEL_NAME = "org.flower-agent.name"
 """Whose container it is: only containers with the agent's own value are ever touched."""
@@ -76,7 +77,7 @@ class Container:
 
     memory_bytes: int | None = None
 
-    gpu: bool = False
+    gpu: Access = Access.NONE
 
     listens: tuple[Address, ...] = dataclasses.field(default=(), compare=False)
     """Where its program listens, on the VM's own network; `command` says so too."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import structlog
 
-from . import files, gpu, host, plan, roles, sockets, trust
+from . import files, host, plan, roles, sockets, trust
+from .accelerator import Accelerator
 from .containers import FLOWER_UID, Container, Existing, Part
 from .errors import AgentError
+from .gpu import Access
 from .life import Phase, Unmet
-from .parsers import GpuMode, Role
+from .parsers import Role
 from .paths import Paths
 from .roles import Site
 from .status import Mark
@@ -45,6 +47,7 @@ class Converger:
         prefix: str,
         workload: Workload,
         duties: Mapping[Role, Duty],
+        accelerator: Accelerator,
         *,
         dry: bool = False,
         scale: float = 1.0,
@@ -53,6 +56,7 @@ class Converger:
         self._prefix = prefix
         self._workload = workload
         self._duties = duties
+        self._accelerator = accelerator
         self._supply = Supply(paths.images_lock, workload)
         self.dry = dry
         self._scale = scale
@@ -61,7 +65,6 @@ class Converger:
         self._hung: tuple[Existing | None, float] = (None, 0.0)
         self._attached_at = 0.0
         self._computed_at = self._busy_look_at = float("-inf")
-        self._runtimes: tuple[str, frozenset[str]] | None = None
         self.planned: list[str] = []
         """What a dry turn would do."""
 
@@ -88,14 +91,16 @@ class Converger:
         self.planned += [f"pull {reference} (absent)" for reference in missing]
         if missing and not turn.running and not self.dry:
             self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
-        uses_gpu = self._gpu(turn)
+        access = self._accelerator.choose(turn)
+        if access is None:
+            return Unmet(turn.phase)
         turn.phase = Phase.DISCOVER
         duty = self._duties[turn.settings.role]
         prepared = duty.prepare(turn)
         turn.phase = Phase.TLS
         self._certificates(turn, prepared.trust)
         turn.phase = Phase.CONTAINER
-        want = roles.containers(turn.settings, self._site(turn, prepared.site, uses_gpu))
+        want = roles.containers(turn.settings, self._site(turn, prepared.site, access))
         steps = self._steps(turn, want)
         self.planned += [str(step) for step in steps]
         made = {step.container.image for step in steps if step.container}
@@ -114,22 +119,6 @@ class Converger:
         self._apply(turn, want, steps, pins)
         return self._check(turn, want, duty, fresh=_starts(want[0], steps))
 
-    def _gpu(self, turn: Turn) -> bool:
-        mode = turn.settings.gpu
-        if mode is not GpuMode.NO and self._runtimes is None:
-            self._runtimes = self._workload.engine.runtimes()
-        known = self._runtimes[1] if self._runtimes else frozenset[str]()
-        found = gpu.judge(mode, turn.host.nvidia_devices, turn.host.nvidia_driver, known)
-        if turn.settings.role is Role.SUPERLINK and not turn.host.nvidia_devices:
-            return False
-        bad = found.finding is not None and mode is GpuMode.YES
-        turn.note("gpu", Mark.BAD if bad else Mark.OK if found.used else Mark.OFF, found.detail)
-        turn.told["FLOWER_GPU"] = found.detail
-        if bad and found.finding is not None:
-            self._runtimes = None
-            raise AgentError(found.finding.code, found.finding.message, found.finding.hint)
-        return found.used and turn.settings.role is not Role.SUPERLINK
-
     def _certificates(self, turn: Turn, wanted: trust.Wanted) -> None:
         if wanted.source is trust.Source.OFF:
             turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
@@ -143,7 +132,7 @@ class Converger:
                 turn.keyring.apply(step, wanted, turn.now)
             turn.renewed = turn.renew
 
-    def _site(self, turn: Turn, known: Mapping[str, Any], uses_gpu: bool) -> Site:  # noqa: FBT001
+    def _site(self, turn: Turn, known: Mapping[str, Any], access: Access) -> Site:
         if not self.dry:
             if turn.settings.role is Role.SUPERLINK:
                 files.directory(self._paths.superlink, 0o2770, group=FLOWER_UID)
@@ -158,7 +147,7 @@ class Converger:
             data_dir=str(self._paths.data),
             digests=turn.keyring.digests(),
             memory_bytes=turn.host.memory_bytes,
-            gpu=uses_gpu,
+            gpu=access,
             data_propagation=turn.data_propagation,
             **known,
         )
@@ -186,7 +175,12 @@ class Converger:
     ) -> None:
         if steps:
             self._free_ports(want, steps)
-            self._workload.apply(steps, pins)
+            try:
+                self._workload.apply(steps, pins)
+            except AgentError as error:
+                if error.finding.code.startswith("gpu."):
+                    self._accelerator.refuse(turn, error.finding)
+                raise
             self._workload.observe(turn.monotonic)
 
     def _free_ports(self, want: tuple[Container, ...], steps: tuple[plan.Step, ...]) -> None:
@@ -244,6 +238,9 @@ class Converger:
             raise
         self._hung = (None, 0.0)
         self._settled = (main.container_id, main.started_at)
+        computes = not self.dry and any(container.gpu for container in want)
+        if computes and not self._accelerator.check(turn, existing[-1]):
+            return Unmet(turn.phase)
         if len(existing) > 1:
             self._superexec(turn, existing[1])
         return None

@@ -19,6 +19,7 @@ import docker.types
 import requests
 import urllib3.exceptions
 
+from . import gpu
 from .containers import (
     CPU_SHARES_STARTING,
     FLOWER_UID,
@@ -31,7 +32,6 @@ from .containers import (
 )
 from .errors import AgentError
 from .images import Image, Reference, Registry, locked_reference, pull_failure
-from .secret import Secret
 
 TIMEOUT_S = 10
 STOP_TIMEOUT_S = 30
@@ -76,9 +76,10 @@ class Engine:
             yield self._api()
         except docker.errors.APIError as error:
             self._forget_version(error)
-            raise AgentError(
-                code, f"Docker refused to {what}: {_reason(error)}", retryable=True
-            ) from error
+            reason = _reason(error)
+            code = gpu.refusal(reason) if code == "container.refused" else code
+            message = f"Docker refused to {what}: {reason}"
+            raise AgentError(code, message, retryable=True) from error
         except UNREACHABLE as error:
             cause = _cause(error)
             hint = "Run it as root." if cause == "permission denied" else ""
@@ -91,11 +92,10 @@ class Engine:
             with self._lock:
                 self._client = None
 
-    def runtimes(self) -> tuple[str, frozenset[str]]:
-        """Return the engine's version and the names of its runtimes."""
+    def offers(self) -> gpu.Offers:
+        """Return the ways in which this engine hands GPUs to a container."""
         with self._calling("tell about itself") as api:
-            info = api.info()
-        return str(info.get("ServerVersion", "")), frozenset(info.get("Runtimes") or ())
+            return gpu.offers(api.info())
 
     def containers(self) -> tuple[Existing, ...]:
         """Return every container: this agent's with details, the others by name only."""
@@ -176,6 +176,13 @@ class Engine:
             rows = api.top(name).get("Processes") or ()
         return tuple(str(row[-1]) for row in rows)
 
+    def execute(self, name: str, command: tuple[str, ...]) -> gpu.Answer:
+        """Run a program in a running container; it has no time limit but its own."""
+        with self._calling(f"run {command[0]} in {name}") as api:
+            made = api.exec_create(name, list(command))["Id"]
+            text = bytes(api.exec_start(made)).decode("utf-8", "replace")
+            return gpu.Answer(int(api.exec_inspect(made)["ExitCode"]), text)
+
     def follow(self, name: str, *, tail: int) -> Iterator[str]:
         """Yield a container's output as it comes, until the container ends."""
         with self._calling(f"follow the logs of {name}") as api:
@@ -249,7 +256,6 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         )
         for m in container.mounts
     ]
-    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if container.gpu else None
     return api.create_host_config(
         network_mode="host",
         restart_policy={"Name": "no"},
@@ -264,15 +270,14 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         memswap_limit=container.memory_bytes,
         cpu_shares=CPU_SHARES_STARTING if container.yields_cpu else None,
         log_config=docker.types.LogConfig(type="json-file", config=LOG_OPTIONS),
-        device_requests=gpus,
+        device_requests=[docker.types.DeviceRequest(**r) for r in gpu.requests(container.gpu)],
     )
 
 
 def _auth(registry: Registry | None) -> dict[str, str] | None:
     if registry is None:
         return None
-    password: Secret = registry.password
-    return {"username": registry.user, "password": password.reveal()}
+    return {"username": registry.user, "password": registry.password.reveal()}
 
 
 def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]) -> None:

@@ -1,8 +1,7 @@
-"""What this machine is: its NICs, memory, GPU and boot, read from ``/proc`` and ``/sys``.
+"""What this machine is: its NICs, memory and boot, read from ``/proc`` and ``/sys``.
 
 IPv4 addresses come from SIOCGIFCONF (netdevice(7)), which lists the secondary ones too and needs no
-netlink socket, so the unit may forbid those. A GPU is a PCI device of NVIDIA (vendor 0x10de) of
-the display class 0x03, whether a driver is loaded or not.
+netlink socket, so the unit may forbid those.
 """
 
 import array
@@ -12,16 +11,13 @@ import pathlib
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from . import interfaces, sockets
 
 _SIOCGIFCONF = 0x8912
 _IFREQ = struct.Struct("16s4x4s16x")
 """struct ifreq on 64-bit Linux: label, sockaddr_in with the address at its byte 4."""
-
-_NVIDIA = "0x10de"
-_DISPLAY = "0x03"
 
 Ipv4 = Callable[[], tuple[tuple[str, str], ...]]
 """Lists (interface, IPv4 address)."""
@@ -39,12 +35,6 @@ class HostFacts:
 
     memory_bytes: int
     """What the VM has, as the kernel sees it."""
-
-    nvidia_devices: tuple[str, ...]
-    """PCI addresses of NVIDIA GPUs, ``0000:01:00.0``."""
-
-    nvidia_driver: str | None
-    """Version of the loaded driver; None when none is loaded."""
 
     boot_id: str
     """Another one after each boot."""
@@ -81,8 +71,6 @@ def observe(
             _text(proc / "net/route"), _text(proc / "net/ipv6_route")
         ),
         memory_bytes=int(memory[1]) * 1024 if memory else 0,
-        nvidia_devices=tuple(sorted(_nvidia(sys))),
-        nvidia_driver=_driver(_text(proc / "driver/nvidia/version")),
         boot_id=_text(proc / "sys/kernel/random/boot_id").strip(),
     )
 
@@ -113,22 +101,6 @@ def _interfaces(
         )
         for nic in sorted(nics, key=lambda nic: int(_text(nic / "ifindex") or 0))
     )
-
-
-def _nvidia(sys: pathlib.Path) -> Iterator[str]:
-    for device in (sys / "bus/pci/devices").glob("*"):
-        if _text(device / "vendor").strip() == _NVIDIA and _text(device / "class").startswith(
-            _DISPLAY
-        ):
-            yield device.name
-
-
-def _driver(text: str) -> str | None:
-    """Return the version in ``/proc/driver/nvidia/version``: the first dotted number."""
-    if not text:
-        return None
-    version = re.search(r"\b\d+\.\d+(\.\d+)*\b", text)
-    return version[0] if version else "unknown"
 
 
 def _text(path: pathlib.Path) -> str:

@@ -12,6 +12,7 @@ from .address import Address
 from .arguments import Endpoints, Trust
 from .containers import FLOWER_UID, Container, Mount, Part
 from .discovery import SuperLink
+from .gpu import ENVIRONMENT, Access
 from .parsers import Isolation, LogLevel, Plugin, Role
 from .settings import Settings
 
@@ -59,8 +60,8 @@ class Site:
     memory_bytes: int = 0
     """What the VM has."""
 
-    gpu: bool = False
-    """An NVIDIA GPU is wanted and usable."""
+    gpu: Access = Access.NONE
+    """How NVIDIA GPUs are handed over, where they are wanted and usable."""
 
     data_propagation: str = "rslave"
     """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
@@ -217,17 +218,19 @@ def _container(
     computes = runs_apps and settings.role is not Role.SUPERLINK
     if runs_apps:
         mounts = [*mounts, Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)]
+    access = site.gpu if computes else Access.NONE
     debug = settings.log_level is LogLevel.DEBUG
+    environment = flower.environment(settings.version, debug=debug)
     return Container(
         name=name(site.prefix, part),
         part=part,
         image=_image(settings, part),
         command=command,
-        environment=flower.environment(settings.version, debug=debug),
+        environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
         mounts=tuple(mounts),
         tmpfs=TMPFS,
         memory_bytes=_memory(settings, site) if runs_apps else None,
-        gpu=site.gpu and computes,
+        gpu=access,
         listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
     )
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .certificates import format_fingerprint
 from .errors import AgentError, Finding
+from .gpu import Files
 from .host import HostFacts
 from .keyring import Keyring
 from .life import Phase, Unmet
@@ -33,6 +34,9 @@ class Turn:
 
     record: Record
     """May be replaced; the agent saves it."""
+
+    gpu: Files = dataclasses.field(default_factory=Files)
+    """The VM's NVIDIA GPUs."""
 
     renew: bool = False
     """The operator asked for a new certificate."""

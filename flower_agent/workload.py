@@ -277,7 +277,7 @@ class Workload:
 
     def _note_refusal(self, name: str, error: AgentError) -> None:
         """Let what Docker refuses rest like what ends; the reason stays known meanwhile."""
-        if error.finding.code == "container.refused":
+        if error.finding.code.startswith(("container.refused", "gpu.")):
             known = self._troubles.get(name)
             self._troubles[name] = backoff.refused(known, now=self._listed_at, scale=self._scale)
             self._refusals[name] = error

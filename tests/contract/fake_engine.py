@@ -12,8 +12,10 @@ import itertools
 import pathlib
 import threading
 
+from flower_agent import gpu
 from flower_agent.containers import CPU_SHARES_STARTING, Container, Existing
 from flower_agent.errors import AgentError
+from flower_agent.gpu import Offers
 from flower_agent.images import Image, Reference, locked_reference
 
 KILLED = 137
@@ -50,6 +52,12 @@ class FakeEngine:
         self.refuse_start = ""
         """Why a start fails; empty: it does not."""
 
+        self.offered = Offers(runtimes=frozenset({"runc", "io.containerd.runc.v2"}))
+        """What it can hand over."""
+
+        self.programs = {}
+        """How a program in a container ends: command line → Answer."""
+
         self.listings = 0
         """How often the containers were listed."""
 
@@ -72,9 +80,9 @@ class FakeEngine:
 
     # What Engine has.
 
-    def runtimes(self):
+    def offers(self):
         self._answer()
-        return "20.10.24", frozenset({"runc", "io.containerd.runc.v2"})
+        return self.offered
 
     def containers(self):
         self._answer()
@@ -110,9 +118,10 @@ class FakeEngine:
     def start(self, name):
         what = self._begin("start", name)
         kept = self._known(name, what)
-        if self.refuse_start:
-            self._show(name, error=self.refuse_start)
-            raise refused(what, self.refuse_start)
+        why = self.refuse_start or self._no_gpu(kept.spec)
+        if why:
+            self._show(name, error=why)
+            raise refused(what, why)
         if not kept.shown.running:
             self._show(
                 name, status="running", exit_code=0, oom_killed=False, started_at=self._now()
@@ -151,6 +160,13 @@ class FakeEngine:
         if not kept.shown.running:
             raise refused(what, f"Container {name} is not running", "docker.refused")
         return (" ".join(("/bin/sh -c", *kept.spec.command)),)
+
+    def execute(self, name, command):
+        self._answer()
+        what = f"run {command[0]} in {name}"
+        if not self._known(name, what, "docker.refused").shown.running:
+            raise refused(what, f"Container {name} is not running", "docker.refused")
+        return self.programs[command]
 
     def follow(self, name, *, tail):
         self._answer()
@@ -289,6 +305,11 @@ class FakeEngine:
             raise refused(what, f"No such container: {name}", code)
         return self.kept[name]
 
+    def _no_gpu(self, spec):
+        if spec and spec.gpu and not (self.offered.cdi or "nvidia" in self.offered.runtimes):
+            return 'could not select device driver "" with capabilities: [[gpu]]'
+        return ""
+
     def _find(self, reference):
         if reference in self.local:
             return self.local[reference]
@@ -312,4 +333,5 @@ class FakeEngine:
 
 
 def refused(what, reason, code="container.refused"):
+    code = gpu.refusal(reason) if code == "container.refused" else code
     return AgentError(code, f"Docker refused to {what}: {reason}", retryable=True)

@@ -1,14 +1,17 @@
 """Turns of the loop on an Engine in memory: what changes the state of a VM, and what must not."""
 
 import contextlib
+import dataclasses
 import datetime
 import socket
+import threading
 
 import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent import roles, settings, trust
+from flower_agent import gpu_probe, roles, settings, trust
+from flower_agent.accelerator import Accelerator
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
 from flower_agent.containers import Container, Part
@@ -16,17 +19,20 @@ from flower_agent.converge import Converger
 from flower_agent.discovery import SuperLink
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
+from flower_agent.gpu import Access, Answer, Asked, Device, Files, Offers
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.life import Phase
 from flower_agent.parsers import Role
 from flower_agent.paths import Paths
 from flower_agent.record import Record
+from flower_agent.status import Fact, Mark
 from flower_agent.turn import Prepared, Turn
 from flower_agent.workload import Workload
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 SUPERNODE = "flower-supernode"
+SUPEREXEC = "flower-superexec"
 
 
 class Found:
@@ -56,18 +62,23 @@ class Found:
 class Vm:
     """A SuperNode's VM with an Engine in memory, and one turn after another."""
 
-    def __init__(self, root, appio_port):
+    def __init__(self, root, appio_port, **more):
         self.paths = Paths(root)
         self.now, self.monotonic = START, 1000.0
         self.engine = FakeEngine(now=lambda: self.now)
         self.duty = Found()
-        workload = Workload(self.engine, Errands(lambda: None), wake=lambda: None)
-        self.converger = Converger(self.paths, "", workload, {Role.SUPERNODE: self.duty})
+        self.gpu, self.asked = Files(), Asked()
+        errands = Errands(lambda: None)
+        workload = Workload(self.engine, errands, wake=lambda: None)
+        accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
+        duties = {Role.SUPERNODE: self.duty}
+        self.converger = Converger(self.paths, "", workload, duties, accelerator)
         context = {
             "FLOWER_ROLE": "client",
             "TLS_ENABLED": "NO",
             "FLOWER_SERVER_ADDRESS": "10.0.0.5",
             "FLOWER_CLIENTAPPIO_PORT": str(appio_port),
+            **more,
         }
         self.settings = settings.parse(context, {}).settings
         self.images = roles.images(self.settings)
@@ -78,12 +89,13 @@ class Vm:
         self.last = Turn(
             settings=self.settings,
             variables={},
-            host=HostFacts((), None, 2**31, (), None, "boot"),
+            host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(self.paths.tls),
             client=None,
             now=self.now,
             monotonic=self.monotonic,
             record=Record(),
+            gpu=self.gpu,
         )
         return self.converger.turn(self.last)
 
@@ -91,7 +103,7 @@ class Vm:
         """Let the images be there, the containers run for a minute and the SuperExec attach."""
         for image in self.images:
             self.engine.hold(image)
-        self.turn()
+        self.settle(lambda _: SUPEREXEC in self.engine.kept)
         self.attach()
         self.pass_time(60)
 
@@ -100,6 +112,10 @@ class Vm:
         address = ("127.0.0.1", self.settings.clientappio_port)
         self._sockets.enter_context(socket.create_server(address))
         self._sockets.enter_context(socket.create_connection(address))
+
+    def settle(self, true):
+        """Turn until `true` of what is unmet: an errand's answer takes a moment."""
+        assert until(lambda: true(self.turn()))
 
     def close(self):
         self._sockets.close()
@@ -110,12 +126,36 @@ class Vm:
 
 
 @pytest.fixture
-def vm(tmp_path):
+def vms(tmp_path):
+    """Makes a VM with more variables; one a test."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    made = Vm(tmp_path, port)
-    yield made
-    made.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda **more: stack.enter_context(contextlib.closing(Vm(tmp_path, port, **more)))
+
+
+@pytest.fixture
+def vm(vms):
+    return vms()
+
+
+@pytest.fixture(params=["YES", "AUTO"])
+def gpu_vm(request, vms):
+    """A VM with a GPU that works, its containers not started yet."""
+    vm = vms(GPU_ENABLED=request.param)
+    vm.must = request.param == "YES"
+    vm.gpu = Files(devices=(Device("0000:01:00.0", "nvidia"),), driver="550.54.14", toolkit=True)
+    vm.asked = Asked(Answer(0, "Tesla T4, 15360, [N/A]\n"), Answer(0, ""))
+    vm.engine.offered = Offers(runtimes=frozenset({"runc", "nvidia"}))
+    vm.engine.programs[gpu_probe.COMMAND] = Answer(0, "Tesla T4, 15096\n")
+    for image in vm.images:
+        vm.engine.hold(image)
+    return vm
+
+
+def computing(vm):
+    """Return the SuperExec as it was last created."""
+    return vm.engine.kept[SUPEREXEC].spec
 
 
 def test_everything_that_works_leaves_nothing_unmet(vm):
@@ -212,3 +252,110 @@ def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_
     vm.pass_time(21)
     vm.turn()
     assert vm.engine.calls[-1] == f"stop {SUPERNODE}"
+
+
+# GPU
+
+
+def test_a_gpu_goes_to_the_container_that_computes_and_is_seen_from_inside(gpu_vm):
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None)
+    assert computing(gpu_vm).gpu is Access.TOOLKIT
+    assert gpu_vm.engine.kept[SUPERNODE].spec.gpu is Access.NONE
+    shown = "1 NVIDIA GPU: Tesla T4 15360 MiB; driver 550.54.14"
+    assert gpu_vm.last.told["FLOWER_GPU"] == shown
+    assert gpu_vm.last.facts["gpu"] == Fact("gpu", Mark.OK, shown)
+    assert gpu_vm.last.warnings == []
+
+
+def test_cdi_is_used_where_docker_discovered_the_gpu(gpu_vm):
+    gpu_vm.engine.offered = Offers(cdi=frozenset({"nvidia.com/gpu=all"}))
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None)
+    assert computing(gpu_vm).gpu is Access.CDI
+
+
+def test_no_container_is_made_before_nvidia_smi_has_answered(gpu_vm):
+    answered = threading.Event()
+    ask = gpu_vm.converger._accelerator
+    ask._ask = lambda: answered.wait(5) and gpu_vm.asked
+    unmet = gpu_vm.turn()
+    assert (unmet.phase, unmet.finding) == (Phase.DOCKER, None)
+    assert gpu_vm.engine.calls == []
+    answered.set()
+    gpu_vm.settle(lambda _: SUPEREXEC in gpu_vm.engine.kept)
+
+
+def test_a_gpu_that_is_not_usable_fails_the_vm_only_where_it_must_be(gpu_vm):
+    gpu_vm.gpu = dataclasses.replace(gpu_vm.gpu, driver=None)
+    if gpu_vm.must:
+        gpu_vm.settle(lambda unmet: unmet.finding)
+        unmet = gpu_vm.turn()
+        assert (unmet.finding.code, unmet.fatal) == ("gpu.no_driver", True)
+        assert gpu_vm.engine.calls == []
+        assert gpu_vm.last.facts["gpu"].mark is Mark.BAD
+        return
+    gpu_vm.boot()
+    assert gpu_vm.turn() is None
+    assert computing(gpu_vm).gpu is Access.NONE
+    assert [w.code for w in gpu_vm.last.warnings] == ["gpu.no_driver"]
+    assert gpu_vm.last.facts["gpu"].mark is Mark.OFF
+
+
+def test_a_vm_without_a_gpu_says_so_and_with_auto_has_nothing_to_warn_of(gpu_vm):
+    gpu_vm.gpu = Files()
+    finding = gpu_vm.turn().finding
+    assert (finding.code if finding else None) == ("gpu.none" if gpu_vm.must else None)
+    assert gpu_vm.last.told["FLOWER_GPU"] == "no NVIDIA GPU"
+    assert gpu_vm.last.warnings == []
+
+
+def test_a_toolkit_that_is_configured_later_is_noticed(gpu_vm):
+    offered, gpu_vm.engine.offered = gpu_vm.engine.offered, Offers()
+    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
+    assert "Docker has neither the runtime nvidia" in gpu_vm.last.facts["gpu"].detail
+    gpu_vm.engine.offered = offered
+    gpu_vm.settle(lambda _: SUPEREXEC in gpu_vm.engine.kept and computing(gpu_vm).gpu)
+
+
+def test_a_start_that_docker_refuses_for_the_gpu_goes_without_where_it_may(gpu_vm):
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None)
+    words = (
+        "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch"
+    )
+    gpu_vm.engine._no_gpu = lambda spec: words if spec.gpu else ""
+    gpu_vm.engine.end(SUPEREXEC)
+    gpu_vm.settle(lambda unmet: unmet and unmet.finding)
+    gpu_vm.pass_time(30)
+    if gpu_vm.must:
+        assert gpu_vm.turn().finding.code == "gpu.mismatch"
+        return
+    gpu_vm.settle(lambda unmet: unmet is None)
+    assert computing(gpu_vm).gpu is Access.NONE
+    assert [w.code for w in gpu_vm.last.warnings] == ["gpu.mismatch"]
+
+
+def test_a_gpu_that_cuda_does_not_see_inside_is_told(gpu_vm):
+    gpu_vm.engine.programs[gpu_probe.COMMAND] = Answer(1, "cuInit: CUDA error 999\n")
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None or unmet.finding is not None)
+    unmet = gpu_vm.turn()
+    seen = unmet.finding if gpu_vm.must else gpu_vm.last.warnings[0]
+    assert seen.code == "gpu.not_in_container"
+    assert "nvidia-uvm" in seen.message
+    assert "docker restart flower-superexec" in seen.hint
+    assert (unmet is None) is not gpu_vm.must
+    assert gpu_vm.last.told["FLOWER_GPU"] == seen.message
+
+
+def test_a_gpu_that_is_lost_while_running_is_noticed_and_its_return_too(gpu_vm):
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None)
+    works = gpu_vm.engine.programs[gpu_probe.COMMAND]
+    gpu_vm.engine.programs[gpu_probe.COMMAND] = Answer(1, "cuInit: CUDA error 100\n")
+    gpu_vm.pass_time(601)
+    gpu_vm.settle(lambda _: "reaches no GPU" in gpu_vm.last.facts["gpu"].detail)
+    gpu_vm.engine.programs[gpu_probe.COMMAND] = works
+    gpu_vm.pass_time(21)
+    gpu_vm.settle(lambda unmet: unmet is None and gpu_vm.last.facts["gpu"].mark is Mark.OK)

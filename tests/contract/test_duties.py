@@ -48,7 +48,7 @@ class Node:
         turn = Turn(
             settings=parse(FLOWER_ROLE="client"),
             variables={},
-            host=HostFacts((), None, 2**31, (), None, "boot"),
+            host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),
             client=None,
             now=now,
@@ -137,7 +137,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
             FLOWER_CONTROL_ADDRESS="127.0.0.1:1",  # nothing listens there
         ),
         variables={},
-        host=HostFacts((), None, 2**31, (), None, "boot"),
+        host=HostFacts((), None, 2**31, "boot"),
         keyring=keyring,
         client=None,
         now=START + datetime.timedelta(days=300),

@@ -29,6 +29,7 @@ from flower_agent.containers import (
 )
 from flower_agent.engine import PIDS_LIMIT, Engine
 from flower_agent.errors import AgentError
+from flower_agent.gpu import Access, Answer, Offers
 
 MEMORY_BYTES = 64 << 20
 ORDERS = "/tmp/orders"
@@ -48,6 +49,7 @@ class FakeRig:
         self.engine = FakeEngine(self.owner)
         self.engine.hold(self.image)
         self.say = self.engine.say
+        self.program = self.engine.programs.__setitem__
         self.end = self.engine.end
         self.foreign = self.engine.foreign
 
@@ -87,6 +89,9 @@ class RealRig:
     def end(self, name, exit_code):
         self._order(name, f"exit {exit_code}")
         assert until(lambda: self.look(name)["State"]["Status"] == "exited")
+
+    def program(self, command, answer):
+        """Leave the program as it is: a real one ends by itself."""
 
     def burst(self, name):
         self._order(name, EAT)
@@ -247,10 +252,21 @@ def test_the_fake_refuses_what_it_does_not_know():
         FakeEngine().prune()
 
 
-def test_the_engine_tells_its_version_and_runtimes(rig):
-    version, runtimes = rig.engine.runtimes()
-    assert version
-    assert "runc" in runtimes
+def test_the_engine_tells_its_runtimes(rig):
+    assert "runc" in rig.engine.offers().runtimes
+
+
+def test_a_program_in_a_container_tells_its_status_and_what_it_wrote(rig):
+    name = started(rig)
+    rig.program(("/bin/sh", "-c", "echo one; echo two >&2; exit 3"), Answer(3, "one\ntwo\n"))
+    command = ("/bin/sh", "-c", "echo one; echo two >&2; exit 3")
+    assert rig.engine.execute(name, command) == Answer(3, "one\ntwo\n")
+
+
+def test_a_program_in_a_container_that_ended_is_refused(rig):
+    name = started(rig)
+    rig.engine.stop(name)
+    assert refusal(rig.engine.execute, name, ("/bin/sh",)).code == "docker.refused"
 
 
 def test_a_created_container_waits_for_its_start(rig):
@@ -605,17 +621,16 @@ def test_a_container_finds_itself_shut_in(real, tmp_path):
     ]
 
 
-@pytest.mark.engine
-def test_a_gpu_that_docker_cannot_give_is_refused_at_the_start(real):
-    _, runtimes = real.engine.runtimes()
-    if "nvidia" in runtimes:
+@pytest.mark.parametrize("access", [Access.TOOLKIT, Access.CDI])
+def test_a_gpu_that_docker_cannot_give_is_refused_at_the_start(rig, access):
+    if "nvidia" in rig.engine.offers().runtimes:
         pytest.skip("this Engine has the NVIDIA runtime")
-    want = container(real, gpu=True)
-    real.engine.create(want, want.image)
-    finding = refusal(real.engine.start, want.name)
-    assert finding.code == "container.refused"
+    want = container(rig, gpu=access)
+    rig.engine.create(want, want.image)
+    finding = refusal(rig.engine.start, want.name)
+    assert finding.code == "gpu.not_configured"
     assert "could not select device driver" in finding.message
-    have = found(real, want.name)
+    have = found(rig, want.name)
     assert have.status == "created"
     assert "could not select device driver" in have.error
 
@@ -701,6 +716,24 @@ def chunks(*lines, whole=True):
             request.wfile.write(b"0\r\n\r\n")
 
     return answer
+
+
+@pytest.mark.engine
+def test_a_gpu_by_cdi_reaches_docker_by_its_name(real):
+    want = container(real, gpu=Access.CDI)
+    real.engine.create(want, want.image)
+    (asked,) = real.look(want.name)["HostConfig"]["DeviceRequests"]
+    assert (asked["Driver"], asked["DeviceIDs"]) == ("cdi", ["nvidia.com/gpu=all"])
+
+
+@breaks_connections
+def test_a_new_engine_tells_the_devices_that_it_discovered(folder):
+    device = {"Source": "cdi", "ID": "nvidia.com/gpu=all"}
+    info = {"Runtimes": {"runc": {}}, "DiscoveredDevices": [device]}
+    with engine_of(folder, info=info) as (engine, _):
+        assert engine.offers() == Offers(
+            runtimes=frozenset({"runc"}), cdi=frozenset({"nvidia.com/gpu=all"})
+        )
 
 
 @breaks_connections

@@ -9,9 +9,11 @@ import time
 import pytest
 from watched import WatchedFederation, docker, started, wait_for
 
+from flower_agent import gpu_probe
 from flower_agent.address import Address
 from flower_agent.control import RunStatus
 from flower_agent.control_api import Control
+from flower_agent.engine import Engine
 from flower_agent.flower import Transport
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
@@ -214,3 +216,13 @@ def test_a_second_agent_of_the_same_name_refuses_under_another_root(federation, 
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "with the name fedtest-superlink" in done.stderr
+
+
+def test_the_gpu_probe_runs_in_a_superexec_and_says_what_a_vm_without_a_gpu_lacks(federation):
+    machine = federation.supernodes[0]
+    engine = Engine(machine.prefix)
+    answer = engine.execute(containers(federation, machine)[1], gpu_probe.COMMAND)
+    engine.close()
+    found, why = gpu_probe.probed(answer)
+    assert found == ()
+    assert "libcuda.so.1: cannot open shared object file" in why

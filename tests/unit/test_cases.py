@@ -67,5 +67,7 @@ def shown(container):
     lines += [f"  tmpfs {path} {options}" for path, options in container.tmpfs]
     if container.memory_bytes:
         lines.append(f"  memory {container.memory_bytes >> 20} MiB")
-    lines += ["  gpu"] * container.gpu + ["  yields its CPU share at first"] * container.yields_cpu
+    lines += ["  gpu"] * bool(container.gpu) + [
+        "  yields its CPU share at first"
+    ] * container.yields_cpu
     return "\n".join(lines)

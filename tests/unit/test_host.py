@@ -11,7 +11,6 @@ from flower_agent.interfaces import Interface, fleet_address
 from flower_agent.sockets import State
 
 ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
-DRIVER = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n"
 
 LO = Interface("lo", "00:00:00:00:00:00", ("127.0.0.1", "::1"))
 ETH0 = Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44", "172.20.0.45", "fe80::1", "fd00::2"))
@@ -37,7 +36,7 @@ def ipv6_route(name, *, destination="0" * 32, length="00", flags="00000003", met
 
 @pytest.fixture
 def machine(tmp_path):
-    """A VM with two NICs, a GPU and its audio function."""
+    """A VM with two NICs."""
     proc, sys = tmp_path / "proc", tmp_path / "sys"
     write(proc / "meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB\n")
     write(proc / "sys/kernel/random/boot_id", "78a68f60-af2f-4315-a801-8c8916675f7b\n")
@@ -48,13 +47,6 @@ def machine(tmp_path):
         write(sys / "class/net" / name / "ifindex", f"{index}\n")
         write(sys / "class/net" / name / "address", f"{mac}\n")
     write(sys / "class/net/bonding_masters", "")
-    for slot, vendor, kind in (
-        ("0000:01:00.0", "0x10de", "0x030200"),
-        ("0000:01:00.1", "0x10de", "0x040300"),
-        ("0000:00:02.0", "0x1234", "0x030000"),
-    ):
-        write(sys / "bus/pci/devices" / slot / "vendor", f"{vendor}\n")
-        write(sys / "bus/pci/devices" / slot / "class", f"{kind}\n")
     return proc, sys
 
 
@@ -73,25 +65,11 @@ def test_a_vm_is_observed_with_its_nics_in_the_kernels_order(machine):
     assert facts.boot_id == "78a68f60-af2f-4315-a801-8c8916675f7b"
 
 
-def test_a_gpu_is_seen_without_its_audio_function_and_without_a_driver(machine):
-    facts = observe(machine)
-    assert facts.nvidia_devices == ("0000:01:00.0",)
-    assert facts.nvidia_driver is None
-
-
-@pytest.mark.parametrize(("text", "version"), [(DRIVER, "575.57.08"), ("odd\n", "unknown")])
-def test_a_loaded_driver_is_seen_with_its_version(machine, text, version):
-    write(machine[0] / "driver/nvidia/version", text)
-    assert observe(machine).nvidia_driver == version
-
-
 def test_an_empty_machine_gives_empty_facts(tmp_path):
     assert host.observe(tmp_path, tmp_path, ipv4=lambda: ()) == host.HostFacts(
         interfaces=(),
         default_interface=None,
         memory_bytes=0,
-        nvidia_devices=(),
-        nvidia_driver=None,
         boot_id="",
     )
 

@@ -9,9 +9,9 @@ SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 
 PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
-    "discovery", "errors", "exit_table", "exits", "flower", "gpu", "images", "interfaces",
-    "life", "mounts", "names", "parsers", "pem", "plan", "protobuf", "record", "reference",
-    "report", "roles", "rules", "secret", "settings", "sockets", "status", "variable",
+    "discovery", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe", "images",
+    "interfaces", "life", "mounts", "names", "parsers", "pem", "plan", "protobuf", "record",
+    "reference", "report", "roles", "rules", "secret", "settings", "sockets", "status", "variable",
 )  # fmt: skip
 
 WORLD = {

@@ -12,6 +12,7 @@ from flower_agent.address import Address, parse_address
 from flower_agent.arguments import Trust
 from flower_agent.containers import Container, Mount, Part
 from flower_agent.discovery import SuperLink
+from flower_agent.gpu import Access
 from flower_agent.parsers import GpuMode, Role
 from flower_agent.paths import Paths
 from flower_agent.roles import Site
@@ -77,7 +78,7 @@ def site(found, **differences):
         trust=(superexec if found.role is Role.SUPEREXEC else node_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         memory_bytes=8 * GIB,
-        gpu=found.gpu is not GpuMode.NO,
+        gpu=Access.NONE if found.gpu is GpuMode.NO else Access.TOOLKIT,
     )
     return dataclasses.replace(usual, **differences)
 
@@ -207,12 +208,13 @@ def test_data_memory_limit_and_gpu_go_where_apps_run(base, more):
         assert len(data) == (part == apps)
         assert (container.memory_bytes is not None) == (part == apps)
         gpu = part == apps and base is not LINK and "GPU_ENABLED" in more
-        assert container.gpu is gpu
+        assert container.gpu is (Access.TOOLKIT if gpu else Access.NONE)
+        assert (("NVIDIA_DRIVER_CAPABILITIES", "compute,utility") in container.environment) is gpu
 
 
 @pytest.mark.parametrize("isolation", [{}, SUBPROCESS])
 def test_a_superlink_leaves_the_gpu_of_its_vm_alone(isolation):
-    assert not any(container.gpu for container in vm(LINK, isolation, gpu=True).values())
+    assert not any(container.gpu for container in vm(LINK, isolation, gpu=Access.CDI).values())
 
 
 def test_the_data_follows_later_mounts_where_docker_allows_it():
