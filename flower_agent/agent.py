@@ -40,6 +40,7 @@ from .superexec import SuperExec
 from .superlink import SuperLink
 from .supernode import SuperNode
 from .turn import Duty, Turn
+from .upgrader import Upgrader
 from .workload import Workload
 
 log = structlog.get_logger()
@@ -93,7 +94,10 @@ class Agent:
             options.name,
             self._workload,
             duties,
-            Accelerator(engine, self._errands, scale=options.scale),
+            accelerator=Accelerator(engine, self._errands, scale=options.scale),
+            upgrader=Upgrader(
+                options.name, self._paths, self._workload, search, scale=options.scale
+            ),
             dry=dry,
             scale=options.scale,
         )

@@ -340,6 +340,18 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "TLS is on at one end and off at the other.",
         "Set TLS_ENABLED alike on every VM of the federation.",
     ),
+    "version.downgrade": (
+        "A SuperLink's database cannot go back to an older Flower; the newer one runs on.",
+        "Set FLOWER_VERSION back, or begin anew: flower-agent reset, which loses runs and nodes.",
+    ),
+    "version.failed": (
+        "An upgrade failed: the Flower version from before runs on, its database as it was.",
+        "Set FLOWER_VERSION to what runs, mend the named reason, and set it again.",
+    ),
+    "version.follows": (
+        "This SuperNode is to run another Flower than its SuperLink, and waits for that to change.",
+        "Set the same FLOWER_VERSION on the SuperLink.",
+    ),
     "version.mixed": (
         "SuperLink and SuperNode run different Flower versions.",
         "Set the same FLOWER_VERSION on every VM of the service.",

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from . import files, host, plan, roles, sockets, trust
+from . import files, plan, ports, roles, trust
 from .accelerator import Accelerator
 from .containers import FLOWER_UID, Container, Existing, Part
 from .errors import AgentError
@@ -23,6 +23,7 @@ from .status import Mark
 from .superexec import attached
 from .supply import Supply
 from .turn import Duty, Running, Turn
+from .upgrader import Upgrader
 from .workload import SETTLING_S, Workload
 
 log = structlog.get_logger()
@@ -47,8 +48,9 @@ class Converger:
         prefix: str,
         workload: Workload,
         duties: Mapping[Role, Duty],
-        accelerator: Accelerator,
         *,
+        accelerator: Accelerator,
+        upgrader: Upgrader,
         dry: bool = False,
         scale: float = 1.0,
     ) -> None:
@@ -57,6 +59,7 @@ class Converger:
         self._workload = workload
         self._duties = duties
         self._accelerator = accelerator
+        self._upgrader = upgrader
         self._supply = Supply(paths.images_lock, workload)
         self.dry = dry
         self._scale = scale
@@ -71,10 +74,13 @@ class Converger:
     def turn(self, turn: Turn) -> Unmet | None:
         """Go as far as possible; return what is not met, None when all works."""
         self.planned.clear()
+        self._upgrader.begin(turn)
         try:
             unmet = self._stages(turn)
         except AgentError as error:
             unmet = turn.unmet(error)
+        if not self.dry:
+            self._upgrader.judge(turn, unmet)
         if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
             told = "not applied yet: the containers run on as they were started"
             turn.note("settings", Mark.WAITING, told)
@@ -102,7 +108,7 @@ class Converger:
         turn.phase = Phase.CONTAINER
         want = roles.containers(turn.settings, self._site(turn, prepared.site, access))
         steps = self._steps(turn, want)
-        self.planned += [str(step) for step in steps]
+        self.planned += self._upgrader.words(turn, steps)
         made = {step.container.image for step in steps if step.container}
         needed = tuple(reference for reference in missing if reference in made)
         if needed:
@@ -174,35 +180,14 @@ class Converger:
         pins: Mapping[str, str],
     ) -> None:
         if steps:
-            self._free_ports(want, steps)
+            ports.free(want, steps, self._workload.existing)
             try:
-                self._workload.apply(steps, pins)
+                self._upgrader.apply(turn, steps, pins)
             except AgentError as error:
                 if error.finding.code.startswith("gpu."):
                     self._accelerator.refuse(turn, error.finding)
                 raise
             self._workload.observe(turn.monotonic)
-
-    def _free_ports(self, want: tuple[Container, ...], steps: tuple[plan.Step, ...]) -> None:
-        """Raise AgentError ``port.taken`` for a port that somebody else has.
-
-        Flower says it too, but only in a log, after its imports, and by exiting. Where a container
-        of the agent's own is stopped first, the port may be one that it gives back.
-        """
-        if any(step.action is plan.Action.STOP for step in steps):
-            return
-        starting = {step.name for step in steps if step.action is plan.Action.START}
-        for container in want:
-            found = self._workload.existing(container.name)
-            if container.name not in starting or (found is not None and found.running):
-                continue
-            for address in container.listens:
-                if sockets.taken(host.read_sockets(port=address.port), address.host, address.port):
-                    raise AgentError(
-                        "port.taken",
-                        f"{container.name} cannot listen at {address}: another process does",
-                        retryable=True,
-                    )
 
     def _check(
         self, turn: Turn, want: tuple[Container, ...], duty: Duty, *, fresh: bool = False

@@ -13,8 +13,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from . import flower
 from .address import Address, parse_address
-from .errors import AgentError, Finding
+from .errors import AgentError, Finding, warning
 
 MAX_CA_CHARACTERS = 131072
 MAX_WORDS = 200
@@ -208,11 +209,21 @@ def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
     return tuple(m.vmid for m in service.members if m.role == own.role and m.vmid != own_vmid)
 
 
-def mixed_versions(own: str, other: str) -> Finding | None:
-    """Return a finding when two Flower versions differ in major or minor."""
-    if not other or own.split(".")[:2] == other.split(".")[:2]:
+def mixed_versions(own: flower.Version, other: str) -> Finding | None:
+    """Return a finding when a SuperLink publishes another major or minor than `own`.
+
+    An error where the two cannot talk: the Fleet API is HTTP from 1.40 on.
+    """
+    if not other or other.split(".")[:2] == [str(own.major), str(own.minor)]:
         return None
-    return Finding("version.mixed", f"this VM runs Flower {own}, its SuperLink {_shown(other)}")
+    message = f"this VM runs Flower {own}, its SuperLink {_shown(other)}"
+    try:
+        theirs = flower.band(flower.parse_version(other)).fleet
+    except ValueError:
+        theirs = flower.band(own).fleet
+    if theirs is flower.band(own).fleet:
+        return warning("version.mixed", message)
+    return Finding("version.mixed", f"{message}: the two cannot talk to each other")
 
 
 def _partition_of(peer: Peer, total: int) -> int | None:

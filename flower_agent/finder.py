@@ -67,6 +67,16 @@ class Finder:
         """
         self._stale = True
 
+    def version(self, settings: Settings) -> str | None:
+        """Return the Flower version that the SuperLink publishes.
+
+        Empty where nothing tells, None before OneGate has answered.
+        """
+        if _fixed(settings) is not None and not _wants_ca(settings):
+            return ""
+        found = self._found.superlink if self._found else None
+        return found.version if found else None
+
     def find(
         self,
         settings: Settings,

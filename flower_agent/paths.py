@@ -46,6 +46,11 @@ class Paths:
         return self.state / "superlink"
 
     @property
+    def copies(self) -> pathlib.Path:
+        """Copies of the database from before an upgrade."""
+        return self.state / "copies"
+
+    @property
     def data(self) -> pathlib.Path:
         """The node's training data, mounted read-only at ``/app/data``."""
         return self.state / "data"

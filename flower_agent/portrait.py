@@ -39,7 +39,7 @@ def draw(
         agent_version=__version__,
         name=name,
         role=good.role.value if good else None,
-        version=str(good.version) if good else None,
+        version=(turn and turn.version_told) or (str(good.version) if good else None),
         vmid=intake.inputs.vmid if intake.inputs else None,
         error=life.error,
         errors=intake.errors,

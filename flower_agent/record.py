@@ -31,6 +31,12 @@ class Record:
     images: tuple[tuple[str, str], ...] = ()
     """Reference and digest of each image that was pulled: a tag that moves is not followed."""
 
+    flower: str | None = None
+    """The Flower version that last worked here; a SuperLink's database is of it."""
+
+    refused: tuple[str, str] | None = None
+    """The Flower version whose upgrade failed, and why."""
+
 
 def dump(record: Record) -> bytes:
     """Return the file's content."""
@@ -42,6 +48,8 @@ def dump(record: Record) -> bytes:
         "superlink_vmid": record.superlink_vmid,
         "ca_pin": record.ca_pin,
         "images": dict(record.images),
+        "flower": record.flower,
+        "refused": record.refused,
     }
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -62,6 +70,8 @@ def load(data: bytes) -> Record:
             superlink_vmid=_text(document.get("superlink_vmid")),
             ca_pin=_text(document.get("ca_pin")),
             images=tuple(sorted((str(k), str(v)) for k, v in document["images"].items())),
+            flower=_text(document.get("flower")),
+            refused=_pair(document.get("refused")),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not a state file: {error!r}") from error
@@ -78,6 +88,14 @@ def for_vm(record: Record, vmid: str | None) -> tuple[Record, bool]:
     if record.vmid is None:
         return dataclasses.replace(record, vmid=vmid), False
     return dataclasses.replace(record, vmid=vmid, partition=None), True
+
+
+def _pair(value: object) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or [type(each) for each in value] != [str, str]:
+        raise ValueError(f"{value!r} is not two texts")
+    return value[0], value[1]
 
 
 def _text(value: object) -> str | None:

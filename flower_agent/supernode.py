@@ -71,9 +71,12 @@ class SuperNode:
         except AgentError:
             self._finder.forget()  # what was told and is refused may be told otherwise by now
             raise
-        mixed = mixed_versions(str(settings.version), found.version)
+        mixed = mixed_versions(settings.version, found.version)
+        if mixed and mixed.severity is Severity.ERROR:
+            self._finder.forget()
+            raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
         if mixed:
-            turn.warnings.append(dataclasses.replace(mixed, severity=Severity.WARNING))
+            turn.warnings.append(mixed)
         config = self._node_config(turn)
         turn.record = dataclasses.replace(
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid

@@ -64,6 +64,9 @@ class Turn:
     ca_fingerprint: str | None = None
     """Of the CA that nodes trust, or that this node trusts."""
 
+    version_told: str = ""
+    """The Flower version that other VMs may count on, where it is not that of the settings."""
+
     hung: bool = False
     """The first container's process lives but will never work again: it wants a restart."""
 

@@ -23,6 +23,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
+from flower_agent import flower
+
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 APP = REPOSITORY / "contrib" / "app"
@@ -71,7 +73,7 @@ class Federation:
     ) -> None:
         self.directory = directory
         self.base_port = base_port
-        self.version = (variables or {}).get("FLOWER_VERSION", "1.25.0")
+        self.version = flower.parse_version((variables or {}).get("FLOWER_VERSION", flower.DEFAULT))
         self._name = name
         self._say = say
         self._environment = {**os.environ, **(environment or {})}
@@ -87,8 +89,8 @@ class Federation:
 
     @property
     def control_port(self) -> int:
-        """Loopback port of the Control API."""
-        return self.base_port + 3
+        """Loopback port of the Control API; from 1.40 on it is the Fleet's."""
+        return self.base_port + (2 if flower.band(self.version).control_is_fleet else 3)
 
     @property
     def onegate_url(self) -> str:
@@ -214,6 +216,15 @@ class Federation:
             f"{machine.name} is not ready after {timeout_s:.0f} s: {self.status(machine)}"
         )
 
+    def connected(self, timeout_s: float = 60.0) -> int:
+        """Return how many SuperNodes the SuperLink's agent counts, once it counts them all."""
+        end, wanted = time.monotonic() + timeout_s, len(self.supernodes)
+        while True:
+            found = int(self.status(self.superlink).get("nodes") or 0)
+            if found >= wanted or time.monotonic() > end:
+                return found
+            time.sleep(0.5)
+
     def gate_open(self, machine: Machine) -> bool:
         """Tell whether OneFlow's READY gate of that VM is open."""
         return bool(self.onegate("GET", "/sandbox/vms")[str(machine.vmid)]["gate_open"])
@@ -236,21 +247,17 @@ class Federation:
 
         Raises SandboxError when the CLI fails or no end comes.
         """
-        app = self.directory / "app"
-        shutil.rmtree(app, ignore_errors=True)
-        shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", app / "ca.crt")
-        with (app / "pyproject.toml").open("a") as file:
-            file.write(
-                "\n[tool.flwr.federations.sandbox]\n"
-                f'address = "127.0.0.1:{self.control_port}"\nroot-certificates = "ca.crt"\n'
-            )
-        for path in (app, *app.rglob("*")):
-            os.chown(path, 49999, 49999)
+        work = self._submission()
         name = f"{self._name}-flwr-run"
         command = ["docker", "run", "--rm", "--name", name, "--network", "host"]
-        command += ["-e", "FLWR_TELEMETRY_ENABLED=0", "-v", f"{app}:/app/work", "-w", "/app/work"]
-        command += ["--entrypoint", "flwr", f"flwr/superexec:{self.version}"]
+        environment = {
+            "FLWR_HOME": "/app/work/home",
+            **dict(flower.environment(self.version, debug=False)),
+        }
+        for variable, value in environment.items():
+            command += ["-e", f"{variable}={value}"]
+        command += ["-v", f"{work}:/app/work", "-w", "/app/work/app"]
+        command += ["--entrypoint", "flwr", flower.image("flwr", "superexec", self.version)]
         command += ["run", ".", "sandbox", "--stream"]
         command += ["--run-config", config] if config else []
         subprocess.run(["docker", "rm", "-f", name], check=False, capture_output=True, timeout=60)
@@ -265,6 +272,25 @@ class Federation:
                     raise SandboxError(f"flwr run ended with {process.returncode}")
             finally:
                 process.kill()
+
+    def _submission(self) -> pathlib.Path:
+        """Return a directory with the app and with what ``flwr`` must know of the SuperLink."""
+        work = self.directory / "submit"
+        shutil.rmtree(work, ignore_errors=True)
+        app = work / "app"
+        shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", work / "ca.crt")
+        told = f'address = "127.0.0.1:{self.control_port}"\nroot-certificates = '
+        if self.version.release < flower.CONFIG_TOML_SINCE:
+            with (app / "pyproject.toml").open("a") as file:
+                file.write(f'\n[tool.flwr.federations.sandbox]\n{told}"../ca.crt"\n')
+        else:
+            (work / "home").mkdir()
+            config = f'[superlink.sandbox]\n{told}"/app/work/ca.crt"\n'
+            (work / "home" / "config.toml").write_text(config)
+        for path in (work, *work.rglob("*")):
+            os.chown(path, flower.UID, flower.UID)
+        return work
 
     def down(self) -> None:
         """End the agents and the OneGate, remove the containers; the directory stays."""
@@ -286,7 +312,7 @@ class Federation:
                 "FLOWER_ADDRESS": "127.0.0.1",
                 "FLOWER_SERVERAPPIO_PORT": str(port + 1),
                 "FLOWER_FLEET_PORT": str(port + 2),
-                "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{port + 3}",
+                "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self.control_port}",
             }
         else:
             variables |= {"FLOWER_CLIENTAPPIO_PORT": str(port + 4), "FLOWER_SERVER_ADDRESS": ""}

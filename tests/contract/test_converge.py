@@ -28,6 +28,7 @@ from flower_agent.paths import Paths
 from flower_agent.record import Record
 from flower_agent.status import Fact, Mark
 from flower_agent.turn import Prepared, Turn
+from flower_agent.upgrader import Upgrader
 from flower_agent.workload import Workload
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -59,30 +60,53 @@ class Found:
         pass
 
 
+class Searched:
+    """What a search found of the SuperLink."""
+
+    published, asked = "", 0
+
+    def version(self, _):
+        return self.published
+
+    def forget(self):
+        self.asked += 1
+
+
 class Vm:
     """A SuperNode's VM with an Engine in memory, and one turn after another."""
 
     def __init__(self, root, appio_port, **more):
         self.paths = Paths(root)
-        self.now, self.monotonic = START, 1000.0
+        self.now, self.monotonic, self.record = START, 1000.0, Record()
         self.engine = FakeEngine(now=lambda: self.now)
         self.duty = Found()
-        self.gpu, self.asked = Files(), Asked()
+        self.gpu, self.asked, self.search = Files(), Asked(), Searched()
         errands = Errands(lambda: None)
         workload = Workload(self.engine, errands, wake=lambda: None)
         accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
         duties = {Role.SUPERNODE: self.duty}
-        self.converger = Converger(self.paths, "", workload, duties, accelerator)
-        context = {
+        self.converger = Converger(
+            self.paths,
+            "",
+            workload,
+            duties,
+            accelerator=accelerator,
+            upgrader=Upgrader("", self.paths, workload, self.search),
+        )
+        self._context = {
             "FLOWER_ROLE": "client",
             "TLS_ENABLED": "NO",
             "FLOWER_SERVER_ADDRESS": "10.0.0.5",
             "FLOWER_CLIENTAPPIO_PORT": str(appio_port),
-            **more,
         }
-        self.settings = settings.parse(context, {}).settings
-        self.images = roles.images(self.settings)
+        self.set(**more)
         self._sockets = contextlib.ExitStack()
+
+    def set(self, **more):
+        """Change the context."""
+        self._context |= more
+        self.settings = settings.parse(self._context, {}).settings
+        self.images = roles.images(self.settings)
 
     def turn(self):
         """Return what is unmet after one turn."""
@@ -94,10 +118,12 @@ class Vm:
             client=None,
             now=self.now,
             monotonic=self.monotonic,
-            record=Record(),
+            record=self.record,
             gpu=self.gpu,
         )
-        return self.converger.turn(self.last)
+        unmet = self.converger.turn(self.last)
+        self.record = self.last.record
+        return unmet
 
     def boot(self):
         """Let the images be there, the containers run for a minute and the SuperExec attach."""
@@ -359,3 +385,45 @@ def test_a_gpu_that_is_lost_while_running_is_noticed_and_its_return_too(gpu_vm):
     gpu_vm.engine.programs[gpu_probe.COMMAND] = works
     gpu_vm.pass_time(21)
     gpu_vm.settle(lambda unmet: unmet is None and gpu_vm.last.facts["gpu"].mark is Mark.OK)
+
+
+# Another Flower version
+
+
+def versions(vm):
+    """Return the Flower version of each container."""
+    return {kept.spec.image.partition(":")[2].partition("-")[0] for kept in vm.engine.kept.values()}
+
+
+def test_a_supernode_keeps_its_version_until_its_superlink_has_the_new_one(vm):
+    vm.search.published = "1.25.0"
+    vm.boot()
+    assert vm.turn() is None
+    vm.set(FLOWER_VERSION="1.34.0")
+    for image in vm.images:
+        vm.engine.hold(image)
+    assert vm.turn() is None
+    assert versions(vm) == {"1.25.0"}
+    assert vm.last.version_told == "1.25.0"
+    assert [w.code for w in vm.last.warnings] == ["version.follows"]
+    vm.search.published = "1.34.0"
+    vm.turn()
+    assert versions(vm) == {"1.34.0"}
+    assert vm.last.version_told == "1.25.0"
+    assert vm.turn() is None
+    assert vm.turn() is None
+    assert (vm.last.version_told, vm.last.warnings) == ("1.34.0", [])
+
+
+def test_a_waiting_supernode_asks_for_its_superlink_every_half_minute(vm):
+    vm.search.published = "1.25.0"
+    vm.boot()
+    vm.turn()
+    vm.set(FLOWER_VERSION="1.34.0")
+    vm.turn()
+    vm.pass_time(29)
+    vm.turn()
+    assert vm.search.asked == 1
+    vm.pass_time(2)
+    vm.turn()
+    assert vm.search.asked == 2

@@ -396,7 +396,7 @@ def test_new_settings_end_the_rest(machine):
 
 
 def test_a_start_that_docker_refuses_again_and_again_rests_too(machine):
-    machine.engine.refuse_start = "could not select device driver"
+    machine.engine.refuse_start = "exec format error"
     tries = []
     for _ in range(60):
         try:
@@ -406,7 +406,7 @@ def test_a_start_that_docker_refuses_again_and_again_rests_too(machine):
         machine.clock.sleep(1)
     assert tries == [("container.refused", at) for at in (0, 1, 11, 31)]
     assert machine.workload.ended(SUPERLINK).finding.code == "container.refused"
-    assert "could not select device driver" in machine.workload.ended(SUPERLINK).finding.message
+    assert "exec format error" in machine.workload.ended(SUPERLINK).finding.message
 
 
 def test_an_end_is_told_with_its_exit_code_and_last_words(machine):

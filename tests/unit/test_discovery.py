@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import discovery, report
+from flower_agent import discovery, flower, report
 from flower_agent.address import Address
 from flower_agent.discovery import Member, Partition, Peer, Service
 from flower_agent.errors import AgentError, Severity
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CA = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
+V25 = flower.parse_version("1.25.0")
 CA_BASE64 = base64.b64encode(CA.encode()).decode()
 WHOLE = {
     "FLOWER_ROLE": "superlink",
@@ -225,7 +226,7 @@ def test_what_another_vm_says_reaches_no_terminal_as_it_is():
     found = (
         refused(discovery.superlink, [peer(**whole)]).finding,
         refused(discovery.superlink, [peer(1, evil, **WHOLE), peer(**WHOLE)]).finding,
-        discovery.mixed_versions("1.25.0", evil),
+        discovery.mixed_versions(V25, evil),
     )
     for finding in found:
         assert finding.message.isprintable()
@@ -270,14 +271,21 @@ def test_an_endpoint_survives_the_way_over_onegate(host, port):
     "other", ["", "1.25.0", "1.25.3", "1.25.0-py3.13-ubuntu24.04", "1.25.0-py3.13-alpine3.22"]
 )
 def test_versions_that_differ_in_the_patch_only_are_one(other):
-    assert discovery.mixed_versions("1.25.0", other) is None
+    assert discovery.mixed_versions(V25, other) is None
 
 
-@pytest.mark.parametrize("other", ["1.26.0", "2.25.0", "nonsense"])
+@pytest.mark.parametrize("other", ["1.26.0", "1.39.0", "nonsense"])
 def test_versions_that_differ_in_major_or_minor_are_a_finding(other):
-    found = discovery.mixed_versions("1.25.0", other)
-    assert (found.code, found.severity) == ("version.mixed", Severity.ERROR)
+    found = discovery.mixed_versions(V25, other)
+    assert (found.code, found.severity) == ("version.mixed", Severity.WARNING)
     assert found.message == f"this VM runs Flower 1.25.0, its SuperLink {other}"
+
+
+@pytest.mark.parametrize(("own", "other"), [("1.25.0", "1.40.0"), ("1.42.0", "1.39.0")])
+def test_versions_that_cannot_talk_to_each_other_are_an_error(own, other):
+    found = discovery.mixed_versions(flower.parse_version(own), other)
+    assert (found.code, found.severity) == ("version.mixed", Severity.ERROR)
+    assert "cannot talk" in found.message
 
 
 # Partitions

@@ -20,7 +20,7 @@ ELSEWHERE = {"contrib/app/README.md"}
 OURS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/failures.md",
     "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md", "docs/sandbox.md",
-    "docs/status.md",
+    "docs/status.md", "docs/versions.md",
 )  # fmt: skip
 PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))
 

@@ -30,6 +30,7 @@ class Seen:
     facts: dict = dataclasses.field(default_factory=dict)
     told: dict = dataclasses.field(default_factory=dict)
     commands: tuple = ()
+    version_told: str = ""
     ca_fingerprint: str | None = None
     have: tuple = ()
     client: object = None
@@ -164,3 +165,9 @@ def test_a_container_is_shown_with_its_restarts():
             "restarts": 3,
         },
     )
+
+
+def test_the_version_that_other_vms_may_count_on_is_the_one_that_is_told():
+    context = {"FLOWER_ROLE": "server", "FLOWER_VERSION": "1.34.0"}
+    assert draw(read(context), Seen(version_told="1.25.0")).version == "1.25.0"
+    assert draw(read(context), Seen()).version == "1.34.0"

@@ -11,7 +11,8 @@ PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
     "discovery", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe", "images",
     "interfaces", "life", "mounts", "names", "parsers", "pem", "plan", "protobuf", "record",
-    "reference", "report", "roles", "rules", "secret", "settings", "sockets", "status", "variable",
+    "reference", "report", "roles", "rules", "secret", "settings", "sockets", "status", "upgrade",
+    "variable",
 )  # fmt: skip
 
 WORLD = {

@@ -19,6 +19,8 @@ WHOLE = Record(
     superlink_vmid="28",
     ca_pin="ab" * 32,
     images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
+    flower="1.25.0",
+    refused=("1.34.0", "flower-superlink ended with status 1"),
 )
 
 
@@ -36,6 +38,8 @@ def test_the_file_says_what_it_is():
         "superlink_vmid": "28",
         "ca_pin": "ab" * 32,
         "images": {"flwr/superexec:1.25.0": "sha256:aa", "flwr/supernode:1.25.0": "sha256:bb"},
+        "flower": "1.25.0",
+        "refused": ["1.34.0", "flower-superlink ended with status 1"],
     }
 
 
@@ -53,6 +57,7 @@ def test_a_file_of_another_agent_may_hold_more():
     "data",
     [
         *(b"", b"\xff", b"[]", b"{", b"null", b"1", b'{"images": []}', b'{"images": null}'),
+        b'{"images": {}, "refused": "no"}',
         b'{"images": {}, "partition": {"partition_id": 1e999, "num_partitions": 1}}',
     ],
 )

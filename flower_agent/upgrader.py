@@ -1,0 +1,169 @@
+"""Takes a VM from one Flower version to another, and back when the new one does not work.
+
+The steps are the plan's own; between the end of the old SuperLink and the start of the new one the
+database is copied, or put back. What is to be done follows from the record and from which copy is
+there, so an agent that is killed anywhere goes on from there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from . import backoff, roles, upgrade
+from .containers import Part
+from .database import Database
+from .errors import AgentError
+from .life import Phase, Unmet
+from .parsers import Role
+from .paths import Paths
+from .plan import Action, Step
+from .settings import Settings
+from .status import Mark
+from .turn import Turn
+from .upgrade import Course
+from .workload import Workload
+
+GIVE_UP_S = 180.0
+"""A new version that does not work after so long is taken back."""
+
+LOOK_AGAIN_S = 30.0
+"""So often a SuperNode that waits for its SuperLink asks OneGate."""
+
+log = structlog.get_logger()
+
+
+class Search(Protocol):
+    """What the SuperNode's search knows of the SuperLink."""
+
+    def version(self, settings: Settings) -> str | None:
+        """Return what it publishes; empty where nothing tells, None before an answer."""
+
+    def forget(self) -> None:
+        """Ask again."""
+
+
+class Upgrader:
+    """Decides which version a turn runs, and sees the change through."""
+
+    def __init__(
+        self,
+        prefix: str,
+        paths: Paths,
+        workload: Workload,
+        search: Search,
+        *,
+        scale: float = 1.0,
+    ) -> None:
+        self._name = roles.name(prefix, Part.SUPERLINK)
+        self._workload = workload
+        self._database = Database(paths.superlink, paths.copies)
+        self._search = search
+        self._scale = scale
+        self._course: Course | None = None
+        self._wanted = ""
+        self._since: float | None = None
+        self._look_at = 0.0
+
+    def begin(self, turn: Turn) -> None:
+        """Let the turn run the version that it should run now."""
+        settings, record = turn.settings, turn.record
+        self._wanted = str(settings.version)
+        if record.refused is not None and record.refused[0] != self._wanted:
+            turn.record = record = dataclasses.replace(record, refused=None)
+        match settings.role:
+            case Role.SUPERLINK:
+                self._course = upgrade.for_superlink(settings.version, record)
+            case Role.SUPERNODE:
+                published = self._search.version(settings)
+                self._course = upgrade.for_supernode(settings.version, record, published)
+                if self._course.finding and turn.monotonic >= self._look_at:
+                    self._look_at = turn.monotonic + LOOK_AGAIN_S * self._scale
+                    self._search.forget()
+            case Role.SUPEREXEC:
+                self._course = None
+        if self._course is None:
+            return
+        turn.settings = dataclasses.replace(settings, version=self._course.version)
+        turn.version_told = self._course.told
+        if self._course.finding is not None:
+            turn.warnings.append(self._course.finding)
+        if self._course.before is not None:
+            told = f"from Flower {self._course.before} to {self._course.version}"
+            turn.note("upgrade", Mark.WAITING, told)
+
+    def words(self, turn: Turn, steps: tuple[Step, ...]) -> list[str]:
+        """Return the steps as a person reads them, with what happens between."""
+        cut, work = self._between(turn, steps)
+        said = [str(step) for step in steps]
+        return [*said[:cut], work[0], *said[cut:]] if work else said
+
+    def apply(self, turn: Turn, steps: tuple[Step, ...], pins: Mapping[str, str]) -> None:
+        """Do the steps, and what must be done with the database between them."""
+        cut, work = self._between(turn, steps)
+        if work is None:
+            self._workload.apply(steps, pins)
+            return
+        try:
+            if self._course and self._course.before:
+                self._database.check_room()
+            self._workload.apply(steps[:cut], pins)
+            log.info("upgrade.database", does=work[0])
+            work[1]()
+        except AgentError as error:
+            if error.finding.code == "state.unwritable" and self._course and self._course.before:
+                self._refuse(turn, str(error))
+            raise
+        self._workload.apply(steps[cut:], pins)
+
+    def judge(self, turn: Turn, unmet: Unmet | None) -> None:
+        """Keep what worked; take back what does not."""
+        if self._course is None:
+            return
+        version = str(self._course.version)
+        if unmet is None:
+            self._since = None
+            if turn.record.flower != version:
+                if turn.record.flower and turn.settings.role is Role.SUPERLINK:
+                    log.info("upgrade.done", version=version, before=turn.record.flower)
+                    self._database.keep(turn.record.flower)
+                turn.record = dataclasses.replace(turn.record, flower=version)
+            return
+        if self._course.before is None or turn.settings.role is not Role.SUPERLINK:
+            return
+        if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):
+            self._since = turn.monotonic if self._since is None else self._since
+        else:
+            self._since = None
+        since = turn.monotonic if self._since is None else self._since
+        looped = self._workload.failures(self._name) >= backoff.LOOP_AT
+        denied = unmet.fatal and unmet.phase in (Phase.IMAGE, Phase.CONTAINER, Phase.HEALTH)
+        if looped or denied or turn.monotonic - since > GIVE_UP_S * self._scale:
+            self._refuse(turn, str(unmet.finding or "it does not answer"))
+
+    def _refuse(self, turn: Turn, why: str) -> None:
+        log.error("upgrade.failed", version=self._wanted, reason=why)
+        self._since = None
+        turn.record = dataclasses.replace(turn.record, refused=(self._wanted, why))
+
+    def _between(
+        self, turn: Turn, steps: tuple[Step, ...]
+    ) -> tuple[int, tuple[str, Callable[[], None]] | None]:
+        """Return before which step the database is worked on, and how."""
+        created = (i for i, s in enumerate(steps) if s.action is Action.CREATE)
+        cut = next((i for i in created if steps[i].name == self._name), len(steps))
+        if self._course is None or cut == len(steps):
+            return cut, None
+        if self._course.before is not None:
+            old = str(self._course.before)
+            if self._database.copied(old):
+                return cut, None
+            return cut, (f"copy the database of Flower {old}", lambda: self._database.copy(old))
+        held = turn.record.flower
+        if turn.record.refused is not None and held and self._database.copied(held):
+            return cut, (
+                f"put the database of Flower {held} back",
+                lambda: self._database.restore(held),
+            )
+        return cut, None

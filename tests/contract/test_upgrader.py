@@ -1,0 +1,298 @@
+"""A SuperLink goes to another Flower version on an Engine in memory, and back where it must."""
+
+import contextlib
+import datetime
+import socket
+
+import pytest
+from fake_engine import FakeEngine
+from real_engine import until
+
+from flower_agent import roles, settings, trust
+from flower_agent.accelerator import Accelerator
+from flower_agent.converge import Converger
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError
+from flower_agent.host import HostFacts
+from flower_agent.keyring import Keyring
+from flower_agent.life import Phase
+from flower_agent.parsers import Role
+from flower_agent.paths import Paths
+from flower_agent.record import Record
+from flower_agent.turn import Prepared, Turn
+from flower_agent.upgrader import GIVE_UP_S, Upgrader
+from flower_agent.workload import Workload
+
+START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+MAIN = "flower-superlink"
+OLD, NEW = "1.25.0", "1.34.0"
+
+
+class Serving:
+    """A SuperLink's duty; `broken` are the versions that never answer."""
+
+    def __init__(self):
+        self.broken = ()
+
+    def prepare(self, _):
+        return Prepared(trust=trust.Wanted(source=trust.Source.OFF), site={})
+
+    def may_start(self, _):
+        pass
+
+    def check(self, turn, _):
+        if str(turn.settings.version) in self.broken:
+            raise AgentError("control.unavailable", "it does not answer", retryable=True)
+
+
+class Vm:
+    """A SuperLink's VM; `reboot` gives it a new agent that knows only what is on disk."""
+
+    def __init__(self, root, ports):
+        self.paths, self._ports = Paths(root), ports
+        self.now, self.monotonic, self.record = START, 1000.0, Record()
+        self.engine, self.duty = FakeEngine(now=lambda: self.now), Serving()
+        self.database = self.paths.superlink / "state.db"
+        self._sockets = contextlib.ExitStack()
+        self.set(OLD)
+        self.reboot()
+
+    def set(self, version, *, images=True):
+        context = {
+            "FLOWER_ROLE": "server",
+            "TLS_ENABLED": "NO",
+            "FLOWER_ADDRESS": "127.0.0.1",
+            "FLOWER_VERSION": version,
+            "FLOWER_FLEET_PORT": str(self._ports[0]),
+            "FLOWER_SERVERAPPIO_PORT": str(self._ports[1]),
+            "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self._ports[2]}",
+        }
+        self.settings = settings.parse(context, {}).settings
+        for image in roles.images(self.settings) if images else ():
+            self.engine.hold(image)
+
+    def reboot(self):
+        errands = Errands(lambda: None)
+        workload = Workload(self.engine, errands, wake=lambda: None)
+        self.converger = Converger(
+            self.paths,
+            "",
+            workload,
+            {Role.SUPERLINK: self.duty},
+            accelerator=Accelerator(self.engine, errands),
+            upgrader=Upgrader("", self.paths, workload, None),
+        )
+        self.pardon = workload.pardon
+
+    def change(self, version, **how):
+        """Set another version as the loop would take it."""
+        self.set(version, **how)
+        self.pardon()
+
+    def turn(self):
+        self.last = Turn(
+            settings=self.settings,
+            variables={},
+            host=HostFacts((), None, 2**31, "boot"),
+            keyring=Keyring(self.paths.tls),
+            client=None,
+            now=self.now,
+            monotonic=self.monotonic,
+            record=self.record,
+        )
+        unmet = self.converger.turn(self.last)
+        self.record = self.last.record
+        return unmet
+
+    def settle(self):
+        """Turn, a second each, until all works; tell within how many turns."""
+        for turns in range(400):
+            if self.turn() is None:
+                return turns
+            self.pass_time(1)
+        raise AssertionError("it never works")
+
+    def boot(self):
+        self.turn()
+        self.database.write_text(f"of {OLD}")
+        self._sockets.enter_context(socket.create_server(("127.0.0.1", self._ports[1])))
+        self._sockets.enter_context(socket.create_connection(("127.0.0.1", self._ports[1])))
+        self.settle()
+
+    def close(self):
+        """Give the ports of the pretended Flower back."""
+        self._sockets.close()
+
+    def pass_time(self, seconds):
+        self.now += datetime.timedelta(seconds=seconds)
+        self.monotonic += seconds
+
+    @property
+    def version(self):
+        image = self.engine.kept[MAIN].spec.image
+        return image.partition(":")[2].partition("-")[0]
+
+    def copies(self):
+        return sorted(path.name for path in self.paths.copies.glob("*"))
+
+
+@pytest.fixture
+def vm(tmp_path):
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [server.getsockname()[1] for server in taken]
+    with contextlib.closing(Vm(tmp_path, ports)) as made:
+        made.boot()
+        yield made
+
+
+def test_the_version_that_works_is_remembered(vm):
+    assert vm.record.flower == OLD
+    assert vm.last.version_told == OLD
+
+
+def test_the_database_is_copied_after_the_old_ended_and_before_the_new_begins(vm):
+    vm.engine.calls.clear()
+    seen = {}
+    stop, create = vm.engine.remove, vm.engine.create
+
+    def noting(call, word):
+        def noted(*arguments):
+            seen.setdefault(word, vm.copies())
+            return call(*arguments)
+
+        return noted
+
+    vm.engine.remove, vm.engine.create = noting(stop, "remove"), noting(create, "create")
+    vm.change(NEW)
+    vm.turn()
+    assert seen == {"remove": [], "create": [f"superlink-{OLD}"]}
+    assert vm.version == NEW
+    assert (vm.last.version_told, vm.record.flower) == (OLD, OLD)
+    vm.settle()
+    vm.turn()
+    assert (vm.last.version_told, vm.record.flower) == (NEW, NEW)
+    assert vm.copies() == [f"superlink-{OLD}"]
+
+
+def test_a_plan_names_the_copy_where_it_is_made(vm):
+    vm.converger.dry = True
+    vm.set(NEW)
+    vm.turn()
+    planned = vm.converger.planned
+    assert (
+        planned.index(f"copy the database of Flower {OLD}")
+        == planned.index(f"create {MAIN} (settings changed)") - 1
+    )
+    assert vm.copies() == []
+
+
+def fails(vm):
+    """Let the new version migrate the database and then never work, until it is given up."""
+    vm.duty.broken = (NEW,)
+    vm.change(NEW)
+    vm.turn()
+    vm.database.write_text(f"of {NEW}")
+    vm.pass_time(GIVE_UP_S + 1)
+
+
+def test_a_version_that_never_answers_is_taken_back_with_the_database_as_it_was(vm):
+    fails(vm)
+    vm.settle()
+    assert vm.version == OLD
+    assert vm.database.read_text() == f"of {OLD}"
+    (warning,) = vm.last.warnings
+    assert warning.code == "version.failed"
+    assert "it does not answer" in warning.message
+    assert vm.last.version_told == OLD
+    assert vm.copies() == []
+
+
+def test_a_version_that_ends_again_and_again_is_taken_back(vm):
+    vm.duty.broken = (NEW,)
+    vm.change(NEW)
+    vm.turn()
+    for _ in range(3):
+        vm.engine.end(MAIN, 1)
+        vm.pass_time(25)
+        vm.turn()
+    vm.settle()
+    assert vm.version == OLD
+    assert "ended with status 1" in vm.last.warnings[0].message
+
+
+def test_what_failed_is_not_tried_again_before_something_else_was_wanted(vm):
+    fails(vm)
+    vm.settle()
+    vm.duty.broken = ()
+    vm.reboot()
+    vm.settle()
+    assert vm.version == OLD
+    vm.change(OLD)
+    vm.settle()
+    assert vm.last.warnings == []
+    vm.change(NEW)
+    vm.settle()
+    assert vm.version == NEW
+
+
+@pytest.mark.parametrize("killed_in", ["stop", "remove", "create", "start"])
+def test_an_agent_that_is_killed_within_goes_on(vm, killed_in):
+    vm.change(NEW)
+    vm.engine.lose_reply = killed_in
+    vm.turn()
+    vm.reboot()
+    vm.settle()
+    assert (vm.version, vm.copies()) == (NEW, [f"superlink-{OLD}"])
+
+
+@pytest.mark.parametrize("killed_in", ["stop", "remove", "create", "start"])
+def test_an_agent_that_is_killed_while_it_goes_back_goes_on(vm, killed_in):
+    fails(vm)
+    vm.turn()
+    vm.engine.lose_reply = killed_in
+    vm.turn()
+    vm.reboot()
+    vm.settle()
+    assert (vm.version, vm.database.read_text()) == (OLD, f"of {OLD}")
+
+
+def test_an_image_that_is_not_there_leaves_the_old_version_running_and_says_why(vm):
+    before = vm.engine.kept[MAIN].shown
+    vm.change(NEW, images=False)
+    assert until(lambda: vm.turn() is None)
+    assert vm.engine.kept[MAIN].shown == before
+    assert vm.last.warnings[0].code == "version.failed"
+    assert f"superlink:{NEW}" in vm.last.warnings[0].message
+
+
+def test_a_copy_that_cannot_be_made_leaves_the_old_version_running_and_says_why(vm):
+    vm.paths.copies.write_text("no directory")
+    vm.change(NEW)
+    vm.close()
+    vm.settle()
+    assert vm.version == OLD
+    assert vm.database.read_text() == f"of {OLD}"
+    assert "state.unwritable" in vm.last.warnings[0].message
+
+
+def test_a_database_does_not_go_back_to_an_older_version(vm):
+    vm.change(NEW)
+    vm.settle()
+    before = vm.engine.kept[MAIN].shown
+    vm.change(OLD)
+    vm.settle()
+    assert vm.engine.kept[MAIN].shown == before
+    assert vm.last.warnings[0].code == "version.downgrade"
+    assert vm.last.version_told == NEW
+
+
+def test_a_slow_start_is_no_failure(vm):
+    vm.duty.broken = (NEW,)
+    vm.change(NEW)
+    vm.turn()
+    vm.pass_time(GIVE_UP_S - 1)
+    assert vm.turn().phase is Phase.HEALTH
+    vm.duty.broken = ()
+    vm.settle()
+    assert vm.version == NEW
