@@ -28,6 +28,9 @@ from .workload import Workload
 GIVE_UP_S = 180.0
 """A new version that does not work after so long is taken back."""
 
+PROBATION_S = 20.0
+"""So long a SuperLink's new version must work before it counts, and nodes follow."""
+
 LOOK_AGAIN_S = 30.0
 """So often a SuperNode that waits for its SuperLink asks OneGate."""
 
@@ -64,6 +67,7 @@ class Upgrader:
         self._course: Course | None = None
         self._wanted = ""
         self._since: float | None = None
+        self._good_since: float | None = None
         self._look_at = 0.0
 
     def begin(self, turn: Turn) -> None:
@@ -122,15 +126,17 @@ class Upgrader:
         if self._course is None:
             return
         version = str(self._course.version)
+        superlink = turn.settings.role is Role.SUPERLINK
         if unmet is None:
             self._since = None
-            if turn.record.flower != version:
-                if turn.record.flower and turn.settings.role is Role.SUPERLINK:
+            if turn.record.flower != version and self._proved(turn):
+                if turn.record.flower and superlink:
                     log.info("upgrade.done", version=version, before=turn.record.flower)
                     self._database.keep(turn.record.flower)
                 turn.record = dataclasses.replace(turn.record, flower=version)
             return
-        if self._course.before is None or turn.settings.role is not Role.SUPERLINK:
+        self._good_since = None
+        if self._course.before is None or not superlink:
             return
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):
             self._since = turn.monotonic if self._since is None else self._since
@@ -141,6 +147,15 @@ class Upgrader:
         denied = unmet.fatal and unmet.phase in (Phase.IMAGE, Phase.CONTAINER, Phase.HEALTH)
         if looped or denied or turn.monotonic - since > GIVE_UP_S * self._scale:
             self._refuse(turn, str(unmet.finding or "it does not answer"))
+
+    def _proved(self, turn: Turn) -> bool:
+        """Tell whether what runs may count: at once, unless a SuperLink's database hangs on it."""
+        if self._course is None or self._course.before is None:
+            return True
+        if turn.settings.role is not Role.SUPERLINK:
+            return True
+        self._good_since = turn.monotonic if self._good_since is None else self._good_since
+        return turn.monotonic - self._good_since >= PROBATION_S * self._scale
 
     def _refuse(self, turn: Turn, why: str) -> None:
         log.error("upgrade.failed", version=self._wanted, reason=why)

@@ -108,7 +108,7 @@ def test_nodes_follow_an_upgraded_superlink_whose_database_was_copied(federation
     assert rounds(federation, NEW) == 3
 
 
-def test_an_upgrade_that_fails_is_taken_back_with_the_database_and_says_why(federation, broken):
+def test_an_upgrade_that_fails_is_taken_back_with_the_database_and_says_why(broken, federation):
     link = federation.superlink
     change(federation, link, BROKEN)
     wait_for(lambda: "version.failed" in warnings(federation, link), "it was given up", 180)
