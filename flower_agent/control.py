@@ -1,7 +1,8 @@
 """What Flower's Control API says about nodes and runs: values, and their bytes. Pure.
 
 Field numbers as read from Flower's own programs, 1.23 to 1.42, where they are the same (1.42 only
-adds). Ids exceed 2^63, so they are text everywhere outside the wire.
+adds), save that a node of 1.23 lacks the name of its owner, field 3, so that all behind it have a
+number less. Ids exceed 2^63, so they are text everywhere outside the wire.
 """
 
 import dataclasses
@@ -90,19 +91,7 @@ def encode_stop_run(run_id: str) -> bytes:
 
 def decode_nodes(data: bytes) -> tuple[NodeInfo, ...]:
     """Return the nodes of a ListNodesResponse. Raises ValueError."""
-    return tuple(
-        NodeInfo(
-            node_id=str(node.integer(1)),
-            status=_known(NodeStatus, node.text(4)),
-            registered_at=node.text(5),
-            last_activated_at=node.text(6),
-            last_deactivated_at=node.text(7),
-            unregistered_at=node.text(8),
-            online_until=_date(node.double(9)),
-            public_key=node.data(11),
-        )
-        for node in protobuf.decode(data).messages(1)
-    )
+    return tuple(_node(node) for node in protobuf.decode(data).messages(1))
 
 
 def decode_runs(data: bytes) -> tuple[RunInfo, ...]:
@@ -110,6 +99,21 @@ def decode_runs(data: bytes) -> tuple[RunInfo, ...]:
     entries = protobuf.decode(data).messages(1)  # a map of run id to run
     runs = (_run(entry.message(2)) for entry in entries)
     return tuple(sorted(runs, key=lambda run: (run.pending_at, run.run_id)))
+
+
+def _node(node: protobuf.Message) -> NodeInfo:
+    named = node.text(4) in set(NodeStatus) or node.text(3) not in set(NodeStatus)
+    first = 4 if named else 3
+    return NodeInfo(
+        node_id=str(node.integer(1)),
+        status=_known(NodeStatus, node.text(first)),
+        registered_at=node.text(first + 1),
+        last_activated_at=node.text(first + 2),
+        last_deactivated_at=node.text(first + 3),
+        unregistered_at=node.text(first + 4),
+        online_until=_date(node.double(first + 5)),
+        public_key=node.data(first + 7),
+    )
 
 
 def _run(run: protobuf.Message) -> RunInfo:

@@ -59,6 +59,26 @@ def test_a_node_is_read_with_its_id_as_unsigned_text():
     assert node.status is control.NodeStatus.ONLINE
 
 
+def test_a_node_of_1_23_which_lacks_its_owners_name_is_read_alike():
+    old = protobuf.encode(
+        (1, BIG_ID),
+        (2, "<none>"),
+        (3, "online"),
+        (4, "2025-11-24T10:00:00+00:00"),
+        (5, "2025-11-24T10:01:00+00:00"),
+        (8, 1_800_000_000.5),
+        (9, 30.0),
+        (10, b"-----BEGIN PUBLIC KEY-----"),
+    )
+    assert control.decode_nodes(nodes(old)) == control.decode_nodes(nodes(a_node()))
+
+
+@pytest.mark.parametrize("owner", ["alice", "online"])
+def test_an_owner_may_have_any_name(owner):
+    named = control.decode_nodes(nodes(a_node((3, owner), status="offline")))
+    assert named[0].status is control.NodeStatus.OFFLINE
+
+
 def test_a_superlink_without_nodes_gives_none():
     assert control.decode_nodes(b"") == ()
     assert control.decode_nodes(nodes()) == ()
