@@ -176,7 +176,7 @@ class Upgrader:
                 return cut, None
             return cut, (f"copy the database of Flower {old}", lambda: self._database.copy(old))
         held = turn.record.flower
-        if turn.record.refused is not None and held and self._database.copied(held):
+        if held and self._database.copied(held):  # an upgrade from it was begun and given up
             return cut, (
                 f"put the database of Flower {held} back",
                 lambda: self._database.restore(held),

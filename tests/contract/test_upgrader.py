@@ -235,6 +235,28 @@ def test_a_version_that_works_for_a_moment_only_is_taken_back(vm):
     assert vm.version == OLD
 
 
+def test_who_turns_back_on_the_way_gets_the_database_as_it_was(vm):
+    vm.duty.broken = (NEW,)
+    vm.change(NEW)
+    vm.turn()
+    vm.database.write_text(f"of {NEW}")
+    vm.change(OLD)
+    vm.settle()
+    assert (vm.version, vm.database.read_text(), vm.copies()) == (OLD, f"of {OLD}", [])
+    assert vm.last.warnings == []
+
+
+def test_a_later_change_of_another_kind_leaves_the_database_alone(vm):
+    vm.change(NEW)
+    vm.settle()
+    vm.database.write_text(f"of {NEW}")
+    vm.engine.stop(MAIN)
+    vm.engine.remove(MAIN)
+    vm.close()
+    vm.settle()
+    assert vm.database.read_text() == f"of {NEW}"
+
+
 def test_what_failed_is_not_tried_again_before_something_else_was_wanted(vm):
     fails(vm)
     vm.settle()

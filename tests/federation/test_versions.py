@@ -14,7 +14,8 @@ from flower_agent import flower
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation, pytest.mark.long]
 
-OLD, NEW, BROKEN, OTHER = "1.25.0", "1.34.0", "1.34.9", "1.42.0"
+OLD, NEW, BROKEN = "1.25.0", "1.34.0", "1.34.9"
+NEWEST, UNHEARD_OF = "1.42.0", "1.99.0"
 SUFFIX = "-py3.13-ubuntu24.04"
 MIGRATES_AND_DIES = rf"""
 FROM flwr/superlink:{NEW}{SUFFIX}
@@ -22,11 +23,36 @@ ENTRYPOINT ["bash", "-c", "flower-superlink \"$@\" & sleep 4; kill $!; wait; exi
 """
 
 
+def built(version):
+    build = [sys.executable, REPOSITORY / "contrib/images/build.py", "--flower", version]
+    subprocess.run([*build, "--framework", "sklearn"], check=True)
+
+
+def tagged(new, old):
+    """Return tag → source that make images of one version look like another's."""
+    names = "flwr/superlink:{}{}", "flwr/supernode:{}{}", "flwr/superexec:{}"
+    names += ("flower-agent/superexec:{}-sklearn",)
+    return {name.format(new, SUFFIX): name.format(old, SUFFIX) for name in names}
+
+
 @pytest.fixture(scope="module")
 def new(images):
-    """Images of the new version."""
-    build = [sys.executable, REPOSITORY / "contrib/images/build.py", "--flower", NEW]
-    subprocess.run([*build, "--framework", "sklearn"], check=True)
+    built(NEW)
+
+
+@pytest.fixture(scope="module")
+def newest(images):
+    built(NEWEST)
+
+
+@pytest.fixture
+def unheard_of(newest):
+    """A version that the agent's table does not have."""
+    tags = tagged(UNHEARD_OF, NEWEST)
+    for tag, source in tags.items():
+        docker("tag", source, tag)
+    yield
+    docker("rmi", *tags)
 
 
 @pytest.fixture
@@ -41,28 +67,38 @@ def broken(new):
         text=True,
         env={**os.environ, "DOCKER_BUILDKIT": "0"},
     )
-    tags = {
-        f"flwr/superexec:{BROKEN}": f"flwr/superexec:{NEW}",
-        f"flower-agent/superexec:{BROKEN}-sklearn": f"flower-agent/superexec:{NEW}-sklearn",
-    }
+    tags = tagged(BROKEN, NEW)
     for tag, source in tags.items():
-        docker("tag", source, tag)
+        if tag != made:
+            docker("tag", source, tag)
     yield
-    docker("rmi", made, *tags)
+    docker("rmi", *tags)
 
 
 @pytest.fixture
-def federation(new, tmp_path):
-    made = WatchedFederation(tmp_path, name="versions", base_port=31620, say=lambda _: None)
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
+def make(images, tmp_path):
+    """Makes a federation that is taken down at the end."""
+    made = []
+
+    def up(**variables):
+        federation = WatchedFederation(
+            tmp_path, name="versions", base_port=31620, variables=variables, say=lambda _: None
+        )
+        made.append(federation)
+        federation.up()
+        return federation
+
+    yield up
+    for federation in made:
+        federation.down()
 
 
 def change(federation, machine, version):
-    federation.write_context(machine, {**machine.variables, "FLOWER_VERSION": version})
+    """Set a version, and from 1.40 on the operator's consent."""
+    more = {"FLOWER_VERSION": version}
+    if machine is federation.superlink and flower.band(flower.parse_version(version)).id == "E":
+        more["FLOWER_CONTROL_ADDRESS"] = f"127.0.0.1:{machine.variables['FLOWER_FLEET_PORT']}"
+    federation.write_context(machine, {**machine.variables, **more})
 
 
 def runs(machine, version):
@@ -88,27 +124,30 @@ def rounds(federation, version):
     return sum(bool(re.search(r"round \d of 3: accuracy", line)) for line in federation.submit())
 
 
-def test_nodes_follow_an_upgraded_superlink_whose_database_was_copied(federation):
+@pytest.mark.parametrize("version", [NEW, NEWEST])
+def test_nodes_follow_an_upgraded_superlink_whose_database_was_copied(make, request, version):
+    request.getfixturevalue({NEW: "new", NEWEST: "newest"}[version])
+    federation = make()
     link, *nodes = federation.machines
     for node in nodes:
-        change(federation, node, NEW)
+        change(federation, node, version)
         wait_for(lambda node=node: "version.follows" in warnings(federation, node), "it waits")
         assert ready(federation, node, OLD)
         assert runs(node, OLD)
-    change(federation, link, NEW)
-    wait_for(lambda: ready(federation, link, NEW), "the SuperLink upgraded", 120)
+    change(federation, link, version)
+    wait_for(lambda: ready(federation, link, version), "the SuperLink upgraded", 120)
     for node in nodes:
-        wait_for(lambda node=node: ready(federation, node, NEW), "a node that followed", 180)
-    assert all(runs(machine, NEW) for machine in federation.machines)
-    assert all(warnings(federation, machine) == {} for machine in federation.machines)
-    assert federation.attributes(link)["FLOWER_VERSION"] == NEW
+        wait_for(lambda node=node: ready(federation, node, version), "a node that followed", 180)
+    assert all(runs(machine, version) for machine in federation.machines)
+    assert federation.attributes(link)["FLOWER_VERSION"] == version
     copy = link.root / f"var/lib/flower-agent/copies/superlink-{OLD}/state.db"
     assert copy.read_bytes().startswith(b"SQLite format 3")
     assert federation.connected() == 2
-    assert rounds(federation, NEW) == 3
+    assert rounds(federation, version) == 3
 
 
-def test_an_upgrade_that_fails_is_taken_back_with_the_database_and_says_why(broken, federation):
+def test_an_upgrade_that_fails_is_taken_back_with_the_database_and_says_why(broken, make):
+    federation = make()
     link = federation.superlink
     change(federation, link, BROKEN)
     wait_for(lambda: "version.failed" in warnings(federation, link), "it was given up", 180)
@@ -128,7 +167,7 @@ def test_a_node_of_another_version_says_so_and_waits_where_the_two_cannot_talk(n
     federation.wait_ready(federation.superlink)
     newer, alien = (
         dataclasses.replace(machine, variables={**machine.variables, "FLOWER_VERSION": version})
-        for machine, version in zip(federation.supernodes, (NEW, OTHER), strict=True)
+        for machine, version in zip(federation.supernodes, (NEW, NEWEST), strict=True)
     )
     federation.deploy(newer)
     federation.wait_ready(newer)
@@ -139,3 +178,10 @@ def test_a_node_of_another_version_says_so_and_waits_where_the_two_cannot_talk(n
     wait_for(lambda: federation.status(alien)["error"]["code"] == "version.mixed", "the right one")
     assert "cannot talk to each other" in federation.status(alien)["error"]["message"]
     assert federation.status(alien)["state"] == "starting"
+
+
+def test_a_version_that_nobody_knows_runs_like_the_newest_with_a_warning(unheard_of, make):
+    federation = make(FLOWER_VERSION=UNHEARD_OF)
+    for machine in federation.machines:
+        assert "newer than 1.42" in warnings(federation, machine)["version.newer"]
+    assert rounds(federation, UNHEARD_OF) == 3
