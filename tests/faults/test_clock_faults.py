@@ -242,9 +242,12 @@ def test_a_clock_that_jumps_by_an_hour_stops_nothing_and_is_said(jumping, jump):
         warns(federation, machine, "clock.skew")
         assert state(federation, machine) == "ready"
     asked = len(federation.cloud.requests)
-    docker("kill", main(node))  # what is timed by the clock must still end
-    wait_for(lambda: ids(node) != before[1], "a new start")
-    ready(federation, node)
+    if jump == "-3600":
+        # What is timed by the clock must still end. Ahead of Docker's, which is not turned here as
+        # it is on a VM, the agent would ask for lines that are still to come.
+        docker("kill", main(node))
+        wait_for(lambda: ids(node) != before[1], "a new start")
+        ready(federation, node)
     restart(federation, node)
     ready(federation, node)
     time.sleep(5)  # 100 s of the agents' pace
