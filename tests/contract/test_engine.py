@@ -258,8 +258,8 @@ def test_the_engine_tells_its_runtimes(rig):
 
 def test_a_program_in_a_container_tells_its_status_and_what_it_wrote(rig):
     name = started(rig)
-    rig.program(("/bin/sh", "-c", "echo one; echo two >&2; exit 3"), Answer(3, "one\ntwo\n"))
-    command = ("/bin/sh", "-c", "echo one; echo two >&2; exit 3")
+    rig.program(("/bin/sh", "-c", "echo one; sleep 0.2; echo two >&2; exit 3"), Answer(3, "one\ntwo\n"))
+    command = ("/bin/sh", "-c", "echo one; sleep 0.2; echo two >&2; exit 3")
     assert rig.engine.execute(name, command) == Answer(3, "one\ntwo\n")
 
 
@@ -515,7 +515,7 @@ def test_while_docker_is_away_every_call_says_so_and_then_all_is_well(rig):
     name = started(rig)
     rig.down()
     calls = {
-        "runtimes": (),
+        "offers": (),
         "containers": (),
         "create": (container(rig, "other"), rig.image),
         "start": (name,),
@@ -560,7 +560,7 @@ def test_containers_are_shut_in(real, tmp_path):
         "CpuShares": CPU_SHARES_STARTING,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
         "Binds": None,
-        "DeviceRequests": None,
+        "DeviceRequests": [],
         "AutoRemove": False,
     }
     assert {key: host[key] for key in expected} == expected
