@@ -15,24 +15,26 @@ from collections.abc import Mapping
 
 import structlog
 
-from . import __version__, files, host, life, mounts, nvidia, portrait
+from . import __version__, files, host, life, mounts, nvidia, portrait, publisher
 from . import log as logging
 from .accelerator import Accelerator
 from .converge import Converger
 from .engine import Engine
+from .enroller import Enroller
 from .errands import Errands
 from .errors import AgentError, Finding, warning
 from .finder import Finder
 from .health import Prober
 from .intake import Intake
 from .keyring import Keyring
-from .life import Life, Phase, State, Unmet
+from .life import Phase, Unmet
 from .memory import Memory
+from .node_keys import NodeKeys
 from .notify import Notifier
 from .orders import OrderBox, Orders
 from .parsers import Role
 from .paths import Paths
-from .publisher import Publisher
+from .registrar import Registrar
 from .reporter import Reporter
 from .settings import Settings
 from .status import Status
@@ -84,9 +86,15 @@ class Agent:
         self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
         search = Finder(self._errands, prober, rng=rng, scale=options.scale)
         self._finder = search
+        registrar = Registrar(self._errands, rng=rng, scale=options.scale)
+        self._supernode = SuperNode(
+            prober, search, NodeKeys(options.paths.keys), scale=options.scale
+        )
         duties: dict[Role, Duty] = {
-            Role.SUPERLINK: SuperLink(prober, self._paths.superlink),
-            Role.SUPERNODE: SuperNode(prober, search),
+            Role.SUPERLINK: SuperLink(
+                prober, Enroller(registrar, scale=options.scale), self._paths.superlink
+            ),
+            Role.SUPERNODE: self._supernode,
             Role.SUPEREXEC: SuperExec(prober),
         }
         self._converger = Converger(
@@ -107,7 +115,7 @@ class Agent:
             memory, self._errands, now=time.monotonic(), rng=rng, scale=options.scale
         )
         notifier = Notifier(options.notify_socket)
-        self._publisher = Publisher(self._paths, notifier, self._reporter)
+        self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
         self._life = life.born(_now(), time.monotonic())
         self._intake = Intake(options.paths, options.context_file)
         self._memory = Memory(options.paths.record)
@@ -159,7 +167,7 @@ class Agent:
         self._life = life.step(
             before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
         )
-        _log_change(before, self._life)
+        publisher.log_change(before, self._life)
         self._publish_safely(now, monotonic)
         return self._pause_s(unmet, monotonic)
 
@@ -219,6 +227,7 @@ class Agent:
             monotonic=time.monotonic(),
             record=record,
             data_propagation="rslave" if follows else "rprivate",
+            dry=self._converger.dry,
         )
 
     def _take(self, good: Settings) -> None:
@@ -239,8 +248,15 @@ class Agent:
     def _publish(self, now: datetime.datetime, monotonic: float) -> None:
         if self._converger.dry:
             return
-        told: Mapping[str, str] = self._turn.told if self._turn else {}
+        told: Mapping[str, str] = self._turn.told if self._turn else self._introduced()
         self._publisher.publish(self._status(now), told, monotonic=monotonic, wall=now)
+
+    def _introduced(self) -> Mapping[str, str]:
+        """Return what the first body of a start can tell besides that it starts."""
+        good, read = self._intake.good, self._intake.inputs
+        if good is None or read is None or good.role is not Role.SUPERNODE:
+            return {}
+        return self._supernode.introduction(good, self._memory.recall(read.vmid).vmid)
 
     def _status(self, now: datetime.datetime) -> Status:
         return portrait.draw(
@@ -262,7 +278,8 @@ class Agent:
         else:
             pause = WAITING_S
         pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
-        return max(min(pause, self._workload.rest_s(monotonic)), 0.01)
+        due = self._turn.next_s if self._turn else float("inf")
+        return max(min(pause, due, self._workload.rest_s(monotonic)), 0.01)
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
         """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
@@ -278,21 +295,3 @@ class Agent:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-def _log_change(before: Life, after: Life) -> None:
-    """Write one line for a change of state, phase or cause, none for a turn without one."""
-    if after.state is not before.state:
-        took = (after.since - before.since).total_seconds()
-        say = log.error if after.state is State.FAILED else log.info
-        say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
-    elif after.error != before.error and after.error is not None:
-        log.info("state.cause", state=after.state.value, **_because(after.error))
-    elif after.phase is not before.phase and after.phase is not None:
-        log.info("state.phase", phase=after.phase.value)
-
-
-def _because(found: Finding | None) -> dict[str, str]:
-    if found is None:
-        return {}
-    return {"code": found.code, "message": found.message, "hint": found.hint}

@@ -56,6 +56,11 @@ def count(
     return troubles
 
 
+def waits(known: Trouble | None, new: Trouble, *, not_before: float) -> Trouble:
+    """Return what is known after an end that is no failure, but waiting for a peer."""
+    return Trouble(known.failures if known else 0, new.ended_at, not_before)
+
+
 def refused(known: Trouble | None, *, now: float, scale: float = 1.0) -> Trouble:
     """Return what is known after Docker refused a start; it counts like an end."""
     failures = known.failures + 1 if known else 1

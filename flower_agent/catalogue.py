@@ -151,6 +151,36 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The certificate at the endpoint does not name the dialled address.",
         "Set FLOWER_TLS_SANS or FLOWER_PUBLIC_ADDRESS on the SuperLink to what nodes dial.",
     ),
+    "enrol.key_changed": (
+        "A VM publishes another node key than the first one, which is pinned; it is refused.",
+        (
+            "If that VM was made anew: flower-agent nodes list, then flower-agent nodes unregister "
+            "its old node. Else find out who wrote it: any VM may write any other's attributes."
+        ),
+    ),
+    "enrol.key_invalid": (
+        "The given private key is no EC key in OpenSSH form.",
+        "Make it with: ssh-keygen -t ecdsa -b 384 -N ''",
+    ),
+    "enrol.key_refused": (
+        "A node key cannot be registered.",
+        "Read the reason in the message; look at the SuperNode's VM: flower-agent status",
+    ),
+    "enrol.key_spent": (
+        "A key was unregistered; Flower never takes it again.",
+        "Give that SuperNode a new key, and put its public half in the old one's place.",
+    ),
+    "enrol.mismatch": (
+        "SuperNode authentication is on at one end and off at the other.",
+        "Set FLOWER_NODE_AUTH alike on every VM of the federation, or leave it empty.",
+    ),
+    "enrol.waiting": (
+        "The SuperLink does not know this node's key.",
+        (
+            "In a service its agent registers the key by itself: look at the SuperLink's status. "
+            "Else set FLOWER_NODE_PUBLIC_KEYS there, or run: flower-agent nodes register KEY"
+        ),
+    ),
     "gpu.mig_empty": (
         "MIG is on and no GPU has a MIG instance, so CUDA sees none.",
         "Make instances (nvidia-smi mig -cgi PROFILE -C), or switch MIG off: nvidia-smi -mig 0",

@@ -4,15 +4,16 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from . import inputs, intake, superlink
+from . import inputs, intake, node_keys, superlink
 from .address import is_ip, parse_address
 from .errors import AgentError, Finding, Severity
 from .inputs import Inputs
 from .node_trust import no_source
 from .parsers import Role
 from .paths import Paths
+from .secret import Secret
 from .settings import Settings
 
 
@@ -44,9 +45,19 @@ def _deeper(settings: Settings, read: Inputs, *, offline: bool) -> tuple[Finding
         host = _dialled(settings, variables)
         hosts = (host,) if host else ()
         found = superlink.check_given(settings, hosts, datetime.datetime.now(datetime.UTC)).findings
+    if settings.node_private_key is not None:
+        found = (*found, *_node_key(settings.node_private_key))
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
     lost = no_source(settings) if settings.role is Role.SUPERNODE and not token else None
     return (*found, lost) if lost else found
+
+
+def _node_key(private: Secret) -> Iterator[Finding]:
+    try:
+        node_keys.public_half(private.reveal().encode())
+    except ValueError as error:
+        message = f"FLOWER_NODE_PRIVATE_KEY cannot be used: {error}"
+        yield Finding("enrol.key_invalid", message)
 
 
 def _dialled(settings: Settings, variables: Mapping[str, str]) -> str | None:

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
     made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
     _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
+    _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
     command("down", _down, "stop the agent and remove its containers")
     made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
     made.add_argument("--yes", action="store_true", help="do not ask")
@@ -94,6 +95,27 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     made.set_defaults(run=_tls_trust)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_nodes(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(json=False)
+    kinds = parser.add_subparsers(metavar="list|register|unregister")
+    made = kinds.add_parser("list", help="all of them, with their keys")
+    made.add_argument("--json", action="store_true", help="as JSON")
+    made = kinds.add_parser("register", help="let a SuperNode outside the service in")
+    made.add_argument("key", help="its public key, 'ecdsa-sha2-nistp384 AAAA…', or a file of it")
+    made.set_defaults(run=_nodes_register)
+    made = kinds.add_parser("unregister", help="shut a SuperNode out; its key can never return")
+    made.add_argument("node", type=_node_id, help="its id, as `list` shows it")
+    made.set_defaults(run=_nodes_unregister)
+    for kind in kinds.choices.values():
+        _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _node_id(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError("want a node's id, a number")
+    return text
 
 
 def _fingerprint(text: str) -> str:
@@ -199,6 +221,24 @@ def _tls_trust(options: argparse.Namespace) -> int:
     from . import tls_commands
 
     return tls_commands.trust(_paths(options), options.fingerprint)
+
+
+def _nodes_list(options: argparse.Namespace) -> int:
+    from . import node_commands
+
+    return node_commands.show(_paths(options), as_json=options.json)
+
+
+def _nodes_register(options: argparse.Namespace) -> int:
+    from . import node_commands
+
+    return node_commands.register(_paths(options), options.key)
+
+
+def _nodes_unregister(options: argparse.Namespace) -> int:
+    from . import node_commands
+
+    return node_commands.unregister(_paths(options), options.node)
 
 
 def _down(options: argparse.Namespace) -> int:

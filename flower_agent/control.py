@@ -84,6 +84,16 @@ def encode_list_runs(*, run_id: str | None = None, limit: int | None = None) -> 
     return protobuf.encode(*((number, int(value)) for number, value in wanted if value is not None))
 
 
+def encode_register_node(public_key: bytes) -> bytes:
+    """Return a RegisterNodeRequest: PEM SubjectPublicKeyInfo."""
+    return protobuf.encode((1, public_key))
+
+
+def encode_unregister_node(node_id: str) -> bytes:
+    """Return an UnregisterNodeRequest."""
+    return protobuf.encode((1, int(node_id)))
+
+
 def encode_stop_run(run_id: str) -> bytes:
     """Return a StopRunRequest."""
     return protobuf.encode((1, int(run_id)))

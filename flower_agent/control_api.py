@@ -23,6 +23,9 @@ from .flower import Transport
 
 T = TypeVar("T")
 
+_IN_USE = "Public key already in use"
+"""How every version from 1.23 to 1.42 says it."""
+
 _WORDS_MAX = 400
 _REFUSALS = frozenset(
     {
@@ -74,6 +77,24 @@ class Control:
         Each call is one INFO line in the SuperLink's log.
         """
         return self._decoded(control.decode_nodes, self.call("ListNodes", b"", timeout_s))
+
+    def register_node(self, public_key: bytes, timeout_s: float) -> str | None:
+        """Register a node's public key (PEM) and return its id; None when it is known already.
+
+        A key that was unregistered is known, too, and never accepted again.
+        """
+        body = control.encode_register_node(public_key)
+        try:
+            reply = self.call("RegisterNode", body, timeout_s)
+        except AgentError as error:
+            if error.finding.code == "control.refused" and _IN_USE in error.finding.message:
+                return None
+            raise
+        return str(self._decoded(protobuf.decode, reply).integer(1))
+
+    def unregister_node(self, node_id: str, timeout_s: float) -> None:
+        """Unregister a node, for ever; an unknown one is refused."""
+        self.call("UnregisterNode", control.encode_unregister_node(node_id), timeout_s)
 
     def list_runs(
         self, timeout_s: float, *, limit: int | None = None

@@ -13,6 +13,7 @@ import structlog
 from . import files, plan, ports, roles, trust
 from .accelerator import Accelerator
 from .containers import FLOWER_UID, Container, Existing, Part
+from .ends import WAITING
 from .errors import AgentError
 from .gpu import Access
 from .life import Phase, Unmet
@@ -33,6 +34,9 @@ BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE)
 
 HUNG_AFTER_S = 20.0
 """So long may a SuperNode that gave up take to end by itself; some versions never do."""
+
+TURNED_AWAY_S = 2.0
+"""The same where its SuperLink only does not know its key yet."""
 
 BUSY_LOOK_S = 20.0
 BUSY_FOR_S = 60.0
@@ -81,9 +85,20 @@ class Converger:
             unmet = turn.unmet(error)
         if not self.dry:
             self._upgrader.judge(turn, unmet)
+        unmet = self._waits(turn, unmet)
         if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
             told = "not applied yet: the containers run on as they were started"
             turn.note("settings", Mark.WAITING, told)
+        return unmet
+
+    def _waits(self, turn: Turn, unmet: Unmet | None) -> Unmet | None:
+        """Return what a SuperNode waits for that is turned away again and again."""
+        name = roles.name(self._prefix, Part(turn.settings.role.value))
+        waits = self._workload.ends.waiting(name)
+        if unmet is None:
+            self._workload.ends.forget(name)
+        elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
+            return Unmet(Phase.ENROL, waits.finding(turn.awaited))
         return unmet
 
     def _stages(self, turn: Turn) -> Unmet | None:
@@ -93,6 +108,7 @@ class Converger:
         pins = self._supply.pins(turn)
         first = self._workload.existing(roles.name(self._prefix, Part(turn.settings.role.value)))
         turn.running = first is not None and first.running
+        turn.wait = self._workload.ends.waiting(first.name) if first else None
         missing = self._supply.missing(turn, pins)
         self.planned += [f"pull {reference} (absent)" for reference in missing]
         if missing and not turn.running and not self.dry:
@@ -214,11 +230,7 @@ class Converger:
         try:
             duty.check(turn, running)
         except AgentError as error:
-            if turn.hung and self._hung_for_s(main, turn.monotonic) > HUNG_AFTER_S * self._scale:
-                stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
-                self._workload.apply((stop,), {})
-            young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
-            if young and error.retryable:
+            if self._excuses(turn, main, error):
                 return Unmet(turn.phase)
             raise
         self._hung = (None, 0.0)
@@ -229,6 +241,18 @@ class Converger:
         if len(existing) > 1:
             self._superexec(turn, existing[1])
         return None
+
+    def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
+        """Tell whether a young container may fail so; stop one that will never work again."""
+        waits = error.finding.code in WAITING
+        if waits:
+            self._workload.ends.wait(main.name, error, turn.monotonic)
+        limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
+        if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
+            stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
+            self._workload.apply((stop,), {})
+        young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
+        return young and error.retryable and not waits
 
     def _hung_for_s(self, main: Existing, monotonic: float) -> float:
         """Return since when this start has given up; most end by themselves a moment later."""

@@ -83,6 +83,9 @@ class SuperLink:
     version: str = ""
     """Its Flower version as published."""
 
+    node_auth: bool | None = None
+    """Whether it wants node keys, as published; None where nothing says."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Partition:
@@ -155,7 +158,7 @@ def superlink(peers: Iterable[Peer]) -> SuperLink:
     if not complete:
         raise _waiting("no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet", claims)
     found = complete[0]
-    tls = {"YES": True, "NO": False}.get(found.attributes.get("FLOWER_TLS", ""))
+    tls, node_auth = (_switch(found, name) for name in ("FLOWER_TLS", "FLOWER_NODE_AUTH"))
     ca_pem = _published_ca(found)
     if ca_pem is None and tls is not False:
         raise _waiting("its FLOWER_CA_CERT is not published yet", [found])
@@ -165,6 +168,7 @@ def superlink(peers: Iterable[Peer]) -> SuperLink:
         vmid=found.vmid,
         tls=tls,
         version=found.attributes.get("FLOWER_VERSION", ""),
+        node_auth=node_auth,
     )
 
 
@@ -251,6 +255,10 @@ def _waiting(why: str, claims: list[Peer]) -> AgentError:
 def _shown(text: str) -> str:
     """Return what another VM wrote as a terminal may have it: cut, without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_WORDS])
+
+
+def _switch(peer: Peer, name: str) -> bool | None:
+    return {"YES": True, "NO": False}.get(peer.attributes.get(name, ""))
 
 
 def _published_endpoint(peer: Peer) -> Address:

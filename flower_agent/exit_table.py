@@ -204,14 +204,12 @@ SIGNS: tuple[Sign, ...] = (
     _client(
         r"No SuperNode found with the given public key|Failed to activate SuperNode",
         "the SuperLink does not know this node's key (yet)",
-        "Register its public key on the SuperLink: flwr supernode register",
-        "peer.waiting",
+        error="enrol.waiting",
     ),
     _client(
         r"All SuperNodes must be registered via the CLI",
         "the SuperLink wants a node key and this node has none",
-        "Set FLOWER_NODE_AUTH=YES.",
-        "peer.waiting",
+        error="enrol.mismatch",
     ),
     _clean(
         r"Node ID \d+ not found|Invalid node ID|does not recognize this SuperNode",

@@ -70,6 +70,27 @@ def trust_of(settings: Settings) -> Trust:
     return Trust.SYSTEM if settings.tls_ca_cert == SYSTEM else Trust.CA
 
 
+def wants_key(settings: Settings, superlink: SuperLink, record: Record) -> bool:
+    """Tell whether this node shows a key: as set, else as the SuperLink publishes, or last did.
+
+    Raises AgentError ``enrol.mismatch`` where the two roles differ.
+    """
+    told = superlink.node_auth
+    if not settings.tls:
+        return False
+    if settings.node_auth is not None and told is not None and settings.node_auth is not told:
+        here, there = ("YES", "none") if settings.node_auth else ("NO", "keys")
+        raise AgentError(
+            "enrol.mismatch",
+            f"FLOWER_NODE_AUTH is {here} here, and the SuperLink wants {there}",
+            retryable=True,
+        )
+    if settings.node_auth is not None:
+        return settings.node_auth
+    told = record.superlink_auth if told is None else told
+    return settings.node_private_key is not None if told is None else told
+
+
 def mismatch(settings: Settings, superlink: SuperLink) -> Finding | None:
     """Return why the two roles cannot talk, as their attributes tell before any dialling."""
     if superlink.tls is not None and superlink.tls is not settings.tls:

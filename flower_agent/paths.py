@@ -31,6 +31,11 @@ class Paths:
         return self.state / "tls"
 
     @property
+    def keys(self) -> pathlib.Path:
+        """The SuperNode's private key (0700)."""
+        return self.state / "keys"
+
+    @property
     def record(self) -> pathlib.Path:
         """What the agent remembers across reboots."""
         return self.state / "state.json"

@@ -7,6 +7,7 @@ everything of several lines; Flower wants its node keys in OpenSSH form, EC, wit
 """
 
 import base64
+import hashlib
 import re
 
 from .parsers import SYSTEM
@@ -14,6 +15,13 @@ from .secret import Secret
 
 _NODE_KEY = re.compile(r"(ecdsa-sha2-nistp(?:256|384|521)) +([A-Za-z0-9+/]{64,400}={0,2})( .*)?")
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40}+)-----([A-Za-z0-9+/=\s]*+)-----END \1-----")
+_CURVES = {
+    b"nistp256": ("3059301306072a8648ce3d020106082a8648ce3d030107034200", 65),
+    b"nistp384": ("3076301006072a8648ce3d020106052b81040022036200", 97),
+    b"nistp521": ("30819b301006072a8648ce3d020106052b8104002303818600", 133),
+}
+"""What stands before the point in a SubjectPublicKeyInfo (RFC 5480), and the point's bytes."""
+
 _WANT_PEM = "want PEM or base64 of PEM"
 _WANT_NODE_KEY = "want an EC private key in OpenSSH form without a passphrase, or base64 of it"
 _OPENSSH_PLAIN = b"openssh-key-v1\0\0\0\0\4none"
@@ -31,9 +39,54 @@ def node_keys(text: str) -> tuple[str, ...]:
     """Return public keys in OpenSSH form, without comments; a line or a comma ends each."""
     parts = [part.strip() for part in re.split(r"[\r\n,]+", text) if part.strip()]
     found = [_NODE_KEY.fullmatch(part) for part in parts]
-    if not all(found):
+    keys = tuple(dict.fromkeys(f"{match[1]} {match[2]}" for match in found if match))
+    try:
+        whole = all(found) and all(map(node_key_pem, keys))
+    except ValueError:
+        whole = False
+    if not whole:
         raise ValueError("want public keys 'ecdsa-sha2-nistp384 AAAA…', one a line or with commas")
-    return tuple(dict.fromkeys(f"{match[1]} {match[2]}" for match in found if match))
+    return keys
+
+
+def node_key_pem(key: str) -> bytes:
+    """Return an OpenSSH public key as PEM, byte for byte as Flower writes and compares it.
+
+    The line is one of `node_keys`; its inner form is RFC 5656. Raises ValueError for a key that is
+    no point of its curve's size.
+    """
+    kind, _, encoded = key.partition(" ")
+    rest, parts = base64.b64decode(encoded, validate=True), []
+    while rest:
+        size = int.from_bytes(rest[:4], "big")
+        if len(rest) < 4 + size:
+            raise ValueError("want a whole public key: its end is missing")
+        parts.append(rest[4 : 4 + size])
+        rest = rest[4 + size :]
+    name, curve, point = parts if len(parts) == 3 else (b"", b"", b"")  # noqa: PLR2004
+    head, length = _CURVES.get(curve, ("", 0))
+    if name != kind.encode() or name[-8:] != curve or len(point) != length or point[:1] != b"\4":
+        raise ValueError("want an EC public key of a NIST curve")
+    content = _wrapped(bytes.fromhex(head) + point)
+    return f"-----BEGIN PUBLIC KEY-----\n{content}-----END PUBLIC KEY-----\n".encode()
+
+
+def node_key_fingerprint(key: str) -> str:
+    """Return the fingerprint of an OpenSSH public key as ``ssh-keygen -l`` shows it."""
+    digest = hashlib.sha256(base64.b64decode(key.partition(" ")[2])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+
+
+def fingerprint_of_pem(data: bytes) -> str:
+    """Return `node_key_fingerprint` of a key in `node_key_pem` form. Raises ValueError."""
+    lines = data.decode("ascii", "replace").strip().splitlines()
+    content = base64.b64decode("".join(lines[1:-1]), validate=True)
+    for curve, (head, length) in _CURVES.items():
+        if content[:-length] == bytes.fromhex(head):
+            parts = (b"ecdsa-sha2-" + curve, curve, content[-length:])
+            blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+            return node_key_fingerprint(f"x {base64.b64encode(blob).decode()}")
+    raise ValueError("want an EC public key of a NIST curve")
 
 
 def node_private_key(text: str) -> Secret:

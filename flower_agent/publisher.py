@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import structlog
 
 from . import files, report, status
-from .errors import AgentError
+from .errors import AgentError, Finding
+from .life import Life, State
 from .notify import Notifier
 from .paths import Paths
 from .reporter import Reporter
@@ -64,3 +65,21 @@ class Publisher:
             return
         self._unwritable = False
         self._written = (same, monotonic)
+
+
+def log_change(before: Life, after: Life) -> None:
+    """Write one line for a change of state, phase or cause, none for a turn without one."""
+    if after.state is not before.state:
+        took = (after.since - before.since).total_seconds()
+        say = log.error if after.state is State.FAILED else log.info
+        say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
+    elif after.error != before.error and after.error is not None:
+        log.info("state.cause", state=after.state.value, **_because(after.error))
+    elif after.phase is not before.phase and after.phase is not None:
+        log.info("state.phase", phase=after.phase.value)
+
+
+def _because(found: Finding | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    return {"code": found.code, "message": found.message, "hint": found.hint}

@@ -5,9 +5,12 @@ It says for which VM it was made, so that a cloned disk is noticed.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
+from . import pem
 from .address import Address, parse_address
 from .discovery import Partition
+from .enrolment import Pin
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,18 @@ class Record:
     ca_pin: str | None = None
     """SHA-256 of the first CA that OneGate handed over; another one is refused."""
 
+    in_service: bool | None = None
+    """SuperLink: whether OneGate said that this VM belongs to a service; None before it did."""
+
+    pins: tuple[Pin, ...] = ()
+    """SuperLink: the first node key of each VM of the service, by VMID."""
+
+    superlink_auth: bool | None = None
+    """SuperNode: whether the SuperLink wants node keys, as it last said."""
+
+    worked_key: str | None = None
+    """SuperNode: the public key with which it was connected last."""
+
     images: tuple[tuple[str, str], ...] = ()
     """Reference and digest of each image that was pulled: a tag that moves is not followed."""
 
@@ -47,6 +62,10 @@ def dump(record: Record) -> bytes:
         "superlink": str(record.superlink) if record.superlink else None,
         "superlink_vmid": record.superlink_vmid,
         "ca_pin": record.ca_pin,
+        "in_service": record.in_service,
+        "pins": {pin.vmid: {"key": pin.key, "own": pin.own} for pin in record.pins},
+        "superlink_auth": record.superlink_auth,
+        "worked_key": record.worked_key,
         "images": dict(record.images),
         "flower": record.flower,
         "refused": record.refused,
@@ -69,6 +88,10 @@ def load(data: bytes) -> Record:
             superlink=parse_address(superlink) if superlink else None,
             superlink_vmid=_text(document.get("superlink_vmid")),
             ca_pin=_text(document.get("ca_pin")),
+            in_service=_switch(document.get("in_service")),
+            pins=tuple(_pin(k, v) for k, v in (document.get("pins") or {}).items()),
+            superlink_auth=_switch(document.get("superlink_auth")),
+            worked_key=_text(document.get("worked_key")),
             images=tuple(sorted((str(k), str(v)) for k, v in document["images"].items())),
             flower=_text(document.get("flower")),
             refused=_pair(document.get("refused")),
@@ -80,14 +103,29 @@ def load(data: bytes) -> Record:
 def for_vm(record: Record, vmid: str | None) -> tuple[Record, bool]:
     """Return the record as VM `vmid` may use it, and whether it came from another VM.
 
-    On another VM the partition is made anew; CA, pin and images are kept. A VM that lost its
-    token for a while (None) keeps everything.
+    On another VM the partition is made anew, and what OneGate said of the service and the key that
+    worked are forgotten; CA, pins and images are kept. A VM that lost its token for a while (None)
+    keeps everything.
     """
     if vmid is None or record.vmid == vmid:
         return record, False
     if record.vmid is None:
         return dataclasses.replace(record, vmid=vmid), False
-    return dataclasses.replace(record, vmid=vmid, partition=None), True
+    return dataclasses.replace(
+        record, vmid=vmid, partition=None, in_service=None, worked_key=None
+    ), True
+
+
+def _pin(vmid: str, value: Mapping[str, object]) -> Pin:
+    """Return a pin; one whose key is none would never match anything."""
+    (key,) = pem.node_keys(str(value["key"]))
+    return Pin(vmid, key, own=value["own"] is True)
+
+
+def _switch(value: object) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
 
 
 def _pair(value: object) -> tuple[str, str] | None:

@@ -22,10 +22,20 @@ from .secret import Secret
 MAX_BYTES = 1 << 20
 LONGEST_WAIT_S = 60.0
 VERIFY_S = 300.0
-"""How often a SuperLink looks whether another VM overwrote what it publishes."""
+"""How often a SuperLink looks whether another VM overwrote what it publishes.
 
-OWN = ("FLOWER_ROLE", "FLOWER_ENDPOINT", "FLOWER_CA_CERT", "FLOWER_CA_FINGERPRINT")
-"""Attributes by which SuperNodes find and trust their SuperLink."""
+A SuperNode does while it waits to be enrolled.
+"""
+
+OWN = (
+    "FLOWER_ROLE",
+    "FLOWER_ENDPOINT",
+    "FLOWER_CA_CERT",
+    "FLOWER_CA_FINGERPRINT",
+    "FLOWER_NODE_AUTH",
+    "FLOWER_NODE_KEY",
+)
+"""Attributes by which SuperNodes find and trust their SuperLink, and it knows them."""
 
 _ERRAND = "onegate-report"
 _VERIFY = "onegate-verify"
@@ -107,7 +117,7 @@ class Reporter:
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
 
     def _verify(self, attributes: Mapping[str, str], now: float) -> None:
-        """Look now and then whether OneGate still has what this SuperLink told it.
+        """Look now and then whether OneGate still has what this VM told it.
 
         Any VM of the service may write any other's attributes. What differs counts as never told,
         so the next body puts it back.
@@ -123,7 +133,8 @@ class Reporter:
                 log.warning("onegate.overwritten", names=self.overwritten)
                 kept = {k: v for k, v in told.items() if k not in self.overwritten}
                 self._sent = dataclasses.replace(self._sent, attributes=kept)
-        if attributes.get("FLOWER_ROLE") != "superlink" or now < self._verify_at:
+        depends = attributes.get("FLOWER_ROLE") == "superlink"
+        if not (depends or attributes.get("FLOWER_PHASE") == "enrol") or now < self._verify_at:
             return
         client = self.client
         if client is not None and "FLOWER_ENDPOINT" in self._sent.attributes:

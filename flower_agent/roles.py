@@ -57,6 +57,15 @@ class Site:
 
     node_config: tuple[tuple[str, str], ...] = ()
 
+    node_auth: bool = False
+    """SuperLink: it wants a registered key of every SuperNode."""
+
+    node_key_file: str = ""
+    """SuperNode: its private key; empty: it needs none."""
+
+    node_key_digest: str = ""
+    """Hex SHA-256 of that file."""
+
     memory_bytes: int = 0
     """What the VM has."""
 
@@ -144,7 +153,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
             health=health(settings, Part.SUPERLINK),
             tls=settings.tls,
             isolation=settings.isolation.value,
-            node_auth=bool(settings.node_auth),
+            node_auth=site.node_auth,
         ),
         mounts,
         listens=(places.fleet.listen, places.control.listen, places.appio.listen),
@@ -159,6 +168,9 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
     if site.superlink is None:
         raise ValueError("a SuperNode wants a SuperLink")
     appio = arguments.supernode_appio(settings.version, clientappio(settings))
+    mounts = [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else []
+    if site.node_key_file:
+        mounts.append(Mount(site.node_key_file, flower.NODE_KEY_FILE, digest=site.node_key_digest))
     main = _container(
         settings,
         site,
@@ -171,9 +183,9 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
             trust=site.trust,
             isolation=settings.isolation.value,
             node_config=site.node_config,
-            private_key=False,
+            private_key=bool(site.node_key_file),
         ),
-        [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else [],
+        mounts,
         listens=(appio.listen,),
     )
     if not _has_superexec(settings):

@@ -29,24 +29,6 @@ UNSUPPORTED = (
         "this release does not submit runs from the context; use `flwr run`",
     ),
     (
-        "FLOWER_NODE_AUTH",
-        "node_auth",
-        Severity.ERROR,
-        "this release does not enrol SuperNodes, so YES would lock every one out",
-    ),
-    (
-        "FLOWER_NODE_PUBLIC_KEYS",
-        "node_public_keys",
-        Severity.ERROR,
-        "this release does not enrol SuperNodes",
-    ),
-    (
-        "FLOWER_NODE_PRIVATE_KEY",
-        "node_private_key",
-        Severity.ERROR,
-        "this release does not enrol SuperNodes",
-    ),
-    (
         "FLOWER_METRICS",
         "metrics",
         Severity.WARNING,
@@ -113,6 +95,19 @@ def _one_trust(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
 def _node_auth_has_tls(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.node_auth and not settings.tls:
         yield Finding("setting.conflict", "FLOWER_NODE_AUTH is YES, but TLS_ENABLED is NO")
+
+
+def _node_keys_have_an_effect(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    off = "FLOWER_NODE_AUTH" if settings.node_auth is False else "TLS_ENABLED"
+    if settings.tls and settings.node_auth is not False:
+        return
+    given = {
+        "FLOWER_NODE_PUBLIC_KEYS": settings.node_public_keys,
+        "FLOWER_NODE_PRIVATE_KEY": settings.node_private_key,
+    }
+    for name in (name for name, value in given.items() if value):
+        message = f"{name} is set, but {off} is NO, so nodes are not authenticated"
+        yield warning("setting.no_effect", message)
 
 
 def _control_is_closed(settings: "Settings", given: AbstractSet[str]) -> Iterator[Finding]:
@@ -200,6 +195,15 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("TLS_CA_CERT", "TLS_CERT", "TLS_KEY", "FLOWER_ROLE"), _own_certificate_for_system),
     (("FLOWER_CA_FINGERPRINT", "TLS_CA_CERT"), _one_trust),
     (("FLOWER_NODE_AUTH", "TLS_ENABLED"), _node_auth_has_tls),
+    (
+        (
+            "FLOWER_NODE_AUTH",
+            "TLS_ENABLED",
+            "FLOWER_NODE_PUBLIC_KEYS",
+            "FLOWER_NODE_PRIVATE_KEY",
+        ),
+        _node_keys_have_an_effect,
+    ),
     (("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"), _control_is_closed),
     (
         (

@@ -92,10 +92,12 @@ class Settings:
         "What apps read as `context.node_config`: `key=value key2=value2`. Automatic gives "
         "`partition-id` and `num-partitions`.",
         unset="automatic", roles=NODE, sample="partition-id=0 num-partitions=2")
-    node_auth: bool = setting(
+    node_auth: bool | None = setting(
         "FLOWER_NODE_AUTH", parsers.boolean,
-        "SuperNode authentication. In this release the default is `NO` for both roles.",
-        default="NO", roles=LINK + NODE, sample="NO")
+        "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols those of its "
+        "own service.",
+        unset="SuperLink: `YES` inside a service with TLS; SuperNode: as the SuperLink publishes, "
+        "else `NO`; `YES` where keys are given", roles=LINK + NODE, sample="NO")
     node_public_keys: tuple[str, ...] = setting(
         "FLOWER_NODE_PUBLIC_KEYS", pem.node_keys,
         "Public keys of SuperNodes outside the service, in OpenSSH form, one a line or with "
@@ -104,7 +106,7 @@ class Settings:
     node_private_key: Secret | None = setting(
         "FLOWER_NODE_PRIVATE_KEY", pem.node_private_key,
         "Private key of a SuperNode outside the service: EC, OpenSSH form, or base64 of it.",
-        secret=True, roles=NODE, sample="LS0tLS1CRUdJTi…")
+        unset="made by the agent", secret=True, roles=NODE, sample="LS0tLS1CRUdJTi…")
     ca_fingerprint: str | None = setting(
         "FLOWER_CA_FINGERPRINT", pem.fingerprint,
         "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",

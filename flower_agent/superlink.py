@@ -15,8 +15,9 @@ from . import certificates, files, flower, given, interfaces, parsers, roles, tr
 from .address import Address, is_any, is_loopback, parse_address
 from .arguments import Endpoints
 from .containers import Part
-from .control import NodeStatus
+from .control import NodeInfo, NodeStatus
 from .control_api import Control
+from .enroller import Enroller
 from .errors import AgentError, Finding, Severity, warning
 from .flower import Transport
 from .health import ALPN_GRPC, ALPN_HTTP, Prober
@@ -34,8 +35,9 @@ ROOM_BYTES = 1 << 20
 class SuperLink:
     """What one SuperLink VM does beside its containers."""
 
-    def __init__(self, prober: Prober, database: pathlib.Path) -> None:
+    def __init__(self, prober: Prober, enroller: Enroller, database: pathlib.Path) -> None:
         self._prober = prober
+        self._enroller = enroller
         self._database = database
         self._control: Control | None = None
         self._control_key: object = None
@@ -53,9 +55,10 @@ class SuperLink:
         _consent(settings, places)
         public = published(settings, _named(host, turn))
         turn.told["FLOWER_ENDPOINT"] = str(public)
-        turn.told["FLOWER_NODE_AUTH"] = "YES" if settings.node_auth else "NO"
+        turn.node_auth = self._enroller.wants_keys(turn)
+        turn.told["FLOWER_NODE_AUTH"] = "YES" if turn.node_auth else "NO"
         wanted = self._trust(turn, host, public)
-        return Prepared(trust=wanted, site={"fleet_host": host})
+        return Prepared(trust=wanted, site={"fleet_host": host, "node_auth": turn.node_auth})
 
     def may_start(self, turn: Turn) -> None:
         """Nothing stands before a SuperLink."""
@@ -72,11 +75,11 @@ class SuperLink:
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
         ca_pem = turn.keyring.held_ca() if settings.tls else None
         self._fleet(turn, places, public, ca_pem)
-        nodes = self._nodes(places, public, ca_pem)
+        api = self._api(places, public, ca_pem)
+        nodes = api.list_nodes(TIMEOUT_S)
         self._room()
         turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
-        turn.told["FLOWER_NODES"] = str(nodes)
-        turn.note("nodes", Mark.OK, f"{nodes} SuperNodes connected")
+        self._note_nodes(turn, nodes, api)
         if ca_pem:
             self._tell_ca(turn, ca_pem)
         turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
@@ -167,9 +170,14 @@ class SuperLink:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
             raise AgentError("control.database", message, retryable=True)
 
-    def _nodes(self, places: Endpoints, public: Address, ca_pem: str | None) -> int:
-        nodes = self._api(places, public, ca_pem).list_nodes(TIMEOUT_S)
-        return sum(node.status is NodeStatus.ONLINE for node in nodes)
+    def _note_nodes(self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control) -> None:
+        online = sum(node.status is NodeStatus.ONLINE for node in nodes)
+        turn.told["FLOWER_NODES"] = str(online)
+        turn.note("nodes", Mark.OK, f"{online} SuperNodes connected")
+        if turn.node_auth:
+            self._enroller.enrol(turn, nodes, api)
+        else:
+            turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
 
     def _api(self, places: Endpoints, public: Address, ca_pem: str | None) -> Control:
         """Return the Control API, over the kept connection while nothing changed."""

@@ -5,10 +5,13 @@ endpoint itself before it starts the container. Connected is read from the Super
 (`exits.peer`) and from the kernel's table of connections, never assumed.
 """
 
+import contextlib
 import dataclasses
 import datetime
 
-from . import certificates, exits, flower, node_trust, roles, superexec, trust
+import structlog
+
+from . import certificates, exits, flower, node_trust, pem, roles, superexec, trust
 from .address import Address
 from .arguments import Trust
 from .containers import Part
@@ -18,7 +21,9 @@ from .finder import Finder
 from .flower import Transport
 from .health import Prober
 from .life import Phase
+from .node_keys import NodeKey, NodeKeys
 from .parsers import SYSTEM
+from .settings import Settings
 from .status import Mark
 from .turn import Prepared, Running, Turn
 
@@ -26,8 +31,17 @@ TIMEOUT_S = 3.0
 LOST_AFTER_S = 10.0
 """A SuperNode that is away for longer looks for its SuperLink anew."""
 
+HOLDS_AFTER_S = 2.0
+"""Flower 1.23 does not say that it has connected; one that is turned away ends sooner than this."""
+
+REPLACE_KEY_AFTER_S = 600.0
+"""A key that worked, and is refused for so long, was unregistered, which is for ever. A SuperLink
+that lost its database registers all keys again much sooner."""
+
 OVERLAP = datetime.timedelta(seconds=2)
 """A log is read again from so long before the last look."""
+
+log = structlog.get_logger()
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,15 +61,29 @@ class _Seen:
 class SuperNode:
     """What one SuperNode VM does beside its containers."""
 
-    def __init__(self, prober: Prober, search: Finder) -> None:
+    def __init__(
+        self, prober: Prober, search: Finder, keys: NodeKeys, *, scale: float = 1.0
+    ) -> None:
         self._prober = prober
         self._finder = search
+        self._keys = keys
+        self._scale = scale
+        self._key: NodeKey | None = None
+        self._linked: tuple[datetime.datetime, float] | None = None
         self._seen: _Seen | None = None
         self._lost_at: float | None = None
         self._resolved: tuple[Address | None, frozenset[str]] = (None, frozenset())
 
+    def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
+        """Return what the first body of a start tells: the key, so that it is enrolled soon."""
+        key = None
+        if _may_have_key(settings):
+            with contextlib.suppress(AgentError):  # the turn that follows meets it and reports it
+                key = self._key_of(settings, vmid)
+        return {"FLOWER_NODE_KEY": key.public} if key else {}
+
     def prepare(self, turn: Turn) -> Prepared:
-        """Return the trusted CA, the SuperLink and this node's partition.
+        """Return the trusted CA, the SuperLink, this node's key and its partition.
 
         Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
         """
@@ -68,6 +96,7 @@ class SuperNode:
         )
         try:
             wanted = self._trust(turn, found)
+            key = self._node_key(turn, found)
         except AgentError:
             self._finder.forget()  # what was told and is refused may be told otherwise by now
             raise
@@ -83,7 +112,13 @@ class SuperNode:
         )
         turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
         turn.told["FLOWER_BUSY"] = "0"
-        site = {"superlink": found, "trust": node_trust.trust_of(settings), "node_config": config}
+        site = {
+            "superlink": found,
+            "trust": node_trust.trust_of(settings),
+            "node_config": config,
+            "node_key_file": key.path if key else "",
+            "node_key_digest": key.digest if key else "",
+        }
         return Prepared(trust=wanted, site=site)
 
     def may_start(self, turn: Turn) -> None:
@@ -129,6 +164,55 @@ class SuperNode:
         turn.trusts(seen.fingerprint)
         return trust.Wanted(source=trust.Source.TRUSTED, ca_pem=certificates.canonical(pem))
 
+    def _node_key(self, turn: Turn, found: SuperLink) -> NodeKey | None:
+        """Return the key to use, None where the SuperLink wants none; publishes its public half."""
+        settings = turn.settings
+        wanted = self._wants_key(turn, found)
+        self._key = key = None
+        if _may_have_key(settings):
+            key = self._key_of(settings, turn.record.vmid, dry=turn.dry)
+        if key is None:
+            return NodeKey(str(self._keys.path(turn.record.vmid)), "", "") if wanted else None
+        turn.told["FLOWER_NODE_KEY"] = key.public
+        if not wanted:
+            turn.note("key", Mark.OFF, "the SuperLink wants no key")
+            return None
+        patience_s = REPLACE_KEY_AFTER_S * self._scale
+        if turn.wait is not None and turn.monotonic - turn.wait.since > patience_s:
+            key = self._replaced(turn, key)
+        self._key, shown = key, pem.node_key_fingerprint(key.public)
+        turn.awaited = f"the SuperLink does not know the key {shown}"
+        turn.note("key", Mark.OK, shown)
+        return key
+
+    def _wants_key(self, turn: Turn, found: SuperLink) -> bool:
+        """Tell whether a key is shown; the SuperLink's own refusal tells it, too."""
+        told = found.node_auth
+        refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
+        if refused:
+            self._finder.forget()  # it may publish by now what it wants
+            told = True if told is None else told
+        if told is not None:
+            turn.record = dataclasses.replace(turn.record, superlink_auth=told)
+        return node_trust.wants_key(turn.settings, found, turn.record)
+
+    def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
+        """Return this VM's key; a dry look makes none."""
+        if settings.node_private_key is not None:
+            return self._keys.give(settings.node_private_key, dry=dry)
+        return self._keys.held(vmid) if dry else self._keys.own(vmid)
+
+    def _replaced(self, turn: Turn, key: NodeKey) -> NodeKey:
+        """Return a new key in the place of one that worked once and was unregistered since."""
+        own = turn.settings.node_private_key is None
+        if not own or turn.record.worked_key != key.public or turn.dry:
+            return key
+        log.warning("node_key.replaced", key=pem.node_key_fingerprint(key.public))
+        turn.record = dataclasses.replace(turn.record, worked_key=None)
+        made = self._keys.renew(turn.record.vmid)
+        turn.told["FLOWER_NODE_KEY"] = made.public
+        return made
+
     def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
         settings = turn.settings
         if settings.node_config is not None:
@@ -165,17 +249,30 @@ class SuperNode:
         linked = band.fleet is not Transport.GRPC or (
             endpoint is not None and self._attached(endpoint)
         )
-        if (peer.connected or not band.announces_node) and linked:
+        silent = not band.announces_node and not peer.refusal and not peer.failed
+        if linked and (peer.connected or (silent and self._holds(turn, running))):
             if peer.node_id:
                 turn.told["FLOWER_NODE_ID"] = peer.node_id
+            if self._key is not None:
+                turn.record = dataclasses.replace(turn.record, worked_key=self._key.public)
             turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
             return
         self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
         if turn.monotonic - self._lost_at > LOST_AFTER_S:
             self._finder.forget()
+        if peer.refusal is exits.Refusal.UNREGISTERED:
+            raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
+        if peer.refusal is exits.Refusal.NO_KEY:
+            raise AgentError("enrol.mismatch", "the SuperLink wants node keys", retryable=True)
         code = "peer.lost" if peer.node_id else "peer.waiting"
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+
+    def _holds(self, turn: Turn, running: Running) -> bool:
+        """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
+        if self._linked is None or self._linked[0] != running.started_at:
+            self._linked = (running.started_at, turn.monotonic)
+        return self._key is None or turn.monotonic - self._linked[1] > HOLDS_AFTER_S * self._scale
 
     def _attached(self, endpoint: Address) -> bool:
         """Tell whether a connection is held; a name that does not resolve is where it was."""
@@ -197,3 +294,8 @@ class SuperNode:
         self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
         self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
         return "\n".join(self._seen.lines)
+
+
+def _may_have_key(settings: Settings) -> bool:
+    """Tell whether this node's key could be of use; then it is made and published."""
+    return settings.tls and settings.node_auth is not False

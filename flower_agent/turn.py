@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from .certificates import format_fingerprint
+from .ends import Wait
 from .errors import AgentError, Finding
 from .gpu import Files
 from .host import HostFacts
@@ -53,6 +54,21 @@ class Turn:
     fleet_host: str = "127.0.0.1"
     """Where a SuperLink's Fleet API listens; set by its `prepare`."""
 
+    dry: bool = False
+    """Nothing may be changed: `plan` asks."""
+
+    node_auth: bool = False
+    """SuperLink: SuperNodes need keys; set by its `prepare`."""
+
+    wait: Wait | None = None
+    """SuperNode: that its SuperLink turns it away, again and again."""
+
+    awaited: str = ""
+    """SuperNode: what stands in its status while its key is not known; set by its `prepare`."""
+
+    next_s: float = float("inf")
+    """Seconds until the role wants another turn."""
+
     phase: Phase = Phase.DOCKER
     facts: dict[str, Fact] = dataclasses.field(default_factory=dict)
     warnings: list[Finding] = dataclasses.field(default_factory=list)
@@ -83,7 +99,9 @@ class Turn:
 
     def unmet(self, error: AgentError) -> Unmet:
         """Return what `error` means in this phase."""
-        return Unmet(self.phase, error.finding, fatal=not error.retryable)
+        waits = error.finding.code in ("enrol.waiting", "enrol.mismatch")
+        phase = Phase.ENROL if waits else self.phase
+        return Unmet(phase, error.finding, fatal=not error.retryable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,17 @@ Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake t
 true is always listed.
 """
 
+import random
 import threading
 from collections.abc import Callable, Mapping
 
 import structlog
 import tenacity
 
-from . import backoff, exits, plan
+from . import backoff, plan
 from .backoff import Trouble
 from .containers import CPU_SHARES, Container, Existing
+from .ends import Ends
 from .engine import Engine
 from .errands import Errands
 from .errors import AgentError
@@ -23,7 +25,6 @@ RETRY_WATCH_S = 1.0
 RETRY_PULL_S = (10.0, 60.0)
 SETTLING_S = 20.0
 LIST_EVERY_S = 5.0
-TAIL_LINES = 30
 
 log = structlog.get_logger()
 
@@ -35,6 +36,7 @@ class Workload:
         self, engine: Engine, errands: Errands, *, wake: Callable[[], None], scale: float = 1.0
     ) -> None:
         self.engine = engine
+        self.ends = Ends(engine, rng=random.SystemRandom(), scale=scale)
         self._errands = errands
         self._wake = wake
         self._scale = scale
@@ -46,7 +48,6 @@ class Workload:
         self._images: dict[str, Image] = {}
         self._registry: Registry | None = None
         self._refusals: dict[str, AgentError] = {}
-        self._ended: tuple[object, AgentError] | None = None
         self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
         self.progress = ""
         """What the running pull last said."""
@@ -81,7 +82,12 @@ class Workload:
             self._dirty = True
             raise
         self._listed_at = now
-        self._troubles = backoff.count(self._troubles, self._have, now=now, scale=self._scale)
+        before = self._troubles
+        counted = backoff.count(before, self._have, now=now, scale=self._scale)
+        self._troubles = {
+            name: trouble if trouble == before.get(name) else self._judge(name, trouble, now)
+            for name, trouble in counted.items()
+        }
 
     def watch(self, stop: threading.Event) -> None:
         """Follow Docker's events in a thread of its own until `stop`; each event wakes the loop."""
@@ -118,6 +124,7 @@ class Workload:
         """Forget what ended or was refused: with other settings it may well start."""
         self._troubles.clear()
         self._refusals.clear()
+        self.ends.forget()
         self._dirty = True
 
     def fetch(
@@ -195,29 +202,11 @@ class Workload:
         if found.status == "created":
             said = found.error or "it was created and not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
-        key = (name, found.finished_at, self.failures(name))
-        if self._ended is None or self._ended[0] != key:
-            self._ended = (key, self._explain(found))
-        return self._ended[1]
+        return self.ends.why(found, self.failures(name))
 
-    def _explain(self, found: Existing) -> AgentError:
-        name = found.name
-        told = exits.explain(found.exit_code, found.oom_killed, self._tail(name))
-        failures = self.failures(name)
-        again = f", {failures} times in a row" if failures > 1 else ""
-        code = told.error
-        if code == "container.exited" and failures >= backoff.LOOP_AT:
-            code = "container.crash_loop"
-        status = f"status {found.exit_code}"
-        because = f": {told.meaning}" if told.meaning not in ("", status) else ""
-        message = f"{name} ended with {status}{again}{because}"
-        return AgentError(code, message, told.hint, retryable=True)
-
-    def _tail(self, name: str) -> str:
-        try:
-            return self.engine.logs(name, tail=TAIL_LINES)
-        except AgentError:
-            return ""  # the reason is then what the exit code alone tells
+    def _judge(self, name: str, new: Trouble, now: float) -> Trouble:
+        found = self.existing(name)
+        return self.ends.judge(found, self._troubles.get(name), new, now) if found else new
 
     def _pull(self, reference: str, digest: str, registry: Registry | None) -> None:
         def say(text: str) -> None:

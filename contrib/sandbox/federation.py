@@ -77,7 +77,7 @@ class Federation:
         self._name = name
         self._say = say
         self._environment = {**os.environ, **(environment or {})}
-        self._common = {"ML_FRAMEWORK": "sklearn", "FLOWER_NODE_AUTH": "NO", **(variables or {})}
+        self._common = {"ML_FRAMEWORK": "sklearn", **(variables or {})}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.superlink = self._machine(0, "superlink", 0)
         self.supernodes = tuple(self._machine(i + 1, "supernode", i) for i in range(supernodes))

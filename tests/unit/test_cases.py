@@ -52,6 +52,8 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
         superlink=SuperLink(Address("172.20.0.43", 9092)) if node else None,
         trust=trust_of(found) if node else superexec_trust_of(found),
         node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
+        node_auth=bool(found.node_auth),
+        node_key_file="/var/lib/flower-agent/keys/node-29.key" if node else "",
         memory_bytes=4 * 1024**3,
     )
     same(story / "containers.txt", "\n".join(map(shown, roles.containers(found, site))) + "\n")

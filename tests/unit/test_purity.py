@@ -9,9 +9,10 @@ SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 
 PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
-    "discovery", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe", "images",
-    "interfaces", "life", "mounts", "names", "parsers", "pem", "plan", "protobuf", "record",
-    "reference", "report", "roles", "rules", "secret", "settings", "sockets", "status", "upgrade",
+    "discovery", "enrolment", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe",
+    "images", "interfaces", "life", "lookups", "mounts", "names", "parsers", "pem", "plan",
+    "protobuf", "record", "reference", "report", "roles", "rules", "secret", "settings", "sockets",
+    "status", "upgrade",
     "variable",
 )  # fmt: skip
 

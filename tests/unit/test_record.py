@@ -10,14 +10,23 @@ from hypothesis import strategies as st
 from flower_agent import record
 from flower_agent.address import Address
 from flower_agent.discovery import Partition
+from flower_agent.enrolment import Pin
 from flower_agent.record import Record
 
+KEY = (
+    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"
+    "BBBI5TO2+gv3tGJbswZnwB+2B++fi4qA/vWzAGKHAxh7Kjc+sdveAzGDZtBp+DpvWQAFPHNjPLBBshxV4ahsH0ALQ="
+)
 WHOLE = Record(
     vmid="29",
     partition=Partition(1, 3),
     superlink=Address("fd00::1", 9092),
     superlink_vmid="28",
     ca_pin="ab" * 32,
+    in_service=True,
+    pins=(Pin("30", KEY, own=True), Pin("31", KEY, own=False)),
+    superlink_auth=False,
+    worked_key=KEY,
     images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
     flower="1.25.0",
     refused=("1.34.0", "flower-superlink ended with status 1"),
@@ -37,6 +46,10 @@ def test_the_file_says_what_it_is():
         "superlink": "[fd00::1]:9092",
         "superlink_vmid": "28",
         "ca_pin": "ab" * 32,
+        "in_service": True,
+        "pins": {"30": {"key": KEY, "own": True}, "31": {"key": KEY, "own": False}},
+        "superlink_auth": False,
+        "worked_key": KEY,
         "images": {"flwr/superexec:1.25.0": "sha256:aa", "flwr/supernode:1.25.0": "sha256:bb"},
         "flower": "1.25.0",
         "refused": ["1.34.0", "flower-superlink ended with status 1"],
@@ -59,6 +72,8 @@ def test_a_file_of_another_agent_may_hold_more():
         *(b"", b"\xff", b"[]", b"{", b"null", b"1", b'{"images": []}', b'{"images": null}'),
         b'{"images": {}, "refused": "no"}',
         b'{"images": {}, "partition": {"partition_id": 1e999, "num_partitions": 1}}',
+        b'{"images": {}, "pins": {"30": {"key": "no key", "own": true}}}',
+        b'{"images": {}, "in_service": "yes"}',
     ],
 )
 def test_anything_else_is_not_a_state_file(data):
@@ -96,6 +111,8 @@ def test_a_cloned_disk_gets_a_partition_of_its_own_and_keeps_its_trust():
     assert cloned
     assert (found.vmid, found.partition) == ("30", None)
     assert (found.ca_pin, found.images) == (WHOLE.ca_pin, WHOLE.images)
+    assert (found.pins, found.superlink_auth) == (WHOLE.pins, WHOLE.superlink_auth)
+    assert (found.in_service, found.worked_key) == (None, None)
 
 
 def test_a_clone_is_told_once():

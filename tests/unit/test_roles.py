@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from flower_agent import flower, node_trust, roles, settings, superexec
+from flower_agent import enroller, flower, node_trust, roles, settings, superexec
 from flower_agent.address import Address, parse_address
 from flower_agent.arguments import Trust
 from flower_agent.containers import Container, Mount, Part
@@ -15,6 +15,7 @@ from flower_agent.discovery import SuperLink
 from flower_agent.gpu import Access
 from flower_agent.parsers import GpuMode, Role
 from flower_agent.paths import Paths
+from flower_agent.record import Record
 from flower_agent.roles import Site
 
 PATHS = Paths(pathlib.Path("/"))
@@ -41,6 +42,10 @@ NODE_KEY = pem(
     "OPENSSH PRIVATE KEY",
     base64.b64encode(b"openssh-key-v1\0\0\0\0\4none ecdsa-sha2-nistp384\0").decode(),
 )
+PUBLIC_KEY = (
+    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"
+    "BBBI5TO2+gv3tGJbswZnwB+2B++fi4qA/vWzAGKHAxh7Kjc+sdveAzGDZtBp+DpvWQAFPHNjPLBBshxV4ahsH0ALQ="
+)
 GIVEN = {"TLS_CERT": CA, "TLS_KEY": KEY}
 
 
@@ -63,6 +68,18 @@ def digests(found):
     return {str(TLS / n): hashlib.sha256(text.encode()).hexdigest() for n, text in files.items()}
 
 
+def keys(found):
+    """Return what follows from a node's key and from a SuperLink that wants some."""
+    if found.role is Role.SUPERLINK:
+        return {"node_auth": enroller._fixed(found) is True}
+    if found.role is Role.SUPEREXEC or not node_trust.wants_key(found, SuperLink(None), Record()):
+        return {}
+    given = found.node_private_key
+    text = given.reveal() if given else "made by the agent"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"node_key_file": str(PATHS.keys / "node-29.key"), "node_key_digest": digest}
+
+
 def site(found, **differences):
     """Return the facts of a VM with 8 GiB and a GPU, as the agent gathers them."""
     server = parse_address(found.server_address or HOST, roles.fleet_port(found))
@@ -77,6 +94,7 @@ def site(found, **differences):
         superlink=SuperLink(server),
         trust=(superexec if found.role is Role.SUPEREXEC else node_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
+        **keys(found),
         memory_bytes=8 * GIB,
         gpu=Access.NONE if found.gpu is GpuMode.NO else Access.TOOLKIT,
     )
@@ -410,7 +428,7 @@ def changes(before, after):
     return {p for p in both if before[p].fingerprint != after[p].fingerprint} | went | came
 
 
-# Variable, VM, its new value there, the containers that it reaches. "refused": not in this release.
+# Variable, VM, its new value there, the containers that it reaches.
 REACHES = [
     ("FLOWER_ROLE", LINK, "client", "-superlink +supernode superexec"),
     ("FLOWER_VERSION", LINK, "1.26.0", "superlink superexec"),
@@ -440,9 +458,12 @@ REACHES = [
     ("FLOWER_ISOLATION", LINK, "subprocess", "superlink -superexec"),
     ("FLOWER_ISOLATION", NODE, "subprocess", "supernode -superexec"),
     ("FLOWER_NODE_CONFIG", NODE, "partition-id=1", "supernode"),
-    ("FLOWER_NODE_AUTH", LINK, "YES", "refused"),
-    ("FLOWER_NODE_PUBLIC_KEYS", LINK, "ecdsa-sha2-nistp384 " + "A" * 160, "refused"),
-    ("FLOWER_NODE_PRIVATE_KEY", NODE, NODE_KEY, "refused"),
+    ("FLOWER_NODE_AUTH", LINK, "YES", "superlink"),
+    ("FLOWER_NODE_AUTH", NODE, "YES", "supernode"),
+    ("FLOWER_NODE_PUBLIC_KEYS", LINK, PUBLIC_KEY, "superlink"),
+    ("FLOWER_NODE_PUBLIC_KEYS", {**LINK, "FLOWER_NODE_AUTH": "YES"}, PUBLIC_KEY, ""),
+    ("FLOWER_NODE_PRIVATE_KEY", NODE, NODE_KEY, "supernode"),
+    ("FLOWER_NODE_PRIVATE_KEY", {**NODE, "FLOWER_NODE_AUTH": "YES"}, NODE_KEY, "supernode"),
     ("FLOWER_CA_FINGERPRINT", NODE, "ab" * 32, ""),
     ("FLOWER_ADDRESS", LINK, "10.0.0.9", "superlink"),
     ("FLOWER_PUBLIC_ADDRESS", LINK, "fl.example.org", "superlink"),
@@ -490,9 +511,6 @@ def test_every_variable_has_its_story():
 def test_a_changed_variable_reaches_exactly_its_containers(name, context, value, reached):
     variable = name.replace("<KEY>", "LOCAL_EPOCHS")
     after = {**context, variable: value}
-    if reached == "refused":
-        assert "setting.unsupported" in {f.code for f in settings.parse(after, {}).findings}
-        return
     before = {**context, variable: BEFORE[variable]} if variable in BEFORE else context
     assert changes(vm(before), vm(after)) == set(reached.split())
 

@@ -28,7 +28,10 @@ def pem(label, content=b"x" * 100):
 
 CERT, KEY = pem("CERTIFICATE"), pem("PRIVATE KEY")
 NODE_KEY = pem("OPENSSH PRIVATE KEY", b"openssh-key-v1\0\0\0\0\4none ecdsa-sha2-nistp384")
-PUBLIC_KEY = "ecdsa-sha2-nistp384 " + "A" * 160
+PUBLIC_KEY = (
+    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"
+    "BBBI5TO2+gv3tGJbswZnwB+2B++fi4qA/vWzAGKHAxh7Kjc+sdveAzGDZtBp+DpvWQAFPHNjPLBBshxV4ahsH0ALQ="
+)
 
 
 def parse(variables, config=None):
@@ -70,7 +73,7 @@ def test_a_role_alone_gives_the_defaults(variables):
     assert (found.serverappio_port, found.clientappio_port) == (9091, 9094)
     assert (found.fleet_port, found.health_port) == (None, 9097)
     assert (found.run_config, found.tls_sans, found.node_public_keys) == ((), (), ())
-    assert (found.node_auth, found.metrics, found.image_prefix) == (False, False, "flwr")
+    assert (found.node_auth, found.metrics, found.image_prefix) == (None, False, "flwr")
     assert (found.log_level, found.ready_timeout_s) == (LogLevel.INFO, 600)
     assert found.superexec_plugin is Plugin.CLIENTAPP
     unset = (found.server_address, found.tls_ca_cert, found.tls_key, found.framework)
@@ -495,6 +498,28 @@ def test_one_ca_and_the_systems_store_contradict():
     assert codes({**CLIENT, **variables}) == ["setting.conflict"]
 
 
+@pytest.mark.parametrize("off", ["FLOWER_NODE_AUTH", "TLS_ENABLED"])
+def test_node_keys_without_authentication_have_no_effect(off):
+    for variables in (
+        {**SERVER, "FLOWER_NODE_PUBLIC_KEYS": PUBLIC_KEY},
+        {**CLIENT, "FLOWER_NODE_PRIVATE_KEY": NODE_KEY},
+    ):
+        found = [f for f in parse({**variables, off: "NO"}).findings if f.code != "tls.disabled"]
+        assert [(f.code, f.severity) for f in found] == [("setting.no_effect", Severity.WARNING)]
+        assert f"but {off} is NO" in found[0].message
+        assert codes(variables) == []
+
+
+def test_public_keys_are_kept_without_comments_and_once():
+    keys = f"{PUBLIC_KEY} a,\n{PUBLIC_KEY}"
+    assert good({**SERVER, "FLOWER_NODE_PUBLIC_KEYS": keys}).node_public_keys == (PUBLIC_KEY,)
+
+
+@pytest.mark.parametrize("cut", [PUBLIC_KEY[:-8], PUBLIC_KEY.replace("p256", "p384", 1)])
+def test_a_public_key_that_is_not_whole_is_refused(cut):
+    assert "want public keys" in want({**SERVER, "FLOWER_NODE_PUBLIC_KEYS": cut})
+
+
 def test_node_authentication_needs_tls():
     variables = {"FLOWER_NODE_AUTH": "YES", "TLS_ENABLED": "NO"}
     assert "setting.conflict" in codes({**SERVER, **variables})
@@ -558,9 +583,6 @@ def test_the_fleet_port_is_the_versions_own():
 @pytest.mark.parametrize(
     ("variables", "severity"),
     [
-        ({**SERVER, "FLOWER_NODE_AUTH": "YES"}, Severity.ERROR),
-        ({**SERVER, "FLOWER_NODE_PUBLIC_KEYS": f"{PUBLIC_KEY} a,\n{PUBLIC_KEY}"}, Severity.ERROR),
-        ({**CLIENT, "FLOWER_NODE_PRIVATE_KEY": NODE_KEY}, Severity.ERROR),
         ({**SERVER, "CUSTOM_APP_REPO": "https://h/app"}, Severity.WARNING),
         ({**CLIENT, "FLOWER_METRICS": "YES"}, Severity.WARNING),
     ],

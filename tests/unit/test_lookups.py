@@ -1,0 +1,124 @@
+"""Which VMs a SuperLink asks OneGate for: few, and none where nothing changed."""
+
+import pytest
+from node_key_pairs import node, public
+
+from flower_agent import enrolment, lookups
+from flower_agent.control import NodeStatus
+from flower_agent.discovery import Member, Service
+from flower_agent.enrolment import Claim, Pin
+from flower_agent.lookups import Absence, Look, Standing
+
+PINS = [Pin("42", public(1), own=True)]
+
+
+def standing(claims=(), nodes=(), pins=PINS, vmids=("42",)):
+    known = {claim.vmid: claim for claim in claims}
+    return lookups.standings(vmids, pins, known, enrolment.by_key(nodes))["42"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "nodes", "expected"),
+    [
+        ([], [], Standing.UNKNOWN),
+        ([Claim("42", public(1))], [node(1)], Standing.AWAY),
+        ([], [node(1, NodeStatus.OFFLINE)], Standing.AWAY),
+        ([], [node(1, NodeStatus.ONLINE)], Standing.SETTLED),
+        ([Claim("42", public(2))], [node(1, NodeStatus.OFFLINE)], Standing.UNKNOWN),
+        ([Claim("42", public(2))], [node(1, NodeStatus.ONLINE)], Standing.SETTLED),
+        ([Claim("42", stranger=True)], [], Standing.SETTLED),
+    ],
+)
+def test_a_vm_stands_where_its_key_and_its_node_put_it(claims, nodes, expected):
+    assert standing(claims, nodes) is expected
+
+
+def test_a_vm_without_a_pin_is_unknown_though_its_node_is_online():
+    assert standing(nodes=[node(1, NodeStatus.ONLINE)], pins=[]) is Standing.UNKNOWN
+
+
+def asked_at(look, until, scale=1.0):
+    """Return when a VM is asked for, turn by turn."""
+    looks, times = {"42": look}, []
+    for now in range(until):
+        if lookups.due(looks, now, scale):
+            times.append(now)
+            known = looks["42"]
+            looks = {"42": Look(known.standing, known.since, now)}
+    return times
+
+
+def test_an_unknown_vm_is_asked_for_every_5_s_for_ten_minutes_and_then_each_minute():
+    times = asked_at(Look(Standing.UNKNOWN, 0), 1000)
+    assert times[:121] == list(range(0, 601, 5))
+    assert times[121:] == list(range(660, 1000, 60))
+
+
+def test_an_enrolled_vm_that_is_away_is_asked_for_each_minute_and_then_seldom():
+    times = asked_at(Look(Standing.AWAY, 0), 3000)
+    assert times == [*range(0, 601, 60), 1200, 1800, 2400]
+
+
+def test_a_settled_vm_is_never_asked_for():
+    assert asked_at(Look(Standing.SETTLED, 0), 3000) == []
+
+
+def test_a_new_standing_begins_its_own_time_and_keeps_when_it_was_asked():
+    first = lookups.follow({}, {"42": Standing.UNKNOWN}, 10)
+    assert first == {"42": Look(Standing.UNKNOWN, 10)}
+    asked = {"42": Look(Standing.UNKNOWN, 10, 12)}
+    assert lookups.follow(asked, {"42": Standing.UNKNOWN}, 20) == asked
+    after = lookups.follow(asked, {"42": Standing.AWAY, "43": Standing.UNKNOWN}, 20)
+    assert after == {"42": Look(Standing.AWAY, 20, 12), "43": Look(Standing.UNKNOWN, 20)}
+    assert lookups.follow(after, {}, 30) == {}
+
+
+def test_the_longest_waiting_is_asked_for_first():
+    looks = {
+        "1": Look(Standing.UNKNOWN, 0, 10),
+        "2": Look(Standing.UNKNOWN, 0, 8),
+        "3": Look(Standing.UNKNOWN, 9),
+        "4": Look(Standing.UNKNOWN, 0, 14),
+    }
+    assert lookups.due(looks, 15, 1.0) == ("3", "2", "1")
+
+
+def test_a_vm_that_never_enrols_does_not_keep_the_watch_awake():
+    looks = {"42": Look(Standing.UNKNOWN, 0)}
+    assert lookups.unsettled(looks, 599, 1.0)
+    assert not lookups.unsettled(looks, 600, 1.0)
+    assert not lookups.unsettled({"42": Look(Standing.AWAY, 0)}, 1, 1.0)
+
+
+def test_vms_that_oneflow_has_still_to_deploy_are_missing():
+    roles = (("superlink", 1), ("supernode", 3))
+    link = Member("41", "superlink_0_(service_7)", "superlink")
+    nodes = tuple(Member(str(42 + i), "", "supernode") for i in range(3))
+    assert lookups.missing(Service("7", (link,), roles)) == 3
+    assert lookups.missing(Service("7", (link, *nodes), roles)) == 0
+
+
+def absent(times, present=()):
+    found = {}
+    for now in times:
+        found = lookups.absences(found, {"42"}, {"42"} if now in present else {"7"}, now)
+    return lookups.gone(found, times[-1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "present", "expected"),
+    [
+        ([0, 60, 600], (), {"42"}),
+        ([0, 600], (), set()),
+        ([0, 1, 2, 599], (), set()),
+        ([0, 60, 300, 600], (300,), set()),
+        ([0, 60, 300, 360, 960], (300,), {"42"} - {"42"}),
+        ([0, 60, 300, 360, 420, 960], (300,), {"42"}),
+    ],
+)
+def test_a_vm_has_left_after_three_complete_answers_over_ten_minutes(times, present, expected):
+    assert absent(times, present) == expected
+
+
+def test_only_pinned_vms_are_missed():
+    assert lookups.absences({"43": Absence(1, 0)}, {"42"}, {"41"}, 5) == {"42": Absence(1, 5)}
