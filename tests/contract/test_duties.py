@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+import random
 import socket
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from flower_agent import roles, settings, superexec, superlink, trust
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.enroller import Enroller
+from flower_agent.errands import Errands
 from flower_agent.health import Prober
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.record import Record
+from flower_agent.registrar import Registrar
 from flower_agent.supernode import SuperNode
 from flower_agent.turn import Running, Turn
 
@@ -41,7 +45,7 @@ class Node:
     """A SuperNode whose container logs, on a VM whose clock may be set."""
 
     def __init__(self, started_at):
-        self.duty, self.log, self.started_at = SuperNode(Prober(), None), Log(), started_at
+        self.duty, self.log, self.started_at = SuperNode(Prober(), None, None), Log(), started_at
         self.monotonic = 1000.0
 
     def read(self, now):
@@ -96,7 +100,7 @@ def peer():
 
 
 def test_a_connection_counts_while_the_name_does_not_resolve(peer, monkeypatch):
-    duty, endpoint = SuperNode(Prober(), None), Address("link.example", peer)
+    duty, endpoint = SuperNode(Prober(), None, None), Address("link.example", peer)
     monkeypatch.setattr(superexec, "resolved", lambda _: frozenset({"127.0.0.1"}))
     assert duty._attached(endpoint)
     monkeypatch.setattr(superexec, "resolved", lambda _: frozenset())
@@ -145,6 +149,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         record=Record(),
         running=running,
     )
-    duty = superlink.SuperLink(Prober(), tmp_path / "superlink")
+    registrar = Registrar(Errands(lambda: None), rng=random.Random(1))
+    duty = superlink.SuperLink(Prober(), Enroller(registrar), tmp_path)
     assert duty.prepare(turn).trust.defer is running
     duty.close()
