@@ -107,11 +107,12 @@ class Registrar:
     def _take(self, now: float, own_vmid: str) -> None:
         done = self._errands.take(_SERVICE)
         if done is not None:
-            self._note(done.error, now)
-            if done.error is None:
-                self.in_service = True
-            elif self.in_service is None and done.error.finding.code == "onegate.no_service":
-                self.in_service = False
+            alone = done.error is not None and done.error.finding.code == "onegate.no_service"
+            self._note(None if alone else done.error, now)
+            if done.error is None or alone:
+                self.in_service = self.in_service is True or not alone
+            else:
+                self._asked_at = float("-inf")  # again after a pause
             service: Service | None = done.value
             if service is not None and service.member(own_vmid) is not None:  # a complete answer
                 self._service, self._vmid = service, own_vmid

@@ -1,0 +1,456 @@
+"""A SuperLink lets the SuperNodes of its service in: OneGate, its watch, and the Control API.
+
+The clock is the tests'; errands run at once, and their pauses let the clock go on.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+import pathlib
+import random
+from collections import Counter
+
+import onegate as sandbox
+import pytest
+from fake_superlink import NOT_VALID, FakeSuperLink
+
+from flower_agent import enroller as module
+from flower_agent import pem, report, settings
+from flower_agent.control_api import Control
+from flower_agent.enroller import Enroller
+from flower_agent.errands import Done
+from flower_agent.errors import AgentError
+from flower_agent.flower import Transport
+from flower_agent.host import HostFacts
+from flower_agent.keyring import Keyring
+from flower_agent.node_keys import NodeKeys
+from flower_agent.onegate import Access, OneGate
+from flower_agent.record import Record
+from flower_agent.registrar import A_SECOND, Registrar
+from flower_agent.secret import Secret
+from flower_agent.status import Mark
+from flower_agent.turn import Turn
+
+SERVICE, LINK, FIRST = 7, 41, 42
+UNREGISTERED = "unregistered"
+
+
+class Inline:
+    """Errands without threads: each is done when it is begun."""
+
+    def __init__(self):
+        self._done = {}
+
+    def start(self, name, call):
+        try:
+            self._done[name] = Done(call())
+        except AgentError as error:
+            self._done[name] = Done(error=error)
+        return True
+
+    def running(self, name):
+        return name in self._done
+
+    def take(self, name):
+        return self._done.pop(name, None)
+
+    def busy(self):
+        return bool(self._done)
+
+
+class World:
+    """A service in the sandbox's OneGate, a SuperLink's register, and the agent's part between."""
+
+    def __init__(self, folder, gate, link, api, nodes):
+        self.folder, self.gate, self.link, self.api = folder, gate, link, api
+        self.now, self.record, self.turn = 1000.0, Record(), None
+        self.context = {"FLOWER_ROLE": "server"}
+        self.tokens, self.asked = {}, []
+        self.dry = False
+        gate.add_service(SERVICE, "flower", [("superlink", 1), ("supernode", nodes)])
+        self.add(LINK, "superlink_0_(service_7)", "superlink")
+        access = Access(gate.url, str(LINK), Secret(self.tokens[LINK]))
+        self.client = OneGate(access)
+        self.restart()
+
+    def restart(self):
+        """Let a new agent begin; what is in the record stays."""
+        self.errands = Inline()
+        registrar = Registrar(self.errands, rng=random.Random(1), sleep=self._pass)
+        self.enroller = Enroller(registrar)
+
+    def add(self, vmid, name, role="supernode"):
+        self.tokens[vmid] = self.gate.add_vm(vmid, name, role, SERVICE)
+
+    def deploy(self, number):
+        """Let OneFlow deploy a SuperNode that publishes its key; return the key."""
+        vmid = FIRST + number
+        self.add(vmid, f"supernode_{number}_(service_7)")
+        key = NodeKeys(self.folder / str(vmid)).own(str(vmid)).public
+        self.say(vmid, key)
+        return key
+
+    def say(self, vmid, key):
+        """Let a VM publish a key, as its agent would."""
+        guest = OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
+        guest.update(report.render({"FLOWER_ROLE": "supernode", "FLOWER_NODE_KEY": key}))
+        guest.close()
+
+    def leave(self, vmid):
+        """Let OneFlow undeploy a VM."""
+        with self.gate._lock:
+            del self.gate._machines[vmid]
+
+    def look(self):
+        """Do one turn."""
+        before = len(self.gate.requests)
+        self.turn = Turn(
+            settings=settings.parse(self.context, {}).settings,
+            variables={},
+            host=HostFacts((), None, 2**31, (), None, "boot"),
+            keyring=Keyring(pathlib.Path("/nowhere")),
+            client=self.client,
+            now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
+            monotonic=self.now,
+            record=self.record,
+            dry=self.dry,
+        )
+        try:
+            if not self.enroller.wants_keys(self.turn):
+                return False
+            self.enroller.enrol(self.turn, self.api.list_nodes(5), self.api)
+        finally:
+            self.record = self.turn.record
+            came = [r.path for r in self.gate.requests[before:] if r.method == "GET"]
+            self.asked += [(self.now, path) for path in came]
+        return True
+
+    def live(self, seconds):
+        """Turn as the agent does: when something is due or was brought, and every ten seconds."""
+        end = self.now + seconds
+        while self.now < end:
+            with contextlib.suppress(AgentError):  # the first turn waits for the answer
+                self.look()
+            due_s = 0.0 if self.errands.busy() else self.turn.next_s
+            self.now += min(max(due_s, 0.05), 10.0, end - self.now + 0.001)
+
+    def codes(self):
+        return [found.code for found in self.turn.warnings]
+
+    def status(self, key):
+        return self.link.nodes.get(pem.node_key_pem(key), (0, ""))[1]
+
+    def connect(self, *keys, status="online"):
+        for key in keys:
+            self.link.connect(pem.node_key_pem(key), status)
+
+    def requests_since(self, now):
+        return Counter(path for at, path in self.asked if at >= now)
+
+    def _pass(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes worlds of a number of SuperNodes that OneFlow should deploy."""
+    with contextlib.ExitStack() as stack:
+
+        def build(nodes=2):
+            gate, link = stack.enter_context(sandbox.OneGate()), FakeSuperLink()
+            address = stack.enter_context(link.serve(Transport.GRPC))
+            api = Control(address, Transport.GRPC, None)
+            stack.callback(api.close)
+            world = World(tmp_path, gate, link, api, nodes)
+            stack.callback(world.client.close)
+            return world
+
+        yield build
+
+
+# Whether nodes need keys
+
+
+def wants(world):
+    with contextlib.suppress(AgentError):
+        world.look()
+    return world.look()
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ({}, True),
+        ({"FLOWER_NODE_AUTH": "NO"}, False),
+        ({"TLS_ENABLED": "NO"}, False),
+    ],
+)
+def test_inside_a_service_with_tls_nodes_need_keys_unless_switched_off(make, context, expected):
+    world = make()
+    world.context |= context
+    assert wants(world) is expected
+    assert bool(world.asked) is (not context)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_outside_a_service_nodes_need_keys_where_some_are_given(make, given):
+    world = make()
+    token = world.gate.add_vm(99, "loner")
+    world.client = OneGate(Access(world.gate.url, "99", Secret(token)))
+    if given:
+        world.context["FLOWER_NODE_PUBLIC_KEYS"] = NodeKeys(world.folder / "x").own("1").public
+    assert wants(world) is given
+    assert world.turn.record.in_service is (None if given else False)
+    world.client.close()
+
+
+def test_without_a_token_nodes_need_no_keys(make):
+    world = make()
+    world.client = None
+    assert wants(world) is False
+
+
+def test_a_first_start_waits_for_onegates_answer_and_then_supposes_a_service(make):
+    world = make()
+    world.gate.fault("down")
+    with pytest.raises(AgentError, match="asked whether there is a service"):
+        world.look()
+    assert world.record.in_service is None
+    world.now += module.ANSWER_S
+    assert world.look() is True
+    world.gate.heal()
+    world.live(30)
+    assert world.record.in_service is True
+
+
+def test_what_onegate_said_once_counts_while_it_is_away(make):
+    world = make()
+    wants(world)
+    world.gate.fault("down")
+    world.restart()
+    assert world.look() is True
+    world.client = None  # the token is lost, too
+    assert world.look() is True
+
+
+# Enrolment
+
+
+def test_nodes_are_enrolled_soon_after_they_publish_their_keys(make):
+    world = make()
+    world.live(20)
+    assert world.turn.facts["enrolment"].detail == "0 of 0 VMs of the service"
+    keys = [world.deploy(0), world.deploy(1)]
+    deployed = world.now
+    world.live(6)
+    assert [world.status(key) for key in keys] == ["registered", "registered"]
+    assert world.requests_since(deployed) == {"/service": 1, "/vms/42": 1, "/vms/43": 1}
+    assert world.turn.facts["enrolment"].detail == "2 of 2 VMs of the service"
+    assert world.turn.facts["enrolment"].mark is Mark.OK
+    assert [pin.vmid for pin in world.record.pins] == ["42", "43"]
+    assert world.codes() == []
+
+
+def test_a_vm_that_publishes_no_key_yet_is_waited_for(make):
+    world = make(1)
+    world.add(FIRST, "supernode_0_(service_7)")
+    world.live(30)
+    assert world.turn.facts["enrolment"].mark is Mark.WAITING
+    assert world.turn.facts["enrolment"].detail == "0 of 1 VMs of the service"
+    assert 4 <= world.requests_since(0)["/vms/42"] <= 7
+    key = NodeKeys(world.folder / "42").own("42").public
+    world.say(FIRST, key)
+    world.live(6)
+    assert world.status(key) == "registered"
+
+
+def test_a_settled_service_costs_one_request_a_minute(make):
+    world = make()
+    world.connect_after = [world.deploy(0), world.deploy(1)]
+    world.live(10)
+    world.connect(*world.connect_after)
+    world.live(20)
+    settled = world.now
+    world.live(600)
+    assert world.requests_since(settled) == {"/service": 10}
+
+
+def test_a_new_agent_asks_for_no_vm_that_is_enrolled_and_online(make):
+    world = make()
+    keys = [world.deploy(0), world.deploy(1)]
+    world.live(10)
+    world.connect(*keys)
+    world.restart()
+    begun = world.now
+    world.live(30)
+    assert world.requests_since(begun) == {"/service": 1}
+    assert world.turn.facts["enrolment"].detail == "2 of 2 VMs of the service"
+
+
+def test_a_lost_database_gets_all_keys_again_within_a_turn(make):
+    world = make()
+    keys = [world.deploy(0), world.deploy(1)]
+    given = NodeKeys(world.folder / "far").own("1").public
+    world.context["FLOWER_NODE_PUBLIC_KEYS"] = given
+    world.live(10)
+    world.connect(*keys)
+    world.live(10)
+    world.link.lose()
+    world.look()
+    assert [world.status(key) for key in (*keys, given)] == ["registered"] * 3
+
+
+def test_a_key_that_the_operator_registered_already_is_fine(make):
+    world = make(1)
+    key = world.deploy(0)
+    world.api.register_node(pem.node_key_pem(key), 5)
+    world.live(10)
+    assert world.status(key) == "registered"
+    assert world.codes() == []
+    assert [pin.own for pin in world.record.pins] == [False]
+
+
+def test_another_key_of_a_pinned_vm_is_refused_and_said_until_it_is_mended(make):
+    world = make(1)
+    first = world.deploy(0)
+    world.live(10)
+    world.connect(first, status="offline")
+    second = NodeKeys(world.folder / "anew").own("42").public
+    world.say(FIRST, second)
+    world.live(70)
+    assert world.codes() == ["enrol.key_changed"]
+    assert world.status(second) == ""
+    world.api.unregister_node(str(world.link.nodes[pem.node_key_pem(first)][0]), 5)
+    world.live(70)
+    assert world.status(second) == "registered"
+    assert world.codes() == []
+
+
+def test_a_vm_that_left_is_unregistered_after_ten_minutes_and_not_sooner(make):
+    world = make()
+    keys = [world.deploy(0), world.deploy(1)]
+    world.live(10)
+    world.connect(*keys)
+    world.live(10)
+    world.leave(FIRST)
+    world.connect(keys[0], status="offline")
+    world.live(590)
+    assert world.status(keys[0]) == "offline"
+    world.live(130)
+    assert world.status(keys[0]) == UNREGISTERED
+    assert world.status(keys[1]) == "online"
+    world.live(10)
+    assert [pin.vmid for pin in world.record.pins] == ["43"]
+
+
+def test_a_vm_that_left_stays_registered_while_its_node_is_online(make):
+    world = make()
+    key = world.deploy(0)
+    world.live(10)
+    world.connect(key)
+    world.leave(FIRST)
+    world.live(2000)
+    assert world.status(key) == "online"
+
+
+def test_an_answer_without_the_superlink_itself_proves_no_absence(make):
+    world = make()
+    keys = [world.deploy(0), world.deploy(1)]
+    world.live(10)
+    world.connect(*keys, status="offline")
+    with world.gate._lock:
+        for vmid in (FIRST, FIRST + 1):
+            del world.gate._machines[vmid]
+        service = world.gate._services[SERVICE]
+        world.gate._services[SERVICE] = dataclasses.replace(service, roles=(("supernode", 2),))
+    world.live(2000)
+    assert [world.status(key) for key in keys] == ["offline", "offline"]
+
+
+def test_a_onegate_that_is_away_loses_nobody(make):
+    world = make()
+    keys = [world.deploy(0), world.deploy(1)]
+    world.live(10)
+    world.connect(*keys, status="offline")
+    world.gate.fault("down")
+    begun = world.now
+    world.live(3000)
+    assert [world.status(key) for key in keys] == ["offline", "offline"]
+    assert sum(world.requests_since(begun).values()) <= 3000 / 5
+    assert world.turn.facts["enrolment"].mark is Mark.WAITING
+    assert "OneGate does not answer" in world.turn.facts["enrolment"].detail
+
+
+def test_a_key_that_flower_refuses_is_said_and_not_offered_in_every_turn(make):
+    world = make(1)
+    world.live(10)
+    key = world.deploy(0)
+    register = world.link._register
+
+    def refuse(_):
+        world.link._register = register
+        world.link.trouble = None
+        raise fake_refusal()
+
+    world.link._register = refuse
+    world.live(20)
+    assert world.link.calls.count("RegisterNode") == 1
+    assert world.codes() == ["enrol.key_refused"]
+    assert "VM 42" in world.turn.warnings[0].message
+    world.live(60)
+    assert world.status(key) == "registered"
+    assert world.codes() == []
+
+
+def fake_refusal():
+    from fake_superlink import Refused
+
+    return Refused(*NOT_VALID)
+
+
+def test_a_register_that_fails_is_a_warning_and_tried_again(make):
+    world = make(1)
+    world.live(10)
+    key = world.deploy(0)
+    register = world.link._register
+
+    def fail(_):
+        world.link._register = register
+        raise RuntimeError("database is locked")
+
+    world.link._register = fail
+    world.live(12)
+    assert world.status(key) == "registered"
+
+
+def test_a_dry_look_registers_nothing(make):
+    world = make(1)
+    key = world.deploy(0)
+    world.dry = True
+    world.live(10)
+    assert world.status(key) == ""
+    assert world.record.pins == ()
+
+
+# Many
+
+
+def test_a_hundred_nodes_at_once_are_enrolled_by_at_most_twenty_look_ups_a_second(make):
+    world = make(100)
+    world.live(10)
+    keys = [world.deploy(number) for number in range(100)]
+    deployed = world.now
+    world.live(12)
+    assert {world.status(key) for key in keys} == {"registered"}
+    begun = [at for at, path in world.asked if at >= deployed and path.startswith("/vms/")]
+    assert len(begun) == 100
+    chunks = [(at, len(list(same))) for at, same in itertools.groupby(begun)]
+    assert max(count for _, count in chunks) <= A_SECOND
+    assert all(after - at >= 1.0 for (at, _), (after, _) in itertools.pairwise(chunks))
+    assert world.record.pins[99].vmid == str(FIRST + 99)
+    world.connect(*keys)
+    world.live(20)
+    settled = world.now
+    world.live(300)
+    assert world.requests_since(settled) == {"/service": 5}
