@@ -23,7 +23,7 @@ from flower_agent.gpu import Access, Answer, Asked, Device, Files, Offers
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.life import Phase
-from flower_agent.parsers import Role
+from flower_agent.parsers import Isolation, Role
 from flower_agent.paths import Paths
 from flower_agent.record import Record
 from flower_agent.status import Fact, Mark
@@ -40,9 +40,10 @@ class Found:
     """A SuperNode's duty that has found its SuperLink; `error` is what its check meets."""
 
     def __init__(self):
-        self.error, self.hung = None, False
+        self.error, self.hung, self.awaited = None, False, ""
 
-    def prepare(self, _):
+    def prepare(self, turn):
+        turn.awaited = self.awaited
         known = SuperLink(Address("10.0.0.5", 9092))
         site = {"superlink": known, "trust": Trust.INSECURE, "node_config": ()}
         return Prepared(trust=trust.Wanted(source=trust.Source.OFF), site=site)
@@ -82,7 +83,7 @@ class Vm:
         self.duty = Found()
         self.gpu, self.asked, self.search = Files(), Asked(), Searched()
         errands = Errands(lambda: None)
-        workload = Workload(self.engine, errands, wake=lambda: None)
+        self.workload = workload = Workload(self.engine, errands, wake=lambda: None)
         accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
         duties = {Role.SUPERNODE: self.duty}
         self.converger = Converger(
@@ -427,3 +428,85 @@ def test_a_waiting_supernode_asks_for_its_superlink_every_half_minute(vm):
     vm.pass_time(2)
     vm.turn()
     assert vm.search.asked == 2
+
+
+# Enrolment
+
+
+REFUSED = 'details = "No SuperNode found with the given public key."'
+
+
+@pytest.fixture
+def lone(vm):
+    """A SuperNode whose apps run in its own container."""
+    vm.settings = dataclasses.replace(vm.settings, isolation=Isolation.SUBPROCESS)
+    for image in vm.images:
+        vm.engine.hold(image)
+    vm.turn()
+    vm.pass_time(60)
+    return vm
+
+
+def runs(lone):
+    return next(c.running for c in lone.engine.containers() if c.name == SUPERNODE)
+
+
+def turn_away(lone):
+    """Let the container run, be turned away, and end, as Flower does."""
+    lone.duty.error = AgentError("peer.waiting", "no connection is established", retryable=True)
+    lone.engine.say(SUPERNODE, REFUSED)
+    lone.engine.end(SUPERNODE, 1)
+
+
+def test_a_node_that_is_turned_away_stays_in_phase_enrol_and_is_no_failure(lone):
+    lone.duty.awaited = "the SuperLink does not know the key X"
+    seen = set()
+    for _ in range(60):
+        if runs(lone):
+            turn_away(lone)
+        unmet = lone.turn()
+        seen.add((unmet.phase, unmet.finding.code, unmet.finding.message))
+        lone.pass_time(1)
+    assert seen == {(Phase.ENROL, "enrol.waiting", "the SuperLink does not know the key X")}
+    starts = [call for call in lone.engine.calls if call == f"start {SUPERNODE}"]
+    assert 60 / 16 < len(starts) - 1 <= 60 / 5 + 1
+    assert lone.workload.failures(SUPERNODE) == 0
+
+
+def test_a_node_that_is_let_in_at_last_waits_no_more(lone):
+    turn_away(lone)
+    assert lone.turn().phase is Phase.ENROL
+    lone.pass_time(16)
+    lone.turn()
+    assert lone.last.wait.error.finding.code == "enrol.waiting"
+    lone.duty.error = None
+    lone.pass_time(1)
+    assert lone.turn() is None
+    lone.turn()
+    assert lone.last.wait is None
+
+
+def test_a_node_that_lives_on_after_it_was_turned_away_is_stopped_soon(lone):
+    lone.duty.error = AgentError("enrol.waiting", "turned away", retryable=True)
+    lone.duty.hung = True
+    assert lone.turn().phase is Phase.ENROL
+    assert runs(lone)
+    lone.pass_time(3)
+    assert lone.turn().phase is Phase.ENROL
+    assert not runs(lone)
+    assert lone.turn().phase is Phase.ENROL
+    assert not runs(lone)
+    lone.pass_time(16)
+    lone.turn()
+    assert runs(lone)
+    assert lone.workload.failures(SUPERNODE) == 0
+
+
+def test_another_trouble_is_said_though_the_node_waits_to_be_let_in(lone):
+    turn_away(lone)
+    lone.turn()
+    lone.pass_time(16)
+    lone.turn()
+    lone.duty.error = AgentError("peer.clock", "refused", retryable=True)
+    lone.pass_time(21)
+    assert lone.turn().finding.code == "peer.clock"

@@ -1,0 +1,220 @@
+"""Whether a SuperNode shows a key, which one, and what it makes of a refusal."""
+
+import dataclasses
+import datetime
+import pathlib
+import random
+
+import pytest
+
+from flower_agent import settings
+from flower_agent.address import Address
+from flower_agent.containers import Part
+from flower_agent.discovery import SuperLink
+from flower_agent.ends import Wait
+from flower_agent.errors import AgentError
+from flower_agent.finder import Finder
+from flower_agent.health import Prober
+from flower_agent.host import HostFacts
+from flower_agent.keyring import Keyring
+from flower_agent.node_keys import NodeKeys
+from flower_agent.record import Record
+from flower_agent.secret import Secret
+from flower_agent.supernode import REPLACE_KEY_AFTER_S, SuperNode
+from flower_agent.turn import Running, Turn
+
+START = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+FOUND = SuperLink(Address("10.0.0.5", 9092), vmid="41")
+REFUSED = "FAILED_PRECONDITION: No SuperNode found with the given public key."
+
+
+class Vm:
+    """A SuperNode's VM: what its SuperLink publishes, and how it turns it away."""
+
+    def __init__(self, folder):
+        self.keys = NodeKeys(folder / "keys")
+        self.finder = Finder(None, None, rng=random.Random(1))
+        self.duty = SuperNode(Prober(), self.finder, self.keys)
+        self.context, self.record = {"FLOWER_ROLE": "client"}, Record(vmid="42")
+        self.monotonic, self.wait, self.dry = 1000.0, None, False
+
+    def turn(self):
+        return Turn(
+            settings=settings.parse(self.context, {}).settings,
+            variables={},
+            host=HostFacts((), None, 2**31, (), None, "boot"),
+            keyring=Keyring(pathlib.Path("/nowhere")),
+            client=None,
+            now=START,
+            monotonic=self.monotonic,
+            record=self.record,
+            wait=self.wait,
+            dry=self.dry,
+        )
+
+    def key(self, published=None):
+        """Return the key that the container gets; `published` is FLOWER_NODE_AUTH."""
+        self.last = self.turn()
+        found = dataclasses.replace(FOUND, node_auth=published)
+        key = self.duty._node_key(self.last, found)
+        self.record = self.last.record
+        return key
+
+    def turned_away(self, code, since=1000.0):
+        self.wait = Wait(AgentError(code, "turned away", retryable=True), since)
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return Vm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("context", "published", "shown"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({}, None, False),
+        ({"FLOWER_NODE_AUTH": "YES"}, None, True),
+        ({"FLOWER_NODE_AUTH": "YES"}, True, True),
+        ({"FLOWER_NODE_AUTH": "NO"}, None, False),
+        ({"FLOWER_NODE_AUTH": "NO"}, False, False),
+        ({"TLS_ENABLED": "NO"}, None, False),
+    ],
+)
+def test_a_node_shows_a_key_as_set_else_as_its_superlink_publishes(vm, context, published, shown):
+    vm.context |= context
+    assert (vm.key(published) is not None) is shown
+
+
+@pytest.mark.parametrize(("here", "there"), [("YES", False), ("NO", True)])
+def test_two_ends_that_differ_are_said_before_anything_starts(vm, here, there):
+    vm.context["FLOWER_NODE_AUTH"] = here
+    with pytest.raises(AgentError) as caught:
+        vm.key(there)
+    assert caught.value.finding.code == "enrol.mismatch"
+    assert caught.value.retryable
+    assert f"FLOWER_NODE_AUTH is {here} here" in caught.value.finding.message
+
+
+@pytest.mark.parametrize(("context", "told"), [({}, True), ({"FLOWER_NODE_AUTH": "NO"}, False)])
+def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, context, told):
+    vm.context |= context
+    found = vm.duty.introduction(vm.turn().settings, "42")
+    assert found == ({"FLOWER_NODE_KEY": vm.keys.own("42").public} if told else {})
+    vm.key()
+    assert ("FLOWER_NODE_KEY" in vm.last.told) is told
+
+
+def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
+    vm.keys._directory.write_text("in the way")
+    assert vm.duty.introduction(vm.turn().settings, "42") == {}
+
+
+def test_what_the_superlink_said_last_counts_while_onegate_is_away(vm):
+    first = vm.key(published=True)
+    assert vm.key(published=None) == first
+    assert vm.key(published=False) is None
+    assert vm.key(published=None) is None
+
+
+def test_a_given_key_is_shown_though_nothing_says_so(vm):
+    given = pathlib.Path(vm.keys.own("42").path).read_text()
+    vm.context["FLOWER_NODE_PRIVATE_KEY"] = given
+    found = vm.key()
+    assert found.path.endswith("given.key")
+    assert found.public == vm.keys.give(Secret(given)).public
+
+
+def test_a_superlink_that_wants_a_key_from_a_node_without_one_is_believed(vm):
+    assert vm.key() is None
+    vm.turned_away("enrol.mismatch")
+    assert vm.key() is not None
+    assert vm.finder._stale
+
+
+def test_a_dry_look_makes_no_key_and_names_its_file(vm):
+    vm.dry = True
+    assert vm.key(published=True).path.endswith("node-42.key")
+    assert not vm.keys._directory.exists()
+
+
+# A key that is refused
+
+
+def worked(vm):
+    key = vm.key(published=True)
+    vm.record = dataclasses.replace(vm.record, worked_key=key.public)
+    return key
+
+
+def test_a_key_that_worked_and_is_refused_for_ten_minutes_is_replaced(vm):
+    before = worked(vm)
+    vm.turned_away("enrol.waiting")
+    vm.monotonic += REPLACE_KEY_AFTER_S
+    assert vm.key(published=True) == before
+    vm.monotonic += 1
+    after = vm.key(published=True)
+    assert after.public != before.public
+    assert vm.last.told["FLOWER_NODE_KEY"] == after.public
+    vm.monotonic += 10 * REPLACE_KEY_AFTER_S
+    assert vm.key(published=True) == after, "the new one never worked"
+
+
+def test_a_key_that_never_worked_is_kept_however_long_it_is_refused(vm):
+    before = vm.key(published=True)
+    vm.turned_away("enrol.waiting")
+    vm.monotonic += 10 * REPLACE_KEY_AFTER_S
+    assert vm.key(published=True) == before
+
+
+def test_a_given_key_is_never_replaced(vm):
+    vm.context["FLOWER_NODE_PRIVATE_KEY"] = pathlib.Path(vm.keys.own("42").path).read_text()
+    before = worked(vm)
+    vm.turned_away("enrol.waiting")
+    vm.monotonic += 10 * REPLACE_KEY_AFTER_S
+    assert vm.key(published=True) == before
+
+
+def test_a_dry_look_replaces_no_key(vm):
+    before = worked(vm)
+    vm.turned_away("enrol.waiting")
+    vm.monotonic += 10 * REPLACE_KEY_AFTER_S
+    vm.dry = True
+    assert vm.key(published=True) == before
+
+
+# What its log says
+
+
+def refusal(vm, text, version="1.25.0"):
+    vm.context["FLOWER_VERSION"] = version
+    vm.key(published=True)
+    with pytest.raises(AgentError) as caught:
+        vm.duty._check_peer(vm.last, Running(START, lambda _: text))
+    return vm.last.unmet(caught.value)
+
+
+def test_a_refused_key_is_the_phase_enrol_and_names_the_key(vm):
+    unmet = refusal(vm, f'\tdetails = "{REFUSED}"')
+    assert (unmet.phase.value, unmet.finding.code, unmet.fatal) == ("enrol", "enrol.waiting", False)
+    assert "SHA256:" in unmet.finding.message
+    assert Part.SUPERNODE not in unmet.finding.message
+
+
+def test_a_superlink_that_wants_keys_is_the_phase_enrol_too(vm):
+    unmet = refusal(vm, '\tdetails = "All SuperNodes must be registered via the CLI."')
+    assert (unmet.phase.value, unmet.finding.code) == ("enrol", "enrol.mismatch")
+
+
+def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm):
+    vm.context["FLOWER_VERSION"] = "1.23.0"
+    key = vm.key(published=True)
+    vm.duty._attached = lambda _: True  # the kernel's word
+    vm.last.record = dataclasses.replace(vm.last.record, superlink=FOUND.endpoint)
+    running = Running(START, lambda _: "INFO : Starting Flower SuperNode")
+    with pytest.raises(AgentError, match=r"peer\.waiting"):
+        vm.duty._check_peer(vm.last, running)
+    vm.last.monotonic += 3
+    vm.duty._check_peer(vm.last, running)
+    assert vm.last.record.worked_key == key.public
