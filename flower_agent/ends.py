@@ -52,6 +52,9 @@ class Ends:
 
     def why(self, found: Existing, failures: int) -> AgentError:
         """Return why a container ended that should run, with its last words."""
+        waits = self._waits.get(found.name)
+        if waits is not None and found.exit_code in _STOPPED:
+            return waits.error
         key = (found.name, found.finished_at, failures)
         if self._last is None or self._last[0] != key:
             self._last = (key, self._explain(found, failures))
@@ -62,10 +65,9 @@ class Ends:
         if found.exit_code not in (1, *_STOPPED):
             return new
         error = self.why(found, new.failures)
-        if error.finding.code in WAITING:
-            self.wait(found.name, error, now)
-        elif found.exit_code not in _STOPPED or found.name not in self._waits:
+        if error.finding.code not in WAITING:
             return new
+        self.wait(found.name, error, now)
         waits = self._waits[found.name]
         pause_s = self._random.uniform(*(AGAIN_S if waits.ends else FIRST_AGAIN_S)) * self._scale
         self._waits[found.name] = dataclasses.replace(waits, ends=waits.ends + 1)
