@@ -213,6 +213,12 @@ def test_a_superlink_is_found_by_two_requests(service):
     assert service.asked() == ["/service", f"/vms/{SUPERLINK}"]
 
 
+@pytest.mark.parametrize(("told", "known"), [("YES", True), ("NO", False), ("x", None)])
+def test_whether_the_superlink_wants_node_keys_comes_with_it(service, told, known):
+    service.say(SUPERLINK, published(FLOWER_NODE_AUTH=told))
+    assert service.found(supernode()).node_auth is known
+
+
 def test_what_was_found_is_not_asked_for_again(service):
     service.say(SUPERLINK, published())
     service.found(supernode())

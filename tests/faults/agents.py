@@ -132,6 +132,7 @@ def pair(request, tmp_path_factory, images):
         name=name,
         base_port=port,
         supernodes=1,
+        variables={"FLOWER_NODE_AUTH": "NO"},  # enrolment has tests of its own
         environment={"FLOWER_AGENT_TIME_SCALE": "0.1"},
         say=lambda _: None,
     )
