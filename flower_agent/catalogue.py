@@ -260,6 +260,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperLink refuses this VM's clock.",
         "Synchronize the clock (chrony, systemd-timesyncd); at most 5 s ahead, 5 min behind.",
     ),
+    "peer.ghost": (
+        "The SuperLink takes a killed SuperNode's last connection for alive and lets no other in.",
+        "Wait: it takes a minute at most, and the agent tries again by itself.",
+    ),
     "peer.waiting": (
         "The SuperNode has not connected to the SuperLink yet.",
         "Read its last lines: flower-agent logs",

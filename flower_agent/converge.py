@@ -98,7 +98,8 @@ class Converger:
         if unmet is None:
             self._workload.ends.forget(name)
         elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
-            return Unmet(Phase.ENROL, waits.finding(turn.awaited))
+            found = waits.finding(turn.awaited)
+            return Unmet(Phase.PEER if found.code == "peer.ghost" else Phase.ENROL, found)
         return unmet
 
     def _stages(self, turn: Turn) -> Unmet | None:

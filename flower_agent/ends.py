@@ -14,7 +14,7 @@ from .engine import Engine
 from .errors import AgentError, Finding
 
 TAIL_LINES = 30
-WAITING = frozenset({"enrol.waiting", "enrol.mismatch"})
+WAITING = frozenset({"enrol.waiting", "enrol.mismatch", "peer.ghost"})
 AGAIN_S = (5.0, 15.0)
 FIRST_AGAIN_S = (5.0, 8.0)
 """A SuperLink looks every 5 s at who is new."""

@@ -207,6 +207,11 @@ SIGNS: tuple[Sign, ...] = (
         error="enrol.waiting",
     ),
     _client(
+        r"SuperNode with node ID \d+ could not be activated",
+        "the SuperLink still takes its last connection for alive",
+        error="peer.ghost",
+    ),
+    _client(
         r"All SuperNodes must be registered via the CLI",
         "the SuperLink wants a node key and this node has none",
         error="enrol.mismatch",

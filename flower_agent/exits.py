@@ -58,6 +58,12 @@ class Refusal(enum.StrEnum):
     UNREGISTERED = "unregistered"
     """Its key is not registered (yet, or any more)."""
 
+    GHOST = "ghost"
+    """The SuperLink takes the last connection of its key for alive, for a minute after a kill.
+
+    From 1.36 on it says the same as of a key that is not registered.
+    """
+
     NO_KEY = "no_key"
     """It has no key, and the SuperLink wants one."""
 
@@ -107,6 +113,7 @@ class _Kind(enum.Enum):
 _REFUSALS = {
     Refusal.CLOCK: r"Invalid timestamp",
     Refusal.UNREGISTERED: r"No SuperNode found with the given public key|Failed to activate Super",
+    Refusal.GHOST: r"SuperNode with node ID \d+ could not be activated",
     Refusal.NO_KEY: r"All SuperNodes must be registered via the CLI",
     Refusal.FORGOTTEN: r"Node ID \d+ not found|Invalid node ID|does not recognize this SuperNode"
     r"|'401 Unauthorized'",

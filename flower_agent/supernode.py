@@ -178,10 +178,13 @@ class SuperNode:
             turn.note("key", Mark.OFF, "the SuperLink wants no key")
             return None
         patience_s = REPLACE_KEY_AFTER_S * self._scale
-        if turn.wait is not None and turn.monotonic - turn.wait.since > patience_s:
+        unknown = turn.wait is not None and turn.wait.error.finding.code == "enrol.waiting"
+        if turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s:
             key = self._replaced(turn, key)
         self._key, shown = key, pem.node_key_fingerprint(key.public)
-        turn.awaited = f"the SuperLink does not know the key {shown}"
+        ghost = key.public == turn.record.worked_key
+        more = ", or still takes its last connection for alive" if ghost else ""
+        turn.awaited = f"the SuperLink does not know the key {shown}{more}"
         turn.note("key", Mark.OK, shown)
         return key
 
@@ -262,6 +265,9 @@ class SuperNode:
             self._finder.forget()
         if peer.refusal is exits.Refusal.UNREGISTERED:
             raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
+        if peer.refusal is exits.Refusal.GHOST:
+            message = f"the SuperLink at {endpoint} still takes the last connection for alive"
+            raise AgentError("peer.ghost", message, retryable=True)
         if peer.refusal is exits.Refusal.NO_KEY:
             raise AgentError("enrol.mismatch", "the SuperLink wants node keys", retryable=True)
         code = "peer.lost" if peer.node_id else "peer.waiting"

@@ -39,6 +39,7 @@ def federation(tmp_path_factory, images):
             made.deploy(machine)
         for machine in made.supernodes[:2]:
             made.wait_ready(machine)
+        made.first_keys = [public_half(key_file(m).read_bytes()) for m in made.supernodes[:2]]
         yield made
     finally:
         made.down()
@@ -117,7 +118,7 @@ def test_the_first_body_of_a_boot_has_the_key(vms):
     federation, _, node, _ = vms
     first = federation.cloud.updates(node.vmid)[0].body
     assert "FLOWER_STATE=starting" in first
-    assert f"FLOWER_NODE_KEY={public_half(key_file(node).read_bytes())}" in first
+    assert f"FLOWER_NODE_KEY={federation.first_keys[0]}" in first
 
 
 def test_the_private_key_is_nowhere_but_in_its_file(vms):
@@ -140,6 +141,8 @@ def test_a_restart_of_agents_and_containers_keeps_keys_and_ids(vms):
     for machine in (link, node):
         restart(federation, machine)
     docker("kill", container(other))
+    wait_for(lambda: error(federation, other) == "peer.ghost", "peer.ghost")
+    assert federation.status(other)["phase"] == "peer"
     for machine in (link, node, other):
         federation.wait_ready(machine)
     wait_for(lambda: nodes(federation)[fingerprint(other)]["status"] == "online", "online")

@@ -74,10 +74,10 @@ def test_three_rounds_finish_with_rising_accuracy(federation, rounds):
 
 def test_status_says_ready_and_exits_0_on_every_vm(federation):
     for machine in federation.machines:
+        federation.wait_ready(machine)  # one that another test killed is a ghost for a minute
         done = federation.agent(machine, "status")
         assert done.returncode == 0
         assert done.stdout.startswith("ready for ")
-    # A SuperNode that another test killed is a ghost to the SuperLink for up to a minute.
     wait_for(lambda: federation.status(federation.superlink)["nodes"] == 2, "two nodes", 150)
 
 

@@ -74,6 +74,14 @@ def test_a_node_without_a_key_waits_too():
     assert container.ends.waiting(NAME).error.finding.code == "enrol.mismatch"
 
 
+def test_a_node_whose_last_connection_is_taken_for_alive_waits_too():
+    container = Container("1.30.0-node-ghost")
+    assert container.end() >= AGAIN_S[0]
+    wait = container.ends.waiting(NAME)
+    assert wait.finding("the key X is not known").code == "peer.ghost"
+    assert "takes its last connection for alive" in wait.finding("the key X is not known").message
+
+
 @pytest.mark.parametrize("exit_code", [0, 143])
 def test_one_that_the_agent_stopped_since_it_had_given_up_goes_on_waiting(exit_code):
     container = Container("1.36.0-node-unregistered")
