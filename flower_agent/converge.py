@@ -85,21 +85,11 @@ class Converger:
             unmet = turn.unmet(error)
         if not self.dry:
             self._upgrader.judge(turn, unmet)
-        unmet = self._waits(turn, unmet)
+        name = roles.name(self._prefix, Part(turn.settings.role.value))
+        unmet = self._workload.ends.steady(name, unmet, turn.awaited)
         if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
             told = "not applied yet: the containers run on as they were started"
             turn.note("settings", Mark.WAITING, told)
-        return unmet
-
-    def _waits(self, turn: Turn, unmet: Unmet | None) -> Unmet | None:
-        """Return what a SuperNode waits for that is turned away again and again."""
-        name = roles.name(self._prefix, Part(turn.settings.role.value))
-        waits = self._workload.ends.waiting(name)
-        if unmet is None:
-            self._workload.ends.forget(name)
-        elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
-            found = waits.finding(turn.awaited)
-            return Unmet(Phase.PEER if found.code == "peer.ghost" else Phase.ENROL, found)
         return unmet
 
     def _stages(self, turn: Turn) -> Unmet | None:

@@ -12,6 +12,7 @@ from .backoff import Trouble
 from .containers import Existing
 from .engine import Engine
 from .errors import AgentError, Finding
+from .life import Phase, Unmet
 
 TAIL_LINES = 30
 WAITING = frozenset({"enrol.waiting", "enrol.mismatch", "peer.ghost"})
@@ -81,6 +82,19 @@ class Ends:
     def waiting(self, name: str) -> Wait | None:
         """Return since when and why a container's program is turned away."""
         return self._waits.get(name)
+
+    def steady(self, name: str, unmet: Unmet | None, awaited: str) -> Unmet | None:
+        """Return `unmet`, and all the while that a program is turned away the same one thing.
+
+        `awaited` says it best where the SuperLink does not know the key.
+        """
+        waits = self._waits.get(name)
+        if unmet is None:
+            self.forget(name)
+        elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
+            found = waits.finding(awaited)
+            return Unmet(Phase.PEER if found.code == "peer.ghost" else Phase.ENROL, found)
+        return unmet
 
     def forget(self, name: str | None = None) -> None:
         """Forget that a container's program was turned away; without a name, of every one."""

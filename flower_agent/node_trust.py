@@ -70,6 +70,11 @@ def trust_of(settings: Settings) -> Trust:
     return Trust.SYSTEM if settings.tls_ca_cert == SYSTEM else Trust.CA
 
 
+def may_have_key(settings: Settings) -> bool:
+    """Tell whether this node's key could be of use; then it is made and published."""
+    return settings.tls and settings.node_auth is not False
+
+
 def wants_key(settings: Settings, superlink: SuperLink, record: Record) -> bool:
     """Tell whether this node shows a key: as set, else as the SuperLink publishes, or last did.
 

@@ -77,7 +77,7 @@ class SuperNode:
     def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
         key = None
-        if _may_have_key(settings):
+        if node_trust.may_have_key(settings):
             with contextlib.suppress(AgentError):  # the turn that follows meets it and reports it
                 key = self._key_of(settings, vmid)
         return {"FLOWER_NODE_KEY": key.public} if key else {}
@@ -169,7 +169,7 @@ class SuperNode:
         settings = turn.settings
         wanted = self._wants_key(turn, found)
         self._key = key = None
-        if _may_have_key(settings):
+        if node_trust.may_have_key(settings):
             key = self._key_of(settings, turn.record.vmid, dry=turn.dry)
         if key is None:
             return NodeKey(str(self._keys.path(turn.record.vmid)), "", "") if wanted else None
@@ -300,8 +300,3 @@ class SuperNode:
         self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
         self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
         return "\n".join(self._seen.lines)
-
-
-def _may_have_key(settings: Settings) -> bool:
-    """Tell whether this node's key could be of use; then it is made and published."""
-    return settings.tls and settings.node_auth is not False

@@ -108,7 +108,7 @@ class World:
         self.turn = Turn(
             settings=settings.parse(self.context, {}).settings,
             variables={},
-            host=HostFacts((), None, 2**31, (), None, "boot"),
+            host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),
             client=self.client,
             now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),

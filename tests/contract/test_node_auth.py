@@ -42,7 +42,7 @@ class Vm:
         return Turn(
             settings=settings.parse(self.context, {}).settings,
             variables={},
-            host=HostFacts((), None, 2**31, (), None, "boot"),
+            host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),
             client=None,
             now=START,
