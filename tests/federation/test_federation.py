@@ -56,6 +56,14 @@ def containers(federation, machine):
     return [f"{machine.prefix}-flower-{part}" for part in PARTS[machine.role]]
 
 
+def started_at(name):
+    return docker("inspect", "-f", "{{.State.StartedAt}}", name)
+
+
+def said(federation, machine):
+    return (federation.status(machine).get("error") or {}).get("code")
+
+
 def ids(federation, machine):
     return [started(name) for name in containers(federation, machine)]
 
@@ -135,15 +143,12 @@ def test_the_ca_key_is_in_no_container(federation):
 def test_a_killed_container_is_seen_and_mended(federation):
     machine = federation.supernodes[0]
     name = containers(federation, machine)[0]
-    before = docker("inspect", "-f", "{{.State.StartedAt}}", name)
+    before = started_at(name)
     docker("kill", name)
-    wait_for(
-        lambda: (
-            docker("inspect", "-f", "{{.State.StartedAt}}", name) != before
-            and federation.status(machine).get("state") == "ready"
-        ),
-        "ready after a kill",
-    )
+    wait_for(lambda: started_at(name) != before, "a new start")
+    # Its key is in use, as the SuperLink sees it, for up to a minute.
+    wait_for(lambda: said(federation, machine) == "peer.ghost", "peer.ghost")
+    wait_for(lambda: federation.status(machine).get("state") == "ready", "ready after a kill", 120)
     log = federation.log(machine)
     assert '"cause": "exited 137"' in log
     wait_for(lambda: federation.attributes(machine).get("READY") == "YES", "READY=YES again")
