@@ -258,7 +258,9 @@ def test_the_engine_tells_its_runtimes(rig):
 
 def test_a_program_in_a_container_tells_its_status_and_what_it_wrote(rig):
     name = started(rig)
-    rig.program(("/bin/sh", "-c", "echo one; sleep 0.2; echo two >&2; exit 3"), Answer(3, "one\ntwo\n"))
+    rig.program(
+        ("/bin/sh", "-c", "echo one; sleep 0.2; echo two >&2; exit 3"), Answer(3, "one\ntwo\n")
+    )
     command = ("/bin/sh", "-c", "echo one; sleep 0.2; echo two >&2; exit 3")
     assert rig.engine.execute(name, command) == Answer(3, "one\ntwo\n")
 
