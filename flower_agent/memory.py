@@ -19,6 +19,7 @@ class Memory:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self._record: Record | None = None
+        self._kept: Record | None = None
         self.damaged = False
         """The file could not be read, so what it pinned is not known."""
 
@@ -31,18 +32,22 @@ class Memory:
         A damaged file is logged and begun anew: nothing in it is lost for good.
         """
         if self._record is None:
-            self._record = self._load()
+            self._record = self._kept = self._load()
         found, other = record.for_vm(self._record, vmid)
         self.other_vm = self.other_vm or other
         return found
 
     def keep(self, found: Record) -> None:
-        """Write `found` where it differs. Raises AgentError ``state.unwritable``."""
-        if found == self._record:
+        """Write `found` where it differs. Raises AgentError ``state.unwritable``.
+
+        While the disk cannot be written it is remembered all the same, until the agent ends.
+        """
+        self._record = found
+        if found == self._kept:
             return
         files.directory(self._path.parent, 0o755)
         files.write_atomic(self._path, record.dump(found), 0o600)
-        self._record = found
+        self._kept = found
 
     def _load(self) -> Record:
         try:
