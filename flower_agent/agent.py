@@ -104,7 +104,12 @@ class Agent:
             duties,
             accelerator=Accelerator(engine, self._errands, scale=options.scale),
             upgrader=Upgrader(
-                options.name, self._paths, self._workload, search, scale=options.scale
+                options.name,
+                self._paths,
+                self._workload,
+                search,
+                self._errands,
+                scale=options.scale,
             ),
             dry=dry,
             scale=options.scale,

@@ -129,7 +129,8 @@ class Converger:
             error = self._supply.fetch(turn, needed, pins)
             return turn.unmet(error) if error else Unmet(Phase.IMAGE)
         self._supply.record(turn, pins)
-        self._apply(turn, want, steps, pins)
+        if not self._apply(turn, want, steps, pins):
+            return Unmet(turn.phase)
         return self._check(turn, want, duty, fresh=_starts(want[0], steps))
 
     def _certificates(self, turn: Turn, wanted: trust.Wanted) -> None:
@@ -185,16 +186,19 @@ class Converger:
         want: tuple[Container, ...],
         steps: tuple[plan.Step, ...],
         pins: Mapping[str, str],
-    ) -> None:
-        if steps:
-            ports.free(want, steps, self._workload.existing)
-            try:
-                self._upgrader.apply(turn, steps, pins)
-            except AgentError as error:
-                if error.finding.code.startswith("gpu."):
-                    self._accelerator.refuse(turn, error.finding)
-                raise
-            self._workload.observe(turn.monotonic)
+    ) -> bool:
+        """Do the steps; tell whether all are done."""
+        if not steps:
+            return True
+        ports.free(want, steps, self._workload.existing)
+        try:
+            done = self._upgrader.apply(turn, steps, pins)
+        except AgentError as error:
+            if error.finding.code.startswith("gpu."):
+                self._accelerator.refuse(turn, error.finding)
+            raise
+        self._workload.observe(turn.monotonic)
+        return done
 
     def _check(
         self, turn: Turn, want: tuple[Container, ...], duty: Duty, *, fresh: bool = False

@@ -42,7 +42,7 @@ def write_atomic(
             temporary.unlink(missing_ok=True)
             raise
         if durable:
-            _sync_directory(path.parent)
+            sync(path.parent)
 
 
 def read(path: pathlib.Path, limit_bytes: int) -> bytes | None:
@@ -82,7 +82,7 @@ def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> Non
         if made or stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
         if made:
-            _sync_directory(path.parent)
+            sync(path.parent)
 
 
 def room_bytes(path: pathlib.Path) -> int | None:
@@ -92,6 +92,15 @@ def room_bytes(path: pathlib.Path) -> int | None:
     except OSError:
         return None
     return 0 if found.f_flag & os.ST_RDONLY else found.f_bavail * found.f_frsize
+
+
+def sync(path: pathlib.Path) -> None:
+    """Wait until a file, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep(path: pathlib.Path) -> None:
@@ -185,14 +194,6 @@ def _write(path: pathlib.Path, data: bytes, mode: int, group: int | None, *, dur
         file.flush()
         if durable:
             os.fsync(file.fileno())
-
-
-def _sync_directory(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take(descriptor: int) -> bool:

@@ -1,11 +1,12 @@
 """Takes a VM from one Flower version to another, and back when the new one does not work.
 
 The steps are the plan's own; between the end of the old SuperLink and the start of the new one the
-database is copied, or put back. What is to be done follows from the record and from which copy is
-there, so an agent that is killed anywhere goes on from there.
+database is copied, or put back, beside the loop. What is to be done follows from the record and
+from which copy is there, so an agent that is killed anywhere goes on from there.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -14,7 +15,8 @@ import structlog
 from . import backoff, roles, upgrade
 from .containers import Part
 from .database import Database
-from .errors import AgentError
+from .errands import Errands
+from .errors import AgentError, warning
 from .life import Phase, Unmet
 from .parsers import Role
 from .paths import Paths
@@ -34,7 +36,12 @@ PROBATION_S = 20.0
 LOOK_AGAIN_S = 30.0
 """So often a SuperNode that waits for its SuperLink asks OneGate."""
 
+_DATABASE = "database"
+
 log = structlog.get_logger()
+
+Work = tuple[str, Callable[[], None]]
+"""What is done with the database: in words, and the doing."""
 
 
 class Search(Protocol):
@@ -56,6 +63,7 @@ class Upgrader:
         paths: Paths,
         workload: Workload,
         search: Search,
+        errands: Errands,
         *,
         scale: float = 1.0,
     ) -> None:
@@ -63,9 +71,11 @@ class Upgrader:
         self._workload = workload
         self._database = Database(paths.superlink, paths.copies)
         self._search = search
+        self._errands = errands
         self._scale = scale
         self._course: Course | None = None
         self._wanted = ""
+        self._leads = False
         self._since: float | None = None
         self._good_since: float | None = None
         self._look_at = 0.0
@@ -73,6 +83,7 @@ class Upgrader:
     def begin(self, turn: Turn) -> None:
         """Let the turn run the version that it should run now."""
         settings, record = turn.settings, turn.record
+        self._leads = settings.role is Role.SUPERLINK
         self._wanted = str(settings.version)
         if record.refused is not None and record.refused[0] != self._wanted:
             turn.record = record = dataclasses.replace(record, refused=None)
@@ -99,44 +110,49 @@ class Upgrader:
 
     def words(self, turn: Turn, steps: tuple[Step, ...]) -> list[str]:
         """Return the steps as a person reads them, with what happens between."""
-        cut, work = self._between(turn, steps)
+        cut, works = self._between(turn, steps)
         said = [str(step) for step in steps]
-        return [*said[:cut], work[0], *said[cut:]] if work else said
+        return [*said[:cut], *(words for words, _ in works), *said[cut:]]
 
-    def apply(self, turn: Turn, steps: tuple[Step, ...], pins: Mapping[str, str]) -> None:
-        """Do the steps, and what must be done with the database between them."""
-        cut, work = self._between(turn, steps)
-        if work is None:
-            self._workload.apply(steps, pins)
-            return
+    def apply(self, turn: Turn, steps: tuple[Step, ...], pins: Mapping[str, str]) -> bool:
+        """Do the steps, and between them what must be done with the database.
+
+        False: that is under way, and nothing may start before it ended.
+        """
+        if self._errands.running(_DATABASE):
+            turn.note("upgrade", Mark.WAITING, "the database is copied")
+            return False
+        done = self._errands.take(_DATABASE)
         try:
-            if self._course and self._course.before:
+            if done is not None and done.error is not None:
+                raise done.error
+            cut, works = self._between(turn, steps)
+            if works and self._trying:
                 self._database.check_room()
-            self._workload.apply(steps[:cut], pins)
-            log.info("upgrade.database", does=work[0])
-            work[1]()
         except AgentError as error:
-            if error.finding.code == "state.unwritable" and self._course and self._course.before:
+            if self._trying:
                 self._refuse(turn, str(error))
             raise
-        self._workload.apply(steps[cut:], pins)
+        if not works:
+            self._workload.apply(steps, pins)
+            return True
+        self._workload.apply(steps[:cut], pins)
+        self._errands.start(_DATABASE, _doing(works))
+        return False
 
     def judge(self, turn: Turn, unmet: Unmet | None) -> None:
         """Keep what worked; take back what does not."""
         if self._course is None:
             return
         version = str(self._course.version)
-        superlink = turn.settings.role is Role.SUPERLINK
         if unmet is None:
             self._since = None
             if turn.record.flower != version and self._proved(turn):
-                if turn.record.flower and superlink:
-                    log.info("upgrade.done", version=version, before=turn.record.flower)
-                    self._database.keep(turn.record.flower)
-                turn.record = dataclasses.replace(turn.record, flower=version)
+                self._count(turn, version)
             return
         self._good_since = None
-        if self._course.before is None or not superlink:
+        if not self._trying or self._errands.running(_DATABASE):
+            self._since = None
             return
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):
             self._since = turn.monotonic if self._since is None else self._since
@@ -148,37 +164,62 @@ class Upgrader:
         if looped or denied or turn.monotonic - since > GIVE_UP_S * self._scale:
             self._refuse(turn, str(unmet.finding or "it does not answer"))
 
+    @property
+    def _trying(self) -> bool:
+        """A SuperLink runs, or is to run, a version that has not worked yet."""
+        course = self._course
+        return self._leads and course is not None and course.before is not None
+
     def _proved(self, turn: Turn) -> bool:
         """Tell whether what runs may count: at once, unless a SuperLink's database hangs on it."""
-        if self._course is None or self._course.before is None:
-            return True
-        if turn.settings.role is not Role.SUPERLINK:
+        if not self._trying:
             return True
         self._good_since = turn.monotonic if self._good_since is None else self._good_since
         return turn.monotonic - self._good_since >= PROBATION_S * self._scale
+
+    def _count(self, turn: Turn, version: str) -> None:
+        """Let `version` be the one that worked.
+
+        No copy of it may be left from an earlier time: it would be put back over what it writes.
+        """
+        before = turn.record.flower
+        if before and self._leads:
+            try:
+                self._database.keep(before)
+            except AgentError as error:
+                turn.warnings.append(warning(error.finding.code, error.finding.message))
+                return
+            log.info("upgrade.done", version=version, before=before)
+        turn.record = dataclasses.replace(turn.record, flower=version)
 
     def _refuse(self, turn: Turn, why: str) -> None:
         log.error("upgrade.failed", version=self._wanted, reason=why)
         self._since = None
         turn.record = dataclasses.replace(turn.record, refused=(self._wanted, why))
 
-    def _between(
-        self, turn: Turn, steps: tuple[Step, ...]
-    ) -> tuple[int, tuple[str, Callable[[], None]] | None]:
+    def _between(self, turn: Turn, steps: tuple[Step, ...]) -> tuple[int, tuple[Work, ...]]:
         """Return before which step the database is worked on, and how."""
         created = (i for i, s in enumerate(steps) if s.action is Action.CREATE)
         cut = next((i for i in created if steps[i].name == self._name), len(steps))
-        if self._course is None or cut == len(steps):
-            return cut, None
-        if self._course.before is not None:
-            old = str(self._course.before)
-            if self._database.copied(old):
-                return cut, None
-            return cut, (f"copy the database of Flower {old}", lambda: self._database.copy(old))
         held = turn.record.flower
-        if held and self._database.copied(held):  # an upgrade from it was begun and given up
-            return cut, (
-                f"put the database of Flower {held} back",
-                lambda: self._database.restore(held),
-            )
-        return cut, None
+        if self._course is None or held is None or cut == len(steps):
+            return cut, ()
+        new = str(self._course.version) if self._course.before else None
+        copied = self._database.copied_for(held)
+        works: list[Work] = []
+        if copied not in (None, new):  # what it was made for was begun and given up
+            words = f"put the database of Flower {held} back"
+            works.append((words, functools.partial(self._database.restore, held)))
+        if new is not None and copied != new:
+            words = f"copy the database of Flower {held}"
+            works.append((words, functools.partial(self._database.copy, held, new)))
+        return cut, tuple(works)
+
+
+def _doing(works: tuple[Work, ...]) -> Callable[[], None]:
+    def do() -> None:
+        for words, work in works:
+            log.info("upgrade.database", does=words)
+            work()
+
+    return do

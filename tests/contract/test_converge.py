@@ -92,7 +92,7 @@ class Vm:
             workload,
             duties,
             accelerator=accelerator,
-            upgrader=Upgrader("", self.paths, workload, self.search),
+            upgrader=Upgrader("", self.paths, workload, self.search, errands),
         )
         self._context = {
             "FLOWER_ROLE": "client",

@@ -3,6 +3,8 @@
 import contextlib
 import datetime
 import socket
+import threading
+import time
 
 import pytest
 from fake_engine import FakeEngine
@@ -15,7 +17,7 @@ from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
-from flower_agent.life import Phase
+from flower_agent.life import Phase, Unmet
 from flower_agent.parsers import Role
 from flower_agent.paths import Paths
 from flower_agent.record import Record
@@ -25,7 +27,7 @@ from flower_agent.workload import Workload
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 MAIN = "flower-superlink"
-OLD, NEW = "1.25.0", "1.34.0"
+OLD, NEW, NEWER = "1.25.0", "1.34.0", "1.36.0"
 
 
 class Serving:
@@ -43,6 +45,18 @@ class Serving:
     def check(self, turn, _):
         if str(turn.settings.version) in self.broken:
             raise AgentError("control.unavailable", "it does not answer", retryable=True)
+
+
+class Gated(Errands):
+    """Errands that begin when the gate is open."""
+
+    def __init__(self):
+        super().__init__(lambda: None)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def start(self, name, call):
+        return super().start(name, lambda: self.gate.wait(10) and call())
 
 
 class Vm:
@@ -72,7 +86,7 @@ class Vm:
             self.engine.hold(image)
 
     def reboot(self):
-        errands = Errands(lambda: None)
+        errands = self.errands = Gated()
         workload = Workload(self.engine, errands, wake=lambda: None)
         self.converger = Converger(
             self.paths,
@@ -80,7 +94,7 @@ class Vm:
             workload,
             {Role.SUPERLINK: self.duty},
             accelerator=Accelerator(self.engine, errands),
-            upgrader=Upgrader("", self.paths, workload, None),
+            upgrader=Upgrader("", self.paths, workload, None, errands),
         )
         self.pardon = workload.pardon
 
@@ -90,6 +104,13 @@ class Vm:
         self.pardon()
 
     def turn(self):
+        """Turn until the database is where it should be, however long that takes."""
+        while (unmet := self.look()) == Unmet(Phase.CONTAINER):
+            time.sleep(0.001)
+        return unmet
+
+    def look(self):
+        """Turn once."""
         self.last = Turn(
             settings=self.settings,
             variables={},
@@ -168,12 +189,12 @@ def test_the_database_is_copied_after_the_old_ended_and_before_the_new_begins(vm
     vm.engine.remove, vm.engine.create = noting(stop, "remove"), noting(create, "create")
     vm.change(NEW)
     vm.turn()
-    assert seen == {"remove": [], "create": [f"superlink-{OLD}"]}
+    assert seen == {"remove": [], "create": [f"superlink-{OLD}+{NEW}"]}
     assert vm.version == NEW
     assert (vm.last.version_told, vm.record.flower) == (OLD, OLD)
     vm.settle()
     assert (vm.last.version_told, vm.record.flower) == (NEW, NEW)
-    assert vm.copies() == [f"superlink-{OLD}"]
+    assert vm.copies() == [f"superlink-{OLD}+{NEW}"]
 
 
 def test_a_plan_names_the_copy_where_it_is_made(vm):
@@ -257,6 +278,66 @@ def test_a_later_change_of_another_kind_leaves_the_database_alone(vm):
     assert vm.database.read_text() == f"of {NEW}"
 
 
+def test_who_wants_yet_another_version_on_the_way_gets_it_with_the_database_of_the_first(vm):
+    vm.duty.broken = (NEW,)
+    vm.change(NEW)
+    vm.turn()
+    vm.database.write_text(f"of {NEW}")
+    vm.change(NEWER)
+    vm.settle()
+    assert (vm.version, vm.database.read_text()) == (NEWER, f"of {OLD}")
+    assert vm.copies() == [f"superlink-{OLD}+{NEWER}"]
+
+
+def test_other_settings_on_the_way_leave_what_the_new_version_wrote(vm):
+    vm.change(NEW)
+    vm.turn()
+    vm.database.write_text(f"of {NEW}")
+    vm.engine.stop(MAIN)
+    vm.engine.remove(MAIN)
+    vm.close()
+    vm.settle()
+    assert (vm.version, vm.database.read_text()) == (NEW, f"of {NEW}")
+
+
+def test_a_copy_that_takes_long_keeps_neither_the_loop_nor_the_upgrade(vm):
+    vm.errands.gate.clear()
+    vm.change(NEW)
+    for _ in range(3):
+        assert vm.look() == Unmet(Phase.CONTAINER)
+        vm.pass_time(GIVE_UP_S)
+    assert MAIN not in vm.engine.kept
+    vm.errands.gate.set()
+    vm.settle()
+    assert (vm.version, vm.copies()) == (NEW, [f"superlink-{OLD}+{NEW}"])
+
+
+def test_who_turns_back_during_the_copy_starts_nothing_before_it_ended(vm):
+    vm.errands.gate.clear()
+    vm.change(NEW)
+    vm.look()
+    vm.close()
+    vm.change(OLD)
+    assert vm.look() == Unmet(Phase.CONTAINER)
+    assert MAIN not in vm.engine.kept
+    vm.errands.gate.set()
+    vm.settle()
+    assert (vm.version, vm.database.read_text(), vm.copies()) == (OLD, f"of {OLD}", [])
+
+
+def test_a_copy_of_long_ago_is_not_put_back_over_what_came_since(vm):
+    later = OLD.replace(".0", ".1")
+    for version in (later, OLD, later):
+        vm.change(version)
+        vm.settle()
+        vm.database.write_text(f"of {version}, again")
+    vm.engine.stop(MAIN)
+    vm.engine.remove(MAIN)
+    vm.close()
+    vm.settle()
+    assert vm.database.read_text() == f"of {later}, again"
+
+
 def test_what_failed_is_not_tried_again_before_something_else_was_wanted(vm):
     fails(vm)
     vm.settle()
@@ -279,7 +360,7 @@ def test_an_agent_that_is_killed_within_goes_on(vm, killed_in):
     vm.turn()
     vm.reboot()
     vm.settle()
-    assert (vm.version, vm.copies()) == (NEW, [f"superlink-{OLD}"])
+    assert (vm.version, vm.copies()) == (NEW, [f"superlink-{OLD}+{NEW}"])
 
 
 @pytest.mark.parametrize("killed_in", ["stop", "remove", "create", "start"])

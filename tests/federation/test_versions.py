@@ -140,7 +140,7 @@ def test_nodes_follow_an_upgraded_superlink_whose_database_was_copied(make, requ
         wait_for(lambda node=node: ready(federation, node, version), "a node that followed", 180)
     assert all(runs(machine, version) for machine in federation.machines)
     assert federation.attributes(link)["FLOWER_VERSION"] == version
-    copy = link.root / f"var/lib/flower-agent/copies/superlink-{OLD}/state.db"
+    copy = link.root / f"var/lib/flower-agent/copies/superlink-{OLD}+{version}/state.db"
     assert copy.read_bytes().startswith(b"SQLite format 3")
     assert federation.connected() == 2
     assert rounds(federation, version) == 3
