@@ -53,10 +53,11 @@ class Accelerator:
         self._probed: tuple[object, str] | None = None
         self._probe_at = 0.0
 
-    def choose(self, turn: Turn) -> Access | None:
+    def choose(self, turn: Turn, held: Access) -> Access | None:
         """Return how the containers that compute get GPUs; None while nvidia-smi is asked.
 
-        Raises AgentError ``gpu.…`` where one must be usable and is not.
+        `held` is how one that runs was given them. Raises AgentError ``gpu.…`` where one must be
+        usable and is not.
         """
         mode = turn.settings.gpu
         if turn.settings.role is Role.SUPERLINK:
@@ -67,10 +68,11 @@ class Accelerator:
         if wanted and not self._know(turn):
             turn.note("gpu", Mark.WAITING, "nvidia-smi is asked")
             return None
-        found = gpu.judge(mode, turn.gpu, self._asked or Asked(), self._offers or Offers())
-        found = self._after_refusal(found, turn)
+        asked, offers = self._asked or Asked(), self._offers or Offers()
+        found = gpu.judge(mode, turn.gpu, asked, offers, held)
+        if not held:
+            found = self._after_refusal(found, turn)
         if found.finding is not None:
-            self._offers = None
             self._ask_at = min(self._ask_at, turn.monotonic + MEND_S * self._scale)
         self._tell(turn, found.detail, found.finding, used=bool(found.access))
         return found.access
@@ -116,7 +118,7 @@ class Accelerator:
             self._ask_at = turn.monotonic + AGAIN_S * self._scale
         changed = self._files != turn.gpu
         if changed or turn.monotonic >= self._ask_at:
-            self._files, self._ask_at = turn.gpu, float("inf")
+            self._files, self._ask_at, self._offers = turn.gpu, float("inf"), None
             self._errands.start(_ASK, self._ask)
         if self._offers is None:
             self._offers = self._engine.offers()

@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Any
 
+from . import gpu
 from .address import Address
 from .gpu import Access
 
@@ -126,6 +127,9 @@ class Existing:
 
     cpu_shares: int = 0
 
+    gpu: Access = Access.NONE
+    """How it was given GPUs (Docker ``HostConfig.DeviceRequests``)."""
+
     @property
     def running(self) -> bool:
         """Tell whether its process lives."""
@@ -148,6 +152,7 @@ def inspected(row: dict[str, Any]) -> Existing:
         started_at=_time(state.get("StartedAt")),
         finished_at=_time(state.get("FinishedAt")),
         cpu_shares=int(row["HostConfig"].get("CpuShares") or 0),
+        gpu=gpu.access(row["HostConfig"].get("DeviceRequests")),
     )
 
 

@@ -104,7 +104,8 @@ class Converger:
         self.planned += [f"pull {reference} (absent)" for reference in missing]
         if missing and not turn.running and not self.dry:
             self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
-        access = self._accelerator.choose(turn)
+        computing = (c.gpu for c in self._workload.have if c.running and c.gpu)
+        access = self._accelerator.choose(turn, next(computing, Access.NONE))
         if access is None:
             return Unmet(turn.phase)
         turn.phase = Phase.DISCOVER

@@ -126,8 +126,14 @@ class Gpu:
     """Why it cannot be used; an error only where GPU_ENABLED=YES."""
 
 
-def judge(mode: GpuMode, files: Files, asked: Asked, offers: Offers) -> Gpu:
-    """Return whether and how a GPU is used; for NO only `files.devices` must be known."""
+def judge(
+    mode: GpuMode, files: Files, asked: Asked, offers: Offers, held: Access = Access.NONE
+) -> Gpu:
+    """Return whether and how a GPU is used; for NO only `files.devices` must be known.
+
+    A container that runs with a GPU, `held`, keeps it as it is: CUDA works on in what runs when a
+    driver's files are replaced on the VM, and a new start would end what it computes.
+    """
     count = len(files.devices)
     shown = f"{count} NVIDIA GPU{'s' if count != 1 else ''}" if count else "no NVIDIA GPU"
     if mode is GpuMode.NO:
@@ -141,10 +147,10 @@ def judge(mode: GpuMode, files: Files, asked: Asked, offers: Offers) -> Gpu:
         or _docker_trouble(shown, files, offers)
     )
     if finding is not None:
-        return Gpu(Access.NONE, finding.message, finding)
-    access = Access.CDI if CDI_ALL in offers.cdi else Access.TOOLKIT
+        return Gpu(held, finding.message, finding)
+    offered = Access.CDI if CDI_ALL in offers.cdi else Access.TOOLKIT
     names = ", ".join(map(str, found)) or shown
-    return Gpu(access, f"{shown}: {names}; driver {files.driver}")
+    return Gpu(held or offered, f"{shown}: {names}; driver {files.driver}")
 
 
 def offers(info: Any) -> Offers:
@@ -165,6 +171,13 @@ def requests(access: Access) -> list[dict[str, Any]]:
             return [{"Count": -1, "Capabilities": [["gpu"]]}]
         case Access.CDI:
             return [{"Driver": "cdi", "DeviceIDs": [CDI_ALL]}]
+
+
+def access(requests: Any) -> Access:
+    """Return how a container was given GPUs, of its ``DeviceRequests``."""
+    if not requests:
+        return Access.NONE
+    return Access.CDI if requests[0].get("Driver") == "cdi" else Access.TOOLKIT
 
 
 def cards(files: Files, asked: Asked) -> tuple[Card, ...]:

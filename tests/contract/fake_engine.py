@@ -110,6 +110,7 @@ class FakeEngine:
                 status="created",
                 exit_code=0,
                 cpu_shares=CPU_SHARES_STARTING if container.yields_cpu else 0,
+                gpu=container.gpu,
             ),
             container,
         )

@@ -82,6 +82,18 @@ class Vm:
         self.engine = FakeEngine(now=lambda: self.now)
         self.duty = Found()
         self.gpu, self.asked, self.search = Files(), Asked(), Searched()
+        self.reboot()
+        self._context = {
+            "FLOWER_ROLE": "client",
+            "TLS_ENABLED": "NO",
+            "FLOWER_SERVER_ADDRESS": "10.0.0.5",
+            "FLOWER_CLIENTAPPIO_PORT": str(appio_port),
+        }
+        self.set(**more)
+        self._sockets = contextlib.ExitStack()
+
+    def reboot(self):
+        """Begin with a new agent that knows only what is on disk."""
         errands = Errands(lambda: None)
         self.workload = workload = Workload(self.engine, errands, wake=lambda: None)
         accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
@@ -94,14 +106,6 @@ class Vm:
             accelerator=accelerator,
             upgrader=Upgrader("", self.paths, workload, self.search, errands),
         )
-        self._context = {
-            "FLOWER_ROLE": "client",
-            "TLS_ENABLED": "NO",
-            "FLOWER_SERVER_ADDRESS": "10.0.0.5",
-            "FLOWER_CLIENTAPPIO_PORT": str(appio_port),
-        }
-        self.set(**more)
-        self._sockets = contextlib.ExitStack()
 
     def set(self, **more):
         """Change the context."""
@@ -342,7 +346,41 @@ def test_a_toolkit_that_is_configured_later_is_noticed(gpu_vm):
     gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
     assert "Docker has neither the runtime nvidia" in gpu_vm.last.facts["gpu"].detail
     gpu_vm.engine.offered = offered
+    gpu_vm.pass_time(21)
     gpu_vm.settle(lambda _: SUPEREXEC in gpu_vm.engine.kept and computing(gpu_vm).gpu)
+
+
+def test_docker_is_not_asked_each_turn_what_it_offers(gpu_vm):
+    gpu_vm.engine.offered = Offers()
+    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
+    asked, offers = [], gpu_vm.engine.offers
+    gpu_vm.engine.offers = lambda: asked.append(1) or offers()
+    for _ in range(19):
+        gpu_vm.turn()
+        gpu_vm.pass_time(1)
+    assert asked == []
+
+
+@pytest.mark.parametrize("change", ["driver", "cdi"])
+def test_a_container_that_computes_keeps_the_gpu_as_it_got_it(gpu_vm, change):
+    gpu_vm.boot()
+    gpu_vm.settle(lambda unmet: unmet is None)
+    before = gpu_vm.engine.kept[SUPEREXEC].shown
+    gpu_vm.reboot()
+    if change == "driver":
+        gpu_vm.gpu = dataclasses.replace(gpu_vm.gpu, library="550.90.07")
+        gpu_vm.asked = Asked(Answer(18, "Driver/library version mismatch\n"), Answer(18, ""))
+    else:
+        gpu_vm.engine.offered = Offers(cdi=frozenset({"nvidia.com/gpu=all"}))
+    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
+    unmet = gpu_vm.turn()
+    assert gpu_vm.engine.kept[SUPEREXEC].shown == before
+    seen = [unmet.finding] if unmet and unmet.finding else gpu_vm.last.warnings
+    assert [found.code for found in seen] == (["gpu.mismatch"] if change == "driver" else [])
+    if gpu_vm.must or change == "cdi":
+        return
+    gpu_vm.engine.end(SUPEREXEC)
+    gpu_vm.settle(lambda _: computing(gpu_vm).gpu is Access.NONE)
 
 
 def test_a_start_that_docker_refuses_for_the_gpu_goes_without_where_it_may(gpu_vm):

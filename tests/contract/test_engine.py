@@ -726,6 +726,7 @@ def test_a_gpu_by_cdi_reaches_docker_by_its_name(real):
     real.engine.create(want, want.image)
     (asked,) = real.look(want.name)["HostConfig"]["DeviceRequests"]
     assert (asked["Driver"], asked["DeviceIDs"]) == ("cdi", ["nvidia.com/gpu=all"])
+    assert [c.gpu for c in real.engine.containers() if c.name == want.name] == [Access.CDI]
 
 
 @breaks_connections

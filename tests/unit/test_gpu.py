@@ -209,6 +209,12 @@ def test_dockers_reason_not_to_start_a_container_has_a_code(words, code):
     assert gpu.refusal(words) == code
 
 
+@pytest.mark.parametrize("access", Access)
+def test_what_was_asked_of_docker_is_read_back(access):
+    assert gpu.access(gpu.requests(access)) is access
+    assert gpu.access(None) is Access.NONE
+
+
 def test_an_engine_that_tells_of_no_devices_offers_none():
     assert gpu.offers({"Runtimes": {"runc": {"path": "runc"}}}) == Offers(
         runtimes=frozenset({"runc"})
