@@ -221,7 +221,9 @@ def _driver_trouble(shown: str, files: Files, asked: Asked) -> Finding | None:
     if files.driver is None:
         return _no_driver(shown, files)
     text = "\n".join(a.text for a in (asked.query, asked.listing) if a is not None)
-    if "Driver/library version mismatch" in text or _differ(files.driver, files.library):
+    works = bool(_listed(asked.listing)) or any(_queried(asked.query))
+    differ = not works and _differ(files.driver, files.library)
+    if "Driver/library version mismatch" in text or differ:
         said = re.search(r"NVML library version: (\S+)", text)
         library = files.library or (said[1] if said else "of another version")
         return Finding("gpu.mismatch", f"driver {files.driver} is loaded, its library is {library}")
@@ -229,7 +231,7 @@ def _driver_trouble(shown: str, files: Files, asked: Asked) -> Finding | None:
         return Finding("gpu.no_driver", f"{shown}, but nvidia-smi cannot reach the NVIDIA driver")
     if "No devices were found" in text:
         return Finding("gpu.unusable", f"{shown}, but driver {files.driver} could not start any")
-    if asked.query is not None and asked.query.code and not _listed(asked.listing):
+    if asked.query is not None and asked.query.code and not works:
         words = " ".join(asked.query.text.split())[:200] or f"status {asked.query.code}"
         return Finding("gpu.unusable", f"{shown}, but nvidia-smi fails: {words}")
     return None

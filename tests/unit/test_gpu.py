@@ -4,6 +4,7 @@ The trees in ``tests/data/gpu`` were written by hand, in the formats that NVIDIA
 public bug reports show; no GPU was at hand to record one.
 """
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -142,6 +143,14 @@ def test_a_gpu_that_is_not_wanted_is_counted_and_not_used(machine, name, shown):
 def test_the_driver_that_has_the_gpu_is_named_in_the_remedy(machine):
     found = gpu.judge(GpuMode.YES, *machine("nouveau"), TOOLKIT)
     assert "Blacklist nouveau" in found.finding.hint
+
+
+def test_a_stale_library_that_nvidia_smi_does_not_use_is_no_mismatch(machine):
+    files, asked = machine("one")
+    stale = dataclasses.replace(files, library="470.82.01")
+    assert gpu.judge(GpuMode.YES, stale, asked, TOOLKIT).access is Access.TOOLKIT
+    found = gpu.judge(GpuMode.YES, stale, Asked(), TOOLKIT)
+    assert told(found) == "gpu.mismatch: driver 550.54.14 is loaded, its library is 470.82.01"
 
 
 def test_an_nvidia_smi_that_fails_in_a_new_way_is_quoted(machine):
