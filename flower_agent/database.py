@@ -5,11 +5,11 @@ renamed. Its files belong to the agent and, through their group, to Flower; no c
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
 
 from . import files
 from .containers import FLOWER_UID
@@ -53,10 +53,10 @@ class Database:
         target = self._copies / f"superlink-{version}+{new}"
         begun = target.with_name(f".{target.name}.new")
         files.directory(self._copies, 0o700)
-        with _writing(target):
+        with files.writing(target):
             shutil.rmtree(begun, ignore_errors=True)
-            try:  # a link stays one: what it points to is not Flower's to read
-                shutil.copytree(self._path, begun, symlinks=True, copy_function=shutil.copyfile)
+            try:
+                _copy_tree(self._path, begun)
                 _hand_over(begun)
             except BaseException:
                 shutil.rmtree(begun, ignore_errors=True)
@@ -69,7 +69,7 @@ class Database:
         found = self._copy_of(version)
         if found is None:
             raise ValueError(f"there is no copy of {version}")
-        with _writing(self._path):
+        with files.writing(self._path):
             if self._path.is_dir():
                 self._discard(self._path)
             found.rename(self._path)
@@ -79,7 +79,7 @@ class Database:
     def keep(self, version: str) -> None:
         """Remove all copies but that of `version`. Raises AgentError ``state.unwritable``."""
         kept = self._copy_of(version)
-        with _writing(self._copies):
+        with files.writing(self._copies):
             for found in self._copies.glob("*"):
                 if found != kept:
                     self._discard(found)
@@ -108,6 +108,14 @@ def _size_bytes(top: pathlib.Path) -> int:
     return size
 
 
+def _copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy all; a link stays one, since what it points to is not Flower's to read."""
+    try:
+        shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
+    except shutil.Error as error:
+        raise OSError(errno.EIO, error.args[0][0][2]) from error  # the first of many
+
+
 def _hand_over(top: pathlib.Path) -> None:
     """Let Flower's group write all of it, and wait until it would survive a power cut."""
     for path in (top, *top.rglob("*")):
@@ -116,17 +124,3 @@ def _hand_over(top: pathlib.Path) -> None:
             continue
         path.chmod(0o2770 if path.is_dir() else 0o660)
         files.sync(path)
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except shutil.Error as error:
-        raise AgentError(
-            "state.unwritable", f"{path} cannot be written: {error.args[0][0][2]}", retryable=True
-        ) from error
-    except OSError as error:
-        raise AgentError(
-            "state.unwritable", f"{path} cannot be written: {error.strerror}", retryable=True
-        ) from error

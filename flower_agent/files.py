@@ -34,7 +34,7 @@ def write_atomic(
     is left beside it. Raises AgentError ``state.unwritable``.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with _writing(path):
+    with writing(path):
         try:
             _write(temporary, data, mode, group, durable=durable)
             temporary.replace(path)
@@ -71,7 +71,7 @@ def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> Non
     """
     if not path.parent.is_dir():
         directory(path.parent, 0o755)
-    with _writing(path):
+    with writing(path):
         made = False
         if not path.is_dir():
             path.mkdir(0o700)
@@ -105,9 +105,21 @@ def sync(path: pathlib.Path) -> None:
 
 def sweep(path: pathlib.Path) -> None:
     """Remove temporary files that a killed agent left in a directory; for the lock's owner only."""
-    with _writing(path):
+    with writing(path):
         for left in path.glob(".*.*.*.tmp"):
             left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn what the disk says into AgentError ``state.unwritable`` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Run it as root." if isinstance(error, PermissionError) and os.geteuid() else ""
+        raise AgentError(
+            "state.unwritable", f"{path} cannot be written: {error.strerror}", hint, retryable=True
+        ) from error
 
 
 class Lock:
@@ -139,7 +151,7 @@ def lock(path: pathlib.Path) -> Lock | None:
 
     Raises AgentError ``state.unwritable``.
     """
-    with _writing(path):
+    with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not _take(descriptor):
@@ -169,17 +181,6 @@ def held(path: pathlib.Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "Run it as root." if isinstance(error, PermissionError) and os.geteuid() else ""
-        raise AgentError(
-            "state.unwritable", f"{path} cannot be written: {error.strerror}", hint, retryable=True
-        ) from error
 
 
 def _write(path: pathlib.Path, data: bytes, mode: int, group: int | None, *, durable: bool) -> None:

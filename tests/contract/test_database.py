@@ -94,6 +94,13 @@ def test_a_disk_without_room_for_a_copy_is_told_before_anything_stops(kept, plac
     assert "MiB are free" in caught.value.finding.message
 
 
+def test_a_file_that_cannot_be_copied_is_named_with_the_reason(kept, place, tmp_path):
+    os.mkfifo(place / "pipe")
+    with pytest.raises(AgentError, match="pipe` is a named pipe"):
+        kept.copy("1.25.0", "1.34.0")
+    assert list((tmp_path / "copies").iterdir()) == []
+
+
 def test_a_link_is_copied_as_a_link(kept, place, tmp_path):
     (tmp_path / "secret").write_text("not Flower's")
     (place / "link").symlink_to(tmp_path / "secret")
