@@ -18,9 +18,12 @@ from .secret import Secret
 from .variable import Setting, family, row_of, setting
 
 __all__ = (
-    "SETTINGS", "Framework", "GpuMode", "Isolation", "LogLevel", "Parsed", "Plugin", "Role",
-    "Setting", "Settings", "parse", "secret_names",
+    "CONTROL", "SETTINGS", "Framework", "GpuMode", "Isolation", "LogLevel", "Parsed", "Plugin",
+    "Role", "Setting", "Settings", "parse", "secret_names",
 )  # fmt: skip
+
+CONTROL = "127.0.0.1:9093"
+"""Where the Control API listens by default."""
 
 LINK, NODE, EXEC = ((role,) for role in Role)
 
@@ -128,7 +131,7 @@ class Settings:
         "FLOWER_CONTROL_ADDRESS", parsers.listen(9093),
         "Where the Control API listens. Flower does not authenticate it, and it runs the code it "
         "is given on every node: anything but loopback is a warning. From 1.40 on it must equal "
-        "the Fleet address.", default="127.0.0.1:9093", roles=LINK, sample="127.0.0.1:19093")
+        "the Fleet address.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
     fleet_port: int | None = setting(
         "FLOWER_FLEET_PORT", parsers.port(), "Port of the Fleet API.",
         unset="9092 (8000 from 1.40)", roles=LINK + NODE, sample="9092")

@@ -7,9 +7,11 @@ A SuperLink's database is migrated by the version that opens it and cannot go ba
 import dataclasses
 
 from . import flower
+from .address import parse_address
 from .errors import Finding, warning
 from .flower import Version
 from .record import Record
+from .settings import CONTROL, Settings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +61,18 @@ def for_supernode(wanted: Version, record: Record, superlink: str | None) -> Cou
         return Course(wanted, before=held)
     message = f"Flower {held} runs on as on the SuperLink; {wanted} follows when that has changed"
     return Course(held, finding=warning("version.follows", message))
+
+
+def settings_for(version: Version, settings: Settings) -> Settings:
+    """Return the settings of another version than the one for which they were written.
+
+    From 1.40 on FLOWER_CONTROL_ADDRESS repeats the Fleet API's address; an older version would
+    listen there twice, and gets the default.
+    """
+    given = flower.band(settings.version).control_is_fleet
+    if given and not flower.band(version).control_is_fleet:
+        settings = dataclasses.replace(settings, control_address=parse_address(CONTROL))
+    return dataclasses.replace(settings, version=version)
 
 
 def same(published: str, version: Version) -> bool:

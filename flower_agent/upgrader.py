@@ -100,7 +100,7 @@ class Upgrader:
                 self._course = None
         if self._course is None:
             return
-        turn.settings = dataclasses.replace(settings, version=self._course.version)
+        turn.settings = upgrade.settings_for(self._course.version, settings)
         turn.version_told = self._course.told
         if self._course.finding is not None:
             turn.warnings.append(self._course.finding)

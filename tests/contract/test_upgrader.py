@@ -27,7 +27,7 @@ from flower_agent.workload import Workload
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 MAIN = "flower-superlink"
-OLD, NEW, NEWER = "1.25.0", "1.34.0", "1.36.0"
+OLD, NEW, NEWER, NEWEST = "1.25.0", "1.34.0", "1.36.0", "1.42.0"
 
 
 class Serving:
@@ -79,7 +79,7 @@ class Vm:
             "FLOWER_VERSION": version,
             "FLOWER_FLEET_PORT": str(self._ports[0]),
             "FLOWER_SERVERAPPIO_PORT": str(self._ports[1]),
-            "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self._ports[2]}",
+            "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self._ports[0 if version == NEWEST else 2]}",
         }
         self.settings = settings.parse(context, {}).settings
         for image in roles.images(self.settings) if images else ():
@@ -381,6 +381,15 @@ def test_an_image_that_is_not_there_leaves_the_old_version_running_and_says_why(
     assert vm.engine.kept[MAIN].shown == before
     assert vm.last.warnings[0].code == "version.failed"
     assert f"superlink:{NEW}" in vm.last.warnings[0].message
+
+
+def test_an_old_version_that_runs_on_keeps_fleet_and_control_apart(vm):
+    vm.change(NEWEST, images=False)
+    vm.close()
+    assert until(lambda: vm.turn() is None)
+    assert vm.last.warnings[0].code == "version.failed"
+    assert vm.version == OLD
+    assert "127.0.0.1:9093" in map(str, vm.engine.kept[MAIN].spec.listens)
 
 
 def test_a_copy_that_cannot_be_made_leaves_the_old_version_running_and_says_why(vm):

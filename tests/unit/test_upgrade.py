@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent import flower, upgrade
+from flower_agent import flower, settings, upgrade
 from flower_agent.record import Record
 
 
@@ -61,3 +61,20 @@ SUPERNODE = [
 def test_a_supernode_changes_when_its_superlink_has(held, superlink, said):
     course = upgrade.for_supernode(version("1.34.0"), Record(flower=held), superlink)
     assert told(course) == said
+
+
+CONTROL = [
+    ("1.42.0", "127.0.0.1:8000", "1.34.0", "127.0.0.1:9093"),
+    ("1.42.0", "127.0.0.1:8000", "1.40.0", "127.0.0.1:8000"),
+    ("1.36.0", "127.0.0.1:19093", "1.34.0", "127.0.0.1:19093"),
+    ("1.36.0", "127.0.0.1:19093", "1.42.0", "127.0.0.1:19093"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "control", "runs", "listens"), CONTROL)
+def test_a_version_that_runs_on_does_not_listen_twice_at_one_address(
+    wanted, control, runs, listens
+):
+    context = {"FLOWER_ROLE": "server", "FLOWER_VERSION": wanted, "FLOWER_CONTROL_ADDRESS": control}
+    seen = upgrade.settings_for(version(runs), settings.parse(context, {}).settings)
+    assert (str(seen.version), str(seen.control_address)) == (runs, listens)
