@@ -186,8 +186,13 @@ def test_a_status_that_cannot_be_written_keeps_nothing_from_working(disk, lone):
     before, told = federation.status(link)["written_at"], ids(link)
     federation.write_context(link, {**link.variables, "FLOWER_LOG_LEVEL": "DEBUG"})
     wait_for(lambda: ids(link) != told and ids(link)["superlink"], "the new container")
-    wait_for(lambda: published(federation, link, "READY") == "NO", "told at OneGate")
-    wait_for(lambda: federation.cloud.gate_open(link.vmid), "ready at OneGate")
+    wait_for(
+        lambda: (
+            federation.log(link).count('"event": "state.ready"') > 1
+            and published(federation, link, "READY") == "YES"
+        ),
+        "ready anew, at OneGate too",
+    )
     assert said(federation, link, "status.unwritable") == 1
     assert federation.status(link)["written_at"] == before
     run.free()
