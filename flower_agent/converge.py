@@ -150,7 +150,7 @@ class Converger:
     def _site(self, turn: Turn, known: Mapping[str, Any], access: Access) -> Site:
         if not self.dry:
             if turn.settings.role is Role.SUPERLINK:
-                files.directory(self._paths.superlink, 0o2770, group=FLOWER_UID)
+                files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
         return Site(

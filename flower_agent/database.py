@@ -122,5 +122,5 @@ def _hand_over(top: pathlib.Path) -> None:
         os.chown(path, -1, FLOWER_UID, follow_symlinks=False)
         if path.is_symlink():
             continue
-        path.chmod(0o2770 if path.is_dir() else 0o660)
+        path.chmod(0o770 if path.is_dir() else 0o660)
         files.sync(path)

@@ -50,7 +50,7 @@ def test_flower_may_write_what_was_put_back(kept, place):
     for path in (place, *place.rglob("*")):
         seen = path.stat()
         assert seen.st_gid == FLOWER_UID
-        assert seen.st_mode & 0o7777 == (0o2770 if path.is_dir() else 0o660)
+        assert seen.st_mode & 0o7777 == (0o770 if path.is_dir() else 0o660)
 
 
 def test_a_restore_that_was_cut_off_can_be_done_again(kept, place):
