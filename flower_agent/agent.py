@@ -18,6 +18,7 @@ import structlog
 from . import __version__, files, host, life, mounts, nvidia, portrait, publisher
 from . import log as logging
 from .accelerator import Accelerator
+from .connections import Connections
 from .converge import Converger
 from .engine import Engine
 from .enroller import Enroller
@@ -87,21 +88,23 @@ class Agent:
         search = Finder(self._errands, prober, rng=rng, scale=options.scale)
         self._finder = search
         registrar = Registrar(self._errands, rng=rng, scale=options.scale)
+        connections = Connections(self._errands, scale=options.scale)
         self._supernode = SuperNode(
-            prober, search, NodeKeys(options.paths.keys), scale=options.scale
+            prober, search, NodeKeys(options.paths.keys), connections, scale=options.scale
         )
         duties: dict[Role, Duty] = {
             Role.SUPERLINK: SuperLink(
                 prober, Enroller(registrar, scale=options.scale), self._paths.superlink
             ),
             Role.SUPERNODE: self._supernode,
-            Role.SUPEREXEC: SuperExec(prober),
+            Role.SUPEREXEC: SuperExec(prober, connections),
         }
         self._converger = Converger(
             self._paths,
             options.name,
             self._workload,
             duties,
+            connections=connections,
             accelerator=Accelerator(engine, self._errands, scale=options.scale),
             upgrader=Upgrader(
                 options.name,

@@ -12,6 +12,7 @@ import structlog
 
 from . import files, plan, ports, roles, trust
 from .accelerator import Accelerator
+from .connections import Connections
 from .containers import FLOWER_UID, Container, Existing, Part
 from .ends import WAITING
 from .errors import AgentError
@@ -21,7 +22,6 @@ from .parsers import Role
 from .paths import Paths
 from .roles import Site
 from .status import Mark
-from .superexec import attached
 from .supply import Supply
 from .turn import Duty, Running, Turn
 from .upgrader import Upgrader
@@ -53,6 +53,7 @@ class Converger:
         workload: Workload,
         duties: Mapping[Role, Duty],
         *,
+        connections: Connections,
         accelerator: Accelerator,
         upgrader: Upgrader,
         dry: bool = False,
@@ -62,6 +63,7 @@ class Converger:
         self._prefix = prefix
         self._workload = workload
         self._duties = duties
+        self._connections = connections
         self._accelerator = accelerator
         self._upgrader = upgrader
         self._supply = Supply(paths.images_lock, workload)
@@ -270,7 +272,7 @@ class Converger:
     def _superexec(self, turn: Turn, superexec: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run."""
         attach = roles.attach_address(turn.settings, turn.fleet_host)
-        if attached(attach):
+        if self._connections.held(attach, now=turn.monotonic):
             self._attached_at = turn.monotonic
             turn.note("superexec", Mark.OK, f"attached to {attach}")
         else:

@@ -1,10 +1,8 @@
 """A lone SuperExec's duty: it attaches to an AppIo elsewhere; attached is a connection seen."""
 
-import socket
-
-from . import flower, host, roles, sockets, trust
-from .address import Address
+from . import flower, roles, trust
 from .arguments import Trust
+from .connections import Connections
 from .containers import Part
 from .errors import AgentError
 from .health import Prober
@@ -20,8 +18,9 @@ TIMEOUT_S = 3.0
 class SuperExec:
     """What a VM with one SuperExec does beside its container."""
 
-    def __init__(self, prober: Prober) -> None:
+    def __init__(self, prober: Prober, connections: Connections) -> None:
         self._prober = prober
+        self._connections = connections
 
     def prepare(self, turn: Turn) -> Prepared:
         """Return the CA that it trusts, where the AppIo can have TLS."""
@@ -45,7 +44,7 @@ class SuperExec:
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
         turn.phase = Phase.PEER
         attach = settings.appio_address
-        if attach is None or not attached(attach):
+        if attach is None or not self._connections.held(attach, now=turn.monotonic):
             raise AgentError(
                 "superexec.detached", f"no connection to {attach} is established", retryable=True
             )
@@ -58,18 +57,3 @@ def trust_of(settings: Settings) -> Trust:
     if settings.tls and shares and settings.superexec_plugin is Plugin.SERVERAPP:
         return Trust.SYSTEM if settings.tls_ca_cert in (None, SYSTEM) else Trust.CA
     return Trust.INSECURE
-
-
-def attached(attach: Address, known: frozenset[str] = frozenset()) -> bool:
-    """Tell whether this machine holds a connection to `attach`, at any of its `known` addresses."""
-    found = host.read_sockets(port=attach.port)
-    return sockets.established_to(found, known or resolved(attach.host), attach.port)
-
-
-def resolved(name: str) -> frozenset[str]:
-    """Return the addresses of a host; empty when it cannot be resolved."""
-    try:
-        rows = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return frozenset()
-    return frozenset(str(row[4][0]) for row in rows)

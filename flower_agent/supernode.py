@@ -11,9 +11,9 @@ import datetime
 
 import structlog
 
-from . import certificates, exits, flower, node_trust, pem, roles, superexec, trust
-from .address import Address
+from . import certificates, exits, flower, node_trust, pem, roles, trust
 from .arguments import Trust
+from .connections import Connections
 from .containers import Part
 from .discovery import Partition, SuperLink, mixed_versions
 from .errors import AgentError, Severity, warning
@@ -62,17 +62,23 @@ class SuperNode:
     """What one SuperNode VM does beside its containers."""
 
     def __init__(
-        self, prober: Prober, search: Finder, keys: NodeKeys, *, scale: float = 1.0
+        self,
+        prober: Prober,
+        search: Finder,
+        keys: NodeKeys,
+        connections: Connections,
+        *,
+        scale: float = 1.0,
     ) -> None:
         self._prober = prober
         self._finder = search
         self._keys = keys
+        self._connections = connections
         self._scale = scale
         self._key: NodeKey | None = None
         self._linked: tuple[datetime.datetime, float] | None = None
         self._seen: _Seen | None = None
         self._lost_at: float | None = None
-        self._resolved: tuple[Address | None, frozenset[str]] = (None, frozenset())
 
     def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
@@ -250,7 +256,7 @@ class SuperNode:
             )
         band = flower.band(turn.settings.version)
         linked = band.fleet is not Transport.GRPC or (
-            endpoint is not None and self._attached(endpoint)
+            endpoint is not None and self._connections.held(endpoint, now=turn.monotonic)
         )
         silent = not band.announces_node and not peer.refusal and not peer.failed
         if linked and (peer.connected or (silent and self._holds(turn, running))):
@@ -279,12 +285,6 @@ class SuperNode:
         if self._linked is None or self._linked[0] != running.started_at:
             self._linked = (running.started_at, turn.monotonic)
         return self._key is None or turn.monotonic - self._linked[1] > HOLDS_AFTER_S * self._scale
-
-    def _attached(self, endpoint: Address) -> bool:
-        """Tell whether a connection is held; a name that does not resolve is where it was."""
-        before = self._resolved[1] if self._resolved[0] == endpoint else frozenset[str]()
-        self._resolved = (endpoint, before | superexec.resolved(endpoint.host))
-        return superexec.attached(endpoint, self._resolved[1])
 
     def _read(self, turn: Turn, running: Running) -> str:
         """Return the lines that matter of this container start."""

@@ -14,6 +14,7 @@ from flower_agent import gpu_probe, roles, settings, trust
 from flower_agent.accelerator import Accelerator
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.connections import Connections
 from flower_agent.containers import Container, Part
 from flower_agent.converge import Converger
 from flower_agent.discovery import SuperLink
@@ -103,6 +104,7 @@ class Vm:
             "",
             workload,
             duties,
+            connections=Connections(errands),
             accelerator=accelerator,
             upgrader=Upgrader("", self.paths, workload, self.search, errands),
         )

@@ -3,7 +3,6 @@
 import datetime
 import pathlib
 import random
-import socket
 
 import pytest
 
@@ -45,7 +44,11 @@ class Node:
     """A SuperNode whose container logs, on a VM whose clock may be set."""
 
     def __init__(self, started_at):
-        self.duty, self.log, self.started_at = SuperNode(Prober(), None, None), Log(), started_at
+        self.duty, self.log, self.started_at = (
+            SuperNode(Prober(), None, None, None),
+            Log(),
+            started_at,
+        )
         self.monotonic = 1000.0
 
     def read(self, now):
@@ -88,24 +91,6 @@ def test_lines_of_the_start_before_are_not_this_ones():
     node.log.write(START - seconds(1), CONNECTED)
     assert node.read(START + seconds(0.5)) == ""
     assert node.read(START + seconds(1.5)) == ""
-
-
-@pytest.fixture
-def peer():
-    """A SuperLink's port with a connection of this machine to it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            yield port
-
-
-def test_a_connection_counts_while_the_name_does_not_resolve(peer, monkeypatch):
-    duty, endpoint = SuperNode(Prober(), None, None), Address("link.example", peer)
-    monkeypatch.setattr(superexec, "resolved", lambda _: frozenset({"127.0.0.1"}))
-    assert duty._attached(endpoint)
-    monkeypatch.setattr(superexec, "resolved", lambda _: frozenset())
-    assert duty._attached(endpoint)
-    assert not duty._attached(Address("other.example", peer))
 
 
 def test_a_lone_superexec_that_trusts_the_systems_store_mounts_no_ca():

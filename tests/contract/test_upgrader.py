@@ -12,6 +12,7 @@ from real_engine import until
 
 from flower_agent import roles, settings, trust
 from flower_agent.accelerator import Accelerator
+from flower_agent.connections import Connections
 from flower_agent.converge import Converger
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
@@ -93,6 +94,7 @@ class Vm:
             "",
             workload,
             {Role.SUPERLINK: self.duty},
+            connections=Connections(errands),
             accelerator=Accelerator(self.engine, errands),
             upgrader=Upgrader("", self.paths, workload, None, errands),
         )
