@@ -24,6 +24,14 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def canonical_host(host: str) -> str:
+    """Return `host` as it is compared: addresses in canonical text, names in lower case."""
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return host.lower().removesuffix(".")
+
+
 def is_ip(host: str) -> bool:
     """Tell whether `host` is an IP address and not a name."""
     try:

@@ -18,6 +18,7 @@ import structlog
 from . import __version__, files, host, life, mounts, nvidia, portrait, publisher
 from . import log as logging
 from .accelerator import Accelerator
+from .attach import Search
 from .connections import Connections
 from .converge import Converger
 from .engine import Engine
@@ -29,6 +30,7 @@ from .health import Prober
 from .intake import Intake
 from .keyring import Keyring
 from .life import Phase, Unmet
+from .look import Look
 from .memory import Memory
 from .node_keys import NodeKeys
 from .notify import Notifier
@@ -85,19 +87,20 @@ class Agent:
         prober = Prober()
         engine = Engine(options.name or "default", url=options.docker_url)
         self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
-        search = Finder(self._errands, prober, rng=rng, scale=options.scale)
+        search = Finder(self._errands, rng=rng, scale=options.scale)
         self._finder = search
         registrar = Registrar(self._errands, rng=rng, scale=options.scale)
         connections = Connections(self._errands, scale=options.scale)
-        self._supernode = SuperNode(
-            prober, search, NodeKeys(options.paths.keys), connections, scale=options.scale
-        )
+        look = Look(self._errands, prober, rng=rng, scale=options.scale)
+        offers = Search(self._errands, rng=rng, scale=options.scale)
+        keys = NodeKeys(options.paths.keys)
+        self._supernode = SuperNode(prober, search, keys, look, connections, scale=options.scale)
         duties: dict[Role, Duty] = {
             Role.SUPERLINK: SuperLink(
                 prober, Enroller(registrar, scale=options.scale), self._paths.superlink
             ),
             Role.SUPERNODE: self._supernode,
-            Role.SUPEREXEC: SuperExec(prober, connections),
+            Role.SUPEREXEC: SuperExec(prober, offers, look, connections),
         }
         self._converger = Converger(
             self._paths,

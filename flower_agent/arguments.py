@@ -11,10 +11,14 @@ import tomllib
 
 from . import flower
 from .address import Address, is_any
-from .flower import Band, Transport, Version
+from .flower import Transport, Version
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _INTEGERS = range(-(2**63), 2**63)
+
+_SUPERLINKS = flower.CA_FILE, flower.CERTIFICATE_FILE, flower.KEY_FILE
+_SUPERNODES = flower.APPIO_CA_FILE, flower.APPIO_CERTIFICATE_FILE, flower.APPIO_KEY_FILE
+"""CA, certificate and key of what each serves."""
 
 
 class Trust(enum.StrEnum):
@@ -74,9 +78,10 @@ def superlink_endpoints(
     )
 
 
-def supernode_appio(version: Version, clientappio: Address) -> Endpoint:
-    """Return where a SuperNode serves its AppIo, which the agent never gives TLS."""
-    return Endpoint(clientappio, flower.band(version).appio, tls=False)
+def supernode_appio(version: Version, clientappio: Address, *, tls: bool = False) -> Endpoint:
+    """Return where a SuperNode serves its AppIo; `tls` counts from 1.30 on."""
+    row = flower.band(version)
+    return Endpoint(clientappio, row.appio, tls=tls and row.appio_can_have_tls)
 
 
 def superlink_command(
@@ -109,8 +114,8 @@ def superlink_command(
     }
     own_tls = places.appio.tls and not row.appio_shares_tls
     return (
-        *(_certificate("--ssl-") if tls else ("--insecure",)),
-        *(_certificate(row.appio_tls_flags) if own_tls else ()),
+        *(_certificate("--ssl-", _SUPERLINKS) if tls else ("--insecure",)),
+        *(_certificate(row.appio_tls_flags, _SUPERLINKS) if own_tls else ()),
         *("--isolation", isolation),
         *("--database", f"{flower.STATE}/state.db"),
         *(("--storage-dir", f"{flower.STATE}/ffs") if row.storage else ()),
@@ -130,6 +135,7 @@ def supernode_command(
     isolation: str,
     node_config: tuple[tuple[str, str], ...],
     private_key: bool,
+    appio_tls: bool = False,
 ) -> tuple[str, ...]:
     """Return the arguments of ``flower-supernode``; it retries for ever, as is Flower's default.
 
@@ -137,12 +143,15 @@ def supernode_command(
     """
     if private_key and trust is Trust.INSECURE:
         raise ValueError("SuperNode authentication wants TLS")
+    row = flower.band(version)
+    secure = supernode_appio(version, clientappio, tls=appio_tls).tls
     return (
         *("--superlink", str(superlink)),
         *_trust(trust),
+        *(_certificate(row.node_appio_tls_flags, _SUPERNODES) if secure else ()),
         *(("--auth-supernode-private-key", flower.NODE_KEY_FILE) if private_key else ()),
         *("--isolation", isolation),
-        *_bind(flower.band(version).node_appio_flag, clientappio),
+        *_bind(row.node_appio_flag, clientappio),
         *(("--node-config", node_config_text(node_config)) if node_config else ()),
         *("--health-server-address", str(health)),
     )
@@ -156,7 +165,7 @@ def superexec_command(
     Raises ValueError for TLS towards an AppIo of a version that cannot have it (1.23 to 1.29).
     """
     row = flower.band(version)
-    if trust is not Trust.INSECURE and not _can_have_tls(row):
+    if trust is not Trust.INSECURE and not row.appio_can_have_tls:
         raise ValueError(f"the AppIo of Flower {version} has no TLS")
     return (
         *(row.attach_flag, str(attach)),
@@ -217,13 +226,10 @@ def _bind(flag: str, address: Address) -> tuple[str, ...]:
     return flag, str(address)
 
 
-def _certificate(prefix: str) -> tuple[str, ...]:
+def _certificate(prefix: str, files: tuple[str, str, str]) -> tuple[str, ...]:
     """Return the three flags of a server's certificate; Flower wants the CA's too."""
-    return (
-        *(f"{prefix}ca-certfile", flower.CA_FILE),
-        *(f"{prefix}certfile", flower.CERTIFICATE_FILE),
-        *(f"{prefix}keyfile", flower.KEY_FILE),
-    )
+    ca, certificate, key = files
+    return f"{prefix}ca-certfile", ca, f"{prefix}certfile", certificate, f"{prefix}keyfile", key
 
 
 def _trust(trust: Trust) -> tuple[str, ...]:
@@ -234,7 +240,3 @@ def _trust(trust: Trust) -> tuple[str, ...]:
             return ()
         case Trust.INSECURE:
             return ("--insecure",)
-
-
-def _can_have_tls(row: Band) -> bool:
-    return row.appio_shares_tls or bool(row.appio_tls_flags)

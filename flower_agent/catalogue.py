@@ -24,6 +24,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "An AppIo listens beyond loopback without TLS; whoever reaches it can run as an app.",
         "Limit the port to the SuperExec's address by a firewall or a network of its own.",
     ),
+    "appio.plaintext": (
+        "This SuperExec reaches its AppIo without TLS; apps and models travel in the clear.",
+        "Use Flower 1.30 or newer with TLS_ENABLED=YES, or a network of its own for the two VMs.",
+    ),
     "clock.skew": (
         "This VM's clock differs from OneGate's by more than Flower accepts between two VMs.",
         "Synchronize the clock: chrony or systemd-timesyncd.",

@@ -8,7 +8,6 @@ that nothing can hide between the blocks that another reader of the same file wo
 import base64
 import binascii
 import dataclasses
-import ipaddress
 import re
 import warnings
 from collections.abc import Iterator
@@ -86,17 +85,9 @@ def canonical(pem: str) -> str:
     return dump(load(pem))
 
 
-def canonical_host(host: str) -> str:
-    """Return `host` as it is compared: addresses in canonical text, names in lower case."""
-    try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
-    except ValueError:
-        return host.lower().removesuffix(".")
-
-
 def covers(certificate: Certificate, host: str) -> bool:
     """Tell whether a client that dials `host` accepts the names of `certificate`."""
-    wanted = canonical_host(host)
+    wanted = address.canonical_host(host)
     if address.is_ip(wanted):
         return wanted in certificate.addresses
     _, _, parent = wanted.partition(".")

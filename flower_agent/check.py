@@ -6,11 +6,10 @@ import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from . import inputs, intake, node_keys, superlink
+from . import inputs, intake, node_keys, node_trust, superexec, superlink
 from .address import is_ip, parse_address
 from .errors import AgentError, Finding, Severity
 from .inputs import Inputs
-from .node_trust import no_source
 from .parsers import Role
 from .paths import Paths
 from .secret import Secret
@@ -48,7 +47,8 @@ def _deeper(settings: Settings, read: Inputs, *, offline: bool) -> tuple[Finding
     if settings.node_private_key is not None:
         found = (*found, *_node_key(settings.node_private_key))
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
-    lost = no_source(settings) if settings.role is Role.SUPERNODE and not token else None
+    sources = {Role.SUPERNODE: node_trust.no_source, Role.SUPEREXEC: superexec.no_source}
+    lost = sources[settings.role](settings) if settings.role in sources and not token else None
     return (*found, lost) if lost else found
 
 

@@ -17,6 +17,7 @@ from .containers import FLOWER_UID, Container, Existing, Part
 from .ends import WAITING
 from .errors import AgentError
 from .gpu import Access
+from .keyring import Keyring
 from .life import Phase, Unmet
 from .parsers import Role
 from .paths import Paths
@@ -114,7 +115,9 @@ class Converger:
         duty = self._duties[turn.settings.role]
         prepared = duty.prepare(turn)
         turn.phase = Phase.TLS
-        self._certificates(turn, prepared.trust)
+        self._certificates(turn, turn.keyring, prepared.trust)
+        if prepared.appio is not None:
+            self._certificates(turn, turn.keyring.appio, prepared.appio)
         turn.phase = Phase.CONTAINER
         want = roles.containers(turn.settings, self._site(turn, prepared.site, access))
         steps = self._steps(turn, want)
@@ -136,17 +139,17 @@ class Converger:
             return Unmet(turn.phase)
         return self._check(turn, want, duty, fresh=_starts(want[0], steps))
 
-    def _certificates(self, turn: Turn, wanted: trust.Wanted) -> None:
+    def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.Wanted) -> None:
         if wanted.source is trust.Source.OFF:
             turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
             turn.renewed = turn.renew
             return
-        steps = trust.steps(wanted, turn.keyring.held(wanted, turn.now), turn.now)
+        steps = trust.steps(wanted, keyring.held(wanted, turn.now), turn.now)
         self.planned += [str(step) for step in steps]
         if not self.dry:
             for step in steps:
                 log.info("tls.step", action=step.action.value, cause=step.cause)
-                turn.keyring.apply(step, wanted, turn.now)
+                keyring.apply(step, wanted, turn.now)
             turn.renewed = turn.renew
 
     def _site(self, turn: Turn, known: Mapping[str, Any], access: Access) -> Site:
@@ -155,14 +158,18 @@ class Converger:
                 files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
+        appio = turn.keyring.appio
         return Site(
             prefix=self._prefix,
             ca_file=str(turn.keyring.ca),
             chain_file=str(turn.keyring.chain),
             key_file=str(turn.keyring.key),
+            appio_ca_file=str(appio.ca),
+            appio_chain_file=str(appio.chain),
+            appio_key_file=str(appio.key),
             superlink_dir=str(self._paths.superlink),
             data_dir=str(self._paths.data),
-            digests=turn.keyring.digests(),
+            digests={**turn.keyring.digests(), **appio.digests()},
             memory_bytes=turn.host.memory_bytes,
             gpu=access,
             data_propagation=turn.data_propagation,

@@ -153,23 +153,57 @@ def superlink(peers: Iterable[Peer]) -> SuperLink:
     claims = [p for p in peers if p.attributes.get("FLOWER_ROLE") == "superlink"]
     complete = [p for p in claims if p.attributes.get("FLOWER_ENDPOINT")]
     if len(complete) > 1:
-        who = " and ".join(f"VM {p.vmid} ({_shown(p.name)})" for p in complete)
+        who = " and ".join(f"VM {p.vmid} ({shown(p.name)})" for p in complete)
         raise AgentError("discover.ambiguous", f"{who} each say they are the SuperLink")
     if not complete:
         raise _waiting("no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet", claims)
     found = complete[0]
     tls, node_auth = (_switch(found, name) for name in ("FLOWER_TLS", "FLOWER_NODE_AUTH"))
-    ca_pem = _published_ca(found)
+    ca_pem = published_ca(found, "FLOWER_CA_CERT")
     if ca_pem is None and tls is not False:
         raise _waiting("its FLOWER_CA_CERT is not published yet", [found])
     return SuperLink(
-        endpoint=_published_endpoint(found),
+        endpoint=published_address(found, "FLOWER_ENDPOINT"),
         ca_pem=ca_pem,
         vmid=found.vmid,
         tls=tls,
         version=found.attributes.get("FLOWER_VERSION", ""),
         node_auth=node_auth,
     )
+
+
+def published_address(peer: Peer, name: str) -> Address:
+    """Return the address in an attribute of `peer`. Raises AgentError ``discover.waiting``."""
+    text = peer.attributes[name]
+    if text.count(":") > 1 and not text.startswith("["):  # OneGate keeps no brackets
+        host, _, port = text.rpartition(":")
+        text = f"[{host}]:{port}"
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise AgentError(
+            "discover.waiting",
+            f"VM {peer.vmid} publishes {name} {text[:80]!r}: {error}",
+            retryable=True,
+        ) from error
+
+
+def published_ca(peer: Peer, name: str) -> str | None:
+    """Return the PEM in an attribute of `peer`, not judged; None where there is none.
+
+    Raises AgentError ``discover.waiting``.
+    """
+    text = peer.attributes.get(name, "").strip('"')[:MAX_CA_CHARACTERS]
+    if not text:
+        return None
+    try:
+        return base64.b64decode(text, validate=True).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise AgentError(
+            "discover.waiting",
+            f"VM {peer.vmid} publishes a {name} that is not base64 of PEM: {error}",
+            retryable=True,
+        ) from error
 
 
 def partition(service: Service, own_vmid: str, peers: Collection[Peer]) -> Partition:
@@ -220,7 +254,7 @@ def mixed_versions(own: flower.Version, other: str) -> Finding | None:
     """
     if not other or other.split(".")[:2] == [str(own.major), str(own.minor)]:
         return None
-    message = f"this VM runs Flower {own}, its SuperLink {_shown(other)}"
+    message = f"this VM runs Flower {own}, its SuperLink {shown(other)}"
     try:
         theirs = flower.band(flower.parse_version(other)).fleet
     except ValueError:
@@ -245,46 +279,17 @@ def _lower(vmid: str, other: str) -> bool:
 
 def _waiting(why: str, claims: list[Peer]) -> AgentError:
     error = "; ".join(
-        f"VM {p.vmid} says {_shown(p.attributes['FLOWER_ERROR'])}"
+        f"VM {p.vmid} says {shown(p.attributes['FLOWER_ERROR'])}"
         for p in claims
         if p.attributes.get("FLOWER_ERROR", '"').strip('"')
     )
     return AgentError("discover.waiting", f"{why}{'; ' + error if error else ''}", retryable=True)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return what another VM wrote as a terminal may have it: cut, without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_WORDS])
 
 
 def _switch(peer: Peer, name: str) -> bool | None:
     return {"YES": True, "NO": False}.get(peer.attributes.get(name, ""))
-
-
-def _published_endpoint(peer: Peer) -> Address:
-    text = peer.attributes["FLOWER_ENDPOINT"]
-    if text.count(":") > 1 and not text.startswith("["):  # OneGate keeps no brackets
-        host, _, port = text.rpartition(":")
-        text = f"[{host}]:{port}"
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise AgentError(
-            "discover.waiting",
-            f"VM {peer.vmid} publishes FLOWER_ENDPOINT {text[:80]!r}: {error}",
-            retryable=True,
-        ) from error
-
-
-def _published_ca(peer: Peer) -> str | None:
-    text = peer.attributes.get("FLOWER_CA_CERT", "").strip('"')[:MAX_CA_CHARACTERS]
-    if not text:
-        return None
-    try:
-        return base64.b64decode(text, validate=True).decode("ascii")
-    except (binascii.Error, ValueError) as error:
-        raise AgentError(
-            "discover.waiting",
-            f"VM {peer.vmid} publishes a FLOWER_CA_CERT that is not base64 of PEM: {error}",
-            retryable=True,
-        ) from error

@@ -1,4 +1,4 @@
-"""How a SuperNode finds its SuperLink: static address or OneGate, then its CA, then a TLS look.
+"""How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
 
 The look-ups run as errands. Requests are few: one ``/service`` and one ``/vms/ID``, again only
 while something is missing or the SuperLink is lost, every 5 to 15 s.
@@ -6,30 +6,22 @@ while something is missing or the SuperLink is lost, every 5 to 15 s.
 
 import dataclasses
 import random
-from collections.abc import Callable
 
 import structlog
 
 from . import discovery, roles
-from .address import Address, parse_address
+from .address import parse_address
 from .discovery import Partition, SuperLink
 from .errands import Errands
 from .errors import AgentError
-from .health import ALPN_GRPC, ALPN_HTTP, Prober
 from .onegate import OneGate
 from .record import Record
 from .settings import Settings
 
 RETRY_S = (5.0, 15.0)
-LOOK_TIMEOUT_S = 5.0
 _LOOKUP = "onegate-lookup"
-_LOOK = "superlink-look"
 
 log = structlog.get_logger()
-
-
-_Target = tuple[Address, str | None]
-"""An endpoint and the CA by which it is judged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,19 +38,14 @@ class Found:
 class Finder:
     """The SuperNode's search; every method returns at once."""
 
-    def __init__(
-        self, errands: Errands, prober: Prober, *, rng: random.Random, scale: float = 1.0
-    ) -> None:
+    def __init__(self, errands: Errands, *, rng: random.Random, scale: float = 1.0) -> None:
         self._errands = errands
-        self._prober = prober
         self._random = rng
         self._scale = scale
         self._found: Found | None = None
         self._stale = False
         self._trouble: AgentError | None = None
         self._next_lookup = 0.0
-        self._looked: tuple[_Target, AgentError | None] | None = None
-        self._next_look = 0.0
 
     def forget(self) -> None:
         """Look again when the pace allows: the SuperLink was lost, or the settings changed.
@@ -121,34 +108,6 @@ class Finder:
         raise self._trouble or AgentError(
             "discover.waiting", "OneGate is asked for this node's partition", retryable=True
         )
-
-    def look(
-        self, superlink: SuperLink, ca_pem: str | None, *, tls: bool, http: bool, now: float
-    ) -> None:
-        """Check that the endpoint answers as Flower would dial it.
-
-        Raises AgentError ``endpoint.…`` while it does not, ``discover.waiting`` before the first
-        answer. A good answer counts for a minute.
-        """
-        wanted = (superlink.endpoint, ca_pem)
-        done = self._errands.take(_LOOK)
-        if done is not None:
-            target, error = done.value if done.error is None else (wanted, done.error)
-            self._looked = (target, error)
-            wait = 60.0 if error is None else self._random.uniform(1.0, 3.0)
-            self._next_look = now + wait * self._scale
-        fresh = self._looked is not None and self._looked[0] == wanted
-        if not fresh or now >= self._next_look:
-            call = _looking(self._prober, wanted, tls=tls, http=http)
-            self._errands.start(_LOOK, call)
-        if not fresh or self._looked is None:
-            raise AgentError(
-                "discover.waiting",
-                f"the SuperLink at {superlink.endpoint} is looked at",
-                retryable=True,
-            )
-        if self._looked[1] is not None:
-            raise self._looked[1]
 
     def _look_up(
         self,
@@ -235,21 +194,3 @@ def _fixed(settings: Settings) -> SuperLink | None:
 
 def _wants_ca(settings: Settings) -> bool:
     return settings.tls and settings.tls_ca_cert is None
-
-
-def _looking(
-    prober: Prober, wanted: _Target, *, tls: bool, http: bool
-) -> Callable[[], tuple[_Target, AgentError | None]]:
-    def look() -> tuple[_Target, AgentError | None]:
-        endpoint, ca_pem = wanted
-        try:
-            if tls:
-                alpn = ALPN_HTTP if http else ALPN_GRPC
-                prober.probe_tls(endpoint, ca_pem, alpn=alpn, timeout_s=LOOK_TIMEOUT_S)
-            else:
-                prober.probe_tcp(endpoint, LOOK_TIMEOUT_S)
-        except AgentError as error:
-            return wanted, error
-        return wanted, None
-
-    return look

@@ -16,6 +16,9 @@ DEFAULT = "1.25.0"
 CONFIG_TOML_SINCE = (1, 26, 0)
 """From here on the ``flwr`` CLI keeps its connections in config.toml, not in the app."""
 
+SUPEREXEC_MATCHES_SINCE = (1, 30)
+"""From here on Flower refuses a SuperExec of another major or minor version (exit code 606)."""
+
 HOST_PORT = "--host --port"
 """Stands for a flag where an address goes into two."""
 
@@ -23,6 +26,11 @@ CERTIFICATES = "/app/certificates"
 CA_FILE = f"{CERTIFICATES}/ca.crt"
 CERTIFICATE_FILE = f"{CERTIFICATES}/server.pem"
 KEY_FILE = f"{CERTIFICATES}/server.key"
+APPIO_CA_FILE = f"{CERTIFICATES}/appio-ca.crt"
+APPIO_CERTIFICATE_FILE = f"{CERTIFICATES}/appio.pem"
+APPIO_KEY_FILE = f"{CERTIFICATES}/appio.key"
+"""A SuperNode's own, for its AppIo; `CA_FILE` is its SuperLink's."""
+
 NODE_KEY_FILE = "/app/keys/node.key"
 STATE = "/app/state"
 DATA = "/app/data"
@@ -128,6 +136,9 @@ class Band:
     appio_shares_tls: bool = False
     """A SuperLink's AppIo has TLS exactly when its other APIs have it."""
 
+    node_appio_tls_flags: str = ""
+    """Prefix of the flags that give a SuperNode's AppIo TLS; empty: it cannot have any."""
+
     announces_node: bool = True
     """A SuperNode logs its ID when it has connected; 1.23 logs nothing then."""
 
@@ -139,6 +150,11 @@ class Band:
         """Tell whether the Control API cannot be kept off the Fleet's port."""
         return self.control_flag == self.fleet_flag
 
+    @property
+    def appio_can_have_tls(self) -> bool:
+        """Tell whether a SuperExec can reach an AppIo elsewhere with TLS."""
+        return bool(self.node_appio_tls_flags)
+
 
 def _rows() -> tuple[Band, ...]:
     """Return the table; each row says only what changed in that version."""
@@ -148,7 +164,8 @@ def _rows() -> tuple[Band, ...]:
     a24 = change(a23, since=(1, 24), suffix="-py3.13-ubuntu24.04", announces_node=True)
     a28 = change(a24, since=(1, 28), environment=((update, "1"),))
     a29 = change(a28, since=(1, 29), storage=False)
-    b30 = change(a29, since=(1, 30), id="B", appio_tls_flags="--appio-ssl-")
+    own = "--appio-ssl-"
+    b30 = change(a29, since=(1, 30), id="B", appio_tls_flags=own, node_appio_tls_flags=own)
     b32 = change(b30, since=(1, 32), environment=((install, "1"), (update, "1")))
     c35 = change(
         b32, since=(1, 35), id="C", appio=http, appio_flag=HOST_PORT, node_appio_flag=HOST_PORT
@@ -162,6 +179,7 @@ def _rows() -> tuple[Band, ...]:
         control_flag=HOST_PORT,
         appio_tls_flags="",
         appio_shares_tls=True,
+        node_appio_tls_flags="--ssl-",
     )
     d38 = change(d37, since=(1, 38), plugin=False)
     e40 = change(d38, since=(1, 40), id="E", fleet=http, fleet_flag=HOST_PORT, fleet_port=8000)

@@ -21,12 +21,18 @@ MAX_BYTES = 1 << 20
 class Keyring:
     """The files in one ``tls/`` directory."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, subject: str = "flower-agent SuperLink") -> None:
         self._directory = directory
+        self._subject = subject
         self.ca = directory / "ca.crt"
         self.chain = directory / "server.pem"
         self.key = directory / "server.key"
         self._own_ca = directory / "ca" / "ca.pem"
+
+    @property
+    def appio(self) -> "Keyring":
+        """The files of the AppIo that a SuperNode offers, with a CA of its own."""
+        return Keyring(self._directory / "appio", "flower-agent SuperNode")
 
     def held(self, wanted: trust.Wanted, now: datetime.datetime) -> trust.Held:
         """Return what is there now; a leaf that cannot be read counts as absent, a CA never."""
@@ -90,7 +96,7 @@ class Keyring:
                 own, fault = self._load_own_ca()
                 if own is None:
                     raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {fault}")
-                leaf = tls.make_leaf(own, wanted.hosts, now)
+                leaf = tls.make_leaf(own, wanted.hosts, now, self._subject)
                 self._write(own.certificate_pem, leaf.certificate_pem, leaf.key)
             case trust.Action.WRITE:
                 self._write(wanted.ca_pem, wanted.chain_pem, wanted.key)

@@ -13,24 +13,24 @@ from .record import Record
 from .settings import Settings
 
 
-def trusted_ca(settings: Settings, superlink: SuperLink, record: Record, held_pem: str) -> str:
+def trusted_ca(settings: Settings, told_pem: str | None, record: Record, held_pem: str) -> str:
     """Return the PEM of the CA that this node trusts.
 
-    From the context, else as OneGate handed it over; then it must be the one that
+    From the context, else `told_pem`, as OneGate handed it over; then it must be the one that
     FLOWER_CA_FINGERPRINT names, else the one that was pinned before. `held_pem` is the pinned CA's
     file, used while OneGate is away. Raises AgentError ``tls.…`` or ``discover.no_source``.
     """
     if settings.tls_ca_cert:
         return settings.tls_ca_cert
-    offered = superlink.ca_pem or held_pem
+    offered = told_pem or held_pem
     if not offered:
-        raise AgentError("discover.no_source", "nothing hands over the SuperLink's CA")
+        raise AgentError("discover.no_source", "nothing hands over the CA")
     try:
         seen = certificates.fingerprint(offered)
     except ValueError as error:
         raise AgentError(
             "discover.waiting",
-            f"the published FLOWER_CA_CERT is no certificate: {error}",
+            f"the published CA is no certificate: {error}",
             retryable=True,
         ) from error
     if settings.ca_fingerprint is not None or record.ca_pin is None:

@@ -27,6 +27,7 @@ class Record:
     """Where the SuperLink was last; used while OneGate is away."""
 
     superlink_vmid: str | None = None
+    """Its VM; a lone SuperExec's: the VM that offers its AppIo."""
 
     ca_pin: str | None = None
     """SHA-256 of the first CA that OneGate handed over; another one is refused."""

@@ -73,7 +73,7 @@ def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
         "FLOWER_TLS": "" if status.tls is None else "YES" if status.tls else "NO",
         **told,
     }
-    plain = {"FLOWER_CA_CERT"}  # long, and base64 already
+    plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA"}  # long, and base64 already
     return {k: v if k in plain else words(v) for k, v in found.items()}
 
 

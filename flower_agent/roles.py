@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from . import arguments, flower
 from .address import Address
-from .arguments import Endpoints, Trust
+from .arguments import Endpoint, Endpoints, Trust
 from .containers import FLOWER_UID, Container, Mount, Part
 from .discovery import SuperLink
 from .gpu import ENVIRONMENT, Access
@@ -40,6 +40,11 @@ class Site:
     ca_file: str
     chain_file: str
     key_file: str
+    appio_ca_file: str = ""
+    appio_chain_file: str = ""
+    appio_key_file: str = ""
+    """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
+
     superlink_dir: str
     data_dir: str
 
@@ -102,6 +107,7 @@ def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
         control=settings.control_address,
         serverappio=settings.appio_listen or Address(LOOPBACK, settings.serverappio_port),
         tls=settings.tls,
+        appio_tls=settings.appio_listen is not None,
     )
 
 
@@ -110,16 +116,20 @@ def fleet_port(settings: Settings) -> int:
     return settings.fleet_port or flower.default_fleet_port(settings.version)
 
 
-def clientappio(settings: Settings) -> Address:
-    """Return where a SuperNode serves its AppIo."""
-    return settings.appio_listen or Address(LOOPBACK, settings.clientappio_port)
+def clientappio(settings: Settings) -> Endpoint:
+    """Return where a SuperNode serves its AppIo; on loopback alone it needs no TLS."""
+    return arguments.supernode_appio(
+        settings.version,
+        settings.appio_listen or Address(LOOPBACK, settings.clientappio_port),
+        tls=settings.tls and settings.appio_listen is not None,
+    )
 
 
 def attach_address(settings: Settings, fleet_host: str) -> Address:
     """Return where the SuperExec beside a SuperLink or SuperNode attaches."""
     if settings.role is Role.SUPERLINK:
         return endpoints(settings, fleet_host).appio.dial
-    return arguments.supernode_appio(settings.version, clientappio(settings)).dial
+    return clientappio(settings).dial
 
 
 def health(settings: Settings, part: Part) -> Address:
@@ -154,6 +164,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
             tls=settings.tls,
             isolation=settings.isolation.value,
             node_auth=site.node_auth,
+            appio_tls=places.appio.tls,
         ),
         mounts,
         listens=(places.fleet.listen, places.control.listen, places.appio.listen),
@@ -167,8 +178,14 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
 def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
     if site.superlink is None:
         raise ValueError("a SuperNode wants a SuperLink")
-    appio = arguments.supernode_appio(settings.version, clientappio(settings))
+    appio = clientappio(settings)
     mounts = [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else []
+    if appio.tls:
+        mounts += [
+            _file(site, site.appio_ca_file, flower.APPIO_CA_FILE),
+            _file(site, site.appio_chain_file, flower.APPIO_CERTIFICATE_FILE),
+            _file(site, site.appio_key_file, flower.APPIO_KEY_FILE),
+        ]
     if site.node_key_file:
         mounts.append(Mount(site.node_key_file, flower.NODE_KEY_FILE, digest=site.node_key_digest))
     main = _container(
@@ -184,6 +201,7 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
             isolation=settings.isolation.value,
             node_config=site.node_config,
             private_key=bool(site.node_key_file),
+            appio_tls=appio.tls,
         ),
         mounts,
         listens=(appio.listen,),

@@ -153,21 +153,36 @@ def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
 
 
 def _appio_is_closed(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
-    where = settings.appio_listen
-    shares = flower.band(settings.version).appio_shares_tls and settings.role is Role.SUPERLINK
-    if where is not None and not address.is_loopback(where.host) and not shares:
-        yield warning("appio.open", f"FLOWER_APPIO_LISTEN is {where}, and that AppIo has no TLS")
+    where, dialled = settings.appio_listen, settings.appio_address
+    if settings.tls and flower.band(settings.version).appio_can_have_tls:
+        return
+    version = f"Flower {settings.version}" if settings.tls else "TLS_ENABLED=NO"
+    if where is not None and not address.is_loopback(where.host):
+        yield warning(
+            "appio.open", f"FLOWER_APPIO_LISTEN is {where}, and that AppIo has no TLS ({version})"
+        )
+    if dialled is not None and not address.is_loopback(dialled.host):
+        message = f"FLOWER_APPIO_ADDRESS is {dialled}, and that AppIo has no TLS ({version})"
+        yield warning("appio.plaintext", message)
 
 
 def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     shares = flower.band(settings.version).appio_shares_tls
-    if settings.role is Role.SUPERLINK and settings.appio_listen and shares:
+    where, control = settings.appio_listen, settings.control_address
+    if settings.role is Role.SUPERLINK and where and shares and where != control:
         yield warning(
             "setting.no_effect",
-            f"FLOWER_APPIO_LISTEN is set, but a SuperLink of Flower {settings.version} serves its "
-            "AppIo at the address of its Control API",
-            "Let the SuperExec elsewhere attach to FLOWER_CONTROL_ADDRESS.",
+            f"FLOWER_APPIO_LISTEN is {where}, but a SuperLink of Flower {settings.version} serves "
+            f"its AppIo at the address of its Control API, {control}",
+            "Set FLOWER_CONTROL_ADDRESS and FLOWER_APPIO_LISTEN to the same address, and let the "
+            "SuperExec elsewhere attach there.",
         )
+
+
+def _apps_run_in_one_place(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.appio_listen and settings.isolation is Isolation.SUBPROCESS:
+        message = "FLOWER_APPIO_LISTEN lets apps run elsewhere, FLOWER_ISOLATION=subprocess here"
+        yield Finding("setting.conflict", message, "Leave one of the two empty.")
 
 
 def _framework_has_a_container(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
@@ -219,7 +234,14 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         _ports_differ,
     ),
     (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
-    (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_has_its_own_port),
-    (("FLOWER_APPIO_LISTEN", "FLOWER_VERSION", "FLOWER_ROLE"), _appio_is_closed),
+    (
+        ("FLOWER_APPIO_LISTEN", "FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"),
+        _appio_has_its_own_port,
+    ),
+    (
+        ("FLOWER_APPIO_LISTEN", "FLOWER_APPIO_ADDRESS", "FLOWER_VERSION", "TLS_ENABLED"),
+        _appio_is_closed,
+    ),
+    (("FLOWER_APPIO_LISTEN", "FLOWER_ISOLATION"), _apps_run_in_one_place),
     (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
 )

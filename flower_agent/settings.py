@@ -113,7 +113,7 @@ class Settings:
     ca_fingerprint: str | None = setting(
         "FLOWER_CA_FINGERPRINT", pem.fingerprint,
         "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",
-        roles=NODE, sample="3f:9a:…")
+        roles=NODE + EXEC, sample="3f:9a:…")
     address: str | None = setting(
         "FLOWER_ADDRESS", parsers.own_address,
         "Address on which the Fleet API listens, or `ETHn`.",
@@ -126,7 +126,8 @@ class Settings:
     tls_sans: tuple[str, ...] = setting(
         "FLOWER_TLS_SANS", parsers.names,
         "Further names and addresses in the agent's own certificate, with commas or blanks "
-        "between.", default="", roles=LINK, sample="fl.example.org, 192.0.2.10")
+        "between. A SuperNode has one for the AppIo of `FLOWER_APPIO_LISTEN`.",
+        default="", roles=LINK + NODE, sample="fl.example.org, 192.0.2.10")
     control_address: Address = setting(
         "FLOWER_CONTROL_ADDRESS", parsers.listen(9093),
         "Where the Control API listens. Flower does not authenticate it, and it runs the code it "

@@ -82,6 +82,15 @@ def established_to(sockets: Iterable[Socket], addresses: Collection[str], port: 
     )
 
 
+def accepted(sockets: Iterable[Socket], port: int) -> tuple[str, ...]:
+    """Return the other side's address of each connection that a listener at `port` here took."""
+    return tuple(
+        found.remote[0]
+        for found in sockets
+        if found.state is State.ESTABLISHED and found.local[1] == port
+    )
+
+
 def _socket(columns: list[str]) -> Socket | None:
     try:
         _, local, remote, state = columns[:4]

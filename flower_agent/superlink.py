@@ -11,7 +11,7 @@ import pathlib
 import ssl
 from collections.abc import Collection, Mapping
 
-from . import certificates, files, flower, given, interfaces, parsers, roles, trust
+from . import appio, certificates, files, flower, given, interfaces, parsers, roles, trust
 from .address import Address, is_any, is_loopback, parse_address
 from .arguments import Endpoints
 from .containers import Part
@@ -80,6 +80,8 @@ class SuperLink:
         self._room()
         turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
         self._note_nodes(turn, nodes, api)
+        if settings.appio_listen is not None:
+            appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
             self._tell_ca(turn, ca_pem)
         turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
@@ -96,13 +98,14 @@ class SuperLink:
             return trust.Wanted(source=trust.Source.OFF)
         if settings.tls_cert is None or settings.tls_key is None:
             more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
+            more += _beyond(settings.appio_listen.host) if settings.appio_listen else ()
             hosts = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
             defer = self._defers(turn, roles.endpoints(settings, host), public)
             return trust.Wanted(source=trust.Source.OWN, hosts=hosts, renew=turn.renew, defer=defer)
         dialled = {public.host}
-        appio = roles.endpoints(settings, host).appio
-        if appio.tls:  # the local SuperExec dials it, and is as strict as any node
-            dialled.add(appio.dial.host)
+        served = roles.endpoints(settings, host).appio
+        if served.tls and settings.appio_listen is None:  # the local SuperExec is as strict
+            dialled.add(served.dial.host)
         checked = self._check_given(settings, tuple(sorted(dialled)), turn.now)
         turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
         if checked.given is None:

@@ -11,7 +11,7 @@ import datetime
 
 import structlog
 
-from . import certificates, exits, flower, node_trust, pem, roles, trust
+from . import appio, certificates, exits, flower, node_trust, pem, roles, trust
 from .arguments import Trust
 from .connections import Connections
 from .containers import Part
@@ -21,6 +21,7 @@ from .finder import Finder
 from .flower import Transport
 from .health import Prober
 from .life import Phase
+from .look import Look
 from .node_keys import NodeKey, NodeKeys
 from .parsers import SYSTEM
 from .settings import Settings
@@ -66,6 +67,7 @@ class SuperNode:
         prober: Prober,
         search: Finder,
         keys: NodeKeys,
+        look: Look,
         connections: Connections,
         *,
         scale: float = 1.0,
@@ -73,6 +75,7 @@ class SuperNode:
         self._prober = prober
         self._finder = search
         self._keys = keys
+        self._look = look
         self._connections = connections
         self._scale = scale
         self._key: NodeKey | None = None
@@ -125,7 +128,10 @@ class SuperNode:
             "node_key_file": key.path if key else "",
             "node_key_digest": key.digest if key else "",
         }
-        return Prepared(trust=wanted, site=site)
+        appio_wanted = None
+        if settings.appio_listen is not None:
+            appio_wanted = appio.wanted(turn, roles.clientappio(settings))
+        return Prepared(trust=wanted, appio=appio_wanted, site=site)
 
     def may_start(self, turn: Turn) -> None:
         """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
@@ -134,7 +140,9 @@ class SuperNode:
         http = flower.band(settings.version).fleet is Transport.HTTP
         ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
         try:
-            self._finder.look(found, ca_pem, tls=settings.tls, http=http, now=turn.monotonic)
+            self._look.judge(
+                found.endpoint, ca_pem, tls=settings.tls, http=http, now=turn.monotonic
+            )
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
                 self._finder.forget()  # it may have moved
@@ -149,6 +157,8 @@ class SuperNode:
             turn.hung = self._gave_up(turn, running)
             raise
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        if settings.appio_listen is not None:
+            appio.check_supernode(turn, self._prober, roles.clientappio(settings))
         turn.phase = Phase.PEER
         self._check_peer(turn, running)
         self._lost_at = None
@@ -163,7 +173,7 @@ class SuperNode:
         if settings.tls_ca_cert == SYSTEM:
             return trust.Wanted(source=trust.Source.SYSTEM)
         held = turn.keyring.held_ca()
-        pem = node_trust.trusted_ca(settings, found, turn.record, held)
+        pem = node_trust.trusted_ca(settings, found.ca_pem, turn.record, held)
         seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
         if not settings.tls_ca_cert:
             turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))

@@ -65,7 +65,9 @@ def make_ca(now: datetime) -> Pair:
     return _signed(builder, key, key)
 
 
-def make_leaf(ca: Pair, hosts: Collection[str], now: datetime) -> Pair:
+def make_leaf(
+    ca: Pair, hosts: Collection[str], now: datetime, subject: str = "flower-agent SuperLink"
+) -> Pair:
     """Issue a server certificate for `hosts` and 127.0.0.1: EC P-384, one year.
 
     It ends no later than its CA. Raises AgentError `tls.ca_lost` when `ca` is no pair,
@@ -80,7 +82,7 @@ def make_leaf(ca: Pair, hosts: Collection[str], now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP384R1())
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
-        _builder(_name("flower-agent SuperLink"), key.public_key(), now, end)
+        _builder(_name(subject), key.public_key(), now, end)
         .issuer_name(issuer.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
@@ -218,7 +220,7 @@ def _usage(
 
 
 def _wanted(hosts: Collection[str]) -> frozenset[str]:
-    return frozenset(certificates.canonical_host(host) for host in (*hosts, _LOOPBACK))
+    return frozenset(address.canonical_host(host) for host in (*hosts, _LOOPBACK))
 
 
 def _alternative_names(hosts: Collection[str]) -> x509.SubjectAlternativeName:

@@ -15,13 +15,18 @@ def show(paths: Paths) -> int:
     """Print the certificates in use and their ends; return 1 when there are none."""
     keyring, now = Keyring(paths.tls), datetime.datetime.now(datetime.UTC)
     pin = Memory(paths.record).recall(None).ca_pin
-    rows = [("CA", _read(keyring.held_ca())), ("certificate", _read(keyring.held_chain()))]
+    rows = [
+        ("CA", _read(keyring.held_ca())),
+        ("certificate", _read(keyring.held_chain())),
+        ("AppIo's CA", _read(keyring.appio.held_ca())),
+        ("AppIo", _read(keyring.appio.held_chain())),
+    ]
     for name, seen in rows:
         if seen is not None:
             print("\n".join(_lines(name, seen, now)))
     if pin:
         print(f"pinned       {certificates.format_fingerprint(pin)}")
-    if rows[0][1] is None:
+    if not any(seen for _, seen in rows):
         print("there are no certificates on this VM")
         return 1
     return 0
@@ -30,7 +35,7 @@ def show(paths: Paths) -> int:
 def renew(paths: Paths) -> int:
     """Ask for a new leaf certificate of the agent's own CA."""
     keyring = Keyring(paths.tls)
-    if not keyring.has_own_ca():
+    if not keyring.has_own_ca() and not keyring.appio.has_own_ca():
         raise AgentError(
             "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
         )

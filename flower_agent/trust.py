@@ -9,7 +9,7 @@ import datetime
 import enum
 from collections.abc import Collection
 
-from . import certificates
+from . import address, certificates
 from .certificates import Certificate
 from .errors import AgentError
 from .secret import Secret
@@ -98,7 +98,7 @@ class Step:
 def hosts(*, published: str, listen: str, more: Collection[str]) -> frozenset[str]:
     """Return every host of the leaf: what nodes dial, where it listens, loopback, and `more`."""
     wanted = {published, listen, "127.0.0.1", *more}
-    return frozenset(certificates.canonical_host(host) for host in wanted)
+    return frozenset(address.canonical_host(host) for host in wanted)
 
 
 def steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...]:

@@ -109,6 +109,9 @@ class Prepared:
     """What a role needs before its containers can be named."""
 
     trust: Wanted
+    appio: Wanted | None = None
+    """SuperNode: the certificates of the AppIo that it offers."""
+
     site: Mapping[str, object]
     """Fields of `roles.Site` that this role knows."""
 

@@ -45,7 +45,7 @@ class Node:
 
     def __init__(self, started_at):
         self.duty, self.log, self.started_at = (
-            SuperNode(Prober(), None, None, None),
+            SuperNode(Prober(), None, None, None, None),
             Log(),
             started_at,
         )

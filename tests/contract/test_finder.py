@@ -21,6 +21,7 @@ from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.finder import Finder
 from flower_agent.health import Prober
+from flower_agent.look import Look
 from flower_agent.onegate import Access, OneGate
 from flower_agent.record import Record
 from flower_agent.secret import Secret
@@ -70,7 +71,8 @@ class Service:
         for vmid, (name, role, service) in NAMES.items():
             self.tokens[vmid] = gate.add_vm(vmid, name, role, service)
         self.errands = Errands(lambda: None)
-        self.finder = Finder(self.errands, prober, rng=random.Random(1))
+        self.finder = Finder(self.errands, rng=random.Random(1))
+        self.look = Look(self.errands, prober, rng=random.Random(1))
         self.now = 1000.0
         self.record = Record()
         self.client = self.guest(NODE)
@@ -103,7 +105,7 @@ class Service:
 
     def settle(self):
         end = time.monotonic() + 10
-        while any(self.errands.running(name) for name in ("onegate-lookup", "superlink-look")):
+        while any(self.errands.running(name) for name in ("onegate-lookup", "endpoint-look")):
             assert time.monotonic() < end, "the errand never ends"
             time.sleep(0.0005)
 
@@ -448,13 +450,13 @@ PIN = Record(ca_pin=authority().fingerprint)
 
 def distrusted(settings, superlink, record=PIN, held=""):
     with pytest.raises(AgentError) as caught:
-        node_trust.trusted_ca(settings, superlink, record, held)
+        node_trust.trusted_ca(settings, superlink.ca_pem, record, held)
     return caught.value.finding
 
 
 def test_the_first_ca_is_taken_and_the_same_one_later():
-    assert node_trust.trusted_ca(supernode(), OFFER, Record(), "") == authority().pem
-    assert node_trust.trusted_ca(supernode(), OFFER, PIN, authority().pem) == authority().pem
+    assert node_trust.trusted_ca(supernode(), OFFER.ca_pem, Record(), "") == authority().pem
+    assert node_trust.trusted_ca(supernode(), OFFER.ca_pem, PIN, authority().pem) == authority().pem
 
 
 def test_another_ca_is_refused():
@@ -473,13 +475,13 @@ def test_a_ca_that_hides_behind_the_trusted_one_is_refused():
 def test_two_cas_that_were_trusted_together_stay_so():
     both = authority().pem + OTHER_CA.pem
     offer = SuperLink(ENDPOINT, both)
-    held = certificates.canonical(node_trust.trusted_ca(supernode(), offer, Record(), ""))
-    assert node_trust.trusted_ca(supernode(), offer, PIN, held) == both
+    held = certificates.canonical(node_trust.trusted_ca(supernode(), offer.ca_pem, Record(), ""))
+    assert node_trust.trusted_ca(supernode(), offer.ca_pem, PIN, held) == both
 
 
 def test_a_fingerprint_in_the_context_overrides_the_pin():
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = node_trust.trusted_ca(settings, SuperLink(ENDPOINT, OTHER_CA.pem), PIN, authority().pem)
+    pem = node_trust.trusted_ca(settings, OTHER_CA.pem, PIN, authority().pem)
     assert certificates.check_ca(pem, settings.ca_fingerprint, NOW).fingerprint == (
         OTHER_CA.fingerprint
     )
@@ -488,14 +490,14 @@ def test_a_fingerprint_in_the_context_overrides_the_pin():
 @pytest.mark.parametrize("offered", [authority().pem, OTHER_CA.pem + authority().pem])
 def test_a_fingerprint_in_the_context_refuses_every_other_ca(offered):
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = node_trust.trusted_ca(settings, SuperLink(ENDPOINT, offered), PIN, "")
+    pem = node_trust.trusted_ca(settings, offered, PIN, "")
     with pytest.raises(AgentError, match=r"tls\.fingerprint"):
         certificates.check_ca(pem, settings.ca_fingerprint, NOW)
 
 
 def test_the_held_ca_serves_while_onegate_is_away():
     away = SuperLink(ENDPOINT)
-    assert node_trust.trusted_ca(supernode(), away, PIN, authority().pem) == authority().pem
+    assert node_trust.trusted_ca(supernode(), away.ca_pem, PIN, authority().pem) == authority().pem
     assert distrusted(supernode(), away).code == "discover.no_source"
 
 
@@ -534,10 +536,9 @@ def test_without_onegate_a_node_needs_an_address_and_a_ca():
 def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
     """Look twice, since the first begins what the second tells; return the finding."""
     service.now += after_s
-    superlink = SuperLink(address, ca_pem)
     for _ in range(2):
         try:
-            service.finder.look(superlink, ca_pem, tls=tls, http=http, now=service.now)
+            service.look.judge(address, ca_pem, tls=tls, http=http, now=service.now)
         except AgentError as error:
             found = error
         else:
@@ -550,13 +551,7 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
 def test_a_good_endpoint_passes_and_counts_for_a_minute(service):
     with endpoints.tls_server(loopback_leaf()) as address:
         with pytest.raises(AgentError, match="is looked at"):
-            service.finder.look(
-                SuperLink(address, authority().pem),
-                authority().pem,
-                tls=True,
-                http=False,
-                now=service.now,
-            )
+            service.look.judge(address, authority().pem, tls=True, http=False, now=service.now)
         service.settle()
         assert look(service, address, authority().pem) is None
     assert look(service, address, authority().pem, after_s=59) is None

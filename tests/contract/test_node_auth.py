@@ -28,13 +28,20 @@ FOUND = SuperLink(Address("10.0.0.5", 9092), vmid="41")
 REFUSED = "FAILED_PRECONDITION: No SuperNode found with the given public key."
 
 
+class Attached:
+    """The kernel's word that the connection is held."""
+
+    def held(self, _peer, **_):
+        return True
+
+
 class Vm:
     """A SuperNode's VM: what its SuperLink publishes, and how it turns it away."""
 
     def __init__(self, folder):
         self.keys = NodeKeys(folder / "keys")
-        self.finder = Finder(None, None, rng=random.Random(1))
-        self.duty = SuperNode(Prober(), self.finder, self.keys)
+        self.finder = Finder(None, rng=random.Random(1))
+        self.duty = SuperNode(Prober(), self.finder, self.keys, None, None)
         self.context, self.record = {"FLOWER_ROLE": "client"}, Record(vmid="42")
         self.monotonic, self.wait, self.dry = 1000.0, None, False
 
@@ -210,7 +217,7 @@ def test_a_superlink_that_wants_keys_is_the_phase_enrol_too(vm):
 def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm):
     vm.context["FLOWER_VERSION"] = "1.23.0"
     key = vm.key(published=True)
-    vm.duty._attached = lambda _: True  # the kernel's word
+    vm.duty._connections = Attached()
     vm.last.record = dataclasses.replace(vm.last.record, superlink=FOUND.endpoint)
     running = Running(START, lambda _: "INFO : Starting Flower SuperNode")
     with pytest.raises(AgentError, match=r"peer\.waiting"):

@@ -10,9 +10,9 @@ SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
     "discovery", "enrolment", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe",
-    "images", "interfaces", "life", "lookups", "mounts", "names", "parsers", "pem", "plan",
-    "protobuf", "record", "reference", "report", "roles", "rules", "secret", "settings", "sockets",
-    "status", "upgrade",
+    "images", "interfaces", "life", "lookups", "mounts", "names", "offers", "parsers", "pem",
+    "plan", "protobuf", "record", "reference", "report", "roles", "rules", "secret", "settings",
+    "sockets", "status", "upgrade",
     "variable",
 )  # fmt: skip
 

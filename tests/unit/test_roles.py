@@ -21,6 +21,7 @@ from flower_agent.roles import Site
 PATHS = Paths(pathlib.Path("/"))
 TLS = PATHS.tls
 CA_KEY = TLS / "ca/ca.pem"
+APPIO = TLS / "appio"
 GIB = 1024**3
 HOST = "10.0.0.5"
 
@@ -65,6 +66,12 @@ def digests(found):
         own = f"names {found.public_address or found.address or HOST} and {found.tls_sans}"
         files["server.pem"] = found.tls_cert or own
         files["server.key"] = found.tls_key.reveal() if found.tls_key else "its key"
+    if found.role is Role.SUPERNODE and found.appio_listen:
+        files |= {
+            "appio/ca.crt": "the node's own CA",
+            "appio/server.pem": f"names {found.appio_listen.host} and {found.tls_sans}",
+            "appio/server.key": "its key",
+        }
     return {str(TLS / n): hashlib.sha256(text.encode()).hexdigest() for n, text in files.items()}
 
 
@@ -87,6 +94,9 @@ def site(found, **differences):
         ca_file=str(TLS / "ca.crt"),
         chain_file=str(TLS / "server.pem"),
         key_file=str(TLS / "server.key"),
+        appio_ca_file=str(APPIO / "ca.crt"),
+        appio_chain_file=str(APPIO / "server.pem"),
+        appio_key_file=str(APPIO / "server.key"),
         superlink_dir=str(PATHS.superlink),
         data_dir=str(PATHS.data),
         digests=digests(found),
@@ -317,6 +327,59 @@ def test_a_local_superexec_attaches_to_its_supernode_on_loopback(version):
     assert str(roles.attach_address(parse({**NODE, **at(version)}), "")) == "127.0.0.1:9094"
 
 
+OFFERS = {"FLOWER_APPIO_LISTEN": "10.0.0.5:9191"}
+NEEDS_TLS = ["1.30.0", "1.36.0", "1.37.0", "1.42.0"]
+
+
+@pytest.mark.parametrize("version", NEEDS_TLS)
+def test_an_appio_offered_elsewhere_has_tls_where_flower_can(version):
+    node = vm(NODE, at(version), OFFERS)["supernode"]
+    prefix = flower.band(flower.parse_version(version)).node_appio_tls_flags
+    assert option(node, f"{prefix}certfile") == flower.APPIO_CERTIFICATE_FILE
+    mounted = {mount.target: mount.source for mount in node.mounts}
+    assert mounted[flower.APPIO_KEY_FILE] == str(APPIO / "server.key")
+    assert mounted[flower.APPIO_CA_FILE] == str(APPIO / "ca.crt")
+    assert mounted[flower.CA_FILE] == str(TLS / "ca.crt"), "its SuperLink's stays apart"
+
+
+@pytest.mark.parametrize(
+    "more", [{**at("1.25.0"), **OFFERS}, {**at("1.34.0")}, {**at("1.34.0"), "TLS_ENABLED": "NO"}]
+)
+def test_an_appio_has_no_tls_before_1_30_nor_on_loopback_nor_without_tls(more):
+    node = vm(NODE, more)["supernode"]
+    assert not any("certfile" in word for word in node.command)
+    assert flower.APPIO_KEY_FILE not in {mount.target for mount in node.mounts}
+
+
+@pytest.mark.parametrize(("version", "secure"), [("1.25.0", False), ("1.30.0", True)])
+def test_a_superlinks_appio_offered_elsewhere_shows_its_own_certificate(version, secure):
+    link = vm(LINK, at(version), OFFERS)["superlink"]
+    assert option(link, "--serverappio-api-address") == "10.0.0.5:9191"
+    shown = option(link, "--appio-ssl-certfile")
+    assert shown == (flower.CERTIFICATE_FILE if secure else None)
+
+
+@pytest.mark.parametrize("plugin", ["serverapp", "clientapp"])
+@pytest.mark.parametrize(
+    ("version", "more", "trust"),
+    [
+        ("1.25.0", {}, Trust.INSECURE),
+        ("1.29.0", {"TLS_CA_CERT": "system"}, Trust.INSECURE),
+        ("1.30.0", {}, Trust.CA),
+        ("1.42.0", {}, Trust.CA),
+        ("1.36.0", {"TLS_CA_CERT": "system"}, Trust.SYSTEM),
+        ("1.36.0", {"TLS_ENABLED": "NO"}, Trust.INSECURE),
+    ],
+)
+def test_a_lone_superexec_wants_tls_where_the_appio_elsewhere_has_it(version, more, trust, plugin):
+    context = {"FLOWER_VERSION": version, "FLOWER_SUPEREXEC_PLUGIN": plugin, **more}
+    assert superexec.trust_of(parse({**EXEC, **context})) is trust
+    made = vm(EXEC, context)["superexec"]
+    assert ("--insecure" in made.command) is (trust is Trust.INSECURE)
+    assert (option(made, "--root-certificates") == flower.CA_FILE) is (trust is Trust.CA)
+    assert (flower.CA_FILE in {m.target for m in made.mounts}) is (trust is Trust.CA)
+
+
 def test_who_listens_on_every_address_is_dialled_on_loopback():
     found = parse({**LINK, "FLOWER_VERSION": "1.39.0", "FLOWER_CONTROL_ADDRESS": "[::]:9093"})
     assert str(roles.attach_address(found, "::")) == "[::1]:9093"
@@ -465,9 +528,20 @@ REACHES = [
     ("FLOWER_NODE_PRIVATE_KEY", NODE, NODE_KEY, "supernode"),
     ("FLOWER_NODE_PRIVATE_KEY", {**NODE, "FLOWER_NODE_AUTH": "YES"}, NODE_KEY, "supernode"),
     ("FLOWER_CA_FINGERPRINT", NODE, "ab" * 32, ""),
+    ("FLOWER_CA_FINGERPRINT", {**EXEC, "FLOWER_VERSION": "1.34.0"}, "ab" * 32, ""),
+    ("TLS_CA_CERT", {**EXEC, "FLOWER_VERSION": "1.34.0"}, OTHER_CA, "superexec"),
+    ("TLS_CA_CERT", {**EXEC, "FLOWER_VERSION": "1.34.0"}, "system", "superexec"),
+    ("TLS_CA_CERT", EXEC, OTHER_CA, ""),
     ("FLOWER_ADDRESS", LINK, "10.0.0.9", "superlink"),
     ("FLOWER_PUBLIC_ADDRESS", LINK, "fl.example.org", "superlink"),
     ("FLOWER_TLS_SANS", LINK, "fl.example.org", "superlink"),
+    ("FLOWER_TLS_SANS", NODE, "fl.example.org", ""),
+    (
+        "FLOWER_TLS_SANS",
+        {**NODE, "FLOWER_VERSION": "1.34.0", "FLOWER_APPIO_LISTEN": "10.0.0.7:9094"},
+        "node.example.org",
+        "supernode",
+    ),
     ("FLOWER_CONTROL_ADDRESS", LINK, "127.0.0.1:19093", "superlink"),
     (
         "FLOWER_CONTROL_ADDRESS",

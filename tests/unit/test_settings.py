@@ -65,7 +65,7 @@ def want(variables):
 @pytest.mark.parametrize("variables", [SERVER, CLIENT, EXEC])
 def test_a_role_alone_gives_the_defaults(variables):
     found = good(variables)
-    assert not parse(variables).findings
+    assert codes(variables) == (["appio.plaintext"] if variables is EXEC else [])
     assert str(found.version) == "1.25.0"
     assert (found.num_rounds, found.strategy, found.min_clients) == (3, "FedAvg", 2)
     assert (found.tls, found.gpu, found.isolation) == (True, GpuMode.NO, Isolation.PROCESS)
@@ -536,6 +536,52 @@ def test_an_exposed_control_api_wants_consent(version):
 def test_a_control_api_beyond_loopback_is_a_warning():
     assert codes({**SERVER, "FLOWER_CONTROL_ADDRESS": "::"}) == ["control.open"]
     assert codes({**SERVER, "FLOWER_CONTROL_ADDRESS": "127.0.0.2:1"}) == []
+
+
+def appio(variables):
+    return [code for code in codes(variables) if code.startswith("appio.")]
+
+
+@pytest.mark.parametrize("base", [SERVER, CLIENT])
+@pytest.mark.parametrize(
+    ("version", "more", "found"),
+    [
+        ("1.25.0", {}, ["appio.open"]),
+        ("1.29.0", {}, ["appio.open"]),
+        ("1.30.0", {}, []),
+        ("1.36.0", {}, []),
+        ("1.30.0", {"TLS_ENABLED": "NO"}, ["appio.open"]),
+        ("1.25.0", {"FLOWER_APPIO_LISTEN": "127.0.0.1:9191"}, []),
+    ],
+)
+def test_an_appio_that_leaves_the_vm_without_tls_is_a_warning(base, version, more, found):
+    variables = {"FLOWER_VERSION": version, "FLOWER_APPIO_LISTEN": "10.0.0.5:9191", **more}
+    assert appio({**base, **variables}) == found
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "found"),
+    [
+        ("1.25.0", {}, ["appio.plaintext"]),
+        ("1.30.0", {}, []),
+        ("1.30.0", {"TLS_ENABLED": "NO"}, ["appio.plaintext"]),
+        ("1.25.0", {"FLOWER_APPIO_ADDRESS": "localhost:9091"}, []),
+    ],
+)
+def test_a_superexec_that_attaches_without_tls_is_a_warning(version, more, found):
+    assert appio({**EXEC, "FLOWER_VERSION": version, **more}) == found
+
+
+def test_from_1_37_a_superlinks_appio_is_offered_at_the_control_address_only():
+    variables = {**SERVER, "FLOWER_VERSION": "1.37.0", "FLOWER_APPIO_LISTEN": "10.0.0.5:9191"}
+    assert codes(variables) == ["setting.no_effect"]
+    assert codes({**variables, "FLOWER_CONTROL_ADDRESS": "10.0.0.5:9191"}) == ["control.open"]
+    assert codes({**CLIENT, **variables, "FLOWER_ROLE": "client"}) == []
+
+
+def test_apps_run_elsewhere_or_in_flowers_own_container():
+    variables = {"FLOWER_APPIO_LISTEN": "127.0.0.1:9191", "FLOWER_ISOLATION": "subprocess"}
+    assert codes({**SERVER, **variables}) == ["setting.conflict"]
 
 
 def test_a_version_beyond_the_table_is_a_warning():

@@ -30,6 +30,16 @@ def test_a_listener_and_a_connection_are_read():
     )
 
 
+def test_whom_a_listener_took_is_told_apart_from_whom_this_machine_dialled():
+    text = table(
+        "0100007F:2383 00000000:0000 0A",
+        "0100007F:2383 0200007F:C350 01",
+        "0100007F:2383 0300007F:C351 06",
+        "0100007F:C352 0400007F:2383 01",
+    )
+    assert sockets.accepted(sockets.parse(text), 9091) == ("127.0.0.2",)
+
+
 def test_a_loopback_grpc_server_in_tcp6_is_given_as_ipv4():
     line = "0000000000000000FFFF00000100007F:2383 00000000000000000000000000000000:0000 0A"
     assert sockets.listens(sockets.parse(table(line)), 9091) == ("127.0.0.1",)

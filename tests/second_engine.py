@@ -3,7 +3,8 @@
 It lives in a process and mount namespace of its own, with a tmpfs at ``/run``: dockerd, containerd,
 shims and containers see no others, and the end of the namespace's first process ends them all, with
 their mounts and their ``/run``, as a power cut does. Data root and API socket lie in a directory
-outside. The network is the machine's. It reads no ``/etc/docker`` and touches no firewall rule.
+outside. The network is the machine's, or that of a network namespace. It reads no ``/etc/docker``
+and touches no firewall rule.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 STARTS_WITHIN_S = 60.0
 """Without live-restore dockerd first stops what survived it."""
@@ -29,7 +30,9 @@ FIRST += "while True: signal.pause()"
 class SecondEngine:
     """One pretended VM's Docker; `start` boots the VM where it is off. `close` leaves nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, network: Sequence[str] = ()) -> None:
+        """Prepare it; `network` is the command that enters a network namespace."""
+        self._network = tuple(network)
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="fd-", dir="/var/tmp"))
         self.url = f"unix://{self.directory}/docker.sock"
         self._first: subprocess.Popen[bytes] | None = None
@@ -157,7 +160,7 @@ class SecondEngine:
     def _boot(self) -> None:
         namespace = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
         self._first = subprocess.Popen(
-            [*namespace, sys.executable, "-c", FIRST], stdout=subprocess.PIPE
+            [*self._network, *namespace, sys.executable, "-c", FIRST], stdout=subprocess.PIPE
         )
         assert self._first.stdout is not None
         self._first.stdout.readline()
@@ -188,7 +191,15 @@ class SecondEngine:
     def _enter(self) -> list[str]:
         assert self._first is not None
         children = pathlib.Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children")
-        return ["nsenter", "--target", children.read_text().split()[0], "--pid", "--mount", "--"]
+        return [
+            "nsenter",
+            "--target",
+            children.read_text().split()[0],
+            "--pid",
+            "--mount",
+            "--net",
+            "--",
+        ]
 
     def _log(self, program: str) -> pathlib.Path:
         return self.directory / f"{program}.log"
