@@ -19,6 +19,7 @@ from . import __version__, files, host, life, mounts, nvidia, portrait, publishe
 from . import log as logging
 from .accelerator import Accelerator
 from .attach import Search
+from .certificate_files import CertificateFiles
 from .connections import Connections
 from .converge import Converger
 from .engine import Engine
@@ -39,6 +40,7 @@ from .parsers import Role
 from .paths import Paths
 from .registrar import Registrar
 from .reporter import Reporter
+from .server_certificate import ServerCertificate
 from .settings import Settings
 from .status import Status
 from .superexec import SuperExec
@@ -97,7 +99,10 @@ class Agent:
         self._supernode = SuperNode(prober, search, keys, look, connections, scale=options.scale)
         duties: dict[Role, Duty] = {
             Role.SUPERLINK: SuperLink(
-                prober, Enroller(registrar, scale=options.scale), self._paths.superlink
+                prober,
+                Enroller(registrar, scale=options.scale),
+                ServerCertificate(CertificateFiles(self._paths.certificates)),
+                self._paths.superlink,
             ),
             Role.SUPERNODE: self._supernode,
             Role.SUPEREXEC: SuperExec(prober, offers, look, connections),

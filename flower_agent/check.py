@@ -6,8 +6,9 @@ import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from . import inputs, intake, node_keys, node_trust, superexec, superlink
+from . import inputs, intake, node_keys, node_trust, server_certificate, superexec
 from .address import is_ip, parse_address
+from .certificate_files import CertificateFiles
 from .errors import AgentError, Finding, Severity
 from .inputs import Inputs
 from .parsers import Role
@@ -21,7 +22,8 @@ def run(paths: Paths, context: pathlib.Path | None, *, as_json: bool) -> int:
     read = inputs.read(paths, context_file=context)
     settings, findings = intake.judge(read)
     if settings is not None:
-        findings = (*findings, *_deeper(settings, read, offline=context is not None))
+        files = CertificateFiles(paths.certificates)
+        findings = (*findings, *_deeper(settings, read, files, offline=context is not None))
     wrong = any(f.severity is Severity.ERROR for f in findings)
     if as_json:
         rows = [dataclasses.asdict(f) for f in findings]
@@ -36,20 +38,39 @@ def run(paths: Paths, context: pathlib.Path | None, *, as_json: bool) -> int:
     return int(wrong)
 
 
-def _deeper(settings: Settings, read: Inputs, *, offline: bool) -> tuple[Finding, ...]:
+def _deeper(
+    settings: Settings, read: Inputs, files: CertificateFiles, *, offline: bool
+) -> tuple[Finding, ...]:
     """Return what only certificates and the way to the SuperLink tell."""
     variables = read.variables or {}
     found: tuple[Finding, ...] = ()
-    if settings.role is Role.SUPERLINK and settings.tls_cert and settings.tls and settings.tls_key:
-        host = _dialled(settings, variables)
-        hosts = (host,) if host else ()
-        found = superlink.check_given(settings, hosts, datetime.datetime.now(datetime.UTC)).findings
+    if settings.role is Role.SUPERLINK and settings.tls:
+        found = tuple(_certificate(settings, variables, files))
     if settings.node_private_key is not None:
         found = (*found, *_node_key(settings.node_private_key))
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
     sources = {Role.SUPERNODE: node_trust.no_source, Role.SUPEREXEC: superexec.no_source}
     lost = sources[settings.role](settings) if settings.role in sources and not token else None
     return (*found, lost) if lost else found
+
+
+def _certificate(
+    settings: Settings, variables: Mapping[str, str], files: CertificateFiles
+) -> Iterator[Finding]:
+    """Yield what is wrong with a given certificate, of the context or in a file."""
+    try:
+        material = server_certificate.from_context(settings) or files.read(0.0)
+    except AgentError as error:
+        yield error.finding
+        return
+    if material is None:
+        lacks = server_certificate.without_certificate(settings)
+        yield from (lacks,) if lacks else ()
+        return
+    host = _dialled(settings, variables)
+    hosts = (host,) if host else ()
+    now = datetime.datetime.now(datetime.UTC)
+    yield from server_certificate.check(material, settings, hosts, now).findings
 
 
 def _node_key(private: Secret) -> Iterator[Finding]:

@@ -76,6 +76,9 @@ class Container:
     tmpfs: tuple[tuple[str, str], ...] = ()
     """Path and mount options of each writable place beside the mounts."""
 
+    hosts: tuple[tuple[str, str], ...] = ()
+    """Names that mean an IP address inside, and that address."""
+
     memory_bytes: int | None = None
 
     gpu: Access = Access.NONE

@@ -258,6 +258,7 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
     ]
     return api.create_host_config(
         network_mode="host",
+        extra_hosts=dict(container.hosts) or None,
         restart_policy={"Name": "no"},
         init=True,
         read_only=True,

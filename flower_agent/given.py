@@ -26,7 +26,34 @@ _SERVES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EX
 _SHOWN = 10  # names of a certificate in one message
 _T = TypeVar("_T")
 
+_VARIABLES = ("TLS_CERT", "TLS_KEY", "TLS_CA_CERT")
+
 Chain: TypeAlias = tuple[x509.Certificate, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Names:
+    """What the findings call the three parts."""
+
+    certificate: str
+    key: str
+    ca: str
+
+
+CONTEXT = Names("TLS_CERT", "TLS_KEY", "TLS_CA_CERT")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A certificate as it was given, not judged yet."""
+
+    certificate_pem: str
+    key: Secret
+    ca_pem: str | None = None
+    names: Names = CONTEXT
+
+    watched: bool = False
+    """It lies in files that may be renewed at any time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,8 +93,7 @@ class _Store:
 
 
 def check_given(
-    certificate_pem: str,
-    key: Secret,
+    material: Material,
     ca_pem: str | None,
     hosts: Collection[str],
     now: datetime,
@@ -81,7 +107,8 @@ def check_given(
     `tls.not_covered`, and the warning `tls.expires_soon`.
     """
     findings: list[Finding] = []
-    chain = _read(findings, "TLS_CERT", lambda: certificates.load(certificate_pem))
+    key, load = material.key, certificates.load
+    chain = _read(findings, "TLS_CERT", lambda: load(material.certificate_pem))
     private = _read(findings, f"TLS_KEY ({len(key)} characters)", lambda: tls.load_key(key))
     store = _read(findings, "TLS_CA_CERT", lambda: _open_store(ca_pem, system_roots))
     path: Chain = ()
@@ -92,16 +119,25 @@ def check_given(
             path = _path(findings, chain, store, now)
         findings += _leaf_findings(chain[0], hosts)
         findings += _path_findings(path or chain[:1], now)
+    told = tuple(_called(finding, material.names) for finding in findings)
     failed = any(finding.severity is Severity.ERROR for finding in findings)
     if failed or not path or private is None:
-        return Checked(None, tuple(findings))
+        return Checked(None, told)
     given = Given(
         certificate=certificates.describe(path[0]),
         chain_pem=certificates.dump(path[:-1] or path),
         key_pem=tls.dump_key(private),
         ca_pem=certificates.dump(path[-1:]),
     )
-    return Checked(given, tuple(findings))
+    return Checked(given, told)
+
+
+def _called(finding: Finding, names: Names) -> Finding:
+    """Return `finding` with the parts called as whoever gave them knows them."""
+    message, hint = finding.message, finding.hint
+    for variable, name in zip(_VARIABLES, dataclasses.astuple(names), strict=True):
+        message, hint = message.replace(variable, name), hint.replace(variable, name)
+    return dataclasses.replace(finding, message=message, hint=hint)
 
 
 def _read(findings: list[Finding], name: str, read: Callable[[], _T]) -> _T | None:

@@ -21,6 +21,11 @@ class Paths:
         return self.root / "etc/flower-agent/config.yaml"
 
     @property
+    def certificates(self) -> pathlib.Path:
+        """A SuperLink's certificate that somebody puts there and renews."""
+        return self.root / "etc/flower-agent/tls"
+
+    @property
     def state(self) -> pathlib.Path:
         """State that survives a reboot."""
         return self.root / "var/lib/flower-agent"

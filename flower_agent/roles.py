@@ -45,6 +45,9 @@ class Site:
     appio_key_file: str = ""
     """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
 
+    appio_name: str = ""
+    """SuperLink: by which name its SuperExec dials it, where the certificate names no address."""
+
     superlink_dir: str
     data_dir: str
 
@@ -95,7 +98,7 @@ def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
 def images(settings: Settings) -> tuple[str, ...]:
     """Return the images that `containers` will name, known before anything else is."""
     main = () if settings.role is Role.SUPEREXEC else (_image(settings, Part(settings.role.value)),)
-    runs_apps = settings.role is Role.SUPEREXEC or _has_superexec(settings)
+    runs_apps = settings.role is Role.SUPEREXEC or has_superexec(settings)
     return (*main, *((_image(settings, Part.SUPEREXEC),) if runs_apps else ()))
 
 
@@ -169,10 +172,15 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
         mounts,
         listens=(places.fleet.listen, places.control.listen, places.appio.listen),
     )
-    if not _has_superexec(settings):
+    if not has_superexec(settings):
         return (main,)
     trust = Trust.CA if places.appio.tls else Trust.INSECURE
-    return main, _superexec(settings, site, Plugin.SERVERAPP, places.appio.dial, trust)
+    dial = places.appio.dial
+    if not site.appio_name:
+        return main, _superexec(settings, site, Plugin.SERVERAPP, dial, trust)
+    called = Address(site.appio_name, dial.port)
+    apps = _superexec(settings, site, Plugin.SERVERAPP, called, trust)
+    return main, dataclasses.replace(apps, hosts=((called.host, dial.host),))
 
 
 def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
@@ -206,7 +214,7 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
         mounts,
         listens=(appio.listen,),
     )
-    if not _has_superexec(settings):
+    if not has_superexec(settings):
         return (main,)
     trust = Trust.INSECURE  # a SuperNode's AppIo is plaintext on loopback
     return main, _superexec(settings, site, Plugin.CLIENTAPP, appio.dial, trust)
@@ -280,7 +288,8 @@ def _memory(settings: Settings, site: Site) -> int | None:
     return rest if rest >= LEAST_BYTES else None
 
 
-def _has_superexec(settings: Settings) -> bool:
+def has_superexec(settings: Settings) -> bool:
+    """Tell whether a SuperExec runs beside the SuperLink or SuperNode."""
     return settings.isolation is Isolation.PROCESS and settings.appio_listen is None
 
 

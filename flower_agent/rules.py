@@ -78,14 +78,6 @@ def _pair_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Findin
         yield Finding("setting.missing", "TLS_KEY is set without TLS_CERT")
 
 
-def _own_certificate_for_system(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
-    own = settings.tls_cert or settings.tls_key
-    if settings.role is Role.SUPERLINK and settings.tls_ca_cert == SYSTEM and not own:
-        message = "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY"
-        hint = "Set TLS_CERT and TLS_KEY of a public CA, or leave TLS_CA_CERT empty."
-        yield Finding("setting.missing", message, hint)
-
-
 def _one_trust(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.ca_fingerprint and settings.tls_ca_cert == SYSTEM:
         message = "FLOWER_CA_FINGERPRINT names one CA, but TLS_CA_CERT=system trusts many"
@@ -207,7 +199,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_VERSION",), _version_is_known),
     (("TLS_ENABLED",), _tls_is_on),
     (("TLS_CERT", "TLS_KEY"), _pair_is_whole),
-    (("TLS_CA_CERT", "TLS_CERT", "TLS_KEY", "FLOWER_ROLE"), _own_certificate_for_system),
     (("FLOWER_CA_FINGERPRINT", "TLS_CA_CERT"), _one_trust),
     (("FLOWER_NODE_AUTH", "TLS_ENABLED"), _node_auth_has_tls),
     (

@@ -6,22 +6,21 @@ written, so it is never enough. Nothing here depends on SuperNodes or runs.
 """
 
 import base64
-import datetime
 import pathlib
-import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from . import appio, certificates, files, flower, given, interfaces, parsers, roles, trust
-from .address import Address, is_any, is_loopback, parse_address
+from . import appio, certificates, files, flower, interfaces, roles, trust
+from .address import Address, is_any, is_ip, is_loopback, parse_address
 from .arguments import Endpoints
 from .containers import Part
 from .control import NodeInfo, NodeStatus
 from .control_api import Control
 from .enroller import Enroller
-from .errors import AgentError, Finding, Severity, warning
+from .errors import AgentError
 from .flower import Transport
 from .health import ALPN_GRPC, ALPN_HTTP, Prober
 from .host import HostFacts
+from .server_certificate import ServerCertificate
 from .settings import Settings
 from .status import Mark
 from .turn import Prepared, Running, Turn
@@ -35,13 +34,19 @@ ROOM_BYTES = 1 << 20
 class SuperLink:
     """What one SuperLink VM does beside its containers."""
 
-    def __init__(self, prober: Prober, enroller: Enroller, database: pathlib.Path) -> None:
+    def __init__(
+        self,
+        prober: Prober,
+        enroller: Enroller,
+        certificate: ServerCertificate,
+        database: pathlib.Path,
+    ) -> None:
         self._prober = prober
+        self._certificate = certificate
         self._enroller = enroller
         self._database = database
         self._control: Control | None = None
         self._control_key: object = None
-        self._checked: tuple[object, given.Checked] | None = None
 
     def prepare(self, turn: Turn) -> Prepared:
         """Return the wanted certificates and the address to listen on.
@@ -58,7 +63,10 @@ class SuperLink:
         turn.node_auth = self._enroller.wants_keys(turn)
         turn.told["FLOWER_NODE_AUTH"] = "YES" if turn.node_auth else "NO"
         wanted = self._trust(turn, host, public)
-        return Prepared(trust=wanted, site={"fleet_host": host, "node_auth": turn.node_auth})
+        site = {"fleet_host": host, "node_auth": turn.node_auth}
+        if wanted.source is trust.Source.GIVEN and _attaches_here(settings, places):
+            site["appio_name"] = named_for_apps(public)
+        return Prepared(trust=wanted, site=site)
 
     def may_start(self, turn: Turn) -> None:
         """Nothing stands before a SuperLink."""
@@ -93,65 +101,27 @@ class SuperLink:
             self._control = None
 
     def _trust(self, turn: Turn, host: str, public: Address) -> trust.Wanted:
-        settings = turn.settings
-        if not settings.tls:
-            return trust.Wanted(source=trust.Source.OFF)
-        if settings.tls_cert is None or settings.tls_key is None:
-            more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
-            more += _beyond(settings.appio_listen.host) if settings.appio_listen else ()
-            hosts = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
-            defer = self._defers(turn, roles.endpoints(settings, host), public)
-            return trust.Wanted(source=trust.Source.OWN, hosts=hosts, renew=turn.renew, defer=defer)
+        settings, places = turn.settings, roles.endpoints(turn.settings, host)
+        more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
+        more += _beyond(settings.appio_listen.host) if settings.appio_listen else ()
+        own = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
         dialled = {public.host}
-        served = roles.endpoints(settings, host).appio
-        if served.tls and settings.appio_listen is None:  # the local SuperExec is as strict
-            dialled.add(served.dial.host)
-        checked = self._check_given(settings, tuple(sorted(dialled)), turn.now)
-        turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
-        if checked.given is None:
-            raise refusal(checked.findings)
-        return trust.Wanted(
-            source=trust.Source.GIVEN,
-            ca_pem=checked.given.ca_pem,
-            chain_pem=checked.given.chain_pem,
-            key=checked.given.key_pem,
+        if _attaches_here(settings, places) and not named_for_apps(public):
+            dialled.add(places.appio.dial.host)  # the local SuperExec is as strict as any node
+        return self._certificate.wanted(
+            turn, own, dialled, lambda: self._active(turn, places, public)
         )
 
-    def _defers(self, turn: Turn, places: Endpoints, public: Address) -> bool:
-        """Tell whether a renewal that is due waits for a run, at latest to 7 days before the end.
+    def _active(self, turn: Turn, places: Endpoints, public: Address) -> bool:
+        """Tell whether a run is active.
 
-        One that runs and does not answer just now may have a run all the same.
+        A SuperLink that runs and does not answer just now may have one all the same.
         """
-        try:
-            leaf = certificates.inspect(turn.keyring.held_chain())
-        except ValueError:
-            return False
-        if not certificates.renew_at(leaf) <= turn.now < certificates.renew_by(leaf):
-            return False
         try:
             runs = self._api(places, public, turn.keyring.held_ca()).list_runs(TIMEOUT_S)
         except AgentError:
             return turn.running
-        if not any(run.active for run in runs):
-            return False
-        turn.note("renewal", Mark.WAITING, "due; waits for the end of the active run")
-        return True
-
-    def _check_given(
-        self, settings: Settings, hosts: Collection[str], now: datetime.datetime
-    ) -> given.Checked:
-        """Check given material, once an hour unless it changes."""
-        key = (
-            settings.tls_cert,
-            settings.tls_key,
-            settings.tls_ca_cert,
-            hosts,
-            now.date(),
-            now.hour,
-        )
-        if self._checked is None or self._checked[0] != key:
-            self._checked = (key, check_given(settings, hosts, now))
-        return self._checked[1]
+        return any(run.active for run in runs)
 
     def _fleet(self, turn: Turn, places: Endpoints, public: Address, ca_pem: str | None) -> None:
         dial = places.fleet.dial
@@ -216,30 +186,12 @@ def host_text(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def check_given(
-    settings: Settings, hosts: Collection[str], now: datetime.datetime
-) -> given.Checked:
-    """Check the given certificate for `hosts`."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise ValueError("nothing was given")
-    ca_pem = settings.tls_ca_cert
-    private = ca_pem if ca_pem and ca_pem != parsers.SYSTEM else None
-    roots = None if private else _system_roots()
-    checked = given.check_given(
-        settings.tls_cert, settings.tls_key, private, hosts, now, system_roots=roots
-    )
-    if checked.given is None or certificates.covers(checked.given.certificate, roles.LOOPBACK):
-        return checked
-    message = f"the certificate in TLS_CERT does not name {roles.LOOPBACK}"
-    return given.Checked(checked.given, (*checked.findings, warning("tls.loopback", message)))
+def named_for_apps(public: Address) -> str:
+    """Return the name by which a local SuperExec may dial a given certificate; empty for none.
 
-
-def refusal(findings: tuple[Finding, ...]) -> AgentError:
-    """Return the error of material that was refused: its first finding, and how many more."""
-    errors = [f for f in findings if f.severity is Severity.ERROR]
-    first, more = errors[0], len(errors) - 1
-    rest = f" ({'; '.join(f.message for f in errors[1:])})" if more else ""
-    return AgentError(first.code, f"{first.message}{rest}", first.hint)
+    A public CA names no private address; the name leads to it inside that container alone.
+    """
+    return "" if is_ip(public.host) else public.host
 
 
 def commands(
@@ -263,6 +215,11 @@ def commands(
     return (*found, ("submit", "flwr run . opennebula --stream"))
 
 
+def _attaches_here(settings: Settings, places: Endpoints) -> bool:
+    """Tell whether a SuperExec on this VM dials the AppIo with TLS."""
+    return places.appio.tls and roles.has_superexec(settings)
+
+
 def _consent(settings: Settings, places: Endpoints) -> None:
     """From 1.40 on the Control API shares the Fleet's port: the operator must want that."""
     if not flower.band(settings.version).control_is_fleet:
@@ -284,12 +241,3 @@ def _named(host: str, turn: Turn) -> str:
 
 def _beyond(host: str) -> tuple[str, ...]:
     return () if is_any(host) or is_loopback(host) else (host,)
-
-
-def _system_roots() -> str | None:
-    where = ssl.get_default_verify_paths().cafile
-    candidates = [*([where] if where else []), "/etc/ssl/certs/ca-certificates.crt"]
-    for path in candidates:
-        if pathlib.Path(path).is_file():
-            return pathlib.Path(path).read_text("utf-8", "replace")
-    return None

@@ -3,6 +3,7 @@
 import datetime
 
 from . import certificates, orders
+from .certificate_files import CHAIN
 from .certificates import Certificate
 from .errors import AgentError
 from .keyring import Keyring
@@ -33,14 +34,17 @@ def show(paths: Paths) -> int:
 
 
 def renew(paths: Paths) -> int:
-    """Ask for a new leaf certificate of the agent's own CA."""
+    """Ask for a new leaf of the agent's own CA, or to take over a renewed file at once."""
     keyring = Keyring(paths.tls)
-    if not keyring.has_own_ca() and not keyring.appio.has_own_ca():
+    given = (paths.certificates / CHAIN).exists()
+    if not given and not keyring.has_own_ca() and not keyring.appio.has_own_ca():
         raise AgentError(
             "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
         )
     OrderBox(paths.orders).ask_renew()
-    print(_followed(paths, "a new certificate is made; SuperNodes keep their trust"))
+    made = "a new certificate is made; SuperNodes keep their trust"
+    taken = f"what lies in {paths.certificates} is taken over, unless the context gives another"
+    print(_followed(paths, taken if given else made))
     return 0
 
 

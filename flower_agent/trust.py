@@ -41,7 +41,7 @@ class Wanted:
     """OWN: a new leaf is asked for, though the old one would do."""
 
     defer: bool = False
-    """OWN: a renewal that is only due waits, since a run is active."""
+    """What is in use stays for now: a run is active, or what was given is refused."""
 
     ca_pem: str = ""
     """GIVEN, TRUSTED: the CA that nodes trust."""
@@ -116,7 +116,7 @@ def steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...
             return (Step(Action.WRITE, "another CA" if held.ca_pem else "absent"),)
         case Source.GIVEN:
             has = (held.ca_pem, held.chain_pem, held.key)
-            if has == (wanted.ca_pem, wanted.chain_pem, wanted.key):
+            if (wanted.defer and held.leaf) or has == (wanted.ca_pem, wanted.chain_pem, wanted.key):
                 return ()
             return (Step(Action.WRITE, "other certificates given" if held.leaf else "absent"),)
         case Source.OWN:

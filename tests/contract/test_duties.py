@@ -9,6 +9,7 @@ import pytest
 from flower_agent import roles, settings, superexec, superlink, trust
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.certificate_files import CertificateFiles
 from flower_agent.enroller import Enroller
 from flower_agent.errands import Errands
 from flower_agent.health import Prober
@@ -16,6 +17,7 @@ from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.record import Record
 from flower_agent.registrar import Registrar
+from flower_agent.server_certificate import ServerCertificate
 from flower_agent.supernode import SuperNode
 from flower_agent.turn import Running, Turn
 
@@ -135,6 +137,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         running=running,
     )
     registrar = Registrar(Errands(lambda: None), rng=random.Random(1))
-    duty = superlink.SuperLink(Prober(), Enroller(registrar), tmp_path)
+    certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
+    duty = superlink.SuperLink(Prober(), Enroller(registrar), certificate, tmp_path)
     assert duty.prepare(turn).trust.defer is running
     duty.close()

@@ -542,12 +542,14 @@ def test_containers_are_shut_in(real, tmp_path):
         real,
         environment=(("FLWR_TELEMETRY_ENABLED", "0"),),
         mounts=(Mount(str(tmp_path), "/app/certificates"),),
+        hosts=(("fl.example.org", "127.0.0.1"),),
         yields_cpu=True,
     )
     real.engine.create(want, want.image)
     host = real.look(want.name)["HostConfig"]
     expected = {
         "NetworkMode": "host",
+        "ExtraHosts": ["fl.example.org:127.0.0.1"],
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "Init": True,
         "ReadonlyRootfs": True,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from flower_agent import certificates, tls
 from flower_agent.errors import Severity
-from flower_agent.given import check_given
+from flower_agent.given import Material, check_given
 from flower_agent.secret import Secret
 
 HOST = "10.0.0.1"
@@ -35,7 +35,8 @@ OTHER = issue("other", ca=True, end=YEARS)
 
 def check(chain, key, ca=ROOT.pem, hosts=HOSTS, *, now=NOW, store=None):
     """Check and hold what is true of every check: no given with an error, no key in any word."""
-    checked = check_given(chain, key, ca, hosts, now, system_roots=store)
+    material = Material(certificate_pem=chain, key=key)
+    checked = check_given(material, ca, hosts, now, system_roots=store)
     errors = [one for one in checked.findings if one.severity is Severity.ERROR]
     assert (checked.given is None) == bool(errors)
     for line in key.reveal().splitlines():

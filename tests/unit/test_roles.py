@@ -327,6 +327,16 @@ def test_a_local_superexec_attaches_to_its_supernode_on_loopback(version):
     assert str(roles.attach_address(parse({**NODE, **at(version)}), "")) == "127.0.0.1:9094"
 
 
+@pytest.mark.parametrize(("version", "there"), [("1.39.0", "127.0.0.1"), ("1.42.0", HOST)])
+def test_a_name_in_the_certificate_leads_the_local_superexec_to_the_vms_own_address(version, there):
+    """A public CA names no private address, and from 1.37 on the AppIo shows its certificate."""
+    apps = vm(LINK, at(version), appio_name="fl.example.org")["superexec"]
+    port = 9093 if version == "1.39.0" else 8000
+    assert option(apps, "--runtime-api-address") == f"fl.example.org:{port}"
+    assert apps.hosts == (("fl.example.org", there),)
+    assert vm(LINK, at(version))["superexec"].hosts == ()
+
+
 OFFERS = {"FLOWER_APPIO_LISTEN": "10.0.0.5:9191"}
 NEEDS_TLS = ["1.30.0", "1.36.0", "1.37.0", "1.42.0"]
 

@@ -472,10 +472,6 @@ def test_public_keys_must_be_openssh_ec_keys():
         ({"TLS_CERT": CERT}, "TLS_CERT is set without TLS_KEY"),
         ({"TLS_KEY": KEY}, "TLS_KEY is set without TLS_CERT"),
         (
-            {"TLS_CA_CERT": "system"},
-            "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY",
-        ),
-        (
             {"FLOWER_REGISTRY_USER": "u"},
             "FLOWER_REGISTRY_USER is set without FLOWER_REGISTRY_PASSWORD",
         ),
