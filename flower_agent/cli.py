@@ -8,23 +8,18 @@ Exit codes of ``status``: 0 ready, 1 failed, 2 degraded, 3 agent not running, 4 
 """
 
 import argparse
-import datetime
-import json
 import os
 import pathlib
 import re
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import __version__, files, status
+from . import __version__, status_command
 from .errors import AgentError
 from .paths import Paths
 
 USAGE = 64
-GRACE_S = 10.0
-"""How long ``status --wait`` waits for an agent that does not run (yet)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(arguments)
     if not options.name and options.run is not _run:  # an agent of its own root tells its name
-        options.name = str((_document(_paths(options)) or {}).get("name") or "")
+        options.name = str((status_command.document(_paths(options)) or {}).get("name") or "")
     try:
         return int(options.run(options))
     except AgentError as error:
@@ -66,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("run", _run, "the daemon")
     made = command("status", _status, "what the VM does and why")
-    made.add_argument("--json", action="store_true", help="the status file's JSON")
-    made.add_argument("--wait", action="store_true", help="until ready, failed or --timeout")
-    made.add_argument("--timeout", type=_duration, default=600.0, help="of --wait: 90s, 10m (10m)")
+    status_command.add_options(made, _duration)
     made = command("check", _check, "judge a context without a VM: prints every finding")
     made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
     made.add_argument("--json", action="store_true", help="findings as JSON")
@@ -155,36 +148,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    paths = _paths(options)
-    end = time.monotonic() + (options.timeout if options.wait else 0)
-    dead_until = time.monotonic() + min(GRACE_S, options.timeout)
-    while True:
-        try:
-            document, running = _document(paths), files.held(paths.lock)
-        except AgentError as error:  # whether an agent runs cannot be seen
-            print(error, file=sys.stderr)
-            return status.UNKNOWN
-        now = datetime.datetime.now(datetime.UTC)
-        code = status.exit_code(document, running=running, now=now)
-        settled = code in (0, 1) or (not running and time.monotonic() >= dead_until)
-        if not options.wait or settled or time.monotonic() >= end:
-            break
-        time.sleep(0.2)
-    if options.json:
-        print(json.dumps({**(document or {}), "running": running}, indent=1))
-    else:
-        print(status.render(document, running=running, now=now))
-    timed_out = options.wait and not settled
-    return status.TIMED_OUT if timed_out else code
-
-
-def _document(paths: Paths) -> dict[str, Any] | None:
-    try:
-        data = files.read(paths.status, 1 << 22)
-        found = json.loads(data) if data else None
-    except (AgentError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return status_command.run(_paths(options), options)
 
 
 def _check(options: argparse.Namespace) -> int:

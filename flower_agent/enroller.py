@@ -5,14 +5,14 @@ here never changes the SuperLink's own state, which depends on no SuperNode.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import structlog
 
 from . import enrolment, pem
 from .control import NodeInfo
 from .control_api import Control
-from .enrolment import Action, Step
+from .enrolment import Action, Claim, Step
 from .errors import AgentError, Finding, warning
 from .registrar import Registrar
 from .settings import Settings
@@ -64,6 +64,11 @@ class Enroller:
                 "discover.waiting", "OneGate is asked whether there is a service", retryable=True
             )
         return True
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What each VM of the service last said about itself, by VMID."""
+        return self._registrar.claims
 
     def enrol(self, turn: Turn, found: Collection[NodeInfo], api: Control) -> None:
         """Register and unregister what is due; what cannot be done is a warning."""

@@ -15,6 +15,7 @@ from .discovery import Peer
 from .errors import Finding, warning
 
 MAX_KEY_CHARACTERS = 512
+MAX_GPU_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class Claim:
 
     stranger: bool = False
     """It says that it is something else than a SuperNode."""
+
+    gpu: str = ""
+    """What it says about its GPUs; empty: nothing yet."""
 
 
 class Action(enum.StrEnum):
@@ -81,14 +85,15 @@ def claim(peer: Peer) -> Claim:
     told = peer.attributes
     if told.get("FLOWER_ROLE", "").strip('"') not in ("", "supernode"):
         return Claim(peer.vmid, stranger=True)
-    text = told.get("FLOWER_NODE_KEY", "").strip('"')
+    text, gpu = (told.get(name, "").strip('"') for name in ("FLOWER_NODE_KEY", "FLOWER_GPU"))
+    gpu = "".join(c for c in gpu[:MAX_GPU_CHARACTERS] if c.isprintable())
     if not text:
-        return Claim(peer.vmid)
+        return Claim(peer.vmid, gpu=gpu)
     try:
         (key,) = pem.node_keys(text[:MAX_KEY_CHARACTERS])
     except ValueError as error:
-        return Claim(peer.vmid, fault=str(error))
-    return Claim(peer.vmid, key)
+        return Claim(peer.vmid, fault=str(error), gpu=gpu)
+    return Claim(peer.vmid, key, gpu=gpu)
 
 
 def by_key(nodes: Collection[NodeInfo]) -> dict[bytes, NodeInfo]:

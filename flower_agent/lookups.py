@@ -1,7 +1,8 @@
 """Which VMs of the service a SuperLink asks OneGate for, and when. Pure.
 
-A settled VM (enrolled and online) costs nothing. One that is not enrolled is asked for every 5 s,
-for ten minutes; then, and while an enrolled one is away, seldom. `scale` shortens every wait.
+A settled VM (enrolled and online) costs one look, for what it publishes once it works. One that is
+not enrolled is asked for every 5 s, for ten minutes; then, and while an enrolled one is away,
+seldom. `scale` shortens every wait.
 """
 
 import dataclasses
@@ -43,11 +44,14 @@ class Look:
     standing: Standing
     since: float
     asked_at: float | None = None
+    told: bool = False
+    """It has said all that it will: what it is, and its GPU."""
 
     def due_at(self, scale: float) -> float:
         """Return when it may be asked for next."""
         if self.standing is Standing.SETTLED:
-            return float("inf")
+            asked = self.asked_at is not None and self.asked_at > self.since
+            return float("inf") if asked or self.told else self.since + SETTLED_S * scale
         if self.asked_at is None:
             return self.since
         patient = self.asked_at >= self.since + PATIENCE_S * scale
@@ -89,9 +93,15 @@ def standings(
 
 
 def follow(
-    looks: Mapping[str, Look], standing: Mapping[str, Standing], now: float
+    looks: Mapping[str, Look],
+    standing: Mapping[str, Standing],
+    now: float,
+    told: Collection[str] = (),
 ) -> dict[str, Look]:
-    """Return the looks at the VMs that there are now; a new standing begins its own time."""
+    """Return the looks at the VMs that there are now; a new standing begins its own time.
+
+    `told` are the VMs that have said all that they will.
+    """
     found: dict[str, Look] = {}
     for vmid, state in standing.items():
         before = looks.get(vmid)
@@ -101,7 +111,7 @@ def follow(
             found[vmid] = before
         else:
             found[vmid] = Look(state, now, before.asked_at)
-    return found
+    return {vmid: dataclasses.replace(look, told=vmid in told) for vmid, look in found.items()}
 
 
 def due(looks: Mapping[str, Look], now: float, scale: float) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ def draw(
         nodes=int(nodes) if nodes else None,
         node_id=told.get("FLOWER_NODE_ID"),
         partition=told.get("FLOWER_PARTITION"),
+        superlink=turn.superlink if turn else None,
+        supernodes=turn.supernodes if turn else (),
         commands=turn.commands if turn else (),
     )
 

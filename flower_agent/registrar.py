@@ -80,7 +80,8 @@ class Registrar:
             listed, self._fresh = self._fresh, None
             self._absent = lookups.absences(self._absent, pinned, listed, now)
         standing = lookups.standings(self._others(), pins, self.claims, nodes)
-        self._looks = lookups.follow(self._looks, standing, now)
+        told = {c.vmid for c in self.claims.values() if c.stranger or c.gpu}
+        self._looks = lookups.follow(self._looks, standing, now, told)
         due = lookups.due(self._looks, now, self._scale)[:A_SECOND]
         if not due or now < self._not_before or self._errands.running(_KEYS):
             return

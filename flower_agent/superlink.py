@@ -9,7 +9,7 @@ import base64
 import pathlib
 from collections.abc import Mapping
 
-from . import appio, certificates, files, flower, interfaces, roles, trust
+from . import appio, certificates, files, flower, interfaces, roles, roster, trust
 from .address import Address, is_any, is_ip, is_loopback, parse_address
 from .arguments import Endpoints
 from .containers import Part
@@ -151,6 +151,7 @@ class SuperLink:
             self._enroller.enrol(turn, nodes, api)
         else:
             turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
+        turn.supernodes = roster.roster(nodes, turn.record.pins, self._enroller.claims)
 
     def _api(self, places: Endpoints, public: Address, ca_pem: str | None) -> Control:
         """Return the Control API, over the kept connection while nothing changed."""

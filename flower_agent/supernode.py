@@ -15,7 +15,7 @@ from . import appio, certificates, exits, flower, node_trust, pem, roles, trust
 from .arguments import Trust
 from .connections import Connections
 from .containers import Part
-from .discovery import Partition, SuperLink, mixed_versions
+from .discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
 from .errors import AgentError, Severity, warning
 from .finder import Finder
 from .flower import Transport
@@ -25,7 +25,7 @@ from .look import Look
 from .node_keys import NodeKey, NodeKeys
 from .parsers import SYSTEM
 from .settings import Settings
-from .status import Mark
+from .status import Link, Mark
 from .turn import Prepared, Running, Turn
 
 TIMEOUT_S = 3.0
@@ -120,6 +120,9 @@ class SuperNode:
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
         )
         turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
+        version = found.version[:MAX_WORDS] or None
+        turn.superlink = Link(endpoint=str(found.endpoint), vmid=found.vmid, version=version)
+        turn.note("superlink", Mark.OK, str(turn.superlink))
         turn.told["FLOWER_BUSY"] = "0"
         site = {
             "superlink": found,

@@ -15,7 +15,7 @@ from .life import Phase, Unmet
 from .onegate import OneGate
 from .record import Record
 from .settings import Settings
-from .status import Fact, Mark
+from .status import Fact, Link, Mark, Node
 from .trust import Wanted
 
 
@@ -75,6 +75,8 @@ class Turn:
     told: dict[str, str] = dataclasses.field(default_factory=dict)
     """Attributes for OneGate beside those of every role."""
 
+    superlink: Link | None = None
+    supernodes: tuple[Node, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
 
     ca_fingerprint: str | None = None

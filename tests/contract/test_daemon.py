@@ -162,6 +162,46 @@ def test_status_with_wait_says_that_its_time_is_over(daemon):
     assert daemon.ask("status", "--wait", "--timeout", "1s").returncode == 124
 
 
+def test_status_that_is_watched_tells_changes_and_not_the_time(daemon):
+    daemon.context("FLOWER_ROLE='bogus'\n")
+    daemon.start()
+    daemon.wait(lambda: daemon.status().get("state") == "failed", "failed")
+    watching = subprocess.Popen(
+        daemon.command("status", "--watch"), env=daemon.environment, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    with watching:
+        first = watching.stdout.readline()
+        daemon.context("FLOWER_ROLE='server'\n")
+        second = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        rest = watching.stdout.read()
+    assert "failed for" in first
+    assert first.rstrip().endswith("setting.invalid")
+    assert "phase docker" in second
+    assert (rest, watching.returncode) == ("", 130)
+
+
+def test_the_screen_has_color_only_where_it_is_a_terminal(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(daemon.status, "a status")
+    assert "\x1b" not in daemon.ask("status").stdout
+
+    def on_a_terminal(**environment):
+        ours, theirs = os.openpty()
+        subprocess.run(
+            daemon.command("status"), cwd=ROOT, check=False, stdout=theirs,
+            env={**daemon.environment, "TERM": "xterm", **environment},
+        )  # fmt: skip
+        os.close(theirs)
+        with os.fdopen(ours, "rb") as terminal:
+            return terminal.read1(65536)
+
+    assert b"\x1b[33mstarting\x1b[0m" in on_a_terminal()
+    assert b"\x1b" not in on_a_terminal(NO_COLOR="1")
+
+
 def test_status_of_a_killed_agent_is_not_running_and_tells_its_last_word(daemon):
     daemon.context("FLOWER_ROLE='server'\n")
     daemon.start()

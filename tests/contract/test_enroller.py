@@ -265,7 +265,7 @@ def test_a_vm_that_publishes_no_key_yet_is_waited_for(make):
     assert world.status(key) == "registered"
 
 
-def test_a_settled_service_costs_one_request_a_minute(make):
+def test_a_settled_service_costs_one_request_a_minute_after_one_look_at_each_vm(make):
     world = make()
     world.connect_after = [world.deploy(0), world.deploy(1)]
     world.live(10)
@@ -273,7 +273,25 @@ def test_a_settled_service_costs_one_request_a_minute(make):
     world.live(20)
     settled = world.now
     world.live(600)
+    assert world.requests_since(settled) == {"/service": 10, "/vms/42": 1, "/vms/43": 1}
+    settled = world.now
+    world.live(600)
     assert world.requests_since(settled) == {"/service": 10}
+
+
+def test_the_gpu_of_a_node_is_what_its_vm_publishes_once_it_works(make):
+    world = make()
+    key = world.deploy(0)
+    world.live(10)
+    world.connect(key)
+    world.live(1)
+    assert world.enroller.claims["42"].gpu == ""
+    guest = OneGate(Access(world.gate.url, "42", Secret(world.tokens[FIRST])))
+    guest.update(report.render({"FLOWER_GPU": "1 NVIDIA GPU: A10"}))
+    guest.close()
+    world.live(120)
+    assert world.enroller.claims["42"].gpu == "1 NVIDIA GPU: A10"
+    assert world.enroller.claims["42"].key == key
 
 
 def test_a_new_agent_asks_for_no_vm_that_is_enrolled_and_online(make):
@@ -450,7 +468,7 @@ def test_a_hundred_nodes_at_once_are_enrolled_by_at_most_twenty_look_ups_a_secon
     assert all(after - at >= 1.0 for (at, _), (after, _) in itertools.pairwise(chunks))
     assert world.record.pins[99].vmid == str(FIRST + 99)
     world.connect(*keys)
-    world.live(20)
+    world.live(90)  # and one look more at each
     settled = world.now
     world.live(300)
     assert world.requests_since(settled) == {"/service": 5}

@@ -9,7 +9,7 @@ import re
 import pytest
 from test_purity import PURE
 
-from flower_agent import backoff, cli, life, report, settings, status
+from flower_agent import backoff, cli, life, report, settings, status, status_command
 from flower_agent.catalogue import CATALOGUE
 from flower_agent.status import Mark, Status
 
@@ -190,7 +190,7 @@ def test_the_onegate_page_has_every_attribute():
         ("docs/onegate.md", f"to {report.RETRY_LONGEST_S:.0f} s."),
         ("docs/onegate.md", f"At most {report.MAX_WORDS} characters"),
         ("docs/status.md", f"older than {status.STALE_AFTER_S} s"),
-        ("docs/status.md", f"waits {cli.GRACE_S:.0f} s"),
+        ("docs/status.md", f"waits {status_command.GRACE_S:.0f} s"),
         (
             "docs/how-it-works.md",
             f"then after {backoff.FIRST_DELAY_S:.0f} s, doubling to 5 minutes",

@@ -76,6 +76,14 @@ def test_a_vm_of_another_role_claims_no_key_whatever_it_publishes():
     assert enrolment.claim(told) == Claim("42", stranger=True)
 
 
+def test_what_a_vm_says_of_its_gpus_is_cut_and_printable():
+    told = "1 NVIDIA GPU: A10\x1b[2J" + "x" * 300
+    found = enrolment.claim(peer(FLOWER_GPU=told, FLOWER_NODE_KEY=public(1))).gpu
+    assert found.startswith("1 NVIDIA GPU: A10[2Jxxx")
+    assert len(found) < 200
+    assert enrolment.claim(peer(FLOWER_GPU=told)).gpu == found
+
+
 # What follows
 
 

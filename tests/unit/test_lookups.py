@@ -1,5 +1,7 @@
 """Which VMs a SuperLink asks OneGate for: few, and none where nothing changed."""
 
+import dataclasses
+
 import pytest
 from node_key_pairs import node, public
 
@@ -44,7 +46,7 @@ def asked_at(look, until, scale=1.0):
         if lookups.due(looks, now, scale):
             times.append(now)
             known = looks["42"]
-            looks = {"42": Look(known.standing, known.since, now)}
+            looks = {"42": dataclasses.replace(known, asked_at=now)}
     return times
 
 
@@ -59,8 +61,15 @@ def test_an_enrolled_vm_that_is_away_is_asked_for_each_minute_and_then_seldom():
     assert times == [*range(0, 601, 60), 1200, 1800, 2400]
 
 
-def test_a_settled_vm_is_never_asked_for():
-    assert asked_at(Look(Standing.SETTLED, 0), 3000) == []
+def test_a_settled_vm_is_asked_once_for_what_it_says_when_it_works():
+    assert asked_at(Look(Standing.SETTLED, 0), 3000) == [60]
+    assert asked_at(Look(Standing.SETTLED, 100, 99), 3000) == [160]
+
+
+def test_a_settled_vm_that_has_said_all_is_never_asked_for():
+    assert asked_at(Look(Standing.SETTLED, 0, told=True), 3000) == []
+    looks = lookups.follow({}, {"42": Standing.SETTLED, "43": Standing.SETTLED}, 10, {"43"})
+    assert {vmid: look.told for vmid, look in looks.items()} == {"42": False, "43": True}
 
 
 def test_a_new_standing_begins_its_own_time_and_keeps_when_it_was_asked():

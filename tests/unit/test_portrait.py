@@ -12,7 +12,7 @@ from flower_agent.inputs import Inputs
 from flower_agent.life import Phase, Unmet
 from flower_agent.onegate import Access
 from flower_agent.secret import Secret
-from flower_agent.status import Fact, Mark
+from flower_agent.status import Fact, Link, Mark, Node
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
@@ -30,6 +30,8 @@ class Seen:
     facts: dict = dataclasses.field(default_factory=dict)
     told: dict = dataclasses.field(default_factory=dict)
     commands: tuple = ()
+    superlink: object = None
+    supernodes: tuple = ()
     version_told: str = ""
     ca_fingerprint: str | None = None
     have: tuple = ()
@@ -115,6 +117,14 @@ def test_what_onegate_is_told_is_shown_too():
     found = draw(turn=Seen(told=told, ca_fingerprint="ab"))
     assert (found.endpoint, found.nodes, found.node_id) == ("10.0.0.5:9092", 0, "77")
     assert (found.partition, found.ca_fingerprint) == ("1/3", "ab")
+
+
+def test_nodes_and_superlink_are_those_of_the_turn():
+    link = Link(endpoint="10.0.0.5:9092", vmid="28")
+    node = Node(node_id="7", vmid=None, state="online", gpu=None, seen_at=None)
+    found = draw(turn=Seen(superlink=link, supernodes=(node,)))
+    assert (found.superlink, found.supernodes) == (link, (node,))
+    assert (str(link), str(Link(endpoint="h:1"))) == ("10.0.0.5:9092 (VM 28)", "h:1")
 
 
 def test_a_onegate_that_answers_is_shown_without_the_token():

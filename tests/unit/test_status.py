@@ -2,13 +2,14 @@
 
 import datetime
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import status
+from flower_agent import screen, status, status_command
 from flower_agent.errors import Finding, warning
 from flower_agent.status import Fact, Mark, Status
 
@@ -35,7 +36,7 @@ def written(**differences):
 
 
 def text(document, *, running=True):
-    shown = status.render(document, running=running, now=NOW)
+    shown = screen.render(document, running=running, now=NOW)
     assert not shown.endswith("\n")
     for line in shown.splitlines():
         assert len(line) <= 80 or len(line.split()) <= 2, line
@@ -90,126 +91,66 @@ def test_the_exit_codes_differ():
     assert sorted(codes) == [0, 1, 2, 3, 4, 5, 124]
 
 
-# Text
+# Text; whole screens are in `test_status_cases`
 
 
-def test_a_ready_superlink():
-    document = written(
-        facts=(
-            Fact("context", Mark.OK, "VM 28"),
-            Fact("docker", Mark.OK, "answers"),
-            Fact("tls", Mark.OK, "certificate until 2027-03-01"),
-            Fact("gpu", Mark.OFF, "not used (GPU_ENABLED=NO); no NVIDIA GPU found"),
-        ),
-        containers=(
-            {"name": "flower-superlink", "status": "running", "restarts": 0},
-            {"name": "flower-superexec", "status": "running", "restarts": 2},
-        ),
-        commands=(
-            ("reach the Control API", "ssh -N -L 9093:127.0.0.1:9093 root@10.0.0.5"),
-            ("put into config.toml", '[superlink.x]\naddress = "127.0.0.1:9093"'),
-        ),
-    )
-    assert (
-        text(document)
-        == """\
-ready for 3 hours (SuperLink, Flower 1.25.0)
-
-  context     ok       VM 28
-  docker      ok       answers
-  tls         ok       certificate until 2027-03-01
-  gpu         off      not used (GPU_ENABLED=NO); no NVIDIA GPU found
-  container   ok       flower-superlink running
-  container   ok       flower-superexec running, restarted 2x
-
-  # reach the Control API
-  ssh -N -L 9093:127.0.0.1:9093 root@10.0.0.5
-
-  # put into config.toml
-  [superlink.x]
-  address = "127.0.0.1:9093\""""
-    )
+def test_facts_stand_in_their_order_and_unknown_ones_behind():
+    facts = tuple(Fact(name, Mark.OK, "") for name in ("onegate", "newer", "tls", "context"))
+    shown = text(written(facts=facts, containers=({"name": "x", "status": "running"},)))
+    rows = [line.split()[0] for line in shown.splitlines()[2:]]
+    assert rows == ["context", "tls", "containers", "onegate", "newer"]
 
 
-def test_a_starting_supernode():
-    document = written(
-        state="starting",
-        since=ago(seconds=40),
-        phase="discover",
-        role="supernode",
-        error=Finding(
-            "discover.waiting",
-            "no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet",
-        ),
-        facts=(
-            Fact(
-                "image",
-                Mark.WAITING,
-                "pulls flwr/supernode:1.25.0-py3.13-ubuntu24.04: 12 MB of 340 MB",
-            ),
-        ),
-    )
-    assert (
-        text(document)
-        == """\
-starting for 40 s, phase discover (SuperNode, Flower 1.25.0)
-  cause:   discover.waiting: no VM of the service publishes FLOWER_ROLE and
-           FLOWER_ENDPOINT yet
-  fix:     Look at the SuperLink's VM: flower-agent status
-
-  image       waiting  pulls flwr/supernode:1.25.0-py3.13-ubuntu24.04: 12 MB of
-                       340 MB"""
-    )
+@pytest.mark.parametrize(
+    ("code", "phase", "logs"),
+    [
+        ("discover.waiting", "discover", "logs:    journalctl -u flower-agent -n 50"),
+        ("peer.clock", "peer", "logs:    flower-agent logs"),
+        ("container.exited", "container", None),  # its remedy says so already
+    ],
+)
+def test_trouble_says_where_more_can_be_read(code, phase, logs):
+    document = written(state="starting", phase=phase, error=Finding(code, "x"))
+    lines = [line.strip() for line in text(document).splitlines()]
+    assert [line for line in lines if line.startswith("logs:")] == ([logs] if logs else [])
 
 
-def test_a_context_that_was_refused():
-    first = Finding("setting.missing", "FLOWER_ROLE is not set")
-    second = Finding("setting.invalid", "FL_NUM_ROUNDS is 'x': want a whole number")
-    document = written(
-        state="failed",
-        since=ago(minutes=5),
-        phase="context",
-        role=None,
-        version=None,
-        error=first,
-        errors=(first, second),
-        warnings=(warning("context.report_ready", "REPORT_READY is set"),),
-        facts=(Fact("context", Mark.BAD, "2 findings"), Fact("onegate", Mark.OFF, "")),
-    )
-    assert (
-        text(document)
-        == """\
-failed for 5 min, phase context (no role yet)
-  cause:   setting.missing: FLOWER_ROLE is not set
-  fix:     Add it to the CONTEXT: onevm updateconf VMID FILE -a
-  cause:   setting.invalid: FL_NUM_ROUNDS is 'x': want a whole number
-  fix:     Set it to the wanted form: onevm updateconf VMID FILE -a
-  warning: context.report_ready: REPORT_READY is set
-  fix:     Take REPORT_READY out of the CONTEXT; the agent reports READY itself.
-
-  context     bad      2 findings
-  onegate     off"""
-    )
-
-
-def test_a_degraded_superexec():
+def test_color_repeats_what_a_word_says_and_is_all_that_it_adds():
     document = written(
         state="degraded",
-        since=ago(days=2, hours=1),
-        phase="container",
-        role="superexec",
-        error=Finding("container.crash_loop", "flower-superexec ended, 4 times: out of memory"),
-        containers=({"name": "flower-superexec", "status": "exited", "restarts": 4},),
+        error=Finding("peer.clock", "ready or failed"),
+        warnings=(warning("clock.skew", "x"),),
+        facts=(
+            Fact("tls", Mark.OK, "ok"),
+            Fact("peer", Mark.BAD, "bad"),
+            Fact("gpu", Mark.OFF, ""),
+        ),
     )
-    assert (
-        text(document)
-        == """\
-degraded for 2 days, phase container (SuperExec, Flower 1.25.0)
-  cause:   container.crash_loop: flower-superexec ended, 4 times: out of memory
-  fix:     Read its last lines: flower-agent logs
+    colored = screen.render(document, running=True, now=NOW, color=True)
+    assert re.sub("\x1b\\[[0-9]+m", "", colored) == text(document)
+    painted = re.findall("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", colored)
+    assert painted == [
+        ("33", "degraded"), ("31", "cause"), ("33", "warning"), ("32", "ok"), ("2", "off"),
+        ("31", "bad"),
+    ]  # fmt: skip
 
-  container   bad      flower-superexec exited, restarted 4x"""
-    )
+
+@pytest.mark.parametrize(
+    ("tty", "environment", "expected"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_only_a_terminal_gets_color(tty, environment, expected):
+    class Stream:
+        def isatty(self):
+            return tty
+
+    assert status_command.colored(Stream(), environment) is expected
 
 
 @pytest.mark.parametrize("document", [None, {"schema": 7}])
@@ -253,7 +194,7 @@ def test_a_word_wider_than_the_screen_stays_whole():
         facts=(Fact("image", Mark.OK, f"{reference}, flwr/superexec:1.25.0"),),
         error=Finding("state.unwritable", f"/{'x' * 90} is full"),
     )
-    shown = status.render(document, running=True, now=NOW)
+    shown = screen.render(document, running=True, now=NOW)
     assert f"{reference},\n" in shown
     assert f"/{'x' * 90}\n" in shown
 
@@ -305,20 +246,11 @@ def test_the_text_fits_80_columns(error, facts, version, running):
         warnings=(error,),
         facts=tuple(facts),
     )
-    for line in status.render(document, running=running, now=NOW).splitlines():
+    for line in screen.render(document, running=running, now=NOW).splitlines():
         assert len(line) <= 80 or len(line.split()) <= 3, line
 
 
 # The file
-
-
-def test_the_keys_of_the_document_are_the_contract():
-    assert set(written()) == {
-        *("schema", "state", "since", "phase", "phase_since", "written_at", "agent_version"),
-        *("name", "role", "version", "vmid", "error", "errors", "warnings", "facts"),
-        *("containers", "endpoint", "tls", "ca_fingerprint", "nodes", "node_id", "partition"),
-        "commands",
-    }
 
 
 def test_a_finding_is_told_with_code_words_and_remedy():

@@ -1,0 +1,205 @@
+"""Whole screens of ``flower-agent status``, the JSON beside them, and the schema over all of it.
+
+``REGENERATE=1 tests/run tests/unit/test_status_cases.py`` writes the files anew; read the
+difference.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+
+import jsonschema
+import pytest
+
+from flower_agent import life, screen, status
+from flower_agent.errors import Finding, warning
+from flower_agent.status import Fact, Link, Mark, Node, Status
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = ROOT / "tests/cases/status"
+SCHEMA = json.loads((ROOT / "docs/status.schema.json").read_text())
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+
+
+def ago(**span):
+    return NOW - datetime.timedelta(**span)
+
+
+def made(**values):
+    usual = {"phase": None, "phase_since": values["since"], "written_at": ago(seconds=5)}
+    return Status(**{"agent_version": "0.1.0", "version": "1.25.0"} | usual | values)
+
+
+def container(part, status="running", restarts=0):
+    image = f"flwr/{part}:1.25.0"
+    return {
+        "name": f"flower-{part}", "part": part, "image": image, "id": "0123456789ab",
+        "status": status, "restarts": restarts,
+    }  # fmt: skip
+
+
+MISSING = Finding("setting.missing", "FLOWER_ROLE is not set")
+SCREENS = {
+    "superlink-ready": made(
+        state="ready",
+        since=ago(hours=3),
+        role="superlink",
+        vmid="28",
+        endpoint="10.0.0.5:9092",
+        tls=True,
+        ca_fingerprint="3f" * 32,
+        nodes=2,
+        facts=(
+            Fact("context", Mark.OK, "VM 28"),
+            Fact("docker", Mark.OK, "answers"),
+            Fact("image", Mark.OK, "flwr/superlink:1.25.0-py3.13-ubuntu24.04, flwr/superexec:1.25"),
+            Fact("health", Mark.OK, "gRPC health service answers SERVING"),
+            Fact("endpoint", Mark.OK, "Fleet API answers at 10.0.0.5:9092 with TLS"),
+            Fact("tls", Mark.OK, "certificate until 2027-03-01"),
+            Fact("control", Mark.OK, "Control API answers at 127.0.0.1:9093"),
+            Fact("nodes", Mark.OK, "2 SuperNodes connected"),
+            Fact("enrolment", Mark.WAITING, "2 of 3 VMs of the service"),
+            Fact("onegate", Mark.OK, "http://169.254.16.9:5030"),
+        ),
+        containers=(container("superlink"), container("superexec", restarts=2)),
+        supernodes=(
+            Node(
+                node_id="7304751771220924946", vmid="44", state="offline", gpu=None,
+                seen_at="2026-03-01T11:57:00Z",
+            ),
+            Node(
+                node_id="3665007903818352308", vmid="42", state="online", seen_at=None,
+                gpu="1 NVIDIA GPU: NVIDIA A10 23028 MiB; driver 550.54.14",
+            ),
+            Node(
+                node_id="18446744073709551615", vmid="43", state="online",
+                gpu="not used (GPU_ENABLED=NO)", seen_at=None,
+            ),
+            Node(node_id="12", vmid=None, state="registered", gpu=None, seen_at=None),
+        ),
+        commands=(
+            ("reach the Control API from elsewhere", "ssh -N -L 9093:127.0.0.1:9093 root@10.0.0.5"),
+            ("put into config.toml", '[superlink.x]\naddress = "127.0.0.1:9093"'),
+        ),
+    ),
+    "superlink-with-many-nodes": made(
+        state="ready",
+        since=ago(days=3),
+        role="superlink",
+        nodes=25,
+        facts=(Fact("nodes", Mark.OK, "25 SuperNodes connected"),),
+        supernodes=tuple(
+            Node(node_id=str(n), vmid=str(n), state="online", gpu=None, seen_at=None)
+            for n in range(25)
+        ),
+    ),
+    "supernode-starting": made(
+        state="starting",
+        since=ago(seconds=40),
+        phase="discover",
+        role="supernode",
+        error=Finding(
+            "discover.waiting",
+            "no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet",
+        ),
+        facts=(
+            Fact("context", Mark.OK, "VM 42"),
+            Fact("docker", Mark.OK, "answers"),
+            Fact(
+                "image",
+                Mark.WAITING,
+                "pulls flwr/supernode:1.25.0-py3.13-ubuntu24.04: 12 MB of 340 MB",
+            ),
+        ),
+    ),
+    "supernode-ready": made(
+        state="ready",
+        since=ago(minutes=5),
+        role="supernode",
+        vmid="42",
+        endpoint="10.0.0.5:9092",
+        tls=True,
+        node_id="3665007903818352308",
+        partition="0/2",
+        superlink=Link(endpoint="10.0.0.5:9092", vmid="28", version="1.25.0"),
+        facts=(
+            Fact("context", Mark.OK, "VM 42"),
+            Fact("gpu", Mark.OFF, "not used (GPU_ENABLED=NO); no NVIDIA GPU found"),
+            Fact("superlink", Mark.OK, "10.0.0.5:9092 (VM 28, Flower 1.25.0)"),
+            Fact("partition", Mark.OK, "0 of 2"),
+            Fact("peer", Mark.OK, "connected to 10.0.0.5:9092 as node 3665007903818352308"),
+        ),
+        containers=(container("supernode"), container("superexec")),
+    ),
+    "context-refused": made(
+        state="failed",
+        since=ago(minutes=5),
+        phase="context",
+        version=None,
+        error=MISSING,
+        errors=(MISSING, Finding("setting.invalid", "FL_NUM_ROUNDS is 'x': want a whole number")),
+        warnings=(warning("context.report_ready", "REPORT_READY is set"),),
+        facts=(Fact("context", Mark.BAD, "2 findings"), Fact("onegate", Mark.OFF, "")),
+    ),
+    "superexec-degraded": made(
+        state="degraded",
+        since=ago(days=2, hours=1),
+        phase="container",
+        role="superexec",
+        error=Finding("container.crash_loop", "flower-superexec ended, 4 times: out of memory"),
+        containers=(container("superexec", "exited", 4),),
+    ),
+}  # fmt: skip
+
+
+def same(path, text):
+    if os.environ.get("REGENERATE"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_the_screen_is_that_of_the_case(name):
+    document = json.loads(json.dumps(status.document(SCREENS[name])))
+    shown = screen.render(document, running=True, now=NOW)
+    assert max(map(len, shown.splitlines())) <= screen.WIDTH
+    same(CASES / f"{name}.txt", shown + "\n")
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_the_json_is_that_of_the_case_and_of_the_schema(name):
+    document = json.loads(json.dumps(status.document(SCREENS[name])))
+    jsonschema.validate(document, SCHEMA, format_checker=jsonschema.FormatChecker())
+    same(CASES / f"{name}.json", json.dumps(document, indent=1) + "\n")
+
+
+def test_the_schema_has_every_key_every_state_and_every_phase():
+    found = SCHEMA["properties"]
+    assert set(found) == {"schema", "running", *(f.name for f in dataclasses.fields(Status))}
+    assert found["state"]["enum"] == [state.value for state in life.State]
+    assert found["phase"]["enum"] == [*(phase.value for phase in life.Phase), None]
+    assert found["schema"]["const"] == status.SCHEMA
+    for name, kind in {"superlink": Link, "facts": Fact, "supernodes": Node}.items():
+        inner = found[name].get("items", found[name])["properties"]
+        assert set(inner) == {f.name for f in dataclasses.fields(kind)}
+
+
+def keys(schema, path=""):
+    """Yield each key of the schema with its type, and whether it is always there."""
+    for name, part in schema.get("properties", {}).items():
+        there = "always" if name in schema["required"] else "optional"
+        kind = part.get("type") or ("enum" if "enum" in part else "value")
+        yield f"{path}{name} {kind if isinstance(kind, str) else '|'.join(kind)} {there}"
+        yield from keys(part, f"{path}{name}.")
+        yield from keys(part.get("items", {}), f"{path}{name}[].")
+
+
+def test_the_schema_only_grows():
+    """A line of status-keys.txt is never changed or taken away; a new key adds one."""
+    held = (ROOT / "tests/data/status-keys.txt").read_text().splitlines()
+    now = [*keys(SCHEMA), *keys(SCHEMA["$defs"]["finding"], "finding.")]
+    assert [line for line in held if line not in now] == []
+    assert [line for line in now if line not in held] == []
