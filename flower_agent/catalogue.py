@@ -20,6 +20,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Another agent process of this root or name runs and owns the containers.",
         "Stop it first: systemctl stop flower-agent",
     ),
+    "agent.stopped": (
+        "No agent runs on this VM, so nothing is started, watched or reported.",
+        "systemctl start flower-agent; journalctl -u flower-agent",
+    ),
     "appio.open": (
         "An AppIo listens beyond loopback without TLS; whoever reaches it can run as an app.",
         "Limit the port to the SuperExec's address by a firewall or a network of its own.",
@@ -115,9 +119,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperLink has not published its endpoint and CA yet.",
         "Look at the SuperLink's VM: flower-agent status",
     ),
+    "disk.low": (
+        "A file system has too little room for what the agent or Docker must write.",
+        "Make room: docker system df, journalctl --disk-usage; or enlarge the disk.",
+    ),
     "docker.down": (
         "The Docker Engine does not answer.",
         "systemctl status docker; journalctl -u docker",
+    ),
+    "docker.live_restore": (
+        "Docker ends the containers when it restarts: live-restore is off.",
+        'Put "live-restore": true into /etc/docker/daemon.json, then: systemctl reload docker',
     ),
     "docker.refused": (
         "The Docker Engine refused a request.",
@@ -185,6 +197,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "Else set FLOWER_NODE_PUBLIC_KEYS there, or run: flower-agent nodes register KEY"
         ),
     ),
+    "firewall.drops": (
+        "This VM's packet filter drops what SuperNodes send to the Fleet API.",
+        "Let the Fleet port in, from the SuperNodes' network: nft list ruleset",
+    ),
     "gpu.mig_empty": (
         "MIG is on and no GPU has a MIG instance, so CUDA sees none.",
         "Make instances (nvidia-smi mig -cgi PROFILE -C), or switch MIG off: nvidia-smi -mig 0",
@@ -235,6 +251,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "image.pull": (
         "An image could not be pulled; the agent tries again.",
         "Check the network and the registry; an image that is present needs neither.",
+    ),
+    "memory.low": (
+        "The VM has little memory left; the kernel may soon kill an app, or Flower.",
+        "Give the VM more memory, or lower FLOWER_MEMORY_LIMIT.",
     ),
     "onegate.down": (
         "OneGate does not answer; Flower goes on, reports wait.",

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="findings as JSON")
     made = command("plan", _plan, "what `run` would do now; touches nothing")
     made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made = command("doctor", _doctor, "looks at all that the agent depends on")
+    made.add_argument("--json", action="store_true", help="as JSON")
     made = command("logs", _logs, "the containers' logs")
     made.add_argument("container", nargs="?", help="superlink, supernode or superexec (all)")
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
@@ -161,6 +163,12 @@ def _plan(options: argparse.Namespace) -> int:
     from . import daemon
 
     return daemon.plan(_paths(options), options.name, options.context)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.run(_paths(options), options.name, as_json=options.json)
 
 
 def _logs(options: argparse.Namespace) -> int:

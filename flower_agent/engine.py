@@ -216,7 +216,7 @@ class Engine:
                 for event in api.pull(
                     wanted.repository,
                     tag=digest or wanted.tag,
-                    auth_config=_auth(registry),
+                    auth_config=auth(registry),
                     stream=True,
                     decode=True,
                 ):
@@ -249,6 +249,13 @@ class Engine:
                 self._client = None
 
 
+def auth(registry: Registry | None) -> dict[str, str] | None:
+    """Return a login as docker-py takes it."""
+    if registry is None:
+        return None
+    return {"username": registry.user, "password": registry.password.reveal()}
+
+
 def _host_config(api: docker.APIClient, container: Container) -> Any:
     mounts = [
         docker.types.Mount(
@@ -273,12 +280,6 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         log_config=docker.types.LogConfig(type="json-file", config=LOG_OPTIONS),
         device_requests=[docker.types.DeviceRequest(**r) for r in gpu.requests(container.gpu)],
     )
-
-
-def _auth(registry: Registry | None) -> dict[str, str] | None:
-    if registry is None:
-        return None
-    return {"username": registry.user, "password": registry.password.reveal()}
 
 
 def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]) -> None:

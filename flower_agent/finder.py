@@ -59,7 +59,7 @@ class Finder:
 
         Empty where nothing tells, None before OneGate has answered.
         """
-        if _fixed(settings) is not None and not _wants_ca(settings):
+        if fixed(settings) is not None and not wants_ca(settings):
             return ""
         found = self._found.superlink if self._found else None
         return found.version if found else None
@@ -79,17 +79,17 @@ class Finder:
         used when OneGate cannot be asked, and until it answers by a SuperNode that is `running`:
         nothing starts by it then.
         """
-        fixed = _fixed(settings)
-        if fixed is not None and not _wants_ca(settings):
+        known = fixed(settings)
+        if known is not None and not wants_ca(settings):
             self._look_up(settings, client, record, now=now, superlink=False)
-            return fixed
+            return known
         self._look_up(settings, client, record, now=now, superlink=True)
         if self._found is not None and self._found.superlink is not None:
             seen = self._found.superlink
-            return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
+            return dataclasses.replace(seen, endpoint=known.endpoint) if known else seen
         away = self._trouble is not None and self._trouble.finding.code.startswith("onegate.")
         if record.superlink is not None and (away or (running and self._trouble is None)):
-            return fixed or SuperLink(record.superlink, vmid=record.superlink_vmid)
+            return known or SuperLink(record.superlink, vmid=record.superlink_vmid)
         raise self._trouble or AgentError(
             "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
         )
@@ -181,16 +181,14 @@ def look_up(
     return Found(discovery.superlink([_vm(client, vmid) for vmid in candidates]), part)
 
 
-def _vm(client: OneGate, vmid: str) -> discovery.Peer:
-    return discovery.parse_vm(client.vm(vmid))
-
-
-def _fixed(settings: Settings) -> SuperLink | None:
+def fixed(settings: Settings) -> SuperLink | None:
+    """Return the SuperLink that the settings name, if any."""
     if settings.server_address is None:
         return None
     default = roles.fleet_port(settings)
     return SuperLink(parse_address(settings.server_address, default))
 
 
-def _wants_ca(settings: Settings) -> bool:
+def wants_ca(settings: Settings) -> bool:
+    """Tell whether OneGate must hand the CA over."""
     return settings.tls and settings.tls_ca_cert is None

@@ -30,12 +30,12 @@ _GREEN, _YELLOW, _RED, _FAINT = "32", "33", "31", "2"
 _COLORS = {
     "ready": _GREEN, "starting": _YELLOW, "degraded": _YELLOW, "failed": _RED,
     "not running": _RED, "unknown": _RED,
-    "ok": _GREEN, "waiting": _YELLOW, "bad": _RED, "off": _FAINT,
+    "ok": _GREEN, "waiting": _YELLOW, "bad": _RED, "off": _FAINT, "skipped": _FAINT,
     "cause": _RED, "warning": _YELLOW,
 }  # fmt: skip
 _PAINTED = re.compile(
     r"^(?:(ready|starting|degraded|failed|not running|unknown)\b"
-    r"|(  \S{1,11} +)(ok|waiting|bad|off)(?= |$)"
+    r"|(  \S{1,11} +)(ok|waiting|bad|off|warning|skipped)(?= |$)"
     r"|(  )(cause|warning)(?=:))"
 )
 
@@ -95,10 +95,15 @@ def labelled(label: str, text: str) -> list[str]:
 
 def row(name: str, mark: str, detail: str) -> Iterator[str]:
     """Yield the lines of one fact: name, mark, and its detail in a column of its own."""
+    first, *rest = column(detail) or [""]
+    yield f"  {name:<11} {mark:<8} {first.strip()}".rstrip()
+    yield from rest
+
+
+def column(detail: str) -> list[str]:
+    """Return lines in the column of a fact's detail."""
     wrapper = textwrap.TextWrapper(WIDTH - 23, break_on_hyphens=False, break_long_words=False)
-    first, *rest = wrapper.wrap(detail) or [""]
-    yield f"  {name:<11} {mark:<8} {first}".rstrip()
-    yield from (f"{'':<23}{line}" for line in rest)
+    return [f"{'':<23}{line}" for line in wrapper.wrap(detail)]
 
 
 def paint(line: str) -> str:

@@ -49,8 +49,8 @@ class Supply:
         missing = tuple(name for name in missing if not name.startswith(LOCAL))
         if not missing:
             return None
-        registry = _registry(turn.settings)
-        error = self._workload.fetch(missing, pins, registry, turn.monotonic)
+        login = registry(turn.settings)
+        error = self._workload.fetch(missing, pins, login, turn.monotonic)
         said = self._workload.progress
         turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
         return error
@@ -70,7 +70,8 @@ class Supply:
             turn.record = dataclasses.replace(turn.record, images=recorded)
 
 
-def _registry(settings: Settings) -> Registry | None:
+def registry(settings: Settings) -> Registry | None:
+    """Return the login at the registry, where one is given."""
     if settings.registry_user is None or settings.registry_password is None:
         return None
     return Registry(settings.registry_user, settings.registry_password)

@@ -18,6 +18,7 @@ from real_engine import client, load_image, until
 from flower_agent.engine import Engine
 from flower_agent.errors import AgentError
 from flower_agent.images import Registry, pinned
+from flower_agent.inspector import Inspector
 from flower_agent.secret import Secret
 
 pytestmark = pytest.mark.engine
@@ -328,3 +329,31 @@ def test_a_pull_that_was_cut_off_goes_on_next_time(engine, meddler, published):
     assert "unexpected EOF" in failure.finding.message
     meddler.spoils = "nothing"
     engine.pull(meddler.through(published), registry=RIGHT)
+
+
+def test_a_registry_is_asked_as_a_pull_would_and_nothing_is_pulled(docker_url, engine, published):
+    with contextlib.closing(Inspector("test", url=docker_url)) as inspector:
+        inspector.ask_registry(published, RIGHT)
+        for login, code in ((WRONG, "image.denied"), (None, "image.denied")):
+            with pytest.raises(AgentError) as caught:
+                inspector.ask_registry(published, login)
+            assert caught.value.finding.code == code
+            assert WRONG.password.reveal() not in str(caught.value)
+        gone = f"{published.rpartition(':')[0]}:gone"
+        with pytest.raises(AgentError) as caught:
+            inspector.ask_registry(gone, RIGHT)
+        assert caught.value.finding.code == "image.denied"
+    assert engine.image(published) is None
+
+
+def test_a_registry_that_is_away_is_told_when_it_is_asked(docker_url, registry, published):
+    registry.down()
+    try:
+        with (
+            contextlib.closing(Inspector("test", url=docker_url)) as inspector,
+            pytest.raises(AgentError) as caught,
+        ):
+            inspector.ask_registry(published, RIGHT)
+    finally:
+        registry.up()
+    assert caught.value.finding.code == "image.pull"

@@ -9,10 +9,10 @@ SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 
 PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
-    "discovery", "enrolment", "errors", "exit_table", "exits", "flower", "gpu", "gpu_probe",
-    "images", "interfaces", "life", "lookups", "mounts", "names", "offers", "parsers", "pem",
-    "plan", "protobuf", "record", "reference", "report", "roles", "roster", "rules", "screen",
-    "secret", "settings", "sockets", "status", "upgrade", "variable",
+    "discovery", "enrolment", "errors", "exit_table", "exits", "firewall", "flower", "gpu",
+    "gpu_probe", "images", "interfaces", "life", "lookups", "mounts", "names", "offers", "parsers",
+    "pem", "plan", "protobuf", "record", "reference", "report", "roles", "roster", "rules",
+    "screen", "secret", "settings", "sockets", "status", "upgrade", "variable", "verdicts",
 )  # fmt: skip
 
 WORLD = {

@@ -1,0 +1,119 @@
+"""What ``doctor`` dials: the SuperLink, as this VM's Flower would, and this VM's own APIs."""
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from . import discovery, finder, flower, host, node_commands, node_trust, roles, superlink, verdicts
+from .address import Address
+from .arguments import Trust
+from .control import NodeStatus
+from .errors import AgentError
+from .flower import Transport
+from .health import ALPN_GRPC, ALPN_HTTP, Prober
+from .inputs import Inputs
+from .keyring import Keyring
+from .memory import Memory
+from .onegate import OneGate
+from .parsers import Role
+from .paths import Paths
+from .settings import Settings
+from .verdicts import Check, found, skipped, well
+
+TIMEOUT_S = 5.0
+NFT = ("/usr/sbin/nft", "-j", "list", "ruleset")
+
+
+def examine(
+    paths: Paths, read: Inputs, settings: Settings, client: OneGate | None
+) -> Iterator[Check]:
+    """Dial what this VM's Flower dials, as it would."""
+    prober = Prober()
+    try:
+        if settings.role is Role.SUPERLINK:
+            yield from _own(paths, read, settings, prober)
+        elif settings.role is Role.SUPERNODE:
+            yield from _superlink(paths, read, settings, client, prober)
+        elif settings.appio_address is not None:
+            prober.probe_tcp(settings.appio_address, TIMEOUT_S)
+            yield well("appio", f"{settings.appio_address} answers")
+    except AgentError as error:
+        yield found("appio" if settings.role is Role.SUPEREXEC else "superlink", error.finding)
+    finally:
+        prober.close()
+
+
+def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iterator[Check]:
+    variables = read.variables or {}
+    own = superlink.own_address(settings.address, host.observe(), variables)
+    places = roles.endpoints(settings, own)
+    yield _filtered(places.fleet.listen.port)
+    public = superlink.published(settings, own)
+    ca_pem = Keyring(paths.tls).held_ca()
+    _dial(prober, settings, places.fleet.dial, ca_pem or None, public.host)
+    yield well("superlink", f"{public} answers{' with TLS' if settings.tls else ''}")
+    with node_commands.control(paths) as api:
+        online = sum(node.status is NodeStatus.ONLINE for node in api.list_nodes(TIMEOUT_S))
+    yield well("control", f"{places.control.dial} answers; {online} SuperNodes are online")
+
+
+def _superlink(
+    paths: Paths, read: Inputs, settings: Settings, client: OneGate | None, prober: Prober
+) -> Iterator[Check]:
+    record = Memory(paths.record).recall(read.vmid)
+    link = _find(settings, client, record.superlink_vmid)
+    where = f"VM {link.vmid}, " if link.vmid else ""
+    yield well("discover", f"the SuperLink is {where}{link.endpoint}")
+    for finding in (
+        node_trust.mismatch(settings, link),
+        discovery.mixed_versions(settings.version, link.version),
+    ):
+        if finding is not None:
+            yield found("discover", finding)
+    ca_pem = None
+    if node_trust.trust_of(settings) is Trust.CA:
+        held_pem = Keyring(paths.tls).held_ca()
+        ca_pem = node_trust.trusted_ca(settings, link, record, held_pem)
+    _dial(prober, settings, link.endpoint, ca_pem, link.endpoint.host)
+    yield well("superlink", f"{link.endpoint} answers{' with TLS' if settings.tls else ''}")
+
+
+def _find(settings: Settings, client: OneGate | None, known: str | None) -> discovery.SuperLink:
+    """Return the SuperLink as the agent would find it now. Raises AgentError."""
+    fixed = finder.fixed(settings)
+    if fixed is not None and not finder.wants_ca(settings):
+        return fixed
+    if client is None:
+        lost = node_trust.no_source(settings)
+        raise AgentError("discover.no_source", lost.message if lost else "there is no OneGate")
+    vmid = client.access.vmid
+    seen = finder.look_up(client, vmid, known, superlink=True, partition=False).superlink
+    if seen is None:
+        raise AgentError("discover.waiting", "OneGate tells of no SuperLink", retryable=True)
+    return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
+
+
+def _dial(
+    prober: Prober, settings: Settings, address: Address, ca_pem: str | None, name: str
+) -> None:
+    if not settings.tls:
+        prober.probe_tcp(address, TIMEOUT_S)
+        return
+    http = flower.band(settings.version).fleet is Transport.HTTP
+    alpn = ALPN_HTTP if http else ALPN_GRPC
+    prober.probe_tls(address, ca_pem, server_hostname=name, alpn=alpn, timeout_s=TIMEOUT_S)
+
+
+def _filtered(port: int) -> Check:
+    try:
+        done = subprocess.run(
+            NFT, check=True, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+        ruleset: Any = json.loads(done.stdout)
+    except FileNotFoundError:
+        return skipped("firewall", "there is no nft to ask")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return skipped("firewall", "nft does not tell its rules")
+    return verdicts.filtered(ruleset, [port])

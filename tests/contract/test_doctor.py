@@ -1,0 +1,307 @@
+"""``flower-agent doctor`` against what it looks at: OneGate, endpoints, Docker, disks, nftables."""
+
+import base64
+import contextlib
+import gc
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from endpoints import authority, closed_port, grpc_server, issue, loopback_leaf, tcp_server
+from fake_superlink import FakeSuperLink
+from onegate import OneGate as Gate
+
+from flower_agent import cli, memory, onegate, report
+from flower_agent.flower import Transport
+from flower_agent.paths import Paths
+from flower_agent.record import Record
+from flower_agent.secret import Secret
+
+# docker-py leaves a socket to the garbage collector where nothing listens.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.usefixtures("collected"),
+]
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "docs/doctor.schema.json").read_text())
+LINK, NODE, LONER = 28, 42, 99
+PASSWORD = "open sesame 42"
+
+
+class Vm:
+    """A VM of a service with a OneGate, and a root of its own."""
+
+    def __init__(self, folder, gate, capsys):
+        self.paths, self.gate, self._capsys = Paths(folder), gate, capsys
+        gate.add_service(7, "flower", [("superlink", 1), ("supernode", 1)])
+        self._link = gate.add_vm(LINK, "superlink_0_(service_7)", "superlink", 7)
+        self.tokens = {NODE: gate.add_vm(NODE, "supernode_0_(service_7)", "supernode", 7)}
+        self.tokens[LONER] = gate.add_vm(LONER, "loner")
+        self.vmid = NODE
+        self.context = {"FLOWER_ROLE": "client"}
+
+    def publish(self, **attributes):
+        """Let the SuperLink's VM publish."""
+        told = {"FLOWER_ROLE": "superlink", "FLOWER_VERSION": "1.25.0", **attributes}
+        with contextlib.closing(
+            onegate.OneGate(onegate.Access(self.gate.url, str(LINK), Secret(self._link)))
+        ) as guest:
+            guest.update(report.render(told))
+
+    def write(self):
+        self.paths.context.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{name}='{value}'\n" for name, value in self.context.items())
+        (self.paths.context / "context.sh.network").write_text(text)
+        head = {"TOKENTXT": self.tokens[self.vmid], "VMID": self.vmid}
+        head["ONEGATE_ENDPOINT"] = self.gate.url
+        lines = "".join(f'export {name}="{value}"\n' for name, value in head.items())
+        (self.paths.context / "one_env").write_text(lines)
+
+    def run(self):
+        """Return the exit code, and each check by its name; the last of several."""
+        self.write()
+        self._capsys.readouterr()
+        code = cli.main(["--root", str(self.paths.root), "doctor", "--json"])
+        out = self._capsys.readouterr().out
+        for secret in (*self.tokens.values(), PASSWORD):
+            assert secret not in out
+        document = json.loads(out)
+        jsonschema.validate(document, SCHEMA)
+        return code, {check["name"]: check for check in document["checks"]}
+
+    def check(self, name):
+        return self.run()[1][name]
+
+
+@pytest.fixture
+def collected():
+    """Let what the test left be collected while its warnings are not heard."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def vm(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with Gate() as gate:
+        yield Vm(tmp_path, gate, capsys)
+
+
+@pytest.fixture
+def served(vm):
+    """A SuperLink's Fleet port with TLS, published with its CA."""
+    with grpc_server(leaf=loopback_leaf()) as address:
+        encoded = base64.b64encode(authority().pem.encode()).decode()
+        vm.publish(FLOWER_ENDPOINT=str(address), FLOWER_CA_CERT=encoded, FLOWER_TLS="YES")
+        yield vm
+
+
+def codes(checks):
+    return {name: check["code"] for name, check in checks.items() if check["code"]}
+
+
+# The SuperLink, as a SuperNode dials it
+
+
+def test_a_superlink_that_onegate_tells_of_is_found_and_dialled_with_its_ca(served):
+    _, checks = served.run()
+    assert checks["onegate"]["detail"] == "service 7 has 2 VMs"
+    assert checks["discover"]["detail"].startswith("the SuperLink is VM 28, 127.0.0.1:")
+    assert checks["superlink"]["detail"].endswith("answers with TLS")
+    assert (checks["discover"]["verdict"], checks["superlink"]["verdict"]) == ("ok", "ok")
+
+
+def test_a_superlink_of_another_ca_is_not_trusted(served):
+    other = issue("another CA")
+    served.context["TLS_CA_CERT"] = base64.b64encode(other.pem.encode()).decode()
+    assert served.check("superlink")["code"] == "endpoint.untrusted"
+
+
+def test_a_superlink_whose_ca_is_not_the_pinned_one_is_refused(served):
+    memory.Memory(served.paths.record).keep(Record(vmid=str(NODE), ca_pin="ab" * 32))
+    assert served.check("superlink")["code"] == "tls.ca_changed"
+
+
+def test_a_certificate_for_another_name_is_told(vm):
+    leaf = issue("superlink", authority(), hosts=("10.1.2.3",))
+    with grpc_server(leaf=leaf) as address:
+        vm.context["FLOWER_SERVER_ADDRESS"] = str(address)
+        vm.context["TLS_CA_CERT"] = base64.b64encode(authority().pem.encode()).decode()
+        assert vm.check("superlink")["code"] == "endpoint.wrong_name"
+
+
+def test_a_closed_port_is_told(vm):
+    vm.context["FLOWER_SERVER_ADDRESS"] = str(closed_port())
+    vm.context["TLS_ENABLED"] = "NO"
+    code, checks = vm.run()
+    assert (code, checks["superlink"]["code"]) == (1, "endpoint.refused")
+
+
+def test_a_superlink_that_has_published_nothing_is_waited_for(vm):
+    assert vm.check("superlink")["code"] == "discover.waiting"
+
+
+def test_a_superlink_of_another_kind_is_told_before_it_is_dialled(served):
+    served.publish(FLOWER_VERSION="1.42.0")
+    assert served.check("discover")["code"] == "version.mixed"
+
+
+def test_a_name_that_cannot_be_resolved_is_told(vm):
+    vm.context["FLOWER_SERVER_ADDRESS"] = "superlink.invalid:9092"
+    _, checks = vm.run()
+    assert checks["dns"]["code"] == "endpoint.unknown_host"
+    assert "superlink.invalid" in checks["dns"]["detail"]
+
+
+def test_a_name_that_can_be_resolved_is_told_with_its_addresses(vm):
+    vm.context["FLOWER_SERVER_ADDRESS"] = "localhost:9092"
+    assert "127.0.0.1" in vm.check("dns")["detail"]
+
+
+def test_a_lone_superexec_dials_its_appio(vm):
+    vm.context = {"FLOWER_ROLE": "superexec", "FLOWER_APPIO_ADDRESS": str(closed_port())}
+    assert vm.check("appio")["code"] == "endpoint.refused"
+    with tcp_server(lambda connection: connection.recv(1)) as address:
+        vm.context["FLOWER_APPIO_ADDRESS"] = str(address)
+        assert vm.check("appio")["verdict"] == "ok"
+
+
+def test_a_superlink_looks_at_its_own_apis(vm):
+    link = FakeSuperLink()
+    vm.paths.tls.mkdir(parents=True)
+    (vm.paths.tls / "ca.crt").write_text(authority().pem)
+    with link.serve(Transport.GRPC, loopback_leaf()) as address:
+        vm.context = {
+            "FLOWER_ROLE": "server",
+            "FLOWER_ADDRESS": "127.0.0.1",
+            "FLOWER_FLEET_PORT": str(address.port),
+            "FLOWER_CONTROL_ADDRESS": "127.0.0.1:1",
+        }
+        _, checks = vm.run()
+        assert checks["superlink"]["code"] == "control.unavailable"  # and the Fleet answered
+        with link.serve(Transport.GRPC, loopback_leaf()) as control:
+            vm.context["FLOWER_CONTROL_ADDRESS"] = str(control)
+            _, checks = vm.run()
+    assert checks["superlink"]["verdict"] == "ok"
+    assert "0 SuperNodes are online" in checks["control"]["detail"]
+
+
+# OneGate and the clock
+
+
+def test_a_onegate_that_is_away_is_told(vm):
+    vm.write()
+    url = vm.gate.url
+    vm.gate.stop()
+    vm.gate.start(port=int(url.rpartition(":")[2]))
+    assert vm.check("onegate")["verdict"] == "ok"
+    vm.gate.stop()
+    (vm.paths.context / "one_env").write_text(
+        f'export TOKENTXT="x"\nexport VMID="42"\nexport ONEGATE_ENDPOINT="{url}"\n'
+    )
+    vm.write = lambda: None
+    assert vm.check("onegate")["code"] == "onegate.down"
+
+
+def test_a_wrong_token_is_told(vm):
+    vm.tokens[NODE] = "d3Jvbmc="
+    assert vm.check("onegate")["code"] == "onegate.refused"
+
+
+@pytest.mark.parametrize(("address", "verdict"), [("", "bad"), ("10.0.0.5", "ok")])
+def test_a_supernode_outside_a_service_needs_an_address(vm, address, verdict):
+    vm.vmid = LONER
+    vm.context["FLOWER_SERVER_ADDRESS"] = address
+    assert vm.check("onegate")["verdict"] == verdict
+
+
+@pytest.mark.parametrize("ahead_s", [60, -60])
+def test_a_clock_that_differs_from_onegates_is_told(vm, ahead_s):
+    vm.gate.ahead_s = ahead_s
+    found = vm.check("clock")
+    assert found["code"] == "clock.skew"
+    assert ("behind" if ahead_s > 0 else "ahead of") in found["detail"]
+
+
+# This machine
+
+
+def test_a_docker_engine_that_is_not_there_is_told(vm):
+    found = vm.check("docker")
+    assert (found["code"], "docker.sock" in found["detail"]) == ("docker.down", True)
+
+
+def test_a_docker_engine_that_answers_is_told_with_its_disk(vm, docker_url, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", docker_url)
+    _, checks = vm.run()
+    assert "answers" in checks["docker"]["detail"]
+    assert checks["docker"]["code"] in (None, "docker.live_restore")
+    assert "/docker has " in checks["disk"]["detail"]
+
+
+def test_an_agent_that_does_not_run_is_a_warning(vm):
+    assert vm.check("agent")["code"] == "agent.stopped"
+
+
+def test_a_context_is_judged_too(vm):
+    vm.context = {"FLOWER_ROLE": "bogus"}
+    code, checks = vm.run()
+    assert (code, checks["context"]["code"]) == (1, "setting.invalid")
+
+
+def test_a_full_disk_is_told(vm, missing):
+    if os.geteuid():
+        missing("root, to mount a tmpfs")
+    vm.paths.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "x", vm.paths.state], check=True)
+    try:
+        vm.write()
+        done = ask(vm)
+    finally:
+        subprocess.run(["umount", vm.paths.state], check=True)
+    assert f"{vm.paths.state} has 1 MiB left of 1 MiB" in done.stdout.replace("\n" + " " * 23, " ")
+    assert "disk.low" in done.stdout
+
+
+def ask(vm, *before):
+    """Run the command as a process of its own, under the words `before`."""
+    command = [*before, sys.executable, "-m", "flower_agent", "doctor", "--root", vm.paths.root]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("tcp dport 9092 accept", "firewall    ok"),
+        ("tcp dport 22 accept", "firewall    bad"),
+    ],
+)
+def test_the_packet_filter_of_this_machine_is_read(vm, missing, rule, expected):
+    if os.geteuid() or not pathlib.Path("/usr/sbin/nft").exists():
+        missing("root and nft, to make rules in a network of its own: apt-get install nftables")
+    vm.context = {"FLOWER_ROLE": "server", "FLOWER_ADDRESS": "127.0.0.1"}
+    vm.write()
+    chain = f"type filter hook input priority 0; policy drop;\n{rule}"
+    rules = f"table inet filter {{\nchain input {{\n{chain}\n}}\n}}\n"
+    (vm.paths.root / "rules").write_text(rules)
+    script = f'nft -f {vm.paths.root}/rules && exec "$@"'
+    done = ask(vm, "unshare", "-n", "sh", "-c", script, "sh")
+    assert expected in done.stdout, done
+
+
+def test_nothing_is_changed(vm, capsys):
+    vm.context["FLOWER_REGISTRY_USER"] = "puller"
+    vm.context["FLOWER_REGISTRY_PASSWORD"] = PASSWORD
+    vm.write()
+    before = sorted((str(p), p.lstat().st_mtime_ns) for p in vm.paths.root.rglob("*"))
+    with contextlib.suppress(SystemExit):
+        cli.main(["--root", str(vm.paths.root), "doctor"])
+    assert sorted((str(p), p.lstat().st_mtime_ns) for p in vm.paths.root.rglob("*")) == before
+    out = capsys.readouterr().out
+    assert out.startswith("trouble: ")
+    assert PASSWORD not in out

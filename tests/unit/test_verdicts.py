@@ -1,0 +1,118 @@
+"""What ``flower-agent doctor`` makes of what it saw; whole answers are in tests/cases/doctor."""
+
+import datetime
+import json
+import os
+import pathlib
+import re
+
+import jsonschema
+import pytest
+
+from flower_agent import screen, verdicts
+from flower_agent.errors import Finding
+from flower_agent.verdicts import GIB, MIB, Room, Verdict
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = ROOT / "tests/cases/doctor"
+SCHEMA = json.loads((ROOT / "docs/doctor.schema.json").read_text())
+RULES = ROOT / "tests/data/nft"
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+DROPS = json.loads((RULES / "drops-by-default.json").read_text())
+SURE = {
+    "agent": verdicts.well("agent", "ready for 3 hours (SuperLink, Flower 1.25.0)"),
+    "docker": verdicts.docker("28.5.1", live_restore=True),
+    "disk": verdicts.disk(Room("/var/lib/docker", 20 * GIB, 40 * GIB, 1000), GIB),
+    "memory": verdicts.memory(3 * GIB, 4 * GIB),
+    "clock": verdicts.clock(-0.4, synchronized=True),
+    "firewall": verdicts.filtered(DROPS, [9092]),
+}
+ANSWERS = {
+    "all-well": [*SURE.values(), verdicts.skipped("dns", "no name is needed")],
+    "with-a-warning": [
+        *SURE.values(),
+        verdicts.docker("20.10.24", live_restore=False),
+        verdicts.clock(None, synchronized=False),
+    ],
+    "in-trouble": [
+        *SURE.values(),
+        verdicts.disk(Room("/var/lib/docker", 100 * MIB, 40 * GIB), GIB),
+        verdicts.clock(12.0, synchronized=True),
+        verdicts.memory(100 * MIB, 4 * GIB),
+        verdicts.filtered(DROPS, [9095]),
+        verdicts.found(
+            "superlink",
+            Finding(
+                "endpoint.untrusted",
+                "The certificate at 10.0.0.5:9092 was not issued by the trusted CA (self-signed)",
+            ),
+        ),
+    ],
+}
+
+
+def same(path, text):
+    if os.environ.get("REGENERATE"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_text_is_that_of_the_case(name):
+    shown = verdicts.render(ANSWERS[name])
+    assert max(map(len, shown.splitlines())) <= screen.WIDTH
+    same(CASES / f"{name}.txt", shown + "\n")
+    assert re.sub("\x1b\\[[0-9]+m", "", verdicts.render(ANSWERS[name], color=True)) == shown
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_json_is_that_of_the_case_and_of_the_schema(name):
+    document = verdicts.document(ANSWERS[name], NOW)
+    jsonschema.validate(document, SCHEMA)
+    same(CASES / f"{name}.json", json.dumps(document, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("all-well", 0), ("with-a-warning", 0), ("in-trouble", 1)]
+)
+def test_only_what_is_wrong_fails(name, code):
+    assert verdicts.exit_code(ANSWERS[name]) == code
+
+
+@pytest.mark.parametrize(
+    ("room", "verdict"),
+    [
+        (Room("/x", GIB, 2 * GIB), Verdict.OK),
+        (Room("/x", GIB - 1, 2 * GIB), Verdict.BAD),
+        (Room("/x", 0, 0), Verdict.BAD),
+        (Room("/x", 2 * GIB, 2 * GIB, 0), Verdict.BAD),
+    ],
+)
+def test_a_disk_wants_room_and_inodes(room, verdict):
+    assert verdicts.disk(room, GIB).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "synchronized", "verdict"),
+    [
+        (None, None, Verdict.OK),
+        (4.9, True, Verdict.OK),
+        (-5.1, True, Verdict.BAD),
+        (5.1, None, Verdict.BAD),
+        (0.0, False, Verdict.WARNING),
+        (60.0, False, Verdict.BAD),
+    ],
+)
+def test_a_clock_agrees_with_onegate_and_is_set_by_somebody(skew_s, synchronized, verdict):
+    assert verdicts.clock(skew_s, synchronized=synchronized).verdict is verdict
+
+
+def test_a_filter_that_nobody_can_read_is_not_judged():
+    iptables = json.loads((RULES / "of-iptables.json").read_text())
+    for rules in (iptables, {"other": 1}):
+        assert verdicts.filtered(rules, [9092]).verdict is Verdict.SKIPPED
+
+
+def test_what_others_said_reaches_the_terminal_printable():
+    shown = verdicts.render([verdicts.well("dns", "\x1b[2J\r")])
+    assert all(c.isprintable() or c == "\n" for c in shown)
