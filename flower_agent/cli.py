@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("container", nargs="?", help="superlink, supernode or superexec (all)")
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
     made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
+    made = command("support", _support, "one archive for a bug report, without secrets")
+    made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
     _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
     _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
     command("down", _down, "stop the agent and remove its containers")
@@ -175,6 +177,12 @@ def _logs(options: argparse.Namespace) -> int:
     from . import operate
 
     return operate.logs(options.name, options.container, options.lines, follow=options.follow)
+
+
+def _support(options: argparse.Namespace) -> int:
+    from . import support
+
+    return support.run(_paths(options), options.name, options.output)
 
 
 def _tls_show(options: argparse.Namespace) -> int:

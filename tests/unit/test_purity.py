@@ -11,8 +11,8 @@ PURE = (
     "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
     "discovery", "enrolment", "errors", "exit_table", "exits", "firewall", "flower", "gpu",
     "gpu_probe", "images", "interfaces", "life", "lookups", "mounts", "names", "offers", "parsers",
-    "pem", "plan", "protobuf", "record", "reference", "report", "roles", "roster", "rules",
-    "screen", "secret", "settings", "sockets", "status", "upgrade", "variable", "verdicts",
+    "pem", "plan", "protobuf", "record", "redaction", "reference", "report", "roles", "roster",
+    "rules", "screen", "secret", "settings", "sockets", "status", "upgrade", "variable", "verdicts",
 )  # fmt: skip
 
 WORLD = {
