@@ -18,9 +18,9 @@ SOURCE = ROOT / "flower_agent"
 GENERATED = {"docs/errors.md", "docs/variables.md"}
 ELSEWHERE = {"contrib/app/README.md"}
 OURS = (
-    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/failures.md",
-    "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md", "docs/sandbox.md",
-    "docs/status.md", "docs/versions.md",
+    "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/deploy.md",
+    "docs/failures.md", "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md",
+    "docs/sandbox.md", "docs/status.md", "docs/versions.md",
 )  # fmt: skip
 PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))
 
@@ -28,7 +28,7 @@ OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME"}
 NO_CODES = {"area.what", "context.node_config"}
 """The pattern of a code, and a name of Flower's."""
 
-FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|network|online|local)"
+FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|network|online|local)"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
 SPAN = re.compile(r"`([^`\n]+)`")
