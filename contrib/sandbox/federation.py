@@ -2,8 +2,10 @@
 """A whole federation on one machine: a OneGate, one SuperLink and two SuperNodes.
 
 Each "VM" is a directory with the files that OpenNebula's contextualization leaves, and an agent of
-its own (``--root``, ``--name``, own ports). The order is OneFlow's: the SuperLink's VM first, the
-SuperNodes' once its READY gate is open. ``contrib/sandbox/run`` calls this; tests use `Federation`.
+its own (``--root``, ``--name``, own ports). Its CONTEXT is what OneFlow and oned make of the
+templates in contrib/templates; ports and loopback addresses are added, since all share a machine.
+The order is OneFlow's: the SuperLink's VM first, the SuperNodes' once its READY gate is open.
+``contrib/sandbox/run`` calls this; tests use `Federation`.
 """
 
 import argparse
@@ -27,6 +29,12 @@ from flower_agent import flower
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
+sys.path.append(str(REPOSITORY / "contrib" / "templates"))
+
+import oneflow  # noqa: E402 - found beside this file, as the next in contrib/templates
+import service_template  # noqa: E402
+import vm_templates  # noqa: E402
+
 APP = REPOSITORY / "contrib" / "app"
 SERVICE = 7
 FIRST_VMID = 41
@@ -56,6 +64,9 @@ class Machine:
     variables: Mapping[str, str]
     """Its CONTEXT, without what OneGate adds."""
 
+    attributes: Mapping[str, Any]
+    """Its USER_TEMPLATE, without what OneGate adds."""
+
 
 class Federation:
     """A OneGate and agents as processes of this machine; `up` begins, `down` ends all."""
@@ -79,6 +90,7 @@ class Federation:
         self._environment = {**os.environ, **(environment or {})}
         self._common = {"ML_FRAMEWORK": "sklearn", **(variables or {})}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._templates = deployable()
         self.superlink = self._machine(0, "superlink", 0)
         self.supernodes = tuple(self._machine(i + 1, "supernode", i) for i in range(supernodes))
 
@@ -143,6 +155,7 @@ class Federation:
             "name": machine.name,
             "role": machine.role,
             "service_id": SERVICE,
+            "user_template": machine.attributes,
         }
         token = self.onegate("POST", "/sandbox/vms", declared)["token"]
         self.write_context(machine, machine.variables, token=token)
@@ -301,8 +314,10 @@ class Federation:
 
     def _machine(self, index: int, role: str, number: int) -> Machine:
         port = self.base_port + index * PORTS_A_VM
+        name = f"{role}_{number}_(service_{SERVICE})"
+        booted = oneflow.boot(self._templates[role], name=name)
         variables = {
-            "FLOWER_ROLE": "server" if role == "superlink" else "client",
+            **booted.context,
             "FLOWER_HEALTH_PORT": str(port + 7),
             "ETH0_IP": "127.0.0.1",
             **self._common,
@@ -315,15 +330,16 @@ class Federation:
                 "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self.control_port}",
             }
         else:
-            variables |= {"FLOWER_CLIENTAPPIO_PORT": str(port + 4), "FLOWER_SERVER_ADDRESS": ""}
+            variables |= {"FLOWER_CLIENTAPPIO_PORT": str(port + 4)}
         short = role if role == "superlink" else f"{role}-{number}"
         return Machine(
             vmid=FIRST_VMID + index,
-            name=f"{role}_{number}_(service_{SERVICE})",
+            name=name,
             role=role,
             root=self.directory / short,
             prefix=f"{self._name}-{short}",
             variables=variables,
+            attributes=booted.attributes,
         )
 
     def _log(self, name: str) -> pathlib.Path:
@@ -362,6 +378,17 @@ class Federation:
                         break
                     time.sleep(0.05)
         self._pid(name).unlink(missing_ok=True)
+
+
+def deployable() -> dict[str, str]:
+    """Return for each role the text with which OneFlow would ask for its VMs, inputs left empty."""
+    cloud = vm_templates.Cloud(network="private")
+    kinds = {kind.name: vm_templates.attributes(kind, cloud) for kind in vm_templates.KINDS}
+    service = service_template.service({role: number for number, role in enumerate(kinds)}, 0)
+    values = service_template.values(service)["user_inputs_values"]
+    oneflow.check(service, values)
+    more = oneflow.contents(service, values, {service_template.NETWORK: "0"})
+    return {role: oneflow.raw(kinds[role], more[role]) for role in service_template.ROLES}
 
 
 def context_text(variables: Mapping[str, str]) -> str:
