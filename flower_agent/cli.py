@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import __version__, status_command
+from . import files, status_command
 from .errors import AgentError
 from .paths import Paths
 
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if not options.name and options.run is not _run:  # an agent of its own root tells its name
         options.name = str((status_command.document(_paths(options)) or {}).get("name") or "")
     try:
@@ -45,16 +45,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="flower-agent", description="Turns this VM into its Flower role.")
-    parser.add_argument("--version", action="version", version=f"flower-agent {__version__}")
-    _common(
-        parser, os.environ.get("FLOWER_AGENT_ROOT", "/"), os.environ.get("FLOWER_AGENT_NAME", "")
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import about
+
+        print(about.text())
+        parser.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; the man page and the completions are made from it."""
+    made = _Parser(prog="flower-agent", description="Turns this VM into its Flower role.")
+    made.add_argument("--version", action=_Version, nargs=0, help="version, package and commit")
+    _common(made, os.environ.get("FLOWER_AGENT_ROOT", "/"), os.environ.get("FLOWER_AGENT_NAME", ""))
+    _add_commands(made.add_subparsers(required=True, metavar="COMMAND"))
+    return made
+
+
+def _add_commands(commands: Any) -> None:
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
         made.set_defaults(run=run)
         _common(made, argparse.SUPPRESS, argparse.SUPPRESS)
         return made
@@ -80,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     command("down", _down, "stop the agent and remove its containers")
     made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
     made.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:

@@ -20,13 +20,14 @@ ELSEWHERE = {"contrib/app/README.md"}
 OURS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/deploy.md",
     "docs/failures.md", "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md",
+    "docs/packages.md",
     "docs/sandbox.md", "docs/status.md", "docs/versions.md",
 )  # fmt: skip
 PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))
 
-OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME"}
-NO_CODES = {"area.what", "context.node_config"}
-"""The pattern of a code, and a name of Flower's."""
+OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME", "FLOWER_AGENT_MAINTAINER"}
+NO_CODES = {"area.what", "context.node_config", "docker.io"}
+"""The pattern of a code, a name of Flower's, and a package of Debian's."""
 
 FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|network|online|local)"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -82,7 +83,7 @@ def attributes():
 
 
 def subcommands():
-    actions = cli._parser()._subparsers._group_actions
+    actions = cli.parser()._subparsers._group_actions
     found = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
     return set(found[0].choices)
 

@@ -1,0 +1,130 @@
+"""The units by themselves: systemd takes them, orders them without a cycle, and they are shut."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SYSTEMD = ROOT / "systemd"
+UNIT = SYSTEMD / "flower-agent.service"
+EXPOSURE_LIMIT = 2.0
+STAND_INS = ROOT / "tests" / "boot" / "one-context"
+"""one-context's units as its package orders them."""
+
+
+def settings(unit, section):
+    """Return the settings of a section, each with all its values."""
+    found, here = {}, False
+    for line in unit.read_text().splitlines():
+        if line.startswith("["):
+            here = line == f"[{section}]"
+        elif here and "=" in line and line[0] != "#":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+@pytest.fixture
+def root(tree, tmp_path):
+    """A tree with the package, one-context's units, Docker's, and the host's targets."""
+    target = tmp_path / "root"
+    units = target / "usr/lib/systemd/system"
+    units.parent.mkdir(parents=True)
+    shutil.copytree("/usr/lib/systemd/system", units, symlinks=True)
+    shutil.copytree(tree / "usr/lib/systemd/system", units, dirs_exist_ok=True)
+    shutil.copytree(STAND_INS / "units", units, dirs_exist_ok=True)
+    (units / "docker.service").write_text("[Service]\nExecStart=/usr/bin/true\n")
+    for program in (
+        "bin/sh",
+        "bin/kill",
+        "usr/bin/true",
+        "usr/bin/flower-agent",
+        "usr/sbin/one-contextd",
+    ):
+        place = target / program
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("#!/bin/sh\n")
+        place.chmod(0o755)
+    wants = target / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    for name in ("flower-agent.service", "flower-agent-online.target", *one_context()):
+        (wants / name).symlink_to(f"/usr/lib/systemd/system/{name}")
+    (target / "etc/systemd/system/default.target").symlink_to(
+        "/usr/lib/systemd/system/multi-user.target"
+    )
+    return target
+
+
+def one_context():
+    return [f"one-context{stage}.service" for stage in ("-local", "-online", "")]
+
+
+def verify(program, root, *units):
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", f"--root={root}", *units],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    ours = [line for line in told.splitlines() if re.search(r"flower|one-context|cycle", line)]
+    return "\n".join(ours)
+
+
+def test_systemd_takes_the_units_and_orders_them_without_a_cycle(program, root):
+    units = ["flower-agent.service", "flower-agent-online.target", *one_context()]
+    assert verify(program, root, "multi-user.target", *units) == ""
+
+
+def test_an_ordering_after_one_context_itself_would_be_a_cycle(program, root):
+    """The check above can see one."""
+    unit = root / "usr/lib/systemd/system/flower-agent.service"
+    unit.write_text(unit.read_text().replace("one-context-online.service", "one-context.service"))
+    assert "ordering cycle" in verify(program, root, "multi-user.target")
+
+
+def test_the_service_is_shut_off_from_what_it_does_not_need(program):
+    done = subprocess.run(
+        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", UNIT],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)[1])
+    assert exposure <= EXPOSURE_LIMIT
+
+
+def test_no_unit_goes_down_with_docker_or_the_network():
+    for unit in SYSTEMD.glob("flower-agent*"):
+        for name in ("PartOf", "BindsTo", "Requisite", "StopPropagatedFrom"):
+            assert name not in settings(unit, "Unit"), unit
+
+
+def test_every_ordering_of_the_service_says_why():
+    lines = UNIT.read_text().splitlines()
+    ordering = [i for i, line in enumerate(lines) if re.match(r"(After|Before|Wants)=", line)]
+    assert ordering
+    for index in ordering:
+        assert lines[index - 1].startswith("#"), lines[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Type", "notify"),
+        ("Restart", "always"),
+        ("RestartSec", "1"),
+        ("WatchdogSec", "120"),
+        ("OOMScoreAdjust", "-900"),
+        ("LimitCORE", "0"),
+        ("CapabilityBoundingSet", ""),
+        ("StateDirectory", "flower-agent"),
+        ("RuntimeDirectory", "flower-agent"),
+    ],
+)
+def test_the_service_says(name, value):
+    assert settings(UNIT, "Service")[name] == [value]
+
+
+def test_the_image_enables_the_service_and_nothing_that_waits():
+    preset = (SYSTEMD / "80-flower-agent.preset").read_text().splitlines()
+    rules = [line for line in preset if not line.startswith("#")]
+    assert rules == ["enable flower-agent.service", "disable flower-agent-online.target"]
