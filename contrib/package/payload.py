@@ -119,7 +119,7 @@ def describe(
         "description": DESCRIPTION if target.form is Form.DEB else DESCRIPTION.partition("\n")[2],
         "license": "Apache-2.0",
         "mtime": _date(source.epoch),
-        "depends": [*target.depends, GLIBC[target.form], *_SYSTEMD[target.form]],
+        "depends": [*target.depends, GLIBC[target.form], "systemd"],
         "recommends": list(target.recommends),
         "suggests": list(target.suggests),
         "conflicts": list(CONFLICTS),
@@ -135,10 +135,6 @@ def describe(
             "scripts": {k: v for k, v in scripts.items() if k == "posttrans"},
         },
     }
-
-
-_SYSTEMD = {Form.DEB: (), Form.RPM: ("systemd",)}
-"""Every Debian and Ubuntu with an init system has it; a container image may not need it."""
 
 
 def package_name(target: Target, architecture: str) -> str:
@@ -180,6 +176,8 @@ def _units(payload: Payload) -> None:
             payload.file(f"{UNITS}/{unit.name}", unit, epoch=last_change(unit))
         elif unit.suffix == ".preset":
             payload.file(f"/usr/lib/systemd/system-preset/{unit.name}", unit)
+        elif unit.suffix == ".sysusers":
+            payload.file(f"/usr/lib/sysusers.d/{NAME}.conf", unit)
 
 
 def _manuals(payload: Payload, target: Target, source: Source) -> None:

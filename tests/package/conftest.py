@@ -11,10 +11,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "contrib" / "package"), str(ROOT / "contrib" / "sandbox")]
 
+import assemble  # noqa: E402
 import libraries  # noqa: E402
 import targets  # noqa: E402
-
-import build  # noqa: E402
 
 
 def of_this_machine():
@@ -27,12 +26,12 @@ def of_this_machine():
 @pytest.fixture(scope="session")
 def make(tmp_path_factory):
     """Builds a package for amd64 into a directory of its own."""
-    nfpm = libraries.tool(build.CACHE)
+    nfpm = libraries.tool(assemble.CACHE)
     chosen = {target.name: target for target in targets.TARGETS}
 
     def built(name, source=None, architecture="amd64"):
         out = tmp_path_factory.mktemp("dist")
-        return build.build(nfpm, chosen[name], architecture, out, source)
+        return assemble.build(nfpm, chosen[name], architecture, out, source)
 
     return built
 

@@ -7,19 +7,18 @@ import subprocess
 import tomllib
 import zipfile
 
+import assemble
 import libraries
 import pytest
 import targets
 from conftest import ROOT
-
-import build
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)( \\\n    --hash=sha256:[0-9a-f]{64})+$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["debian12", "el9"])
 def test_two_builds_of_one_source_are_the_same_bytes(make, name, monkeypatch, tmp_path):
-    source = build.find_source()
+    source = assemble.find_source()
     first = make(name, source)
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     monkeypatch.setenv("LC_ALL", "C")
@@ -37,7 +36,7 @@ def test_two_builds_of_one_source_are_the_same_bytes(make, name, monkeypatch, tm
 
 def test_dates_are_those_of_source_date_epoch(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert build.find_source().epoch == 1700000000
+    assert assemble.find_source().epoch == 1700000000
 
 
 def test_every_library_is_pinned_with_hashes_and_in_the_range_of_the_project():
@@ -79,7 +78,7 @@ def test_the_table_has_both_formats_and_every_interpreter_a_wheel():
 
 
 def test_an_unknown_target_is_refused_with_the_names_of_all():
-    command = [ROOT / "build/venv/bin/python", ROOT / "contrib/package/build.py", "debian99"]
+    command = [ROOT / "build/venv/bin/python", ROOT / "contrib/package/assemble.py", "debian99"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "debian99; there are debian12" in done.stderr
