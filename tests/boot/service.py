@@ -117,7 +117,9 @@ class Service:
                 return found
             time.sleep(0.2)
         words = self.vms[role].try_("flower-agent", "status")[1]
-        log = self.vms[role].try_("journalctl", "-b", "--no-pager", "-t", "flower-agent", "-n", "60")[1]
+        log = self.vms[role].try_(
+            "journalctl", "-b", "--no-pager", "-t", "flower-agent", "-n", "60"
+        )[1]
         raise AssertionError(f"{role} is not ready after {timeout_s:.0f} s:\n{words}\n{log}")
 
     def end(self):
