@@ -18,7 +18,10 @@ ONEGATE = f"http://127.0.0.1:{ONEGATE_PORT}"
 SERVICE = 7
 SUPERLINK, SUPERNODE = "superlink", "supernode"
 VMIDS = {SUPERLINK: 41, SUPERNODE: 42}
-READY_S = 120.0
+READY_S = 180.0
+"""A SuperNode that was killed waits 60 to 70 s of it: so long Flower takes its last connection for
+alive, and turns its key away."""
+
 CALL = (
     "import sys, urllib.request as u; body = sys.stdin.buffer.read() or None;"
     "q = u.Request(sys.argv[2], data=body, method=sys.argv[1]);"

@@ -20,6 +20,11 @@ def version(machine):
     return machine.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "flower-agent")
 
 
+def warnings(machine):
+    """Return the codes of what its status warns of."""
+    return {each["code"] for each in machine.status()["warnings"]}
+
+
 def daemon_reloads(machine):
     """Return how often systemd read its units anew."""
     return machine.journal("_PID=1").splitlines().count("Reloading.")
@@ -94,6 +99,7 @@ def test_a_removal_takes_the_containers_and_keeps_the_state(two, packages):
 def test_a_purge_leaves_nothing_but_the_training_data(two, packages):
     made, _ = packages
     machine = two.supernode
+    old_node = two.attributes(SUPERNODE)["FLOWER_NODE_ID"]
     machine.run("sh", "-c", f"echo 1 >{STATE}/data/mine.csv")
     machine.run("dpkg", "--purge", "flower-agent")
     assert machine.run("find", STATE).split() == [STATE, f"{STATE}/data", f"{STATE}/data/mine.csv"]
@@ -103,5 +109,10 @@ def test_a_purge_leaves_nothing_but_the_training_data(two, packages):
     assert machine.run("systemctl", "--failed", "--plain", "--no-legend") == ""
     machine.run("dpkg", "--install", put(machine, made["new"]))
     machine.reboot()
+    # Its key went, too, and the SuperLink pinned the first one of this VM.
+    vm.wait_for(lambda: "enrol.key_changed" in warnings(two.superlink), "the refusal")
+    two.superlink.run("flower-agent", "nodes", "unregister", old_node)
     two.wait_ready(SUPERNODE)
+    assert two.attributes(SUPERNODE)["FLOWER_NODE_ID"] != old_node
     vm.wait_for(lambda: two.attributes(SUPERLINK)["FLOWER_NODES"] == "1", "one node")
+    vm.wait_for(lambda: "enrol.key_changed" not in warnings(two.superlink), "content")
