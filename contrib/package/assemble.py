@@ -62,13 +62,17 @@ def build(
         file = out / _file_name(target, architecture)
         command = [nfpm, "package", f"--config={description}", f"--packager={form}"]
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(source.epoch), "TZ": "UTC"}
-        subprocess.run(
+        done = subprocess.run(
             [*command, f"--target={file}"],
-            check=True,
+            check=False,
             env=environment,
             timeout=PACK_S,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        if done.returncode != 0:
+            raise SystemExit(f"nfpm makes no {file.name}: {done.stdout.strip()}")
     return file
 
 
