@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import files, status_command
+from . import status_command
 from .errors import AgentError
 from .paths import Paths
 
@@ -63,7 +63,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_commands(commands: Any) -> None:
-
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
         made.set_defaults(run=run)

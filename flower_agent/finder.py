@@ -192,3 +192,7 @@ def fixed(settings: Settings) -> SuperLink | None:
 def wants_ca(settings: Settings) -> bool:
     """Tell whether OneGate must hand the CA over."""
     return settings.tls and settings.tls_ca_cert is None
+
+
+def _vm(client: OneGate, vmid: str) -> discovery.Peer:
+    return discovery.parse_vm(client.vm(vmid))

@@ -75,7 +75,7 @@ def _superlink(
     ca_pem = None
     if node_trust.trust_of(settings) is Trust.CA:
         held_pem = Keyring(paths.tls).held_ca()
-        ca_pem = node_trust.trusted_ca(settings, link, record, held_pem)
+        ca_pem = node_trust.trusted_ca(settings, link.ca_pem, record, held_pem)
     _dial(prober, settings, link.endpoint, ca_pem, link.endpoint.host)
     yield well("superlink", f"{link.endpoint} answers{' with TLS' if settings.tls else ''}")
 

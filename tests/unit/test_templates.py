@@ -279,7 +279,10 @@ def test_a_vm_by_itself_would_start_with_what_it_must_be_told(name, tmp_path, ca
     must = {key for key, text in asked.items() if text.startswith("M|")}
     assert must == set(ALONE[name])
     code, words = checked(booted(kind, ALONE[name]).context, tmp_path, capsys)
-    assert words == f"it would start as {kind.role} with Flower {flower.DEFAULT}\n"
+    plain = "warning: appio.plaintext: " if name == "superexec" else ""  # Flower 1.25 has no other
+    assert words.startswith(plain)
+    assert words.count("warning: ") == bool(plain)
+    assert words.endswith(f"it would start as {kind.role} with Flower {flower.DEFAULT}\n")
     assert code == 0
 
 
