@@ -372,7 +372,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "tls.expires_soon": (
         "A certificate ends soon and the agent cannot renew it: it was given.",
-        "Renew it, then set TLS_CERT and TLS_KEY anew.",
+        "Renew it, then set TLS_CERT and TLS_KEY anew, or replace it in /etc/flower-agent/tls.",
     ),
     "tls.fingerprint": (
         "The CA is not the one that FLOWER_CA_FINGERPRINT names.",
@@ -384,7 +384,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "tls.not_own": (
         "The certificate was given, so the agent has no CA to renew it with.",
-        "Set TLS_CERT and TLS_KEY anew.",
+        "Set TLS_CERT and TLS_KEY anew, or put the pair into /etc/flower-agent/tls.",
     ),
     "tls.not_covered": (
         "The given certificate does not name the address that nodes dial.",

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 STARTS_WITHIN_S = 60.0
 """Without live-restore dockerd first stops what survived it."""
@@ -30,13 +30,24 @@ FIRST += "while True: signal.pause()"
 class SecondEngine:
     """One pretended VM's Docker; `start` boots the VM where it is off. `close` leaves nothing."""
 
-    def __init__(self, *, network: Sequence[str] = ()) -> None:
-        """Prepare it; `network` is the command that enters a network namespace."""
+    def __init__(
+        self, *, network: Sequence[str] = (), hosts: Mapping[str, str] | None = None
+    ) -> None:
+        """Prepare it; `network` is the command that enters a network namespace.
+
+        `hosts` are names that mean an address in it.
+        """
         self._network = tuple(network)
+        self._hosts = hosts or {}
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="fd-", dir="/var/tmp"))
         self.url = f"unix://{self.directory}/docker.sock"
         self._first: subprocess.Popen[bytes] | None = None
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """The command that goes there, but keeps the machine's processes in sight."""
+        return ("nsenter", "--target", self._target(), "--mount", "--net", "--")
 
     @property
     def is_on(self) -> bool:
@@ -165,6 +176,11 @@ class SecondEngine:
         assert self._first.stdout is not None
         self._first.stdout.readline()
         self._inside("mount", "-t", "tmpfs", "run", "/run")
+        if self._hosts:
+            known = self.directory / "hosts"
+            rows = {"localhost": "127.0.0.1", **self._hosts}
+            known.write_text("".join(f"{address} {name}\n" for name, address in rows.items()))
+            self._inside("mount", "--bind", str(known), "/etc/hosts")
         (self.directory / "docker.sock").unlink(missing_ok=True)
         settings = 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
         settings += f'root = "{self.directory}/containerd"\nstate = "/run/containerd"\n'
@@ -189,17 +205,13 @@ class SecondEngine:
         subprocess.run([*self._enter(), *command], check=True, timeout=30)
 
     def _enter(self) -> list[str]:
+        return ["nsenter", "--target", self._target(), "--pid", "--mount", "--net", "--"]
+
+    def _target(self) -> str:
+        """Return the id of the namespace's first process."""
         assert self._first is not None
         children = pathlib.Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children")
-        return [
-            "nsenter",
-            "--target",
-            children.read_text().split()[0],
-            "--pid",
-            "--mount",
-            "--net",
-            "--",
-        ]
+        return children.read_text().split()[0]
 
     def _log(self, program: str) -> pathlib.Path:
         return self.directory / f"{program}.log"

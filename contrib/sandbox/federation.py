@@ -71,6 +71,9 @@ class Machine:
 class Federation:
     """A OneGate and agents as processes of this machine; `up` begins, `down` ends all."""
 
+    control_host = "127.0.0.1"
+    """How the Control API is called: a name where the certificate has no address."""
+
     def __init__(
         self,
         directory: pathlib.Path,
@@ -269,6 +272,8 @@ class Federation:
         }
         for variable, value in environment.items():
             command += ["-e", f"{variable}={value}"]
+        if self.control_host != "127.0.0.1":
+            command += ["--add-host", f"{self.control_host}:127.0.0.1"]
         command += ["-v", f"{work}:/app/work", "-w", "/app/work/app"]
         command += ["--entrypoint", "flwr", flower.image("flwr", "superexec", self.version)]
         command += ["run", ".", "sandbox", "--stream"]
@@ -293,7 +298,7 @@ class Federation:
         app = work / "app"
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", work / "ca.crt")
-        told = f'address = "127.0.0.1:{self.control_port}"\nroot-certificates = '
+        told = f'address = "{self.control_host}:{self.control_port}"\nroot-certificates = '
         if self.version.release < flower.CONFIG_TOML_SINCE:
             with (app / "pyproject.toml").open("a") as file:
                 file.write(f'\n[tool.flwr.federations.sandbox]\n{told}"../ca.crt"\n')

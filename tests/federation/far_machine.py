@@ -8,37 +8,42 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 
 from second_engine import SecondEngine
 
 HERE, THERE = "10.222.77.1", "10.222.77.2"
 """The two ends of the cable."""
 
+PUBLIC, BEHIND = "10.222.78.1", "10.222.78.2"
+"""The two ends of the second cable, where a router stands at THERE; it is known as PUBLIC."""
+
 LENGTH = 30
 
 
 class FarMachine:
-    """`close` leaves nothing behind."""
+    """Another machine; `close` leaves nothing behind.
 
-    def __init__(self) -> None:
-        self.name = f"flower-{os.getpid()}"
-        self._cable = f"fa{os.getpid()}"
-        self.enter = ("nsenter", f"--net=/run/netns/{self.name}", "--")
-        """The command that goes there."""
+    With `forwards` (port of the router → port at HERE) a router with NAT stands between: neither
+    side can reach the other but through those ports. `hosts` are names that mean PUBLIC over there.
+    """
 
+    def __init__(
+        self, *, forwards: Mapping[int, int] | None = None, hosts: Iterable[str] = ()
+    ) -> None:
+        name = f"flower-{os.getpid()}"
+        self._cable = f"fa{os.getpid()}b"
         with contextlib.ExitStack() as undo:
-            _run("ip", "netns", "add", self.name)
-            undo.callback(_run, "ip", "netns", "delete", self.name)
-            far = f"{self._cable}b"
-            _run("ip", "link", "add", self._cable, "type", "veth", "peer", "name", far)
-            undo.callback(_run, "ip", "link", "delete", self._cable)
-            _run("ip", "link", "set", far, "netns", self.name)
-            _run("ip", "address", "add", f"{HERE}/{LENGTH}", "dev", self._cable)
-            _run("ip", "link", "set", self._cable, "up")
-            self.run("ip", "address", "add", f"{THERE}/{LENGTH}", "dev", far)
-            self.run("ip", "link", "set", far, "up")
-            self.run("ip", "link", "set", "lo", "up")
-            self.engine = SecondEngine(network=self.enter)
+            self._undo = undo
+            self.enter = self._namespace(name)
+            if forwards is None:
+                self._connect((), HERE, self.enter, THERE, self._cable)
+            else:
+                router = self._namespace(f"{name}-r")
+                self._connect((), HERE, router, THERE, f"fa{os.getpid()}r")
+                self._connect(router, PUBLIC, self.enter, BEHIND, self._cable)
+                _nat(router, forwards)
+            self.engine = SecondEngine(network=self.enter, hosts=dict.fromkeys(hosts, PUBLIC))
             undo.callback(self.engine.close)
             self.engine.start()
             self._undo = undo.pop_all()
@@ -47,17 +52,40 @@ class FarMachine:
         """Run a command there; return what it printed."""
         return _run(*self.enter, *command)
 
-    def unplug(self) -> None:
-        """Pull the cable: packets are lost, and nobody is told."""
-        self.run("ip", "link", "set", f"{self._cable}b", "down")
-
-    def plug(self) -> None:
-        """Put it back."""
-        self.run("ip", "link", "set", f"{self._cable}b", "up")
-
     def close(self) -> None:
         """Take all away."""
         self._undo.close()
+
+    def _namespace(self, name: str) -> tuple[str, ...]:
+        """Make a network namespace; return the command that goes there."""
+        _run("ip", "netns", "add", name)
+        self._undo.callback(_run, "ip", "netns", "delete", name)
+        enter = ("nsenter", f"--net=/run/netns/{name}", "--")
+        _run(*enter, "ip", "link", "set", "lo", "up")
+        return enter
+
+    def _connect(
+        self, near: Sequence[str], here: str, far: Sequence[str], there: str, cable: str
+    ) -> None:
+        """Lay a cable between two namespaces; it goes with the last of its ends."""
+        target = far[1].removeprefix("--net=")
+        near_end = f"{cable}n"
+        _run(*near, "ip", "link", "add", near_end, "type", "veth", "peer", cable, "netns", target)
+        if not near:
+            self._undo.callback(_run, "ip", "link", "delete", near_end)
+        for enter, end, address in ((near, near_end, here), (far, cable, there)):
+            _run(*enter, "ip", "address", "add", f"{address}/{LENGTH}", "dev", end)
+            _run(*enter, "ip", "link", "set", end, "up")
+
+
+def _nat(router: Sequence[str], forwards: Mapping[int, int]) -> None:
+    """Let the router forward those ports of PUBLIC, and hide whoever comes."""
+    _run(*router, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    nat = (*router, "iptables", "-t", "nat", "-A")
+    for public, port in forwards.items():
+        match = ("-d", PUBLIC, "-p", "tcp", "--dport", str(public))
+        _run(*nat, "PREROUTING", *match, "-j", "DNAT", "--to-destination", f"{HERE}:{port}")
+    _run(*nat, "POSTROUTING", "-j", "MASQUERADE")
 
 
 class Proxy:

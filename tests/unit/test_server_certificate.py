@@ -1,6 +1,9 @@
 """Which certificate a SuperLink shows, turn by turn, while files come, change and go."""
 
 import datetime
+import os
+import pathlib
+import subprocess
 
 import pytest
 from authority import DAY, NOW, issue, secret
@@ -17,6 +20,7 @@ from flower_agent.record import Record
 from flower_agent.server_certificate import ServerCertificate
 from flower_agent.turn import Turn
 
+HOOK = pathlib.Path(__file__).parents[2] / "contrib/certbot/flower-agent"
 NAME = "fl.example.org"
 END = NOW + 3650 * DAY
 CA = issue("corporate root", ca=True, usage="key_cert_sign", end=END)
@@ -268,3 +272,45 @@ def test_every_usual_form_of_a_key_is_taken(link, form):
     (link.folder / KEY).write_text(parameters + secret(issued.key, form).reveal())
     link.turn()
     assert link.shows() == issued.certificate
+
+
+# certbot's hook
+
+
+def hook(lineage, into, **more):
+    environment = {"PATH": os.defpath, "RENEWED_LINEAGE": str(lineage), **more}
+    environment |= {"FLOWER_AGENT_TLS": str(into)}
+    done = subprocess.run([HOOK], env=environment, capture_output=True, check=False, timeout=10)
+    return done.returncode
+
+
+def test_the_hook_hands_over_both_files_for_nobody_else_to_read(tmp_path):
+    lineage, into = tmp_path / "live/fl.example.org", tmp_path / "etc/tls"
+    lineage.mkdir(parents=True)
+    for name in (CHAIN, KEY):
+        (tmp_path / name).write_text(f"renewed {name}")
+        (lineage / name).symlink_to(tmp_path / name)
+    assert hook(lineage, into) == 0
+    assert sorted(path.name for path in into.iterdir()) == [CHAIN, KEY]
+    for name in (CHAIN, KEY):
+        assert (into / name).read_text() == f"renewed {name}"
+        assert not (into / name).is_symlink()
+        assert (into / name).stat().st_mode & 0o777 == 0o600
+    assert into.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_hook_leaves_other_certificates_of_the_vm_alone(tmp_path):
+    into = tmp_path / "tls"
+    assert hook(tmp_path / "live/www", into, FLOWER_AGENT_LINEAGE="fl.example.org") == 0
+    assert not into.exists()
+
+
+def test_a_hook_that_cannot_copy_changes_nothing_and_fails(tmp_path):
+    lineage, into = tmp_path / "live", tmp_path / "tls"
+    lineage.mkdir()
+    into.mkdir()
+    (into / CHAIN).write_text("before")
+    (lineage / KEY).write_text("new")
+    assert hook(lineage, into) != 0
+    assert (into / CHAIN).read_text() == "before"
+    assert not (into / KEY).exists()
