@@ -31,6 +31,17 @@ SOURCES = {
     Trust.INSECURE: trust.Source.OFF,
 }
 
+HINTS = {
+    "endpoint.refused": "On the AppIo's VM set FLOWER_APPIO_LISTEN to what FLOWER_APPIO_ADDRESS "
+    "says here, and look at its flower-agent status.",
+    "endpoint.plaintext": "Set TLS_ENABLED and FLOWER_VERSION alike on both VMs.",
+    "endpoint.wrong_name": "Set FLOWER_TLS_SANS on the AppIo's VM to what is dialled here.",
+    "endpoint.not_flower": "Check the port in FLOWER_APPIO_ADDRESS.",
+    "endpoint.untrusted": "Compare fingerprints: ca here, appio_ca (SuperNode) or ca (SuperLink) "
+    "in flower-agent status there.",
+}
+"""What to do about an AppIo that answers otherwise; the usual words are a SuperNode's."""
+
 
 class SuperExec:
     """What a VM with one SuperExec does beside its container."""
@@ -66,9 +77,11 @@ class SuperExec:
         try:
             self._look.judge(_attach(settings), ca_pem, tls=tls, http=http, now=turn.monotonic)
         except AgentError as error:
-            if error.finding.code.startswith("endpoint."):
+            found = error.finding
+            if found.code.startswith("endpoint."):
                 self._search.forget()  # another VM may have the address by now
-            raise
+            hint = HINTS.get(found.code, found.hint)
+            raise AgentError(found.code, found.message, hint, retryable=True) from error
 
     def check(self, turn: Turn, running: Running) -> None:  # noqa: ARG002  # a Duty's shape
         """Raise AgentError while it is not attached."""

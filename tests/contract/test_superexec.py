@@ -257,15 +257,16 @@ def may_start(vm, address, after_s=0.0):
     """Return the code of what keeps the container from starting; None when it may."""
     vm.context["FLOWER_APPIO_ADDRESS"] = str(address)
     vm.now += after_s
-    code = None
+    found = None
     for _ in range(2):
         try:
             vm.duty.may_start(vm.turn())
-            code = None
+            found = None
         except AgentError as error:
-            code = error.finding.code
+            found = error.finding
         vm.settle()
-    return code
+    assert found is None or "FLOWER_SERVER_ADDRESS" not in found.hint, "that is a SuperNode's"
+    return found.code if found else None
 
 
 def trusting(vm, ca):
