@@ -56,6 +56,7 @@ class AcmeServer:
     ) -> None:
         self._directory = directory
         directory.mkdir()
+        (directory / "issued").mkdir()
         self._programs = directory / "programs/bin"
         venv.create(directory / "programs", with_pip=True)
         install = [self._programs / "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -120,6 +121,7 @@ class AcmeServer:
             issuing_ca_cert: {self._directory}/issuer.pem
             issuing_ca_crl: {self._directory}/crl.pem
             ca_cert_chain_list: ["{self._directory}/root.pem"]
+            cert_save_path: {self._directory}/issued
             cert_validity_days: 90
             [DBhandler]
             handler: wsgi
