@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -75,13 +74,12 @@ def test_a_name_is_looked_up_once_while_its_connection_is_held(watch, port):
     assert watch.resolver.asked == ["link.example"]
 
 
-def test_a_dead_resolver_costs_a_turn_nothing(watch, port):
+def test_turns_go_on_while_a_dead_resolver_is_asked(watch, port):
     watch.resolver.may_answer.clear()
-    before = time.monotonic()
     for _ in range(50):
         assert not watch.held(Address("link.example", port))
         watch.now += 1
-    assert time.monotonic() - before < 1
+    assert not watch.ended.is_set(), "nobody has waited for its answer"
     assert watch.resolver.asked == ["link.example"]
 
 
