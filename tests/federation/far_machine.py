@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from second_engine import SecondEngine
 
-HERE, THERE = "10.222.77.1", "10.222.77.2"
+_FIRST = 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each worker of the tests has addresses of its own."""
+
+HERE, THERE = f"10.222.{_FIRST}.1", f"10.222.{_FIRST}.2"
 """The two ends of the cable."""
 
-PUBLIC, BEHIND = "10.222.78.1", "10.222.78.2"
+PUBLIC, BEHIND = f"10.222.{_FIRST + 1}.1", f"10.222.{_FIRST + 1}.2"
 """The two ends of the second cable, where a router stands at THERE; it is known as PUBLIC."""
 
 LENGTH = 30
