@@ -45,9 +45,9 @@ class SecondEngine:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
-    def enter(self) -> tuple[str, ...]:
-        """The command that goes there, but keeps the machine's processes in sight."""
-        return ("nsenter", "--target", self._target(), "--mount", "--net", "--")
+    def hosts_file(self) -> pathlib.Path:
+        """What is ``/etc/hosts`` there."""
+        return self.directory / "hosts"
 
     @property
     def is_on(self) -> bool:
@@ -177,10 +177,10 @@ class SecondEngine:
         self._first.stdout.readline()
         self._inside("mount", "-t", "tmpfs", "run", "/run")
         if self._hosts:
-            known = self.directory / "hosts"
             rows = {"localhost": "127.0.0.1", **self._hosts}
-            known.write_text("".join(f"{address} {name}\n" for name, address in rows.items()))
-            self._inside("mount", "--bind", str(known), "/etc/hosts")
+            lines = "".join(f"{address} {name}\n" for name, address in rows.items())
+            self.hosts_file.write_text(lines)
+            self._inside("mount", "--bind", str(self.hosts_file), "/etc/hosts")
         (self.directory / "docker.sock").unlink(missing_ok=True)
         settings = 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
         settings += f'root = "{self.directory}/containerd"\nstate = "/run/containerd"\n'

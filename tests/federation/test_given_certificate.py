@@ -196,4 +196,4 @@ class TwoSites(WatchedFederation):
         if machine is self.superlink:
             return command
         docker_host = f"DOCKER_HOST={self._far.engine.url}"
-        return [*self._far.engine.enter, "env", docker_host, *command]
+        return [*self._far.enter_by_name, "env", docker_host, *command]
