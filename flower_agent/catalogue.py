@@ -347,6 +347,22 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperExec runs but holds no connection to where it attaches, so no app can run.",
         "Read its last lines: flower-agent logs superexec",
     ),
+    "template.context": (
+        "The CONTEXT of a template lacks what the VM needs of OpenNebula.",
+        "Add it to the CONTEXT of the VM template.",
+    ),
+    "template.malformed": (
+        "The template is neither JSON nor OpenNebula's syntax, or not of a VM or a service.",
+        "Give what `onetemplate show -j` or `oneflow-template show -j` prints, or a template file.",
+    ),
+    "template.role": (
+        "OneFlow refuses a role, or would never deploy it.",
+        "Correct the roles of the service template.",
+    ),
+    "template.value": (
+        "OpenNebula changes a value of the CONTEXT on its way to the VM, or refuses it.",
+        "Take out what the message names; keys and certificates may be given as base64.",
+    ),
     "tls.ca_changed": (
         "OneGate hands over another CA than the one this node trusts.",
         (

@@ -72,8 +72,11 @@ def _add_commands(commands: Any) -> None:
     command("run", _run, "the daemon")
     made = command("status", _status, "what the VM does and why")
     status_command.add_options(made, _duration)
-    made = command("check", _check, "judge a context without a VM: prints every finding")
-    made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made = command("check", _check, "judge a context or a template without a VM")
+    kinds = made.add_mutually_exclusive_group()
+    kinds.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    kinds.add_argument("--template", type=pathlib.Path, help="a VM or OneFlow template instead")
+    made.add_argument("--config", type=pathlib.Path, help="a config.yaml (this image's)")
     made.add_argument("--json", action="store_true", help="findings as JSON")
     made = command("plan", _plan, "what `run` would do now; touches nothing")
     made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
@@ -165,9 +168,11 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from . import check
+    from . import check, check_template
 
-    return check.run(_paths(options), options.context, as_json=options.json)
+    if options.template is not None:
+        return check_template.run(options.template, options.config, as_json=options.json)
+    return check.run(_paths(options), options.context, options.config, as_json=options.json)
 
 
 def _plan(options: argparse.Namespace) -> int:

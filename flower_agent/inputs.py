@@ -56,8 +56,16 @@ def stamp(paths: Paths) -> tuple[tuple[str, int, int, int], ...]:
     return tuple(rows)
 
 
-def read(paths: Paths, *, context_file: pathlib.Path | None = None) -> Inputs:
-    """Read everything; what is wrong becomes a finding. `context_file` replaces the context."""
+def read(
+    paths: Paths,
+    *,
+    context_file: pathlib.Path | None = None,
+    config_file: pathlib.Path | None = None,
+) -> Inputs:
+    """Read everything; what is wrong becomes a finding.
+
+    `context_file` replaces the context, `config_file` the image builder's defaults.
+    """
     findings: list[Finding] = []
     variables: Mapping[str, str] | None = None
     env: Mapping[str, str] = {}
@@ -71,7 +79,7 @@ def read(paths: Paths, *, context_file: pathlib.Path | None = None) -> Inputs:
     except AgentError as error:
         findings.append(error.finding)
     try:
-        config = _read_config(paths.config)
+        config = read_config(config_file or paths.config, required=config_file is not None)
     except AgentError as error:
         findings.append(error.finding)
     found = {**(variables or {}), **env}
@@ -80,6 +88,33 @@ def read(paths: Paths, *, context_file: pathlib.Path | None = None) -> Inputs:
     whole = vmid and endpoint and token
     access = Access(endpoint, vmid, Secret(token)) if whole else None
     return Inputs(variables, config, tuple(findings), access, vmid or None)
+
+
+def read_config(path: pathlib.Path, *, required: bool = False) -> Mapping[str, str]:
+    """Return names and values as they are written: 1.30 is a version here, not a number.
+
+    Raises AgentError ``config.invalid``, for an absent file only where it is `required`.
+    """
+    data = _head(path, MAX_CONFIG_BYTES + 1, "config.invalid")
+    if data is None and required:
+        raise AgentError("config.invalid", f"there is no file {path}", "Name one that is.")
+    data = data or b""
+    if len(data) > MAX_CONFIG_BYTES:
+        raise AgentError("config.invalid", f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        found = yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise AgentError("config.invalid", f"{path} is not YAML{line}") from error
+    if found is None or found.tag == _YAML + "null":
+        return {}
+    if not isinstance(found, yaml.MappingNode):
+        raise AgentError("config.invalid", f"{path} is not a mapping of names to values")
+    return {
+        _as_text(path, "a name", name): _as_text(path, str(name.value), value)
+        for name, value in found.value
+    }
 
 
 def _sources(paths: Paths) -> tuple[pathlib.Path, ...]:
@@ -104,27 +139,6 @@ def _read_context(paths: Paths, context_file: pathlib.Path | None) -> Mapping[st
 def _read_env(path: pathlib.Path) -> Mapping[str, str]:
     """Return what the head of ``one_env`` tells; behind it stands the whole context again."""
     return context.parse_one_env(_head(path, HEAD_BYTES, "context.malformed") or b"")
-
-
-def _read_config(path: pathlib.Path) -> Mapping[str, str]:
-    """Return names and values as they are written: 1.30 is a version here, not a number."""
-    data = _head(path, MAX_CONFIG_BYTES + 1, "config.invalid") or b""
-    if len(data) > MAX_CONFIG_BYTES:
-        raise AgentError("config.invalid", f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        found = yaml.compose(data, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise AgentError("config.invalid", f"{path} is not YAML{line}") from error
-    if found is None or found.tag == _YAML + "null":
-        return {}
-    if not isinstance(found, yaml.MappingNode):
-        raise AgentError("config.invalid", f"{path} is not a mapping of names to values")
-    return {
-        _as_text(path, "a name", name): _as_text(path, str(name.value), value)
-        for name, value in found.value
-    }
 
 
 def _as_text(path: pathlib.Path, what: str, node: yaml.Node) -> str:

@@ -94,7 +94,7 @@ def gather(
     yield "status.json", _text(paths.status)
     commands: dict[str, Callable[[], int]] = {
         "status.txt": lambda: _status(paths, now),
-        "check.txt": lambda: check.run(paths, None, as_json=False),
+        "check.txt": lambda: check.run(paths, None, None, as_json=False),
         "doctor.txt": lambda: doctor.run(paths, name, as_json=False),
         "plan.txt": lambda: daemon.plan(paths, name, None),
         "certificates.txt": lambda: tls_commands.show(paths),

@@ -28,7 +28,7 @@ def same(path, text):
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_check_says_what_stands_in_the_case(story, tmp_path, capsys):
-    code = check.run(Paths(tmp_path), story / "context.sh", as_json=False)
+    code = check.run(Paths(tmp_path), story / "context.sh", None, as_json=False)
     same(story / "check.txt", capsys.readouterr().out)
     assert code == (0 if story.parent.name == "good" else 1)
 

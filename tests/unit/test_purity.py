@@ -8,11 +8,12 @@ import pytest
 SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 
 PURE = (
-    "address", "arguments", "backoff", "catalogue", "containers", "context", "control",
+    "address", "arguments", "backoff", "blueprint", "catalogue", "containers", "context", "control",
     "discovery", "enrolment", "errors", "exit_table", "exits", "firewall", "flower", "gpu",
-    "gpu_probe", "images", "interfaces", "life", "lookups", "mounts", "names", "offers", "parsers",
-    "pem", "plan", "protobuf", "record", "redaction", "reference", "report", "roles", "roster",
-    "rules", "screen", "secret", "settings", "sockets", "status", "upgrade", "variable", "verdicts",
+    "gpu_probe", "images", "interfaces", "life", "lookups", "mounts", "names", "offers",
+    "onetemplate", "parsers", "pem", "plan", "protobuf", "record", "redaction", "reference",
+    "report", "roles", "roster", "rules", "screen", "secret", "settings", "sockets", "status",
+    "upgrade", "variable", "verdicts",
 )  # fmt: skip
 
 WORLD = {
