@@ -26,6 +26,7 @@ from .engine import Engine
 from .enroller import Enroller
 from .errands import Errands
 from .errors import AgentError, Finding, warning
+from .exporter import Exporter
 from .finder import Finder
 from .health import Prober
 from .intake import Intake
@@ -86,7 +87,7 @@ class Agent:
         self._errands = Errands(self._wake.set)
         self._scale = options.scale
         rng = random.SystemRandom()
-        prober = Prober()
+        self._prober = prober = Prober()
         engine = Engine(options.name or "default", url=options.docker_url)
         self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
         search = Finder(self._errands, rng=rng, scale=options.scale)
@@ -132,6 +133,7 @@ class Agent:
         )
         notifier = Notifier(options.notify_socket)
         self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
+        self._exporter = Exporter(self._paths, self._keyring)
         self._life = life.born(_now(), time.monotonic())
         self._intake = Intake(options.paths, options.context_file)
         self._memory = Memory(options.paths.record)
@@ -148,6 +150,7 @@ class Agent:
             pause = self._turn_safely()
             self._rest(pause, stop)
         self._publisher.stopping()
+        self._exporter.remove()
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
@@ -265,7 +268,14 @@ class Agent:
         if self._converger.dry:
             return
         told: Mapping[str, str] = self._turn.told if self._turn else self._introduced()
-        self._publisher.publish(self._status(now), told, monotonic=monotonic, wall=now)
+        found, good = self._status(now), self._intake.good
+        self._publisher.publish(found, told, monotonic=monotonic, wall=now)
+        self._exporter.publish(
+            found,
+            wanted=good is not None and good.metrics,
+            health_s=self._prober.health_s,
+            monotonic=monotonic,
+        )
 
     def _introduced(self) -> Mapping[str, str]:
         """Return what the first body of a start can tell besides that it starts."""

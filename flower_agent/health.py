@@ -134,6 +134,8 @@ class Prober:
     def __init__(self) -> None:
         self._contexts: dict[tuple[str | None, tuple[str, ...]], ssl.SSLContext] = {}
         self._channels: dict[Address, Channel] = {}
+        self.health_s: float | None = None
+        """How long the last health service that served took to say so."""
 
     def probe_tls(
         self,
@@ -201,7 +203,8 @@ class Prober:
         if address not in self._channels and len(self._channels) >= _CHANNELS:
             self.close()  # of addresses that were
         channel = self._channels.setdefault(address, Channel(address))
-        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
+        deadline = begun + timeout_s
         try:
             if channel.fresh:  # a plain connect is refused ten times as fast as a new channel
                 self.probe_tcp(address, timeout_s)
@@ -217,6 +220,7 @@ class Prober:
             reason = f"{address} answered something else than a health status ({error})"
         else:
             if status == _SERVING:
+                self.health_s = time.monotonic() - begun
                 return
             reason = f"{address} answered health status {status}"
         raise AgentError("health.not_serving", reason, retryable=True)

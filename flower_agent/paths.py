@@ -76,6 +76,11 @@ class Paths:
         return self.runtime / "status.json"
 
     @property
+    def metrics(self) -> pathlib.Path:
+        """For node_exporter's textfile collector, with FLOWER_METRICS=YES."""
+        return self.runtime / "metrics/flower-agent.prom"
+
+    @property
     def lock(self) -> pathlib.Path:
         """Held (flock) by the one running agent of this root."""
         return self.runtime / "lock"

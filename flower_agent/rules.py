@@ -28,12 +28,6 @@ UNSUPPORTED = (
         Severity.WARNING,
         "this release does not submit runs from the context; use `flwr run`",
     ),
-    (
-        "FLOWER_METRICS",
-        "metrics",
-        Severity.WARNING,
-        "this release does not write metrics",
-    ),
 )
 
 

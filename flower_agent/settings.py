@@ -174,7 +174,8 @@ class Settings:
         "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",
         default="INFO", sample="DEBUG")
     metrics: bool = setting(
-        "FLOWER_METRICS", parsers.boolean, "Textfile metrics for node_exporter.",
+        "FLOWER_METRICS", parsers.boolean,
+        "Metrics for node_exporter's textfile collector, in /run/flower-agent/metrics.",
         default="NO", sample="YES")
     ready_timeout_s: int = setting(
         "FLOWER_READY_TIMEOUT", parsers.whole(10, 86_400),

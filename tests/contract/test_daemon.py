@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -200,6 +201,23 @@ def test_the_screen_has_color_only_where_it_is_a_terminal(daemon):
 
     assert b"\x1b[33mstarting\x1b[0m" in on_a_terminal()
     assert b"\x1b" not in on_a_terminal(NO_COLOR="1")
+
+
+def test_metrics_are_there_while_they_are_wanted_and_the_agent_lives(daemon):
+    path = daemon.root / "run/flower-agent/metrics/flower-agent.prom"
+    daemon.context("FLOWER_ROLE='server'\nFLOWER_METRICS='YES'\n")
+    daemon.start()
+    daemon.wait(path.exists, "metrics")
+    families = {f.name for f in text_string_to_metric_families(path.read_text())}
+    assert {"flower_agent_info", "flower_agent_state"} <= families
+    assert path.stat().st_mode & 0o777 == 0o644
+    daemon.context("FLOWER_ROLE='server'\nFLOWER_METRICS='NO'\n")
+    daemon.wait(lambda: not path.exists(), "metrics that are gone")
+    daemon.context("FLOWER_ROLE='server'\nFLOWER_METRICS='YES'\n")
+    daemon.wait(path.exists, "metrics")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(10) == 0
+    assert not path.exists()
 
 
 def test_status_of_a_killed_agent_is_not_running_and_tells_its_last_word(daemon):

@@ -19,8 +19,8 @@ GENERATED = {"docs/errors.md", "docs/variables.md"}
 ELSEWHERE = {"contrib/app/README.md"}
 OURS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/deploy.md",
-    "docs/failures.md", "docs/how-it-works.md", "docs/onegate.md", "docs/operating.md",
-    "docs/packages.md",
+    "docs/failures.md", "docs/how-it-works.md", "docs/metrics.md", "docs/onegate.md",
+    "docs/operating.md", "docs/packages.md",
     "docs/sandbox.md", "docs/status.md", "docs/versions.md",
 )  # fmt: skip
 PAGES = tuple(sorted({*OURS, *GENERATED, *ELSEWHERE}))

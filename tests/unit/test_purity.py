@@ -10,7 +10,7 @@ SOURCE = pathlib.Path(__file__).parents[2] / "flower_agent"
 PURE = (
     "address", "arguments", "backoff", "blueprint", "catalogue", "containers", "context", "control",
     "discovery", "enrolment", "errors", "exit_table", "exits", "firewall", "flower", "gpu",
-    "gpu_probe", "images", "interfaces", "life", "lookups", "mounts", "names", "offers",
+    "gpu_probe", "images", "interfaces", "life", "lookups", "metrics", "mounts", "names", "offers",
     "onetemplate", "parsers", "pem", "plan", "protobuf", "record", "redaction", "reference",
     "report", "roles", "roster", "rules", "screen", "secret", "settings", "sockets", "status",
     "upgrade", "variable", "verdicts",

@@ -626,7 +626,6 @@ def test_the_fleet_port_is_the_versions_own():
     ("variables", "severity"),
     [
         ({**SERVER, "CUSTOM_APP_REPO": "https://h/app"}, Severity.WARNING),
-        ({**CLIENT, "FLOWER_METRICS": "YES"}, Severity.WARNING),
     ],
 )
 def test_what_this_release_lacks_is_said(variables, severity):

@@ -1,0 +1,89 @@
+"""The status as metrics, in the text that node_exporter's textfile collector takes. Pure.
+
+Format: Prometheus' text exposition, version 0.0.4. Names follow its conventions: base units, no
+time stamps, which the collector refuses; every metric is a gauge, since a new agent counts anew.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Iterator, Mapping
+
+from .life import State
+from .status import Mark, Status
+
+_DAY_S = 86_400
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the status does not hold."""
+
+    health_s: float | None = None
+    """How long Flower's health service took to answer last; None before it did."""
+
+    ends: Mapping[str, datetime.datetime] = dataclasses.field(default_factory=dict)
+    """End of each certificate: ``server`` and ``ca``."""
+
+
+Sample = tuple[dict[str, str], float]
+
+
+def render(status: Status, measured: Measured) -> str:
+    """Return the file's content: each metric with help and type, then its samples."""
+    lines: list[str] = []
+    for name, text, samples in _families(status, measured):
+        if not samples:
+            continue
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+        lines += [f"{name}{_labels(labels)} {value:.16g}" for labels, value in samples]
+    return "\n".join([*lines, ""])
+
+
+def _families(status: Status, measured: Measured) -> Iterator[tuple[str, str, list[Sample]]]:
+    role, version = status.role or "", status.version or ""
+    about = {"version": status.agent_version, "role": role, "flower": version}
+    yield "flower_agent_info", "What this VM is; always 1.", [(about, 1)]
+    states: list[Sample] = [({"state": s.value}, s.value == status.state) for s in State]
+    yield "flower_agent_state", "1 for the state that the VM is in.", states
+    since = _one(status.since.timestamp())
+    yield "flower_agent_state_start_time_seconds", "When that state began.", since
+    error: list[Sample] = [({"code": status.error.code}, 1)] if status.error else []
+    yield "flower_agent_error", "1 for the code of what stands in the way.", error
+    yield "flower_agent_warnings", "Warnings in the status.", _one(len(status.warnings))
+    yield from _containers(status)
+    health = _one(measured.health_s)
+    yield "flower_health_duration_seconds", "How long Flower's health service took.", health
+    nodes = _one(status.nodes)
+    yield "flower_supernodes_connected", "SuperNodes that are connected to this SuperLink.", nodes
+    well = {f.name: f.mark is Mark.OK for f in status.facts if f.mark is not Mark.OFF}
+    peer = _one(well.get("peer"))
+    yield "flower_peer_connected", "1 while the SuperLink, or an AppIo, is connected.", peer
+    yield "flower_onegate_up", "1 when OneGate took the last report.", _one(well.get("onegate"))
+    left: list[Sample] = [
+        ({"certificate": name}, round((end - status.written_at).total_seconds() / _DAY_S, 3))
+        for name, end in sorted(measured.ends.items())
+    ]
+    yield "flower_certificate_left_days", "Days until a certificate ends.", left
+
+
+def _containers(status: Status) -> Iterator[tuple[str, str, list[Sample]]]:
+    rows = [({"name": str(c["name"])}, c) for c in status.containers]
+    running: list[Sample] = [(labels, c["status"] == "running") for labels, c in rows]
+    yield "flower_container_running", "1 while a container runs.", running
+    restarts: list[Sample] = [(labels, float(str(c["restarts"]))) for labels, c in rows]
+    text = "Ends of a container without ten minutes of life between them."
+    yield "flower_container_restarts", text, restarts
+
+
+def _one(value: float | None) -> list[Sample]:
+    """Return the one sample of a metric without labels; none where it is not known."""
+    return [] if value is None else [({}, value)]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
