@@ -80,12 +80,15 @@ def _add_commands(commands: Any) -> None:
     made.add_argument("--json", action="store_true", help="findings as JSON")
     made = command("plan", _plan, "what `run` would do now; touches nothing")
     made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made.add_argument("--json", action="store_true", help="as JSON")
     made = command("doctor", _doctor, "looks at all that the agent depends on")
     made.add_argument("--json", action="store_true", help="as JSON")
-    made = command("logs", _logs, "the containers' logs")
-    made.add_argument("container", nargs="?", help="superlink, supernode or superexec (all)")
+    made = command("logs", _logs, "what the containers and the agent wrote, by time")
+    made.add_argument("container", nargs="?", help="superlink, supernode, superexec, agent (all)")
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
     made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
+    made.add_argument("--json", action="store_true", help="an object a line: at, from, text")
+    made.add_argument("--events", type=pathlib.Path, help="file of the agent's lines (its journal)")
     made = command("support", _support, "one archive for a bug report, without secrets")
     made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
     _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
@@ -178,7 +181,7 @@ def _check(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from . import daemon
 
-    return daemon.plan(_paths(options), options.name, options.context)
+    return daemon.plan(_paths(options), options.name, options.context, as_json=options.json)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -188,9 +191,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from . import operate
+    from . import logs_command
 
-    return operate.logs(options.name, options.container, options.lines, follow=options.follow)
+    return logs_command.run(_paths(options), options)
 
 
 def _support(options: argparse.Namespace) -> int:

@@ -1,17 +1,21 @@
 """Starts the agent as a process: lock, signals, log; and ``plan``, its look without a touch."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from . import inputs, intake, log, ownership
 from .agent import Agent, Options
-from .errors import Severity
+from .engine import socket_url
+from .errors import Finding, Severity
+from .life import Unmet
 from .paths import Paths
 
 END_S = 1.5
@@ -59,25 +63,41 @@ def run(paths: Paths, name: str) -> int:
     return int(broke.is_set())
 
 
-def plan(paths: Paths, name: str, context: pathlib.Path | None) -> int:
-    """Print what ``run`` would do now. Returns 1 when it could not start."""
+def plan(paths: Paths, name: str, context: pathlib.Path | None, *, as_json: bool = False) -> int:
+    """Print what ``run`` would do now, each step with its cause. Returns 1 when it could not start.
+
+    Nothing is touched.
+    """
     log.configure("CRITICAL", tty=sys.stderr.isatty())
     _, findings = intake.judge(inputs.read(paths, context_file=context))
-    for found in findings:
-        print(f"{found.severity}: {found}\n  fix: {found.hint}")
     unmet, steps = Agent(_options(paths, name, context), dry=True).preview(PREVIEW_S)
-    for step in steps:
-        print(step)
+    fatal = unmet is not None and unmet.fatal
+    wrong = fatal or any(f.severity is Severity.ERROR for f in findings)
+    if as_json:
+        document = {
+            "schema": 1,
+            "ok": not wrong,
+            "findings": [dataclasses.asdict(found) for found in findings],
+            "steps": steps,
+            "waits": dataclasses.asdict(unmet) if unmet else None,
+        }
+        print(json.dumps(document, indent=1))
+        return int(wrong)
+    print("\n".join(_planned(findings, steps, unmet)))
+    return int(wrong)
+
+
+def _planned(findings: Iterable[Finding], steps: list[str], unmet: Unmet | None) -> Iterator[str]:
+    for found in findings:
+        yield f"{found.severity}: {found}\n  fix: {found.hint}"
+    yield from steps
     if unmet is not None:
-        print(
-            f"then waits in phase {unmet.phase}" + (f": {unmet.finding}" if unmet.finding else "")
-        )
+        because = f": {unmet.finding}" if unmet.finding else ""
+        yield f"then waits in phase {unmet.phase}{because}"
         if unmet.finding:
-            print(f"  fix: {unmet.finding.hint}")
-        return int(unmet.fatal or any(f.severity is Severity.ERROR for f in findings))
-    if not steps:
-        print("nothing to do: everything is as it should be")
-    return 0
+            yield f"  fix: {unmet.finding.hint}"
+    elif not steps:
+        yield "nothing to do: everything is as it should be"
 
 
 @contextlib.contextmanager
@@ -102,7 +122,7 @@ def _options(paths: Paths, name: str, context: pathlib.Path | None = None) -> Op
         paths=paths,
         context_file=context,
         name=name,
-        docker_url=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"),
+        docker_url=socket_url(),
         notify_socket=os.environ.get("NOTIFY_SOCKET", ""),
         tty=sys.stderr.isatty(),
         scale=float(os.environ.get("FLOWER_AGENT_TIME_SCALE", "1")),

@@ -32,6 +32,7 @@ from . import (
     verdicts,
 )
 from .address import is_ip
+from .engine import socket_url
 from .errors import AgentError, Finding
 from .files import held
 from .inputs import Inputs
@@ -84,8 +85,7 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
     settings, findings = intake.judge(read)
     access = read.access
     client = OneGate(access, connect_s=TIMEOUT_S, read_s=TIMEOUT_S) if access else None
-    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    patient = Patient(paths, Inspector(name or "default", url=url), read, settings, client)
+    patient = Patient(paths, Inspector(name or "default", url=socket_url()), read, settings, client)
     with contextlib.closing(patient.engine):
         yield _agent(paths)
         yield from _context(read, settings, findings)

@@ -9,6 +9,7 @@ limit.
 
 import contextlib
 import datetime
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,6 +49,11 @@ UNREACHABLE = (
 )
 
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+
+
+def socket_url() -> str:
+    """Return where the Engine of this VM listens: DOCKER_HOST, else the usual socket."""
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
 class Engine:
@@ -159,14 +165,23 @@ class Engine:
             api.update_container(name, cpu_shares=shares)
 
     def logs(
-        self, name: str, *, since: datetime.datetime | None = None, tail: int | None = None
+        self,
+        name: str,
+        *,
+        since: datetime.datetime | None = None,
+        tail: int | None = None,
+        stamped: bool = False,
     ) -> str:
-        """Return a container's output, at most the last `tail` lines, from `since` on."""
+        """Return a container's output, at most the last `tail` lines, from `since` on.
+
+        `stamped` puts Docker's time in front of each line.
+        """
         with self._calling(f"read the logs of {name}") as api:
             raw = api.logs(
                 name,
                 since=since.timestamp() if since else None,  # docker-py drops a datetime's fraction
                 tail="all" if tail is None else tail,
+                timestamps=stamped,
             )
         return bytes(raw).decode("utf-8", "replace")
 
@@ -183,10 +198,10 @@ class Engine:
             text = bytes(api.exec_start(made)).decode("utf-8", "replace")
             return gpu.Answer(int(api.exec_inspect(made)["ExitCode"]), text)
 
-    def follow(self, name: str, *, tail: int) -> Iterator[str]:
+    def follow(self, name: str, *, tail: int, stamped: bool = False) -> Iterator[str]:
         """Yield a container's output as it comes, until the container ends."""
         with self._calling(f"follow the logs of {name}") as api:
-            for chunk in api.logs(name, stream=True, follow=True, tail=tail):
+            for chunk in api.logs(name, stream=True, follow=True, tail=tail, timestamps=stamped):
                 yield bytes(chunk).decode("utf-8", "replace")
 
     def image(self, reference: str) -> Image | None:

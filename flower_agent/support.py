@@ -8,7 +8,6 @@ import datetime
 import importlib.metadata
 import io
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -33,6 +32,7 @@ from . import (
     status_command,
     tls_commands,
 )
+from .engine import socket_url
 from .errors import AgentError
 from .inspector import Inspector
 from .paths import Paths
@@ -136,8 +136,7 @@ def _remembered(paths: Paths) -> Iterator[Secret]:
 
 
 def _docker(name: str) -> Iterator[tuple[str, str]]:
-    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    engine = Inspector(name or "default", url=url)
+    engine = Inspector(name or "default", url=socket_url())
     with contextlib.closing(engine):
         try:
             yield "docker/info.json", json.dumps(engine.information(), indent=1)

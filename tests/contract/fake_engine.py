@@ -38,6 +38,11 @@ def utc_now():
     return datetime.datetime.now(datetime.UTC)
 
 
+def written(at, text, stamped):
+    """Return a line as Docker gives it, with nanoseconds where it is stamped."""
+    return f"{at:%Y-%m-%dT%H:%M:%S.%f}000Z {text}" if stamped else text
+
+
 class FakeEngine:
     """Keeps containers, images and a registry; refuses what it does not know."""
 
@@ -148,10 +153,10 @@ class FakeEngine:
         self._show(name, cpu_shares=shares)
         self._reply("give_cpu")
 
-    def logs(self, name, *, since=None, tail=None):
+    def logs(self, name, *, since=None, tail=None, stamped=False):
         self._answer()
         said = self._known(name, f"read the logs of {name}", "docker.refused").said
-        lines = [text for at, text in said if since is None or at >= since]
+        lines = [written(at, text, stamped) for at, text in said if since is None or at >= since]
         return "".join(lines if tail is None else lines[len(lines) - tail :])
 
     def processes(self, name):
@@ -169,7 +174,7 @@ class FakeEngine:
             raise refused(what, f"Container {name} is not running", "docker.refused")
         return self.programs[command]
 
-    def follow(self, name, *, tail):
+    def follow(self, name, *, tail, stamped=False):
         self._answer()
         kept = self._known(name, f"follow the logs of {name}", "docker.refused")
         told = max(len(kept.said) - tail, 0)
@@ -178,7 +183,7 @@ class FakeEngine:
                 new = kept.said[told:]
                 told += len(new)
                 over = not kept.shown.running
-            yield from (text for _, text in new)
+            yield from (written(at, text, stamped) for at, text in new)
             if over:
                 return
             with self._changed:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -148,6 +149,44 @@ def test_sighup_reads_the_context_anew_though_nothing_tells_that_it_changed(daem
     os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait(lambda: daemon.status().get("version") == "1.24.0", "the new version")
+
+
+def test_a_plan_tells_what_stands_in_the_way_as_text_and_as_json(daemon):
+    daemon.context("FLOWER_ROLE='server'\nTLS_ENABLED='NO'\n")
+    shown = daemon.ask("plan")
+    words = f"Docker does not answer at unix://{daemon.root}/docker.sock: its socket is not there"
+    assert shown.stdout.splitlines() == [
+        "warning: tls.disabled: TLS_ENABLED is NO: models and updates travel in the clear",
+        "  fix: Set TLS_ENABLED=YES on every VM of the federation.",
+        f"then waits in phase docker: docker.down: {words}",
+        "  fix: systemctl status docker; journalctl -u docker",
+    ]
+    found = json.loads(daemon.ask("plan", "--json").stdout)
+    jsonschema.validate(found, json.loads((ROOT / "docs/plan.schema.json").read_text()))
+    assert (found["ok"], found["steps"], found["waits"]["phase"]) == (True, [], "docker")
+    assert [f["code"] for f in found["findings"]] == ["tls.disabled"]
+    daemon.context("FLOWER_ROLE='bogus'\n")
+    refused = daemon.ask("plan", "--json")
+    assert (refused.returncode, json.loads(refused.stdout)["ok"]) == (1, False)
+
+
+def test_the_journal_has_a_line_for_each_change_and_none_for_a_turn(daemon):
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: (daemon.status().get("error") or {}).get("code") == "docker.down", "down")
+
+    def lines():
+        return (daemon.root / "log").read_text().splitlines()
+
+    before, turns = lines(), daemon.notified.count("WATCHDOG=1")
+    told = [json.loads(line)["event"] for line in before]
+    assert told == ["agent.start", "context.read", "state.cause"]
+    daemon.wait(lambda: daemon.notified.count("WATCHDOG=1") > turns + 20, "twenty turns")
+    assert lines() == before
+    daemon.context("FLOWER_ROLE='bogus'\n")
+    daemon.wait(lambda: daemon.status().get("state") == "failed", "failed")
+    told = [json.loads(line)["event"] for line in lines()[len(before) :]]
+    assert told == ["context.finding", "state.failed"]
 
 
 def test_status_with_wait_ends_though_no_agent_runs(daemon):

@@ -17,6 +17,7 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import Relay, client, load_image, shell_files, unique, until
 
+from flower_agent import story
 from flower_agent.containers import (
     CPU_SHARES,
     CPU_SHARES_STARTING,
@@ -424,6 +425,18 @@ def test_logs_come_whole_or_by_their_last_lines(rig):
     assert rig.engine.logs(name) == "one\ntwo\nthree\n"
     assert rig.engine.logs(name, tail=2) == "two\nthree\n"
     assert rig.engine.logs(name, tail=0) == ""
+
+
+def test_a_stamped_log_has_dockers_time_in_front_of_each_line(rig):
+    name = started(rig)
+    before = datetime.datetime.now(datetime.UTC)
+    rig.say(name, "one")
+    rig.end(name, 0)
+    for text in (rig.engine.logs(name, stamped=True),
+                 "".join(rig.engine.follow(name, tail=9, stamped=True))):  # fmt: skip
+        (line,) = story.of_container(name, text)
+        assert (line.who, line.text) == (name, "one")
+        assert abs(line.at - before) < datetime.timedelta(seconds=10)
 
 
 def test_logs_begin_at_the_given_moment_and_not_at_its_second(rig):

@@ -12,7 +12,7 @@ PURE = (
     "discovery", "enrolment", "errors", "exit_table", "exits", "firewall", "flower", "gpu",
     "gpu_probe", "images", "interfaces", "life", "lookups", "metrics", "mounts", "names", "offers",
     "onetemplate", "parsers", "pem", "plan", "protobuf", "record", "redaction", "reference",
-    "report", "roles", "roster", "rules", "screen", "secret", "settings", "sockets", "status",
+    "report", "roles", "roster", "rules", "screen", "secret", "settings", "sockets", "status", "story",
     "upgrade", "variable", "verdicts",
 )  # fmt: skip
 

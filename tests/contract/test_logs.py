@@ -1,0 +1,162 @@
+"""``flower-agent logs``: containers and agent in one story, and ends that come too early."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import jsonschema
+import pytest
+from fake_engine import FakeEngine
+
+from flower_agent import cli, logs_command
+from flower_agent.containers import Container, Part
+from flower_agent.errors import AgentError
+from flower_agent.paths import Paths
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "docs/logs.schema.json").read_text())
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """An Engine in memory with a running SuperLink and SuperExec, whom the command asks."""
+    found = FakeEngine()
+    for part in (Part.SUPERLINK, Part.SUPEREXEC):
+        found.hold(part.value)
+        found.create(
+            Container(name=f"flower-{part}", part=part, image=part.value, command=()), part.value
+        )
+        found.start(f"flower-{part}")
+    monkeypatch.setattr(logs_command, "_engine", lambda _: found)
+    return found
+
+
+@pytest.fixture
+def events(tmp_path):
+    """The agent's own lines, as its process writes them."""
+    path = tmp_path / "events"
+    path.write_text("")
+
+    def write(event, **fields):
+        at = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{at % 1:.6f}"[2:] + "Z"
+        line = json.dumps({**fields, "event": event, "level": "info", "timestamp": stamp})
+        with path.open("a") as file:
+            file.write(line + "\n")
+
+    write.path = path
+    return write
+
+
+def ask(capsys, *words, root="/nowhere"):
+    code = cli.main(["--root", root, "logs", *words])
+    return code, capsys.readouterr()
+
+
+def told(text):
+    """Return who said what, line by line, without the times."""
+    return [line[25:] for line in text.splitlines()]
+
+
+def test_all_lines_stand_by_time_whoever_wrote_them(engine, events, capsys):
+    engine.say("flower-superlink", "one")
+    events("container.start", name="flower-superexec", cause="not there")
+    engine.say("flower-superexec", "three")
+    engine.say("flower-superlink", "\x1b[91mfour\x1b[0m")
+    code, said = ask(capsys, "--events", str(events.path))
+    assert code == 0
+    assert told(said.out) == [
+        "flower-superlink | one",
+        'agent | container.start name=flower-superexec cause="not there"',
+        "flower-superexec | three",
+        "flower-superlink | four",
+    ]
+
+
+def test_one_alone_is_told_as_it_is(engine, events, capsys):
+    engine.say("flower-superlink", "one")
+    engine.say("flower-superlink", "two")
+    events("agent.start")
+    assert ask(capsys, "superlink", "-n", "1")[1].out == "two\n"
+    assert ask(capsys, "agent", "--events", str(events.path))[1].out == "agent.start\n"
+
+
+def test_json_has_time_writer_and_text(engine, capsys):
+    engine.say("flower-superlink", "one")
+    (line,) = ask(capsys, "--json")[1].out.splitlines()
+    found = json.loads(line)
+    jsonschema.validate(found, SCHEMA)
+    assert (found["from"], found["text"]) == ("flower-superlink", "one")
+    assert found["at"].endswith("+00:00")
+
+
+def test_without_docker_the_agent_still_tells(engine, events, capsys):
+    engine.down = True
+    events("agent.start")
+    code, said = ask(capsys, "--events", str(events.path))
+    assert (code, told(said.out)) == (0, ["agent | agent.start"])
+    assert "docker.down" in said.err
+    assert ask(capsys)[0] == 1
+
+
+def test_what_is_not_there_is_told(engine, capsys):
+    code, said = ask(capsys, "supernode")
+    assert (code, said.out) == (1, "")
+    assert "there is flower-superlink, flower-superexec" in said.err
+    assert ask(capsys, "--events", "/nowhere/at/all")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [AgentError("docker.down", "gone", retryable=True), BrokenPipeError()]
+)
+def test_logs_that_are_followed_end_with_the_error_of_any_container(engine, error, capsys):
+    follow = engine.follow
+
+    def breaks(name, *, tail, stamped):
+        if name == "flower-superexec":
+            raise error
+        yield from follow(name, tail=tail, stamped=stamped)  # would go on for ever
+
+    engine.follow = breaks
+    options = cli._parser().parse_args(["logs", "-f"])
+    with pytest.raises(type(error)):
+        logs_command.run(Paths(options.root), options)
+
+
+def test_logs_that_are_followed_end_with_the_containers(engine, capsys):
+    engine.say("flower-superlink", "first")
+
+    def go_on():
+        time.sleep(0.2)
+        engine.say("flower-superexec", "second")
+        engine.say("flower-superlink", "third")
+        for part in ("superlink", "superexec"):
+            engine.end(f"flower-{part}")
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    code, said = ask(capsys, "-f")
+    thread.join()
+    assert code == 0
+    assert told(said.out) == [
+        "flower-superlink | first",
+        "flower-superexec | second",
+        "flower-superlink | third",
+    ]
+
+
+def test_the_agents_events_are_followed_in_their_file(events, tmp_path):
+    events("agent.start")
+    command = [sys.executable, "-m", "flower_agent", "--root", str(tmp_path), "logs", "agent", "-f"]
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}
+    with subprocess.Popen(
+        [*command, "--events", str(events.path)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout.readline() == "agent.start\n"
+        events("state.ready", after_s=1.5)
+        assert following.stdout.readline() == "state.ready after_s=1.5\n"
+        following.kill()

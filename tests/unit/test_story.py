@@ -1,0 +1,92 @@
+"""Lines of several logs as one story."""
+
+import datetime
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flower_agent import story
+from flower_agent.story import Line
+
+
+def at(second, micros=0):
+    return datetime.datetime(2026, 3, 1, 12, 0, second, micros, datetime.UTC)
+
+
+def journal(message):
+    micros = at(5).timestamp() * 1_000_000
+    return json.dumps({"__REALTIME_TIMESTAMP": str(int(micros)), "MESSAGE": message})
+
+
+def texts(lines):
+    return [line.text for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("line", "when", "text"),
+    [
+        ("2026-03-01T12:00:01.123456789Z hello", at(1, 123456), "hello"),
+        ("2026-03-01T12:00:01Z hello", at(1), "hello"),
+        ("2026-03-01T14:00:01.5+02:00   hello", at(1, 500000), "  hello"),
+        ("2026-03-01T12:00:01Z", at(1), ""),
+        ("no time at all", None, "no time at all"),
+    ],
+)
+def test_dockers_time_stands_in_front(line, when, text):
+    assert list(story.of_container("x", line)) == [Line(when, "x", text)]
+
+
+def test_an_event_is_told_with_its_fields_and_its_own_time():
+    event = {"name": "flower-superlink", "cause": "settings changed", "event": "container.stop",
+             "level": "info", "timestamp": "2026-03-01T12:00:01.5Z"}  # fmt: skip
+    expected = Line(at(1, 500000), "agent", 'container.stop name=flower-superlink'
+                    ' cause="settings changed"')  # fmt: skip
+    for text in (json.dumps(event), journal(json.dumps(event))):
+        assert list(story.of_agent(text)) == [expected]
+
+
+def test_what_is_worse_than_a_change_says_so():
+    event = {"event": "state.failed", "level": "error", "code": "x.y", "after_s": 1.5, "none": ""}
+    assert texts(story.of_agent(json.dumps(event))) == [
+        'ERROR state.failed code=x.y after_s=1.5 none=""'
+    ]
+
+
+def test_a_traceback_stays_behind_its_event():
+    event = {"event": "agent.bug", "level": "error", "exception": "Traceback\n  File"}
+    lines = [*story.of_agent(journal(json.dumps(event))), Line(at(9), "x", "later")]
+    assert texts(story.merged(lines)) == ["ERROR agent.bug", "  Traceback", "    File", "later"]
+
+
+@pytest.mark.parametrize("text", ["Started the unit.", "{", "[1]", "7"])
+def test_what_is_no_event_is_told_as_it_is(text):
+    assert list(story.of_agent(journal(text))) == [Line(at(5), "agent", text)]
+    assert list(story.of_agent(text)) == [Line(None, "agent", text)]
+
+
+@pytest.mark.parametrize("micros", ["soon", None, "1" * 40])
+def test_a_journal_whose_time_is_nonsense_is_told_without(micros):
+    line = json.dumps({"__REALTIME_TIMESTAMP": micros, "MESSAGE": "x"})
+    assert list(story.of_agent(line)) == [Line(None, "agent", "x")]
+
+
+def test_a_binary_message_of_the_journal_is_told_somehow():
+    assert len(list(story.of_agent(json.dumps({"MESSAGE": [104, 105]})))) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 59), st.sampled_from("abc"))))
+def test_a_story_is_by_time_and_keeps_each_writers_order(rows):
+    lines = [Line(at(second), who, str(number)) for number, (second, who) in enumerate(rows)]
+    found = story.merged(lines)
+    assert sorted(found, key=lambda line: line.at) == found
+    assert sorted(lines, key=lambda line: (line.at, int(line.text))) == found
+
+
+def test_a_line_is_shown_with_time_and_writer_and_without_colors():
+    line = Line(at(1, 234567), "flower-superlink", "\x1b[92mINFO\x1b[0m : ready")
+    assert story.shown(line) == "2026-03-01T12:00:01.234Z flower-superlink | INFO : ready"
+    assert "\x1b[92m" in story.shown(line, color=True)
+    assert story.shown(Line(None, "agent", "x")) == f"{'':<24} agent | x"
+    assert json.loads(story.as_json(line))["text"] == "INFO : ready"
