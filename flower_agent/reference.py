@@ -10,6 +10,7 @@ from typing import Any
 from . import names, parsers, rules, settings, variable
 from .catalogue import CATALOGUE
 from .errors import Severity
+from .provocations import PROVOCATIONS
 
 _ROLE_NAMES = {
     settings.Role.SUPERLINK: "SuperLink",
@@ -55,6 +56,10 @@ _ERRORS = """\
 Each finding has a code `area.what`, one sentence about the case at hand, and what to do next. They
 read the same in `flower-agent status`, in the journal, in `flower-agent check` and, as
 `FLOWER_ERROR` and `FLOWER_WARNING`, at OneGate. Codes are added, never renamed.
+
+"To see it" is a way to have a code appear on purpose, on a VM that may be broken. What begins with
+"Check a context" is one `NAME='value'` a line in a file: `flower-agent check --context FILE`. The
+tests do those, and most of what [failures.md](failures.md) tells; the others were not tried.
 """
 
 
@@ -72,8 +77,8 @@ def variables() -> str:
 def errors() -> str:
     """Return the page on every code."""
     areas = itertools.groupby(sorted(CATALOGUE), key=lambda code: code.partition(".")[0])
-    tables = [f"## {area}\n\n{_error_table(codes)}" for area, codes in areas]
-    return _page("flower_agent/errors.py", _ERRORS, tables)
+    parts = [part for area, codes in areas for part in (f"## {area}\n", *map(_error, codes))]
+    return _page("flower_agent/catalogue.py and provocations.py", _ERRORS, parts)
 
 
 def _page(source: str, head: str, parts: Iterable[str]) -> str:
@@ -121,8 +126,9 @@ def _unsupported() -> str:
     return f"{_UNSUPPORTED}\n{_table(('variable', 'finding', 'why'), rows)}"
 
 
-def _error_table(codes: Iterable[str]) -> str:
-    return _table(("code", "meaning", "what to do"), ((f"`{c}`", *CATALOGUE[c]) for c in codes))
+def _error(code: str) -> str:
+    meaning, remedy = CATALOGUE[code]
+    return f"### {code}\n\n{meaning}\n\n* What to do: {remedy}\n* To see it: {PROVOCATIONS[code]}\n"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -2,13 +2,17 @@
 
 import ast
 import functools
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
-from flower_agent import reference, settings
+from flower_agent import cli, provocations, reference, settings
 from flower_agent.catalogue import CATALOGUE
+from flower_agent.provocations import PROVOCATIONS
 
 ROOT = pathlib.Path(__file__).parents[2]
 CODE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
@@ -76,6 +80,41 @@ def test_every_code_that_is_given_is_in_the_catalogue():
 def test_every_code_of_the_catalogue_is_given_somewhere():
     used = {text for path in sources() if path.name != "errors.py" for text in strings(path)}
     assert sorted(set(CATALOGUE) - used) == []
+
+
+def test_every_code_can_be_seen_on_purpose():
+    assert sorted(PROVOCATIONS) == sorted(CATALOGUE)
+
+
+CHECKED = {c: text for c, text in PROVOCATIONS.items() if text.startswith(provocations.CHECK)}
+
+
+@pytest.mark.parametrize(("code", "text"), CHECKED.items())
+def test_what_is_said_to_provoke_a_code_does(code, text, tmp_path, capsys):
+    pairs = re.findall(r"`(\w+)=([^`]*)`", text)
+    assert pairs
+    context = tmp_path / "context.sh"
+    context.write_text("".join(f"{name}='{value}'\n" for name, value in pairs))
+    cli.main(["--root", str(tmp_path), "check", "--context", str(context)])
+    assert f" {code}: " in capsys.readouterr().out
+
+
+PASTED = (
+    "config.invalid", "context.malformed", "context.missing", "context.too_large",
+    "template.malformed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("code", PASTED)
+def test_what_is_pasted_provokes_its_code(code, tmp_path):
+    command = re.search(r"`([^`]+)`", PROVOCATIONS[code])[1]
+    program = f"{sys.executable} -m flower_agent --root {tmp_path}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command.replace("flower-agent", program)], cwd=tmp_path, env=environment,
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert f"{code}: " in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("code", "texts"), CATALOGUE.items())

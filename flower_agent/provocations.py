@@ -1,0 +1,179 @@
+"""How to see each code of the `catalogue` on purpose; ``docs/errors.md`` tells it. Pure.
+
+What begins with "Check a context with" is tried by a test, word for word.
+"""
+
+CHECK = "Check a context with "
+
+PROVOCATIONS: dict[str, str] = {
+    "address.ambiguous": "Give a SuperLink two NICs, and take its default route away.",
+    "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
+    "agent.bug": "Not to be provoked: a code that nobody should see.",
+    "agent.running": "`flower-agent run` while the agent runs.",
+    "agent.stopped": "`systemctl stop flower-agent`, then `flower-agent doctor`.",
+    "appio.open": (
+        f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `FLOWER_APPIO_LISTEN=10.0.0.5:9094`."
+    ),
+    "appio.plaintext": (
+        f"{CHECK}`FLOWER_ROLE=superexec`, `TOKEN=YES`, `FLOWER_APPIO_ADDRESS=10.0.0.5:9094`."
+    ),
+    "clock.skew": "Set the clock of a VM a minute ahead, with its synchronization stopped.",
+    "config.invalid": (
+        "`echo 'flower_rounds: 3' > config.yaml; flower-agent check --config config.yaml`"
+    ),
+    "container.crash_loop": "`docker kill` a container again as soon as it is back, four times.",
+    "container.exited": "`docker kill flower-superlink`",
+    "container.foreign": (
+        "With the agent stopped: `docker rm -f flower-superlink`, then `docker create "
+        "--name flower-superlink flwr/superlink:1.25.0`, and start the agent."
+    ),
+    "container.paused": "`docker pause flower-superexec`",
+    "container.refused": (
+        "Before a SuperExec's image is fetched, give its name to one without the "
+        "program: `docker tag hello-world flwr/superexec:1.25.0`."
+    ),
+    "context.malformed": (
+        "`echo FLOWER_ROLE=server > c.sh; flower-agent check --context c.sh`: the "
+        "quotes are missing."
+    ),
+    "context.missing": "`flower-agent check --context /nowhere`",
+    "context.report_ready": f"{CHECK}`FLOWER_ROLE=server`, `REPORT_READY=YES`.",
+    "context.token_lost": "`onevm updateconf VMID FILE` without `-a`.",
+    "context.too_large": "`head -c 5M /dev/zero > c.sh; flower-agent check --context c.sh`",
+    "context.unreadable": "`flower-agent check` as a user who is not root.",
+    "control.database": "Fill the file system of `/var/lib/flower-agent/superlink`.",
+    "control.exposed": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_VERSION=1.42.0`.",
+    "control.open": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_CONTROL_ADDRESS=0.0.0.0:9093`.",
+    "control.refused": "`flower-agent nodes unregister 1`: there is no such node.",
+    "control.unavailable": "`docker kill flower-superlink; flower-agent nodes`",
+    "discover.ambiguous": (
+        "Write `FLOWER_ROLE=superlink` and a `FLOWER_ENDPOINT` into the attributes of a "
+        "second VM of the service, of another role than the SuperNode's."
+    ),
+    "discover.no_source": f"{CHECK}`FLOWER_ROLE=client`.",
+    "discover.waiting": "Start a SuperNode of a service before its SuperLink.",
+    "disk.low": "Fill the file system of `/var/lib/docker`, then `flower-agent doctor`.",
+    "docker.down": "`systemctl stop docker docker.socket`",
+    "docker.live_restore": (
+        "Set `live-restore` to false in Docker's configuration, then `flower-agent doctor`."
+    ),
+    "docker.refused": (
+        "`docker rm -f` a container in the instant in which the agent reads its log: "
+        "rare, and gone with the next turn."
+    ),
+    "endpoint.expired": "Set the clock of a SuperNode eleven years ahead.",
+    "endpoint.not_flower": (
+        "On a SuperNode set `FLOWER_SERVER_ADDRESS` to a TLS server without HTTP/2."
+    ),
+    "endpoint.plaintext": (
+        "On a SuperNode with TLS set `FLOWER_SERVER_ADDRESS` to a port that speaks "
+        "without, such as 22."
+    ),
+    "endpoint.refused": "On a SuperNode set `FLOWER_SERVER_ADDRESS` to a closed port.",
+    "endpoint.timeout": "Drop the Fleet port in a firewall between the VMs.",
+    "endpoint.unknown_host": "On a SuperNode set `FLOWER_SERVER_ADDRESS=superlink.invalid`.",
+    "endpoint.untrusted": "On a SuperNode set `TLS_CA_CERT` to another CA than the SuperLink's.",
+    "endpoint.wrong_name": (
+        "On a SuperNode dial the SuperLink by a name that its certificate lacks."
+    ),
+    "enrol.key_changed": (
+        "Stop a SuperNode, clear its `/var/lib/flower-agent/keys`, and start it."
+    ),
+    "enrol.key_invalid": (
+        "Make a key with `openssl ecparam -name secp384r1 -genkey`, and check a context "
+        "with its base64 in `FLOWER_NODE_PRIVATE_KEY`: it is no OpenSSH form."
+    ),
+    "enrol.key_refused": "`flower-agent nodes register nonsense`",
+    "enrol.key_spent": "`flower-agent nodes unregister NODE`, then `register` with its key.",
+    "enrol.mismatch": "Set `FLOWER_NODE_AUTH=NO` on one SuperNode of a service.",
+    "enrol.waiting": "Start a SuperNode outside the service with `FLOWER_NODE_AUTH=YES`.",
+    "firewall.drops": (
+        "On a SuperLink: `nft add table inet x; nft 'add chain inet x input { type "
+        "filter hook input priority 0; policy drop; }'`, which ends your SSH session "
+        "too; then `flower-agent doctor`."
+    ),
+    "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",
+    "gpu.mismatch": "Upgrade the driver's packages without a reboot.",
+    "gpu.no_driver": "Pass a GPU through to an image without the driver, with `GPU_ENABLED=YES`.",
+    "gpu.no_toolkit": "Take `nvidia-container-toolkit` off the image, with `GPU_ENABLED=YES`.",
+    "gpu.none": "Set `GPU_ENABLED=YES` on a SuperNode without a GPU.",
+    "gpu.not_configured": (
+        "Take the runtime `nvidia` out of `/etc/docker/daemon.json`, and restart Docker."
+    ),
+    "gpu.not_in_container": (
+        "`systemctl daemon-reload` on a VM whose Docker uses systemd's cgroups and the "
+        "toolkit without CDI."
+    ),
+    "gpu.unusable": "Take the GPU off the VM's bus while the driver is loaded.",
+    "health.not_serving": (
+        "`kill -STOP PID` of Flower's program, which `docker top flower-superlink` tells."
+    ),
+    "image.denied": "Set `FLOWER_VERSION` to a tag that the registry does not have.",
+    "image.framework": "Set `ML_FRAMEWORK=pytorch` on a VM without that image.",
+    "image.pull": "Set `FLOWER_IMAGE_PREFIX=registry.invalid/flwr`.",
+    "memory.low": "Let a program take the VM's memory, then `flower-agent doctor`.",
+    "onegate.down": "Stop the OneGate service of the cloud.",
+    "onegate.garbage": "Put a web server at `ONEGATE_ENDPOINT`.",
+    "onegate.no_service": "Start a SuperNode outside OneFlow, with `TOKEN=YES` and no address.",
+    "onegate.overwritten": (
+        "`onevm update` the SuperLink's `FLOWER_ENDPOINT` to something else, and wait five minutes."
+    ),
+    "onegate.refused": "Stop oned, and leave OneGate running.",
+    "partition.default": (
+        "Start a SuperNode outside OneFlow, with `FLOWER_SERVER_ADDRESS` and `TLS_CA_CERT`."
+    ),
+    "peer.clock": "Set the clock of a SuperNode ten seconds ahead, and restart its container.",
+    "peer.ghost": "`docker kill flower-supernode` of one that has a node key.",
+    "peer.lost": "Stop the SuperLink's container and its agent.",
+    "peer.waiting": "The same before a SuperNode has connected for the first time.",
+    "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
+    "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
+    "setting.conflict": (
+        f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=YES`, `ONEAPP_TLS_ENABLED=NO`."
+    ),
+    "setting.invalid": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_FLEET_PORT=99999`.",
+    "setting.missing": f"{CHECK}`FLOWER_VERSION=1.25.0`.",
+    "setting.near_miss": f"{CHECK}`FLOWER_ROLE=server`, `FLOWR_VERSION=1.30.0`.",
+    "setting.no_effect": (
+        f"{CHECK}`FLOWER_ROLE=server`, `ML_FRAMEWORK=sklearn`, `FLOWER_ISOLATION=subprocess`."
+    ),
+    "setting.unsupported": (
+        f"{CHECK}`FLOWER_ROLE=server`, `CUSTOM_APP_REPO=https://git.example.org/app.git`."
+    ),
+    "state.corrupt": "Write nonsense into `/usr/share/flower-agent/images.lock`.",
+    "state.other_vm": "Clone the disk of a VM that ran, and start another VM from it.",
+    "state.unwritable": "Mount `/var/lib/flower-agent` read-only.",
+    "superexec.detached": (
+        "On a SuperLink: `iptables -A OUTPUT -o lo -p tcp --dport 9091 -j REJECT`, then "
+        "`docker restart flower-superexec`."
+    ),
+    "template.context": (
+        "Check a VM template whose CONTEXT has no TOKEN: `flower-agent check --template FILE`"
+    ),
+    "template.malformed": "`echo '{' > t; flower-agent check --template t`",
+    "template.role": "Check a service template with a role `flower-server`.",
+    "template.value": 'Check a VM template with `START_SCRIPT = "echo $(id)"` in its CONTEXT.',
+    "tls.ca_changed": "`flower-agent reset` on the SuperLink, and start it again.",
+    "tls.ca_lost": (
+        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.key`, and have the agent "
+        "make a certificate: `flower-agent tls renew`."
+    ),
+    "tls.chain": "Set `TLS_CERT` and `TLS_KEY` of one CA and `TLS_CA_CERT` of another.",
+    "tls.disabled": f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=NO`.",
+    "tls.expired": "Set a `TLS_CERT` that has ended.",
+    "tls.expires_soon": "Set a `TLS_CERT` that ends within a month.",
+    "tls.fingerprint": "On a SuperNode set `FLOWER_CA_FINGERPRINT` to another CA's.",
+    "tls.key_mismatch": "Set `TLS_KEY` of another pair than `TLS_CERT`.",
+    "tls.loopback": "Set a `TLS_CERT` that does not name 127.0.0.1.",
+    "tls.mismatch": "Set `TLS_ENABLED=NO` on a SuperNode alone.",
+    "tls.not_covered": "Set a `TLS_CERT` that does not name the SuperLink's address.",
+    "tls.not_own": "`flower-agent tls renew` where `TLS_CERT` is set.",
+    "version.downgrade": "Set an older `FLOWER_VERSION` on a SuperLink that has worked.",
+    "version.failed": "Set a `FLOWER_VERSION` on a SuperLink that no registry has.",
+    "version.follows": "Set a newer `FLOWER_VERSION` on a SuperNode alone.",
+    "version.mixed": "Set `FLOWER_VERSION` on one role of a service alone.",
+    "version.newer": (
+        f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_VERSION=1.99.0`, "
+        "`FLOWER_CONTROL_ADDRESS=10.0.0.5:8000`."
+    ),
+}
