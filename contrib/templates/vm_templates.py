@@ -112,7 +112,7 @@ def attributes(kind: Kind, cloud: Cloud) -> Attributes:
         "CPU_MODEL": {"MODEL": "host-passthrough"},
         "OS": {"ARCH": "x86_64"},
         "FEATURES": {"GUEST_AGENT": "yes"},
-        "GRAPHICS": {"LISTEN": "127.0.0.1", "TYPE": "VNC"},
+        "GRAPHICS": {"LISTEN": "0.0.0.0", "TYPE": "VNC"},  # noqa: S104 - Sunstone dials it
         "NIC_DEFAULT": {"MODEL": "virtio"},
         "CONTEXT": _context(kind, cloud, asked),
         "INPUTS_ORDER": ",".join(asked),

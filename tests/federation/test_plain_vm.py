@@ -1,11 +1,20 @@
 """VMs without OneGate and without a token: the agent comes up all the same."""
 
 import base64
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
 
 import pytest
+import yaml
+from federation import context_text, replace
 from watched import docker, wait_for
 
 from flower_agent import settings
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -82,3 +91,38 @@ def test_everything_empty_except_the_role_is_a_working_superlink(lone):
     federation.start_agent(machine)
     wait_for(lambda: federation.agent(machine, "status").returncode == 0, "ready with defaults")
     assert federation.status(machine)["endpoint"].endswith(":9092")
+
+
+def test_the_marketplaces_harness_certifies_a_vm_of_its_own(lone, tmp_path, missing):
+    if shutil.which("rspec") is None:
+        missing("no rspec; run apt-get install ruby-rspec")
+    federation = lone(24300, "harness")
+    machine = federation.superlink
+    harness = tmp_path / "appliances/flower"
+    shutil.copytree(ROOT / "contrib/marketplace", harness)
+    told = yaml.safe_load((harness / "metadata.yaml").read_text())[":app"][":context"][":params"]
+    given = {name.removeprefix(":"): value for name, value in told.items()}
+    kept = ("_PORT", "_ADDRESS", "ETH0_IP")
+    ports = {name: text for name, text in machine.variables.items() if name.endswith(kept)}
+    directory = machine.root / "run/one-context"
+    directory.mkdir(parents=True)
+    replace(directory / "context.sh.network", context_text({**ports, **given}))
+    federation.start_agent(machine)
+
+    (tmp_path / "lib/community").mkdir(parents=True)
+    shutil.copy(ROOT / "tests/data/marketplace/app_handler.rb", tmp_path / "lib/community")
+    (tmp_path / "bin").mkdir()
+    # --root and --name stand in front of nothing else, as the VM's own command has neither.
+    program = shlex.join(federation.command(machine, "COMMAND")).replace("COMMAND", '"$verb"')
+    scripts = {"flower-agent": f'verb=$1; shift; exec {program} "$@"', "systemctl": "exit 0"}
+    for name, text in scripts.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SSH": "sh -c"}
+    done = subprocess.run(
+        ["rspec", "tests/00-flower_basic.rb"],
+        check=False, capture_output=True, text=True, timeout=240, cwd=harness,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ", 0 failures" in done.stdout, done.stdout + done.stderr

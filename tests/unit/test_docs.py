@@ -16,7 +16,9 @@ from flower_agent.status import Mark, Status
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = ROOT / "flower_agent"
 GENERATED = {"docs/errors.md", "docs/variables.md"}
-ELSEWHERE = {"contrib/app/README.md"}
+ELSEWHERE = {
+    "contrib/app/README.md", "contrib/marketplace/README.md", "contrib/marketplace/CHANGELOG.md",
+}  # fmt: skip
 OURS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/deploy.md",
     "docs/failures.md", "docs/how-it-works.md", "docs/metrics.md", "docs/onegate.md",
@@ -29,7 +31,7 @@ OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME", "FLOWER_AGENT_MA
 NO_CODES = {"area.what", "context.node_config", "docker.io"}
 """The pattern of a code, a name of Flower's, and a package of Debian's."""
 
-FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|network|online|local)"
+FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online|local)"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
 SPAN = re.compile(r"`([^`\n]+)`")
