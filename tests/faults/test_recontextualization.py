@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from vms import ids, main, pair, published, ready, says, state, warnings
+from vms import ids, main, pair, published, ready, running, says, state, warnings
 from watched import WatchedFederation, docker, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
@@ -206,6 +206,10 @@ def test_a_bad_value_leaves_the_federation_running_until_a_good_one_comes(vms, v
             "the finding at OneGate",
         )
     assert (ids(link), ids(node)) == before
+    superexec = f"{node.prefix}-flower-superexec"
+    docker("kill", superexec)
+    wait_for(lambda: running(superexec), "its SuperExec, under the good settings")
+    before = ids(link), ids(node)
     for machine in (link, node):
         federation.write_context(machine, machine.variables)
         ready(federation, machine)

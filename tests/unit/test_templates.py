@@ -256,7 +256,7 @@ def test_every_vm_gets_what_the_agent_needs_of_opennebula(kind):
 )
 def test_a_vm_of_the_service_would_start(kind, role, tmp_path, capsys):
     code, words = checked(booted(KINDS[kind], role=role).context, tmp_path, capsys)
-    assert words == f"it would start as {role} with Flower {flower.DEFAULT}\n"
+    assert words.startswith(f"it would start as {role} with Flower {flower.DEFAULT}\n")
     assert code == 0
 
 
@@ -282,7 +282,7 @@ def test_a_vm_by_itself_would_start_with_what_it_must_be_told(name, tmp_path, ca
     plain = "warning: appio.plaintext: " if name == "superexec" else ""  # Flower 1.25 has no other
     assert words.startswith(plain)
     assert words.count("warning: ") == bool(plain)
-    assert words.endswith(f"it would start as {kind.role} with Flower {flower.DEFAULT}\n")
+    assert f"it would start as {kind.role} with Flower {flower.DEFAULT}\n" in words
     assert code == 0
 
 
