@@ -19,7 +19,11 @@ from .settings import Settings
 
 
 def run(
-    paths: Paths, context: pathlib.Path | None, config: pathlib.Path | None, *, as_json: bool
+    paths: Paths,
+    context: pathlib.Path | None,
+    config: pathlib.Path | None = None,
+    *,
+    as_json: bool,
 ) -> int:
     """Print every finding; return 0 when a VM would start with it, 1 when not.
 

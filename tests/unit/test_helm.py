@@ -67,6 +67,8 @@ def sample(role, row):
         return {"TLS_CA_CERT": PEM, **TOGETHER["TLS_CERT"]}
     if row.name in TOGETHER:
         return TOGETHER[row.name]
+    if role is Role.SUPERNODE and row.name == "FLOWER_TLS_SANS":  # of the AppIo that it offers
+        return {row.name: row.sample, "FLOWER_APPIO_LISTEN": "10.0.0.5:9094"}
     return {row.name.replace("<KEY>", "LOCAL_EPOCHS"): row.sample}
 
 
