@@ -19,6 +19,7 @@ from . import __version__, files, host, life, mounts, nvidia, portrait, publishe
 from . import log as logging
 from .accelerator import Accelerator
 from .attach import Search
+from .bundler import Bundler
 from .certificate_files import CertificateFiles
 from .connections import Connections
 from .converge import Converger
@@ -28,6 +29,7 @@ from .errands import Errands
 from .errors import AgentError, Finding, warning
 from .exporter import Exporter
 from .finder import Finder
+from .git import Git
 from .health import Prober
 from .intake import Intake
 from .keyring import Keyring
@@ -41,9 +43,11 @@ from .parsers import Role
 from .paths import Paths
 from .registrar import Registrar
 from .reporter import Reporter
+from .run_files import RunFiles
 from .server_certificate import ServerCertificate
 from .settings import Settings
 from .status import Status
+from .submitter import Submitter
 from .superexec import SuperExec
 from .superlink import SuperLink
 from .supernode import SuperNode
@@ -93,6 +97,14 @@ class Agent:
         search = Finder(self._errands, rng=rng, scale=options.scale)
         self._finder = search
         registrar = Registrar(self._errands, rng=rng, scale=options.scale)
+        submitter = Submitter(
+            self._errands,
+            Git(self._paths.runs),
+            Bundler(engine).build,
+            RunFiles(self._paths.runs),
+            scale=options.scale,
+        )
+        enroller = Enroller(registrar, scale=options.scale)
         connections = Connections(self._errands, scale=options.scale)
         look = Look(self._errands, prober, rng=rng, scale=options.scale)
         offers = Search(self._errands, rng=rng, scale=options.scale)
@@ -101,7 +113,8 @@ class Agent:
         duties: dict[Role, Duty] = {
             Role.SUPERLINK: SuperLink(
                 prober,
-                Enroller(registrar, scale=options.scale),
+                enroller,
+                submitter,
                 ServerCertificate(CertificateFiles(self._paths.certificates)),
                 self._paths.superlink,
             ),

@@ -304,6 +304,58 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM was not ready within FLOWER_READY_TIMEOUT; the agent goes on trying.",
         "The phase and its error say what it waits for.",
     ),
+    "run.build": (
+        "Flower cannot make a bundle of the app.",
+        "Read flwr's words in the message; try `flwr build` in the app.",
+    ),
+    "run.clone": (
+        "The app's repository cannot be fetched; the agent tries again.",
+        "Read git's words in the message; check CUSTOM_APP_REPO, network and proxy.",
+    ),
+    "run.config": (
+        "A variable's value is not of the type that the app declares.",
+        "Set it to a value of that type: [tool.flwr.app.config] of the app.",
+    ),
+    "run.denied": (
+        "The app's repository refuses this VM, or does not exist.",
+        "Check CUSTOM_APP_REPO: its path, and its user and token where it is private.",
+    ),
+    "run.failed": (
+        "The run failed; it is not submitted again by itself.",
+        "Read its log in /var/lib/flower-agent/runs/; a changed FL_… submits it again.",
+    ),
+    "run.lost": (
+        "The SuperLink does not know the run any more: its database was lost.",
+        "To run the app again, change CUSTOM_APP_REPO or an FL_….",
+    ),
+    "run.moved": (
+        "The branch or tag means another commit than the one that was submitted.",
+        "To run the new one, name its commit: CUSTOM_APP_REPO=URL@COMMIT",
+    ),
+    "run.no_app": (
+        "There is no Flower app where one should be.",
+        "Name the app's directory: CUSTOM_APP_REPO=URL@ref#subdirectory",
+    ),
+    "run.no_git": (
+        "There is no git on this VM.",
+        "apt install git, or dnf install git",
+    ),
+    "run.no_ref": (
+        "The repository has no such branch, tag or commit.",
+        "Check what stands behind the @ in CUSTOM_APP_REPO.",
+    ),
+    "run.refused": (
+        "The SuperLink refuses the run.",
+        "Read its words in the message.",
+    ),
+    "run.too_large": (
+        "The repository or the app is larger than the agent or Flower takes.",
+        "Keep data out of the app's repository; nodes have theirs in data/.",
+    ),
+    "run.unread": (
+        "A variable is set that the app does not read.",
+        "Take it out, or declare its key in [tool.flwr.app.config] of the app.",
+    ),
     "setting.conflict": (
         (
             "Two variables contradict each other, or one is set bare and with ONEAPP_ to different "

@@ -8,11 +8,16 @@ number less. Ids exceed 2^63, so they are text everywhere outside the wire.
 import dataclasses
 import datetime
 import enum
+import hashlib
+from collections.abc import Iterable
 from typing import TypeVar
 
 from . import protobuf
 
 E = TypeVar("E", bound=enum.StrEnum)
+
+Scalar = bool | int | float | str
+"""A value of an app's config."""
 
 
 class NodeStatus(enum.StrEnum):
@@ -78,6 +83,15 @@ class RunInfo:
         return self.status is not RunStatus.FINISHED
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Log:
+    """A piece of what a ServerApp wrote."""
+
+    text: str
+    latest: float
+    """Unix seconds of its last part; asked for `after` that, nothing comes twice."""
+
+
 def encode_list_runs(*, run_id: str | None = None, limit: int | None = None) -> bytes:
     """Return a ListRunsRequest: one run, or the newest `limit` (ignored before 1.27)."""
     wanted = ((1, run_id), (2, limit))
@@ -94,6 +108,24 @@ def encode_unregister_node(node_id: str) -> bytes:
     return protobuf.encode((1, int(node_id)))
 
 
+def encode_start_run(
+    bundle: bytes, overrides: Iterable[tuple[str, Scalar]], federation: str
+) -> bytes:
+    """Return a StartRunRequest: an app bundle (FAB), and what the run sets of its config.
+
+    `federation` is the one that the version wants named; empty leaves it to the SuperLink.
+    """
+    fab = protobuf.encode((1, hashlib.sha256(bundle).hexdigest()), (2, bundle))
+    entries = (protobuf.encode((1, key), (2, _scalar(value))) for key, value in overrides)
+    named = ((5, federation),) if federation else ()
+    return protobuf.encode((1, fab), *((2, entry) for entry in entries), *named)
+
+
+def encode_stream_logs(run_id: str, after: float) -> bytes:
+    """Return a StreamLogsRequest: what the ServerApp wrote after a moment (Unix seconds)."""
+    return protobuf.encode((1, int(run_id)), (2, after))
+
+
 def encode_stop_run(run_id: str) -> bytes:
     """Return a StopRunRequest."""
     return protobuf.encode((1, int(run_id)))
@@ -102,6 +134,12 @@ def encode_stop_run(run_id: str) -> bytes:
 def decode_nodes(data: bytes) -> tuple[NodeInfo, ...]:
     """Return the nodes of a ListNodesResponse. Raises ValueError."""
     return tuple(_node(node) for node in protobuf.decode(data).messages(1))
+
+
+def decode_log(data: bytes) -> Log:
+    """Return one StreamLogsResponse. Raises ValueError."""
+    message = protobuf.decode(data)
+    return Log(message.text(1), message.double(2))
 
 
 def decode_runs(data: bytes) -> tuple[RunInfo, ...]:
@@ -142,6 +180,15 @@ def _run(run: protobuf.Message) -> RunInfo:
         details=status.text(3),
         federation=run.text(12),
     )
+
+
+def _scalar(value: Scalar) -> bytes:
+    """Return a Scalar: a oneof in which each type has its number; integers are zigzag."""
+    if isinstance(value, bool):
+        return protobuf.encode((13, int(value)))
+    if isinstance(value, int):
+        return protobuf.encode((8, value << 1 ^ value >> 63))
+    return protobuf.encode((1 if isinstance(value, float) else 14, value))
 
 
 def _known(kind: type[E], text: str) -> E | str:

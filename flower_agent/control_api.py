@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import grpc
@@ -97,14 +97,35 @@ class Control:
         self.call("UnregisterNode", control.encode_unregister_node(node_id), timeout_s)
 
     def list_runs(
-        self, timeout_s: float, *, limit: int | None = None
+        self, timeout_s: float, *, run_id: str | None = None, limit: int | None = None
     ) -> tuple[control.RunInfo, ...]:
-        """Return the runs, oldest first.
+        """Return the runs, oldest first, or the one that is asked for; an unknown one is refused.
 
         Without `limit` recent Flowers leave out all but the newest 20.
         """
-        body = control.encode_list_runs(limit=limit)
+        body = control.encode_list_runs(run_id=run_id, limit=limit)
         return self._decoded(control.decode_runs, self.call("ListRuns", body, timeout_s))
+
+    def start_run(
+        self,
+        bundle: bytes,
+        overrides: Iterable[tuple[str, control.Scalar]],
+        federation: str,
+        timeout_s: float,
+    ) -> str:
+        """Submit an app bundle and return the run's id. Never made twice by itself."""
+        body = control.encode_start_run(bundle, overrides, federation)
+        reply = self._decoded(protobuf.decode, self.call("StartRun", body, timeout_s))
+        if not reply.integer(1):  # what Flower answers to a bundle that is too large
+            raise AgentError("control.refused", "The SuperLink refused StartRun without a word")
+        return str(reply.integer(1))
+
+    def stream_logs(self, run_id: str, after: float, timeout_s: float) -> Iterator[control.Log]:
+        """Yield what a run's ServerApp wrote after a moment, until the run or `timeout_s` ends."""
+        body = control.encode_stream_logs(run_id, after)
+        frames = self._frames_grpc if self._transport is Transport.GRPC else self._frames_http
+        for frame in frames("StreamLogs", body, timeout_s):
+            yield self._decoded(control.decode_log, frame)
 
     def stop_run(self, run_id: str, timeout_s: float) -> None:
         """Stop a run. A finished or unknown one is refused."""
@@ -132,21 +153,58 @@ class Control:
             words = f"{code.name}: {_words(details)}"
             raise self._failure(method, words, refused=code in _REFUSALS) from error
 
+    def _frames_grpc(self, method: str, body: bytes, timeout_s: float) -> Iterator[bytes]:
+        try:
+            yield from self._channel.stream(f"/flwr.proto.Control/{method}", body, timeout_s)
+        except grpc.RpcError as error:
+            code, details = health.rpc_status(error)
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return
+            self._channel.close()
+            words = f"{code.name}: {_words(details)}"
+            raise self._failure(method, words, refused=code in _REFUSALS) from error
+
+    def _frames_http(self, method: str, body: bytes, timeout_s: float) -> Iterator[bytes]:
+        """Yield frames: a length of four bytes, big end first, and so many bytes."""
+        with self._posting(method, body, timeout_s) as response:
+            try:
+                while len(head := response.read(4)) == 4:  # noqa: PLR2004
+                    length = int.from_bytes(head, "big")
+                    if length > health.MAX_MESSAGE_BYTES:
+                        raise http.client.HTTPException("the answer is too long")
+                    yield response.read(length)
+            except TimeoutError:
+                return
+
     def _call_http(self, method: str, body: bytes, timeout_s: float) -> bytes:
+        with self._posting(method, body, timeout_s) as response:
+            reply = response.read(health.MAX_MESSAGE_BYTES + 1)
+            if len(reply) > health.MAX_MESSAGE_BYTES:
+                raise http.client.HTTPException("the answer is too long")
+        return reply
+
+    @contextlib.contextmanager
+    def _posting(
+        self, method: str, body: bytes, timeout_s: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Give the answer to a request, once it is 200; translate what goes wrong."""
         path = "/v1/control/" + re.sub(r"(?<=.)(?=[A-Z])", "-", method).lower()
         try:
-            status, reply = self._post(path, body, timeout_s)
+            with self._post(path, body, timeout_s) as response:
+                if response.status == http.HTTPStatus.OK:
+                    yield response
+                    return
+                reply = response.read(health.MAX_MESSAGE_BYTES)
         except AgentError as error:
             finding = error.finding
             raise self._failure(method, finding.message, hint=finding.hint) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._failure(method, str(error) or type(error).__name__) from error
-        if status != http.HTTPStatus.OK:
-            words = f"HTTP {status}: {_words(reply.decode('utf-8', 'replace'))}"
-            raise self._failure(method, words, refused=400 <= status < 500)  # noqa: PLR2004
-        return reply
+        words = f"HTTP {response.status}: {_words(reply.decode('utf-8', 'replace'))}"
+        raise self._failure(method, words, refused=400 <= response.status < 500)  # noqa: PLR2004
 
-    def _post(self, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
+    @contextlib.contextmanager
+    def _post(self, path: str, body: bytes, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
         deadline = time.monotonic() + timeout_s
         connection = http.client.HTTPConnection(self._address.host, self._address.port)
         with self._dial(timeout_s) as connected:
@@ -154,10 +212,7 @@ class Control:
             connection.sock = connected
             connection.request("POST", path, body, {"Content-Type": "application/protobuf"})
             with connection.getresponse() as response:
-                reply = response.read(health.MAX_MESSAGE_BYTES + 1)
-        if len(reply) > health.MAX_MESSAGE_BYTES:
-            raise http.client.HTTPException("the answer is too long")
-        return response.status, reply
+                yield response
 
     def _dial(self, timeout_s: float) -> contextlib.AbstractContextManager[socket.socket]:
         if self._ca_pem is None:

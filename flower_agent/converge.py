@@ -231,7 +231,7 @@ class Converger:
             return Unmet(turn.phase)
         name, started_at = main.name, main.started_at or turn.now
         read = self._workload.engine.logs
-        running = Running(started_at, lambda since: read(name, since=since))
+        running = Running(started_at, lambda since: read(name, since=since), main.image)
         try:
             duty.check(turn, running)
         except AgentError as error:

@@ -76,8 +76,8 @@ class Engine:
             return self._client
 
     @contextlib.contextmanager
-    def _calling(self, what: str, code: str = "docker.refused") -> Iterator[docker.APIClient]:
-        """Translate every failure of docker-py into an AgentError about `what`."""
+    def calling(self, what: str, code: str = "docker.refused") -> Iterator[docker.APIClient]:
+        """Give the client; translate its every failure into an AgentError about `what`."""
         try:
             yield self._api()
         except docker.errors.APIError as error:
@@ -100,13 +100,13 @@ class Engine:
 
     def offers(self) -> gpu.Offers:
         """Return the ways in which this engine hands GPUs to a container."""
-        with self._calling("tell about itself") as api:
+        with self.calling("tell about itself") as api:
             return gpu.offers(api.info())
 
     def containers(self) -> tuple[Existing, ...]:
         """Return every container: this agent's with details, the others by name only."""
         found: list[Existing] = []
-        with self._calling("list containers") as api:
+        with self.calling("list containers") as api:
             for row in api.containers(all=True):
                 name = str((row.get("Names") or ["/"])[0]).lstrip("/")
                 if (row.get("Labels") or {}).get(LABEL_NAME) != self.owner:
@@ -120,7 +120,7 @@ class Engine:
 
     def create(self, container: Container, image: str) -> None:
         """Create `container` from `image` (its reference, pinned by digest where known)."""
-        with self._calling(f"create {container.name}", "container.refused") as api:
+        with self.calling(f"create {container.name}", "container.refused") as api:
             api.create_container(
                 image,
                 command=list(container.command),
@@ -143,7 +143,7 @@ class Engine:
         A dockerd that shuts down takes none, but serves the old ones, and what it starts then
         outlives it: the next dockerd does not know it and cannot start it.
         """
-        with self._calling(f"start {name}", "container.refused") as api:
+        with self.calling(f"start {name}", "container.refused") as api:
             version = api.api_version
             fresh = docker.APIClient(self._url, version=version, timeout=self._timeout_s)
             with contextlib.closing(fresh):
@@ -151,17 +151,17 @@ class Engine:
 
     def stop(self, name: str) -> None:
         """Send SIGTERM and wait for the end; SIGKILL comes only after `STOP_TIMEOUT_S`."""
-        with self._calling(f"stop {name}") as api, contextlib.suppress(docker.errors.NotFound):
+        with self.calling(f"stop {name}") as api, contextlib.suppress(docker.errors.NotFound):
             api.stop(name, timeout=STOP_TIMEOUT_S)
 
     def remove(self, name: str) -> None:
         """Remove a stopped container; absent is well."""
-        with self._calling(f"remove {name}") as api, contextlib.suppress(docker.errors.NotFound):
+        with self.calling(f"remove {name}") as api, contextlib.suppress(docker.errors.NotFound):
             api.remove_container(name, v=True)
 
     def give_cpu(self, name: str, shares: int) -> None:
         """Set the CPU weight of a running container."""
-        with self._calling(f"update {name}") as api:
+        with self.calling(f"update {name}") as api:
             api.update_container(name, cpu_shares=shares)
 
     def logs(
@@ -176,7 +176,7 @@ class Engine:
 
         `stamped` puts Docker's time in front of each line.
         """
-        with self._calling(f"read the logs of {name}") as api:
+        with self.calling(f"read the logs of {name}") as api:
             raw = api.logs(
                 name,
                 since=since.timestamp() if since else None,  # docker-py drops a datetime's fraction
@@ -187,26 +187,26 @@ class Engine:
 
     def processes(self, name: str) -> tuple[str, ...]:
         """Return the command lines of a running container's processes."""
-        with self._calling(f"list the processes of {name}") as api:
+        with self.calling(f"list the processes of {name}") as api:
             rows = api.top(name).get("Processes") or ()
         return tuple(str(row[-1]) for row in rows)
 
     def execute(self, name: str, command: tuple[str, ...]) -> gpu.Answer:
         """Run a program in a running container; it has no time limit but its own."""
-        with self._calling(f"run {command[0]} in {name}") as api:
+        with self.calling(f"run {command[0]} in {name}") as api:
             made = api.exec_create(name, list(command))["Id"]
             text = bytes(api.exec_start(made)).decode("utf-8", "replace")
             return gpu.Answer(int(api.exec_inspect(made)["ExitCode"]), text)
 
     def follow(self, name: str, *, tail: int, stamped: bool = False) -> Iterator[str]:
         """Yield a container's output as it comes, until the container ends."""
-        with self._calling(f"follow the logs of {name}") as api:
+        with self.calling(f"follow the logs of {name}") as api:
             for chunk in api.logs(name, stream=True, follow=True, tail=tail, timestamps=stamped):
                 yield bytes(chunk).decode("utf-8", "replace")
 
     def image(self, reference: str) -> Image | None:
         """Return the local image of that reference, or None."""
-        with self._calling(f"look at image {reference}") as api:
+        with self.calling(f"look at image {reference}") as api:
             try:
                 found = api.inspect_image(reference)  # type: ignore[no-untyped-call]  # stubs lack it
             except docker.errors.ImageNotFound:
@@ -226,7 +226,7 @@ class Engine:
         Raises AgentError ``image.denied`` (not retryable) or ``image.pull`` (retryable).
         """
         wanted = Reference.parse(reference)
-        with self._calling(f"pull {reference}", "image.pull") as api:
+        with self.calling(f"pull {reference}", "image.pull") as api:
             try:
                 for event in api.pull(
                     wanted.repository,
@@ -250,7 +250,7 @@ class Engine:
         """
         label = f"{LABEL_NAME}={self.owner}"
         filters = {"type": "container", "label": label, "event": list(CHANGES)}
-        with self._calling("stream events") as api:
+        with self.calling("stream events") as api:
             events = api.events(filters=filters, decode=False)
             wake()  # whatever happened before the stream stood is found by listing
             for _ in events:

@@ -142,6 +142,9 @@ class Band:
     announces_node: bool = True
     """A SuperNode logs its ID when it has connected; 1.23 logs nothing then."""
 
+    federation: str = "default"
+    """The federation that a run is submitted to; empty: its own. 1.23 knows none."""
+
     environment: tuple[tuple[str, str], ...] = ()
     """Variables to set beside telemetry and log level."""
 
@@ -162,7 +165,8 @@ def _rows() -> tuple[Band, ...]:
     http, change = Transport.HTTP, dataclasses.replace
     a23 = Band(id="A2", since=(1, 23), suffix="-py3.12-ubuntu24.04", announces_node=False)
     a24 = change(a23, since=(1, 24), suffix="-py3.13-ubuntu24.04", announces_node=True)
-    a28 = change(a24, since=(1, 28), environment=((update, "1"),))
+    a26 = change(a24, since=(1, 26), federation="")
+    a28 = change(a26, since=(1, 28), environment=((update, "1"),))
     a29 = change(a28, since=(1, 29), storage=False)
     own = "--appio-ssl-"
     b30 = change(a29, since=(1, 30), id="B", appio_tls_flags=own, node_appio_tls_flags=own)
@@ -183,7 +187,7 @@ def _rows() -> tuple[Band, ...]:
     )
     d38 = change(d37, since=(1, 38), plugin=False)
     e40 = change(d38, since=(1, 40), id="E", fleet=http, fleet_flag=HOST_PORT, fleet_port=8000)
-    return a23, a24, a28, a29, b30, b32, c35, c36, d37, d38, e40
+    return a23, a24, a26, a28, a29, b30, b32, c35, c36, d37, d38, e40
 
 
 BANDS = _rows()

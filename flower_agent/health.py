@@ -100,6 +100,13 @@ class Channel:
                 return self.call(method, body, timeout_s)
             raise
 
+    def stream(self, method: str, body: bytes, timeout_s: float) -> Iterator[bytes]:
+        """Call a method whose responses are a stream. Raises grpc.RpcError, as at its deadline."""
+        remote = self._open().unary_stream(
+            method, request_serializer=bytes, response_deserializer=bytes
+        )
+        yield from remote(body, timeout=timeout_s)
+
     def close(self) -> None:
         """End the connection; the next call makes a new one."""
         if self._channel is not None:

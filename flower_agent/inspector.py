@@ -26,7 +26,7 @@ class Inspector(Engine):
 
     def about(self) -> About:
         """Return version, place and set-up. Raises AgentError ``docker.…``."""
-        with self._calling("tell about itself") as api:
+        with self.calling("tell about itself") as api:
             info = api.info()
         return About(
             version=str(info.get("ServerVersion") or "of unknown version"),
@@ -43,7 +43,7 @@ class Inspector(Engine):
         wanted = Reference.parse(reference)
         name = f"{wanted.repository}:{wanted.tag}"
         try:
-            with self._calling(f"ask the registry for {reference}", "image.pull") as api:
+            with self.calling(f"ask the registry for {reference}", "image.pull") as api:
                 ask: Any = api.inspect_distribution  # the stubs lack its types
                 ask(name, auth_config=auth(registry))
         except AgentError as error:
@@ -53,10 +53,10 @@ class Inspector(Engine):
 
     def describe(self, name: str) -> Any:
         """Return all that Docker knows of a container. Raises AgentError ``docker.…``."""
-        with self._calling(f"inspect {name}") as api:
+        with self.calling(f"inspect {name}") as api:
             return api.inspect_container(name)
 
     def information(self) -> Any:
         """Return all that Docker tells of itself. Raises AgentError ``docker.…``."""
-        with self._calling("tell about itself") as api:
+        with self.calling("tell about itself") as api:
             return api.info()

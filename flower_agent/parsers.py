@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from . import address
+from . import address, app_source
 from .secret import Secret
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -82,11 +82,6 @@ _PAIR = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=([^\s'\"=\\]+)")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _PREFIX = re.compile(rf"{_COMPONENT}(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
 _PREFIX_LENGTH = 200
-_APP = re.compile(
-    r"(?:(?:https|ssh|git)://(?:[^\s/@-][^\s/@]*@)?[A-Za-z0-9\[][A-Za-z0-9.:\]-]*/"
-    r"|[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:)"
-    r"[^\s@#-][^\s@#]*(?:@[^\s@#-][^\s@#]*)?(?:#[^\s#/-][^\s#]*)?"
-)
 
 
 def choice(kind: type[E], also: Mapping[str, E] | None = None) -> Callable[[str], E]:
@@ -231,8 +226,7 @@ def image_prefix(text: str) -> str:
 
 def app(text: str) -> str:
     """Return the Git URL of an app, with its ref and subdirectory. It may hold credentials."""
-    if not _APP.fullmatch(text) or ".." in text or not text.isprintable():
-        raise ValueError("want URL, URL@ref or URL@ref#subdirectory; https, ssh or git")
+    app_source.parse_source(text)
     return text
 
 

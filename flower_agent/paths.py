@@ -61,6 +61,11 @@ class Paths:
         return self.state / "copies"
 
     @property
+    def runs(self) -> pathlib.Path:
+        """The run of the context, and logs and metrics of runs (0700)."""
+        return self.state / "runs"
+
+    @property
     def data(self) -> pathlib.Path:
         """The node's training data, mounted read-only at ``/app/data``."""
         return self.state / "data"

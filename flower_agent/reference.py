@@ -46,8 +46,6 @@ _UNSUPPORTED = """\
 ## Not in this release
 
 Setting one of these is a finding `setting.unsupported`: an error stops the VM, a warning does not.
-The variables that begin with `FL_` describe the run that `CUSTOM_APP_REPO` would start: they are
-checked and have no other effect yet.
 """
 
 _ERRORS = """\

@@ -23,10 +23,10 @@ HEALTH_PORTS = 3
 # A release that learns one of these deletes its line. Variable, field, what it does, sentence.
 UNSUPPORTED = (
     (
-        "CUSTOM_APP_REPO",
-        "app_repo",
+        "FLOWER_METRICS",
+        "metrics",
         Severity.WARNING,
-        "this release does not submit runs from the context; use `flwr run`",
+        "this release does not write metrics",
     ),
 )
 

@@ -47,17 +47,21 @@ class Settings:
         "The SuperLink's Fleet API: `host`, `host:port` or `[v6]:port`. Without a port: the Fleet "
         "port of the version.", unset="discovered", roles=NODE + EXEC, sample="10.0.0.5:9092")
     num_rounds: int = setting(
-        "FL_NUM_ROUNDS", parsers.whole(1, 1_000_000), "Rounds of the run.",
+        "FL_NUM_ROUNDS", parsers.whole(1, 1_000_000),
+        "Rounds of the run that `CUSTOM_APP_REPO` starts.",
         default="3", roles=LINK, sample="10")
     strategy: str = setting(
-        "FL_STRATEGY", parsers.identifier, "Strategy of the run.",
+        "FL_STRATEGY", parsers.identifier,
+        "Strategy of the run, where the app lets one choose.",
         default="FedAvg", roles=LINK, sample="FedProx")
     min_clients: int = setting(
-        "FL_MIN_CLIENTS", parsers.whole(1, 1_000_000), "SuperNodes that the run waits for.",
+        "FL_MIN_CLIENTS", parsers.whole(1, 1_000_000),
+        "SuperNodes that must be connected before the run is submitted, and that take part.",
         default="2", roles=LINK, sample="5")
     run_config: Pairs = family(
         "FL_CONFIG_", parsers.line,
-        "A further key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` is `local-epochs`.",
+        "A further key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` is `local-epochs`, or as the "
+        "app writes it.",
         quiet=True, roles=LINK, sample="5")
     tls: bool = setting(
         "TLS_ENABLED", parsers.boolean, "TLS on every API that leaves the VM.",
@@ -84,7 +88,8 @@ class Settings:
         sample="pytorch")
     app_repo: str | None = setting(
         "CUSTOM_APP_REPO", parsers.app,
-        "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`.",
+        "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`; https, ssh or git. "
+        "The SuperLink submits it once.",
         quiet=True, roles=LINK + NODE, sample="https://git.example.org/team/app.git@v1")
     isolation: Isolation = setting(
         "FLOWER_ISOLATION", parsers.choice(Isolation),
@@ -181,11 +186,14 @@ class Settings:
         "FLOWER_READY_TIMEOUT", parsers.whole(10, 86_400),
         "Seconds after which a VM that is not ready reports `failed`; it goes on trying.",
         default="600", sample="1200")
+
+    given: frozenset[str] = frozenset()
+    """The variables that somebody set."""
 # fmt: on
 
 
 _FIELDS: dict[str, Setting[Any]] = {
-    field.name: row_of(field) for field in dataclasses.fields(Settings)
+    field.name: row_of(field) for field in dataclasses.fields(Settings) if field.metadata
 }
 
 SETTINGS: tuple[Setting[Any], ...] = tuple(_FIELDS.values())
@@ -224,7 +232,7 @@ def parse(context: Mapping[str, str], config: Mapping[str, str]) -> Parsed:
     reading = _Reading(context, config)
     for field, row in _FIELDS.items():
         reading.values[field] = _read(row, reading)
-    settings = Settings(**reading.values)
+    settings = Settings(**reading.values, given=frozenset(reading.given))
     found = reading.found + rules.check(settings, reading.given, reading.bad)
     findings = [finding for _, finding in sorted(found, key=lambda pair: _ORDER[pair[0]])]
     findings += _other_findings(context, config)

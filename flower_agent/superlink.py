@@ -6,6 +6,7 @@ written, so it is never enough. Nothing here depends on SuperNodes or runs.
 """
 
 import base64
+import functools
 import pathlib
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ from .host import HostFacts
 from .server_certificate import ServerCertificate
 from .settings import Settings
 from .status import Mark
+from .submitter import Submitter
 from .turn import Prepared, Running, Turn
 
 TIMEOUT_S = 3.0
@@ -38,12 +40,14 @@ class SuperLink:
         self,
         prober: Prober,
         enroller: Enroller,
+        submitter: Submitter,
         certificate: ServerCertificate,
         database: pathlib.Path,
     ) -> None:
         self._prober = prober
         self._certificate = certificate
         self._enroller = enroller
+        self._submitter = submitter
         self._database = database
         self._control: Control | None = None
         self._control_key: object = None
@@ -71,7 +75,7 @@ class SuperLink:
     def may_start(self, turn: Turn) -> None:
         """Nothing stands before a SuperLink."""
 
-    def check(self, turn: Turn, running: Running) -> None:  # noqa: ARG002  # a Duty's shape
+    def check(self, turn: Turn, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
         settings = turn.settings
         host = own_address(settings.address, turn.host, turn.variables)
@@ -87,7 +91,9 @@ class SuperLink:
         nodes = api.list_nodes(TIMEOUT_S)
         self._room()
         turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
-        self._note_nodes(turn, nodes, api)
+        online = self._note_nodes(turn, nodes, api)
+        connect = functools.partial(_connect, places, public, ca_pem)
+        self._submitter.follow(turn, online, running.image, connect)
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
@@ -143,7 +149,7 @@ class SuperLink:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
             raise AgentError("control.database", message, retryable=True)
 
-    def _note_nodes(self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control) -> None:
+    def _note_nodes(self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
         turn.told["FLOWER_NODES"] = str(online)
         turn.note("nodes", Mark.OK, f"{online} SuperNodes connected")
@@ -152,16 +158,14 @@ class SuperLink:
         else:
             turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
         turn.supernodes = roster.roster(nodes, turn.record.pins, self._enroller.claims)
+        return online
 
     def _api(self, places: Endpoints, public: Address, ca_pem: str | None) -> Control:
         """Return the Control API, over the kept connection while nothing changed."""
         key = (places.control, public.host, ca_pem)
         if self._control is None or self._control_key != key:
             self.close()
-            pem = ca_pem.encode() if ca_pem else None
-            self._control = Control(
-                places.control.dial, places.control.transport, pem, server_hostname=public.host
-            )
+            self._control = _connect(places, public, ca_pem)
             self._control_key = key
         return self._control
 
@@ -219,6 +223,12 @@ def commands(
 def _attaches_here(settings: Settings, places: Endpoints) -> bool:
     """Tell whether a SuperExec on this VM dials the AppIo with TLS."""
     return places.appio.tls and roles.has_superexec(settings)
+
+
+def _connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
+    """Return a Control API of one's own."""
+    at, pem = places.control, ca_pem.encode() if ca_pem else None
+    return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
 
 def _consent(settings: Settings, places: Endpoints) -> None:

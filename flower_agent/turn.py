@@ -127,6 +127,9 @@ class Running:
     read_log: Callable[[datetime.datetime], str]
     """Gives its output since a moment."""
 
+    image: str = ""
+    """By which reference it was made."""
+
 
 class Duty(Protocol):
     """What a role does beside its containers."""

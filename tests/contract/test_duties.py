@@ -12,12 +12,15 @@ from flower_agent.arguments import Trust
 from flower_agent.certificate_files import CertificateFiles
 from flower_agent.enroller import Enroller
 from flower_agent.errands import Errands
+from flower_agent.git import Git
 from flower_agent.health import Prober
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.record import Record
 from flower_agent.registrar import Registrar
+from flower_agent.run_files import RunFiles
 from flower_agent.server_certificate import ServerCertificate
+from flower_agent.submitter import Submitter
 from flower_agent.supernode import SuperNode
 from flower_agent.turn import Running, Turn
 
@@ -136,8 +139,10 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         record=Record(),
         running=running,
     )
-    registrar = Registrar(Errands(lambda: None), rng=random.Random(1))
+    errands = Errands(lambda: None)
+    registrar = Registrar(errands, rng=random.Random(1))
+    submitter = Submitter(errands, Git(tmp_path), lambda *_: b"", RunFiles(tmp_path))
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
-    duty = superlink.SuperLink(Prober(), Enroller(registrar), certificate, tmp_path)
+    duty = superlink.SuperLink(Prober(), Enroller(registrar), submitter, certificate, tmp_path)
     assert duty.prepare(turn).trust.defer is running
     duty.close()

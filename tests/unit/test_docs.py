@@ -27,7 +27,9 @@ OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME", "FLOWER_AGENT_MA
 NO_CODES = {"area.what", "context.node_config", "docker.io"}
 """The pattern of a code, a name of Flower's, and a package of Debian's."""
 
-FILES = r"(py|md|sh|json|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online|local)"
+FILES = (
+    r"(py|md|sh|json|jsonl|fab|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online|local)"
+)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
 SPAN = re.compile(r"`([^`\n]+)`")

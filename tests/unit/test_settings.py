@@ -625,7 +625,7 @@ def test_the_fleet_port_is_the_versions_own():
 @pytest.mark.parametrize(
     ("variables", "severity"),
     [
-        ({**SERVER, "CUSTOM_APP_REPO": "https://h/app"}, Severity.WARNING),
+        ({**CLIENT, "FLOWER_METRICS": "YES"}, Severity.WARNING),
     ],
 )
 def test_what_this_release_lacks_is_said(variables, severity):

@@ -1,0 +1,332 @@
+"""Apps from real git repositories: on disk, over HTTPS with a login, and hostile ones."""
+
+import base64
+import contextlib
+import http.server
+import os
+import pathlib
+import ssl
+import subprocess
+import threading
+import time
+
+import endpoints
+import pytest
+
+from flower_agent import git as module
+from flower_agent.app_source import Source, parse_source
+from flower_agent.errors import AgentError
+from flower_agent.git import Git
+from flower_agent.secret import Secret
+
+APP = {"pyproject.toml": "[project]\n", "mine/client.py": "print('never run')\n", "README.md": "x"}
+BACKEND = "/usr/lib/git-core/git-http-backend"
+
+
+class Repository:
+    """A repository on disk that a test commits to."""
+
+    def __init__(self, path):
+        self.path = path
+        self.url = f"file://{path}"
+        path.mkdir(parents=True)
+        self.run("init", "-q", "-b", "main")
+        self.commit(APP)
+
+    def run(self, *arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", *who, *arguments]
+        done = subprocess.run(command, cwd=self.path, check=True, capture_output=True, timeout=60)
+        return done.stdout.decode().strip()
+
+    def write(self, files):
+        for name, content in files.items():
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def commit(self, files=()):
+        self.write(dict(files))
+        self.run("add", "-A", "-f")
+        self.run("commit", "-q", "--allow-empty", "-m", "x")
+        return self.run("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "app")
+
+
+def git(tmp_path, **more):
+    return Git(tmp_path / "runs", protocols="file", **more)
+
+
+def failure(call, *args):
+    with pytest.raises(AgentError) as caught:
+        call(*args)
+    assert caught.value.finding.hint
+    return caught.value.finding
+
+
+def test_the_head_is_fetched_as_data_and_nothing_is_left(tmp_path, repository):
+    commit, files = git(tmp_path).fetch(Source(repository.url))
+    assert commit == repository.run("rev-parse", "HEAD")
+    assert {name: data.decode() for name, data in files.items()} == APP
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_branch_a_tag_and_a_commit_are_fetched(tmp_path, repository):
+    first = repository.run("rev-parse", "HEAD")
+    repository.run("tag", "-a", "v1", "-m", "x")
+    repository.run("checkout", "-q", "-b", "feature/x")
+    second = repository.commit({"mine/new.py": "1"})
+    for ref, want in (("main", first), ("v1", first), ("feature/x", second), (first, first)):
+        commit, files = git(tmp_path).fetch(Source(repository.url, ref))
+        assert commit == want
+        assert ("mine/new.py" in files) == (want == second)
+
+
+def test_only_the_newest_commit_is_fetched(tmp_path, repository):
+    repository.commit({"large.md": os.urandom(3 << 20)})
+    repository.run("rm", "-q", "large.md")
+    repository.commit()
+    _, files = git(tmp_path, limit_bytes=2 << 20).fetch(Source(repository.url))
+    assert sorted(files) == sorted(APP)
+
+
+def test_what_a_ref_means_now_is_asked_without_a_fetch(tmp_path, repository):
+    first = repository.run("rev-parse", "HEAD")
+    repository.run("tag", "-a", "v1", "-m", "x")
+    second = repository.commit({"mine/new.py": "1"})
+    asked = git(tmp_path)
+    assert asked.resolve(Source(repository.url)) == second
+    assert asked.resolve(Source(repository.url, "main")) == second
+    assert asked.resolve(Source(repository.url, "v1")) == first
+    assert failure(asked.resolve, Source(repository.url, "gone")).code == "run.no_ref"
+
+
+def test_an_app_in_a_subdirectory_comes_with_paths_of_its_own(tmp_path, repository):
+    repository.commit({"apps/a/pyproject.toml": "x", "apps/b/pyproject.toml": "y"})
+    _, files = git(tmp_path).fetch(Source(repository.url, "main", "apps/a"))
+    assert files == {"pyproject.toml": b"x"}
+    found = failure(git(tmp_path).fetch, Source(repository.url, "main", "apps/c"))
+    assert (found.code, "no directory apps/c" in found.message) == ("run.no_app", True)
+
+
+def test_symlinks_submodules_and_other_kinds_of_files_are_left_out(tmp_path, repository):
+    (repository.path / "passwd.py").symlink_to("/etc/passwd")
+    (repository.path / "up.md").symlink_to("../../../secret.md")
+    repository.commit({"data.bin": b"\0" * 100, "LICENSE": "free", ".gitattributes": "* filter=x"})
+    head = repository.run("rev-parse", "HEAD")
+    repository.run("update-index", "--add", "--cacheinfo", f"160000,{head},sub.py")
+    repository.run("commit", "-q", "-m", "x")
+    _, files = git(tmp_path).fetch(Source(repository.url))
+    assert sorted(files) == sorted([*APP, "LICENSE"])
+
+
+def test_nothing_of_a_hostile_repository_runs(tmp_path, repository):
+    ran = tmp_path / "ran"
+    for hook in ("post-checkout", "reference-transaction", "post-merge", "pre-auto-gc"):
+        repository.write({f".git/hooks/{hook}": f"#!/bin/sh\ntouch {ran}\n"})
+        (repository.path / ".git/hooks" / hook).chmod(0o755)
+    evil = f"!touch {ran}; false"
+    repository.commit(
+        {
+            ".gitattributes": "*.py filter=evil diff=evil merge=evil",
+            ".gitmodules": f'[submodule "s"]\n\tpath = s\n\turl = ext::sh -c "touch {ran}"\n'
+            "\tupdate = none\n",
+            ".lfsconfig": "[lfs]\nurl=http://127.0.0.1:1\n",
+            "conftest.py": f"open({str(ran)!r}, 'w')",
+            "setup.py": f"open({str(ran)!r}, 'w')",
+        }
+    )
+    ran.unlink(missing_ok=True)  # a hook ran at the commit, in the test's own repository
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        f'[core]\nfsmonitor = "{evil}"\nsshCommand = "{evil}"\n[filter "evil"]\nsmudge = "{evil}"\n'
+    )
+    environment = {**os.environ, "HOME": str(home), "GIT_SSH_COMMAND": evil, "GIT_ASKPASS": evil}
+    _, files = git(tmp_path, environment=environment).fetch(Source(repository.url))
+    assert "setup.py" in files
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c touch% RAN", "file:///app", "http://127.0.0.1:1/app"])
+def test_only_https_ssh_and_git_are_spoken(tmp_path, url):
+    found = failure(Git(tmp_path / "runs").fetch, Source(url.replace("RAN", str(tmp_path / "ran"))))
+    assert found.code == "run.clone"
+    assert "not allowed" in found.message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_repository_that_is_too_large_is_given_up_while_it_comes(tmp_path, repository):
+    repository.commit({f"{n}.md": os.urandom(1 << 20) for n in range(6)})
+    found = failure(git(tmp_path, limit_bytes=1 << 20).fetch, Source(repository.url))
+    assert (found.code, "larger than 1 MiB" in found.message) == ("run.too_large", True)
+
+
+def test_an_app_that_is_too_large_once_unpacked_is_not_read(tmp_path, repository):
+    repository.commit({"zeros.md": b"\0" * (module.APP_BYTES + 1)})
+    found = failure(git(tmp_path).fetch, Source(repository.url))
+    assert (found.code, "the app in" in found.message) == ("run.too_large", True)
+
+
+def test_a_missing_repository_and_a_missing_ref_are_told_apart(tmp_path, repository):
+    asked = git(tmp_path)
+    assert failure(asked.fetch, Source(f"file://{tmp_path}/none")).code == "run.denied"
+    found = failure(asked.fetch, Source(repository.url, "gone"))
+    assert found.code == "run.no_ref"
+    assert "gone" in found.message
+    assert failure(asked.fetch, Source(repository.url, "1" * 40)).code == "run.no_ref"
+
+
+def test_a_host_that_cannot_be_reached_may_be_reached_later(tmp_path):
+    address = endpoints.closed_port()
+    found = failure(Git(tmp_path / "runs").fetch, Source(f"https://{address}/app"))
+    assert found.code == "run.clone"
+
+
+def test_a_host_that_never_answers_is_given_up_in_time(tmp_path):
+    with endpoints.silent_server() as address:
+        begin = time.monotonic()
+        found = failure(Git(tmp_path / "runs", timeout_s=1).fetch, Source(f"git://{address}/app"))
+    assert (found.code, "in time" in found.message) == ("run.clone", True)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_vm_without_git_is_told_so(tmp_path):
+    found = failure(Git(tmp_path / "runs", program="/usr/bin/no-git").fetch, Source("https://h/a"))
+    assert found.code == "run.no_git"
+
+
+def test_a_state_directory_that_cannot_hold_a_credential_is_refused(tmp_path):
+    found = failure(Git(tmp_path / "a b;c").fetch, Source("https://h/a", login=Secret("u:p")))
+    assert found.code == "run.clone"
+
+
+class Host(http.server.BaseHTTPRequestHandler):
+    """A git host: smart HTTP by git's own backend, behind a login."""
+
+    root = ""
+    login = b""
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_GET(self):
+        self._answer(b"")
+
+    def do_POST(self):
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _answer(self, body):
+        given = self.headers.get("Authorization", "")
+        self.asked.append(given)
+        if self.login and given != f"Basic {base64.b64encode(self.login).decode()}":
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        path, _, query = self.path.partition("?")
+        environment = {
+            "GIT_PROJECT_ROOT": self.root,
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": self.command,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }
+        done = subprocess.run(
+            [BACKEND], input=body, env=environment, capture_output=True, check=False, timeout=60
+        )
+        head, _, reply = done.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_):
+        """Say nothing on stderr."""
+
+
+@contextlib.contextmanager
+def host(root, folder, login):
+    """Serve the repositories below `root`; yield where, and what was asked with which login."""
+    leaf = endpoints.loopback_leaf()
+    chain = folder / "chain.pem"
+    chain.write_text(leaf.pem + leaf.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    made = type("Made", (Host,), {"root": str(root), "login": login, "asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
+        server.daemon_threads = True
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", made
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def over_https(tmp_path, **more):
+    ca = tmp_path / "ca.pem"
+    ca.write_text(endpoints.authority().pem)
+    return Git(tmp_path / "runs", environment={"GIT_SSL_CAINFO": str(ca)}, **more)
+
+
+def seen_by_everyone(pattern):
+    """Return command lines and environments of all processes that hold `pattern`."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parts = {name: (process / name).read_bytes() for name in ("cmdline", "environ")}
+            found += [(process.name, name) for name, data in parts.items() if pattern in data]
+    return found
+
+
+def test_a_private_repository_is_fetched_and_its_password_is_seen_nowhere(tmp_path, repository):
+    with host(tmp_path, tmp_path, b"bot:hunter2") as (where, served):
+        asked = over_https(tmp_path)
+        stop, found = threading.Event(), []
+
+        def watch():
+            while not stop.is_set():
+                found.extend(seen_by_everyone(b"hunter2"))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            commit, files = asked.fetch(parse_source(f"https://bot:hunter2@{where}/app/.git@main"))
+        finally:
+            stop.set()
+            thread.join()
+    assert commit == repository.run("rev-parse", "HEAD")
+    assert sorted(files) == sorted(APP)
+    assert any(served.asked)
+    assert found == []
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("login", ["", "bot:wrong@", "bot@"])
+def test_a_login_that_is_missing_or_wrong_is_denied_without_a_word_of_it(
+    tmp_path, repository, login
+):
+    with host(tmp_path, tmp_path, b"bot:hunter2") as (where, _):
+        source = parse_source(f"https://{login}{where}/app/.git")
+        found = failure(over_https(tmp_path).fetch, source)
+    assert found.code == "run.denied"
+    assert "wrong" not in found.message
+
+
+def test_a_host_with_an_unknown_certificate_is_not_believed(tmp_path, repository):
+    with host(tmp_path, tmp_path, b"") as (where, _):
+        found = failure(Git(tmp_path / "runs").fetch, parse_source(f"https://{where}/app/.git"))
+    assert found.code == "run.clone"
+    assert "certificate" in found.message

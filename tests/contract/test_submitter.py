@@ -1,0 +1,445 @@
+"""A SuperLink's run of the context: once, whatever is killed, lost, moved or changed.
+
+The Control API is spoken for real with a small SuperLink; git and the bundler are small doubles
+(test_git and test_bundler hold the real ones). The clock is the tests'; errands run at once.
+"""
+
+import datetime
+import json
+
+import pytest
+from fake_superlink import FakeSuperLink
+from test_enroller import Inline
+
+from flower_agent import settings
+from flower_agent.control_api import Control
+from flower_agent.errors import AgentError
+from flower_agent.flower import Transport
+from flower_agent.host import HostFacts
+from flower_agent.keyring import Keyring
+from flower_agent.record import Record
+from flower_agent.run_files import RunFiles
+from flower_agent.status import Mark
+from flower_agent.submitter import AGAIN_MAX_S, AGAIN_S, WATCH_S, Submitter
+from flower_agent.turn import Turn
+
+PYPROJECT = b"""
+[project]
+name = "mine"
+version = "1.0"
+[tool.flwr.app]
+publisher = "me"
+[tool.flwr.app.components]
+serverapp = "mine:server"
+clientapp = "mine:client"
+[tool.flwr.app.config]
+num-server-rounds = 1
+lr = 0.1
+"""
+REPO = {"CUSTOM_APP_REPO": "https://bot:hunter2@git.example.org/app@main"}
+IMAGE = "flwr/superlink:1.25.0"
+ROUND = "INFO : [ROUND {}/3]\nINFO :   └──> Aggregated MetricRecord: {{'loss': {}}}\n"
+
+
+class Repository:
+    """One branch; knows how to move and how to be away."""
+
+    def __init__(self):
+        self.commit = "a" * 40
+        self.files = {"pyproject.toml": PYPROJECT}
+        self.trouble = None
+        self.fetched = []
+
+    def fetch(self, source):
+        if self.trouble:
+            raise self.trouble
+        self.fetched.append(source.ref)
+        return (source.ref if source.fixed else self.commit), dict(self.files)
+
+    def resolve(self, _):
+        if self.trouble:
+            raise self.trouble
+        return self.commit
+
+
+class Vm:
+    """A SuperLink's VM: its submitter turns, its agent may be restarted."""
+
+    def __init__(self, directory, superlink, address):
+        self.superlink = superlink
+        self.repository = Repository()
+        self.variables = {"FLOWER_ROLE": "server", **REPO}
+        self.online = 2
+        self.now = 1000.0
+        self.vmid = "41"
+        self.built = []
+        self._directory = directory
+        self._address = address
+        self.restart()
+
+    def restart(self):
+        files = RunFiles(self._directory / "runs")
+        self.submitter = Submitter(Inline(), self.repository, self._build, files)
+
+    def _build(self, image, files):
+        self.built.append(image)
+        return json.dumps({name: data.decode() for name, data in files.items()}).encode()
+
+    def turn(self, times=1, **more):
+        """Make turns; return the last."""
+        parsed = settings.parse(self.variables, {})
+        for _ in range(times):
+            turn = Turn(
+                settings=parsed.settings,
+                variables={},
+                host=HostFacts((), None, 2**31, "boot"),
+                keyring=Keyring(self._directory / "tls"),
+                client=None,
+                now=datetime.datetime.now(datetime.UTC),
+                monotonic=self.now,
+                record=Record(vmid=self.vmid),
+                **more,
+            )
+            connect = lambda: Control(self._address, Transport.GRPC, None)  # noqa: E731
+            self.submitter.follow(turn, self.online, IMAGE, connect)
+            self.now += 1
+        return turn
+
+    def told(self, times=1):
+        return self.turn(times).told.get("FLOWER_RUN")
+
+    def warnings(self):
+        return {found.code: found for found in self.turn().warnings}
+
+    @property
+    def run(self):
+        (run,) = self.superlink.runs.values()
+        return run
+
+    def file(self, name):
+        return next((self._directory / "runs").glob(name)).read_text()
+
+
+@pytest.fixture
+def vm(tmp_path):
+    superlink = FakeSuperLink()
+    with superlink.serve(Transport.GRPC) as address:
+        yield Vm(tmp_path, superlink, address)
+
+
+def test_an_app_is_fetched_waits_for_nodes_is_submitted_and_followed_to_its_end(vm):
+    vm.online = 0
+    assert vm.told() == "preparing"
+    assert vm.told() == "waiting 0 of 2 nodes"
+    vm.online = 1
+    assert vm.told() == "waiting 1 of 2 nodes"
+    vm.online = 2
+    assert vm.told() == "submitting"
+    assert vm.told() == "submitted"
+    assert vm.told() == "pending"
+    vm.run.status = "running"
+    assert vm.told(2) == "running"
+    vm.run.say(ROUND.format(1, 0.5))
+    assert vm.told(2) == "running 1 of 3"
+    vm.run.say(ROUND.format(2, 0.25))
+    turn = vm.turn(2)
+    assert turn.told["FLOWER_RUN"] == "running 2 of 3"
+    assert "loss 0.25" in turn.facts["run"].detail
+    vm.run.end("completed")
+    turn = vm.turn(2)
+    assert turn.told["FLOWER_RUN"] == "finished"
+    assert turn.facts["run"].mark is Mark.OK
+    assert turn.warnings == []
+
+
+def test_the_bundle_and_the_config_reach_the_superlink_and_no_login_does(vm):
+    vm.variables |= {"FL_NUM_ROUNDS": "7", "FL_CONFIG_LR": "1"}
+    vm.turn(4)
+    assert vm.built == [IMAGE]
+    assert json.loads(vm.run.bundle)["pyproject.toml"] == PYPROJECT.decode()
+    assert vm.run.config == {"num-server-rounds": ((8, 14),), "lr": ((1, 1.0),)}
+    assert "hunter2" not in vm.file("context.json")
+
+
+def test_log_metrics_and_end_are_kept_as_files(vm):
+    vm.turn(4)
+    vm.run.status = "running"
+    vm.run.say(ROUND.format(1, 0.5) + ROUND.format(2, 0.25))
+    vm.turn(2)
+    vm.run.end("completed")
+    vm.turn(2)
+    assert vm.file("[0-9]*/log.txt") == ROUND.format(1, 0.5) + ROUND.format(2, 0.25)
+    rows = [json.loads(line) for line in vm.file("[0-9]*/metrics.jsonl").splitlines()]
+    assert rows == [
+        {"round": 1, "train": {"loss": 0.5}},
+        {"round": 2, "train": {"loss": 0.25}},
+    ]
+    end = json.loads(vm.file("[0-9]*/run.json"))
+    assert (end["end"], end["commit"]) == ("finished", "a" * 40)
+    assert end["source"] == "https://git.example.org/app@main"
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+def test_an_agent_killed_at_any_turn_submits_once(vm, turns):
+    for _ in range(turns):
+        vm.turn()
+        vm.restart()
+    vm.turn(6)
+    vm.run.end("completed")
+    vm.turn(2)
+    vm.restart()
+    assert vm.told() == "finished"
+    assert len(vm.superlink.runs) == 1
+
+
+def test_a_submission_whose_answer_was_lost_is_found_and_not_made_again(vm):
+    vm.superlink.lose_reply = True
+    vm.turn(3)
+    vm.restart()
+    vm.turn(3)
+    assert vm.told() == "pending"
+    assert len(vm.superlink.runs) == 1
+
+
+def test_a_lost_answer_without_a_restart_is_found_too(vm):
+    vm.superlink.lose_reply = True
+    vm.turn(3)
+    assert vm.told().startswith("failed: control.unavailable")
+    vm.now += AGAIN_S
+    vm.turn(3)
+    assert vm.told() == "pending"
+    assert len(vm.superlink.runs) == 1
+
+
+def test_a_moved_branch_is_shown_and_not_run(vm):
+    vm.turn(4)
+    vm.run.end("completed")
+    vm.turn(2)
+    assert "run.moved" not in vm.warnings()
+    vm.repository.commit = "b" * 40
+    vm.restart()
+    vm.turn(2)
+    found = vm.warnings()["run.moved"]
+    assert found.message.startswith("https://git.example.org/app@main is at bbbbbbbbbb now")
+    assert len(vm.superlink.runs) == 1
+    assert vm.repository.fetched == ["main"]
+
+
+def test_a_branch_that_moves_while_nodes_are_awaited_is_not_run(vm):
+    vm.online = 0
+    vm.turn(2)
+    vm.repository.commit = "b" * 40
+    vm.restart()
+    vm.online = 2
+    vm.turn(4)
+    assert "a" * 40 in vm.file("context.json")
+    assert "run.moved" in vm.warnings()
+
+
+def test_a_branch_is_asked_for_seldom_and_a_silent_host_says_nothing(vm):
+    asked = []
+    resolve = vm.repository.resolve
+    vm.repository.resolve = lambda source: asked.append(source) or resolve(source)
+    vm.turn(100)
+    assert len(asked) == 1
+    vm.now += WATCH_S
+    vm.repository.trouble = AgentError("run.clone", "away", retryable=True)
+    vm.turn(2)
+    assert len(asked) == 2
+    assert "run.clone" not in vm.warnings()
+
+
+def test_a_commit_never_moves_and_is_never_asked_for(vm):
+    vm.variables["CUSTOM_APP_REPO"] = f"https://git.example.org/app@{'c' * 40}"
+    vm.repository.resolve = None
+    vm.turn(6)
+    assert vm.told() == "pending"
+
+
+def test_a_changed_context_is_submitted_after_the_active_run(vm):
+    vm.turn(5)
+    vm.variables["FL_NUM_ROUNDS"] = "9"
+    turn = vm.turn(3)
+    assert turn.facts["next_run"].detail == "the changed context waits for this run's end"
+    assert len(vm.superlink.runs) == 1
+    vm.run.end("completed")
+    vm.turn(6)
+    first, second = vm.superlink.runs.values()
+    assert (first.config["num-server-rounds"], second.config["num-server-rounds"]) == (
+        ((8, 6),),
+        ((8, 18),),
+    )
+    assert vm.told() == "pending"
+
+
+def test_a_changed_branch_takes_the_newest_commit(vm):
+    vm.turn(5)
+    vm.run.end("completed")
+    vm.turn(2)
+    vm.repository.commit = "b" * 40
+    vm.variables["FL_NUM_ROUNDS"] = "9"
+    vm.turn(4)
+    assert "b" * 40 in vm.file("context.json")
+
+
+def test_a_failed_run_says_why_and_is_not_submitted_again(vm):
+    vm.turn(4)
+    vm.run.say("Traceback (most recent call last):\nValueError: no data in /app/data\n")
+    vm.run.end("failed")
+    turn = vm.turn(2)
+    assert turn.told["FLOWER_RUN"] == "failed: ValueError: no data in /app/data"
+    (found,) = turn.warnings
+    assert found.code == "run.failed"
+    assert found.message.endswith("me/mine 1.0 failed with ValueError: no data in /app/data")
+    vm.now += 10 * AGAIN_MAX_S
+    vm.restart()
+    assert vm.told(3) == turn.told["FLOWER_RUN"]
+    assert len(vm.superlink.runs) == 1
+
+
+def test_a_stopped_run_stays_stopped(vm):
+    vm.turn(4)
+    vm.run.end("stopped")
+    turn = vm.turn(2)
+    assert (turn.told["FLOWER_RUN"], turn.warnings) == ("stopped", [])
+
+
+def test_a_lost_database_is_told_and_the_run_is_not_made_again(vm):
+    vm.turn(5)
+    vm.superlink.lose()
+    turn = vm.turn(3)
+    assert turn.told["FLOWER_RUN"] == "failed: the SuperLink does not know it any more"
+    assert [found.code for found in turn.warnings] == ["run.lost"]
+    assert vm.superlink.runs == {}
+
+
+def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
+    vm.repository.trouble = AgentError("run.clone", "could not resolve host", retryable=True)
+    vm.turn()
+    for pause in (30, 60, 120, 240, 480, 600, 600):
+        turn = vm.turn()
+        assert turn.told["FLOWER_RUN"] == "failed: run.clone: could not resolve host"
+        assert turn.facts["run"].mark is Mark.BAD
+        assert pause - 1.5 < turn.next_s <= pause
+        vm.now += turn.next_s
+        assert vm.told() == "preparing"
+    vm.repository.trouble = None
+    vm.turn()
+    vm.now += AGAIN_MAX_S
+    vm.turn(4)
+    assert len(vm.superlink.runs) == 1
+
+
+@pytest.mark.parametrize("code", ["run.denied", "run.no_ref", "run.too_large", "run.build"])
+def test_what_does_not_pass_by_itself_is_a_warning_with_its_remedy_and_asked_seldom(vm, code):
+    vm.repository.trouble = AgentError(code, "so it is", retryable=True)
+    turn = vm.turn(2)
+    assert turn.told["FLOWER_RUN"] == f"failed: {code}: so it is"
+    (found,) = turn.warnings
+    assert (found.code, bool(found.hint)) == (code, True)
+    assert turn.next_s > AGAIN_MAX_S - 5
+
+
+def test_what_is_no_app_is_told(vm):
+    vm.repository.files = {"README.md": b""}
+    found = vm.warnings() or vm.warnings()
+    assert "there is no pyproject.toml" in found["run.no_app"].message
+
+
+def test_a_value_of_the_wrong_type_is_told_and_a_corrected_one_is_tried_at_once(vm):
+    vm.variables["FL_CONFIG_LR"] = "fast"
+    vm.turn()
+    assert "FL_CONFIG_LR sets lr" in vm.warnings()["run.config"].message
+    vm.variables["FL_CONFIG_LR"] = "0.5"
+    vm.turn(4)
+    assert vm.run.config["lr"] == ((1, 0.5),)
+
+
+def test_what_the_app_does_not_read_stays_a_warning_over_restarts(vm):
+    vm.variables["FL_STRATEGY"] = "FedProx"
+    vm.turn(4)
+    vm.run.end("completed")
+    vm.turn(2)
+    vm.restart()
+    assert vm.warnings()["run.unread"].message.startswith("FL_STRATEGY is set, but me/mine")
+
+
+def test_a_superlink_that_refuses_is_told_in_its_words(vm):
+    vm.superlink.federation = "another"
+    vm.turn(3)
+    assert "Federation '' does not exist" in vm.warnings()["run.refused"].message
+
+
+def test_a_bundle_that_was_damaged_is_made_anew_of_the_same_commit(vm, tmp_path):
+    vm.online = 0
+    vm.turn(2)
+    (tmp_path / "runs/context.fab").write_bytes(b"damaged")
+    vm.repository.commit = "b" * 40
+    vm.online = 2
+    vm.turn(5)
+    assert vm.repository.fetched == ["main", "a" * 40]
+    assert json.loads(vm.run.bundle)["pyproject.toml"] == PYPROJECT.decode()
+
+
+def test_without_an_app_nothing_is_said_and_a_taken_away_one_is_followed_to_its_end(vm):
+    del vm.variables["CUSTOM_APP_REPO"]
+    turn = vm.turn()
+    assert (dict(turn.told), dict(turn.facts)) == ({}, {})
+    vm.variables |= REPO
+    vm.turn(4)
+    del vm.variables["CUSTOM_APP_REPO"]
+    assert vm.told(2) == "pending"
+    vm.run.end("completed")
+    assert vm.told(3) == ""
+
+
+def test_an_app_that_was_taken_away_before_its_submission_is_never_submitted(vm):
+    vm.online = 0
+    vm.turn(2)
+    del vm.variables["CUSTOM_APP_REPO"]
+    vm.online = 2
+    vm.turn(3)
+    assert vm.superlink.runs == {}
+
+
+def test_a_cloned_disk_submits_its_own_run(vm):
+    vm.turn(4)
+    vm.run.end("completed")
+    vm.turn(2)
+    vm.vmid = "99"
+    vm.restart()
+    vm.turn(4)
+    assert len(vm.superlink.runs) == 2
+
+
+def test_plan_touches_nothing(vm, tmp_path):
+    turn = vm.turn(3, dry=True)
+    assert dict(turn.told) == {}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_a_warning(vm, tmp_path):
+    (tmp_path / "runs").write_text("no directory")
+    turn = vm.turn(2)
+    assert [found.code for found in turn.warnings] == ["state.unwritable"]
+
+
+def test_a_superlink_that_is_away_for_a_while_loses_no_run(vm):
+    vm.turn(5)
+    vm.superlink.trouble = ("UNAVAILABLE", 503, 1, "away")
+    turn = vm.turn(3)
+    assert "control.unavailable" in {found.code for found in turn.warnings}
+    assert turn.told["FLOWER_RUN"] == "pending"
+    vm.superlink.trouble = None
+    vm.run.end("completed")
+    assert vm.told(3) == "finished"
+
+
+def test_twenty_runs_are_kept(vm, tmp_path):
+    for rounds in range(1, 24):
+        vm.variables["FL_NUM_ROUNDS"] = str(rounds)
+        vm.turn(4)
+        list(vm.superlink.runs.values())[-1].end("completed")
+        vm.turn(2)
+    kept = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert len(kept) == 20

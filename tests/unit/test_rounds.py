@@ -1,0 +1,99 @@
+"""Rounds, metrics and causes from what real ServerApps wrote."""
+
+import itertools
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flower_agent import rounds
+from flower_agent.rounds import Progress
+
+LOG = (pathlib.Path(__file__).parents[1] / "data/flower/runs/1.25.0-finished.log").read_text(
+    "utf-8"
+)
+
+
+def read(text):
+    return rounds.follow(Progress(), text)
+
+
+def rows(progress):
+    return [json.loads(line) for line in rounds.document(progress).splitlines()]
+
+
+def test_a_finished_run_has_its_rounds_and_their_metrics():
+    progress = read(LOG)
+    assert (progress.number, progress.total, str(progress)) == (2, 2, "2 of 2")
+    first, second = rows(progress)
+    assert first["round"] == 1
+    assert first["train"] == {"loss": 1.8569609396053868, "accuracy": 0.46166666666666667}
+    assert first["evaluate"]["accuracy"] == 0.5
+    assert second["server"] == {"loss": 1.5526196222024067, "accuracy": 0.6262626262626263}
+    assert rounds.summary(progress) == "accuracy 0.6263, loss 1.553"
+    assert progress.cause == ""
+
+
+@given(st.lists(st.integers(1, len(LOG) - 1), max_size=8))
+def test_a_log_may_come_in_any_pieces(cuts):
+    progress = Progress()
+    marks = [0, *sorted(cuts), len(LOG)]
+    for begin, end in itertools.pairwise(marks):
+        progress = rounds.follow(progress, LOG[begin:end])
+    assert rounds.document(progress) == rounds.document(read(LOG))
+
+
+def test_before_the_first_round_the_total_is_known_and_nothing_is_said():
+    progress = read("INFO :  \t├── Number of rounds: 10\n")
+    assert (progress.total, str(progress)) == (10, "")
+    assert str(rounds.follow(progress, "INFO : [ROUND 3/10]\n")) == "3 of 10"
+
+
+def test_the_older_server_is_followed_too():
+    progress = read(
+        "INFO :      Starting Flower ServerApp, config: num_rounds=5, no round_timeout\n"
+        "INFO :      [ROUND 1]\n"
+        "INFO :      aggregate_fit: received 2 results and 0 failures\n"
+        "INFO :      fit progress: (1, 0.51, {'accuracy': 0.9}, 12.3)\n"
+    )
+    assert str(progress) == "1 of 5"
+    assert rows(progress) == [{"round": 1, "server": {"loss": 0.51, "accuracy": 0.9}}]
+
+
+@pytest.mark.parametrize(
+    ("record", "want"),
+    [
+        ("{'loss': nan, 'accuracy': -inf}", {"loss": None, "accuracy": None}),
+        ("{'loss': np.float64(0.5)}", {"loss": 0.5}),
+        ("{'per-class': [0.1, 0.2]}", {"per-class": [0.1, 0.2]}),
+        ("{'loss': 1, 'note': 'x'}", {"loss": 1}),
+    ],
+)
+def test_what_json_lacks_is_null_and_what_is_no_metric_is_left_out(record, want):
+    progress = read(f"[ROUND 1/1]\n└──> Aggregated MetricRecord: {record}\n")
+    assert rows(progress)[0]["train"] == want
+
+
+@pytest.mark.parametrize("record", ["{broken", "{'a': __import__('os')}", "{1 + 1: 2}", "{}"])
+def test_a_record_that_is_none_runs_nothing_and_is_left_out(record):
+    progress = read(f"[ROUND 1/1]\n└──> Aggregated MetricRecord: {record}}}\n")
+    assert rows(progress) == [{"round": 1}]
+
+
+def test_the_last_error_is_the_cause_in_one_line():
+    progress = read(
+        "Traceback (most recent call last):\n"
+        '  File "/app/x.py", line 3, in main\n'
+        "    raise ValueError('no')\n"
+        "ValueError: strategy is 'FedNone': want one of FedAvg\n"
+        "During handling of the above exception, another exception occurred:\n"
+        "flwr.common.exit.RunError: it ended\n"
+    )
+    assert progress.cause == "flwr.common.exit.RunError: it ended"
+
+
+@given(st.text())
+def test_any_output_is_survived(text):
+    rounds.document(read(text + "\n"))

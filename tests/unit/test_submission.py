@@ -1,0 +1,160 @@
+"""When the run of the context is due, and that it is submitted once."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flower_agent import settings, submission
+from flower_agent.app_source import parse_source
+from flower_agent.control import RunInfo, RunStatus
+from flower_agent.submission import Due, Submission
+
+KNOWN = Submission(
+    key="k", vmid="41", source="https://h/app", commit="c" * 40, app="me/mine 1", bundle="b" * 64
+)
+SUBMITTED = dataclasses.replace(KNOWN, run_id="7", asked_at=1_000_000.0)
+FINISHED = dataclasses.replace(SUBMITTED, end="finished")
+
+
+def due(known, *, key="k", vmid="41", online=2, least=2):
+    return submission.due(known, key, vmid, online=online, least=least)
+
+
+def test_an_app_is_prepared_then_waits_for_nodes_then_is_submitted_then_followed():
+    assert due(None) is Due.PREPARE
+    assert due(KNOWN, online=1) is Due.WAIT
+    assert due(KNOWN) is Due.SUBMIT
+    assert due(SUBMITTED) is Due.FOLLOW
+    assert due(FINISHED) is Due.NOTHING
+
+
+def test_nodes_that_leave_do_not_touch_a_run_that_was_submitted():
+    assert due(SUBMITTED, online=0) is Due.FOLLOW
+
+
+@pytest.mark.parametrize("end", ["finished", "failed", "stopped", "lost"])
+def test_a_run_that_ended_is_not_submitted_again(end):
+    assert due(dataclasses.replace(SUBMITTED, end=end)) is Due.NOTHING
+
+
+def test_a_changed_context_is_prepared_once_the_active_run_has_ended():
+    assert due(SUBMITTED, key="other") is Due.FOLLOW
+    assert due(FINISHED, key="other") is Due.PREPARE
+    assert due(KNOWN, key="other") is Due.PREPARE
+
+
+def test_a_cloned_disk_submits_its_own_and_a_lost_token_does_not():
+    assert due(FINISHED, vmid="99") is Due.PREPARE
+    assert due(FINISHED, vmid=None) is Due.NOTHING
+
+
+def parsed(**variables):
+    return settings.parse({"FLOWER_ROLE": "server", **variables}, {}).settings
+
+
+def key(text="https://h/app@main", **variables):
+    return submission.key_of(parsed(**variables), parse_source(text))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"FL_NUM_ROUNDS": "4"},
+        {"FL_STRATEGY": "FedProx"},
+        {"FL_MIN_CLIENTS": "3"},
+        {"FL_CONFIG_LR": "0.1"},
+    ],
+)
+def test_each_variable_of_a_run_makes_it_another(variables):
+    assert key(**variables) != key()
+
+
+def test_repository_ref_and_directory_make_it_another_and_a_new_token_does_not():
+    texts = ("https://h/app@main", "https://h/app@dev", "https://h/b@main", "https://h/app@main#x")
+    assert len({key(text) for text in texts}) == len(texts)
+    assert key("https://u:new@h/app@main") == key()
+
+
+def test_what_no_run_reads_makes_no_other():
+    assert key(FLOWER_LOG_LEVEL="DEBUG", FL_NUM_ROUNDS="3") == key()
+
+
+def run(status=RunStatus.RUNNING, **more):
+    return RunInfo(run_id="7", status=status, **more)
+
+
+def ended(sub_status, cause="", details=""):
+    seen = run(RunStatus.FINISHED, sub_status=sub_status, details=details)
+    return submission.after(SUBMITTED, seen, cause)
+
+
+def test_a_run_reads_as_the_contract_says():
+    assert submission.words(SUBMITTED, None, "") == "submitted"
+    assert submission.words(SUBMITTED, run(RunStatus.PENDING), "") == "pending"
+    assert submission.words(SUBMITTED, run(), "") == "running"
+    assert submission.words(SUBMITTED, run(), "3 of 10") == "running 3 of 10"
+    assert submission.words(SUBMITTED, run(RunStatus.STARTING), "1 of 10") == "running 1 of 10"
+    assert submission.words(ended("completed"), None, "") == "finished"
+    assert submission.words(ended("stopped"), None, "") == "stopped"
+    assert submission.words(ended("failed", "ValueError: x"), None, "") == "failed: ValueError: x"
+
+
+def test_a_failure_is_told_by_the_log_else_by_flower_else_honestly():
+    assert ended("failed", "ValueError: x", "No heartbeat").cause == "ValueError: x"
+    assert ended("failed", "", "No heartbeat").cause == "No heartbeat"
+    assert ended("failed").cause == "its log does not say why"
+    assert ended("what is new", "", "").end == "failed"
+
+
+def test_a_run_that_goes_on_changes_nothing():
+    assert submission.after(SUBMITTED, run(), "ValueError: caught") == SUBMITTED
+
+
+def at(seconds):
+    return f"1970-01-12T13:46:{40 + seconds:02d}+00:00"
+
+
+def test_a_request_without_an_answer_is_found_by_its_bundle_and_time():
+    asked = dataclasses.replace(KNOWN, asked_at=1_000_000.0)
+    old = RunInfo(run_id="1", status="finished", fab_hash=KNOWN.bundle, pending_at=at(-30))
+    other = RunInfo(run_id="2", status="running", fab_hash="x", pending_at=at(1))
+    mine = RunInfo(run_id="3", status="running", fab_hash=KNOWN.bundle, pending_at=at(1))
+    assert submission.adopted(asked, (old, other, mine)) == "3"
+    assert submission.adopted(asked, (old, other)) is None
+    assert submission.adopted(KNOWN, (mine,)) is None
+    assert submission.adopted(asked, (dataclasses.replace(mine, pending_at="?"),)) == "3"
+
+
+scalars = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text())
+
+
+@given(
+    st.builds(
+        Submission,
+        key=st.text(),
+        vmid=st.none() | st.text(),
+        source=st.text(),
+        commit=st.text(),
+        app=st.text(),
+        bundle=st.text(),
+        overrides=st.lists(st.tuples(st.text(), scalars)).map(tuple),
+        unread=st.lists(st.tuples(st.text(), st.text())).map(tuple),
+        dependencies=st.lists(st.text()).map(tuple),
+        asked_at=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        run_id=st.none() | st.integers(0, 2**64).map(str),
+        end=st.sampled_from(["", "finished", "failed", "stopped", "lost"]),
+        cause=st.text(),
+    )
+)
+def test_what_is_kept_is_read_as_it_was(known):
+    assert submission.load(submission.dump(known)) == known
+
+
+@given(
+    st.binary() | st.recursive(st.none() | st.integers(), st.lists).map(lambda v: repr(v).encode())
+)
+def test_anything_else_is_a_value_error(data):
+    with pytest.raises(ValueError, match="not a submission"):
+        submission.load(data)
