@@ -37,10 +37,13 @@ _ENVIRONMENT = {
 
 
 class Bundler:
-    """Builds bundles in the Engine of one agent."""
+    """Builds bundles in the Engine of one agent; each `purpose` clears up after itself alone."""
 
-    def __init__(self, engine: Engine, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, engine: Engine, *, purpose: str = "context", timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._engine = engine
+        self._label = f"{engine.owner}/{purpose}"
         self._timeout_s = timeout_s
 
     def build(self, image: str, files: Mapping[str, bytes]) -> bytes:
@@ -64,8 +67,7 @@ class Bundler:
 
     def _sweep(self, api: Any) -> None:
         """Remove what an agent that was killed left."""
-        label = f"{LABEL}={self._engine.owner}"
-        for left in api.containers(all=True, filters={"label": label}):
+        for left in api.containers(all=True, filters={"label": f"{LABEL}={self._label}"}):
             api.remove_container(left["Id"], force=True, v=True)
 
     def _create(self, api: Any, image: str) -> str:
@@ -76,7 +78,7 @@ class Bundler:
             user=f"{flower.UID}:{flower.UID}",
             environment=_ENVIRONMENT,
             working_dir=f"{_PLACE}/out",
-            labels={LABEL: self._engine.owner},
+            labels={LABEL: self._label},
             network_disabled=True,
             healthcheck={"test": ["NONE"]},
             use_config_proxy=False,

@@ -322,15 +322,15 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "run.failed": (
         "The run failed; it is not submitted again by itself.",
-        "Read its log in /var/lib/flower-agent/runs/; a changed FL_… submits it again.",
+        "Read its log in /var/lib/flower-agent/runs/. To run it again: flower-agent submit",
     ),
     "run.lost": (
         "The SuperLink does not know the run any more: its database was lost.",
-        "To run the app again, change CUSTOM_APP_REPO or an FL_….",
+        "To run the app again: flower-agent submit",
     ),
     "run.moved": (
         "The branch or tag means another commit than the one that was submitted.",
-        "To run the new one, name its commit: CUSTOM_APP_REPO=URL@COMMIT",
+        "To run the new one: flower-agent submit",
     ),
     "run.no_app": (
         "There is no Flower app where one should be.",

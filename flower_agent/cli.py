@@ -93,6 +93,11 @@ def _add_commands(commands: Any) -> None:
     made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
     _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
     _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
+    _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
+    made = command("runs", _runs, "the runs of this SuperLink")
+    made.add_argument("--json", action="store_true", help="as JSON")
+    made = command("stop", _stop, "stop a run")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
     command("down", _down, "stop the agent and remove its containers")
     made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
     made.add_argument("--yes", action="store_true", help="do not ask")
@@ -109,6 +114,16 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    text = "a directory, or a git URL as in CUSTOM_APP_REPO (the context's app, with its FL_…)"
+    parser.add_argument("app", nargs="?", metavar="APP", help=text)
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], type=_pair, metavar="KEY=VALUE",
+        help="a key of the run's config; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--detach", action="store_true", help="do not wait for its end")
+
+
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(json=False)
     kinds = parser.add_subparsers(metavar="list|register|unregister")
@@ -118,16 +133,23 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
     made.add_argument("key", help="its public key, 'ecdsa-sha2-nistp384 AAAA…', or a file of it")
     made.set_defaults(run=_nodes_register)
     made = kinds.add_parser("unregister", help="shut a SuperNode out; its key can never return")
-    made.add_argument("node", type=_node_id, help="its id, as `list` shows it")
+    made.add_argument("node", type=_id, help="its id, as `list` shows it")
     made.set_defaults(run=_nodes_unregister)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
-def _node_id(text: str) -> str:
+def _id(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
-        raise argparse.ArgumentTypeError("want a node's id, a number")
+        raise argparse.ArgumentTypeError("want a node's id or a run's, a number")
     return text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError("want KEY=VALUE")
+    return key.strip(), value.strip()
 
 
 def _fingerprint(text: str) -> str:
@@ -236,6 +258,27 @@ def _nodes_unregister(options: argparse.Namespace) -> int:
     from . import node_commands
 
     return node_commands.unregister(_paths(options), options.node)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from . import run_commands
+
+    return run_commands.submit(
+        _paths(options), options.name, options.app, options.config, detach=options.detach
+    )
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from . import run_commands
+
+    return run_commands.show(_paths(options), as_json=options.json)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from . import run_commands
+
+    return run_commands.stop(_paths(options), options.run_id)
 
 
 def _down(options: argparse.Namespace) -> int:

@@ -166,9 +166,10 @@ class Control:
 
     def _frames_http(self, method: str, body: bytes, timeout_s: float) -> Iterator[bytes]:
         """Yield frames: a length of four bytes, big end first, and so many bytes."""
+        end = time.monotonic() + timeout_s
         with self._posting(method, body, timeout_s) as response:
             try:
-                while len(head := response.read(4)) == 4:  # noqa: PLR2004
+                while time.monotonic() < end and len(head := response.read(4)) == 4:  # noqa: PLR2004
                     length = int.from_bytes(head, "big")
                     if length > health.MAX_MESSAGE_BYTES:
                         raise http.client.HTTPException("the answer is too long")

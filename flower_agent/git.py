@@ -251,7 +251,7 @@ def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
     for row in tree.split(b"\0"):
         head, _, name = row.partition(b"\t")
         path = name.decode("utf-8", "replace")
-        if not head.startswith(b"100") or not _of_use(path):
+        if not head.startswith(b"100") or not of_use(path):
             continue
         _, _, blob, length = head.split()
         found[path] = blob.decode()
@@ -262,7 +262,8 @@ def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
     return found
 
 
-def _of_use(path: str) -> bool:
+def of_use(path: str) -> bool:
+    """Tell whether a file of an app may be of use to Flower, by its path in the app."""
     parts = path.split("/")
     plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
     return plain and (parts[-1].endswith(KINDS) or parts[-1] in NAMES)

@@ -80,12 +80,19 @@ def document(progress: Progress) -> bytes:
 
 def summary(progress: Progress) -> str:
     """Return the newest metrics of the last round that has some: ``accuracy 0.875, loss 0.486``."""
-    for each in reversed(progress.rounds):
-        for part in ("server", "evaluate", "train"):
-            found = each.metrics.get(part)
-            if found:
-                plain = {k: v for k, v in sorted(found.items()) if isinstance(v, int | float)}
-                return ", ".join(f"{key} {value:.4g}" for key, value in plain.items())
+    return next(filter(None, map(measured, reversed(progress.rounds))), "")
+
+
+def measured(each: Round) -> str:
+    """Return the metrics of a round as seen from farthest: ServerApp, else evaluation, else train.
+
+    Empty where it has none.
+    """
+    for part in ("server", "evaluate", "train"):
+        found = each.metrics.get(part)
+        if found:
+            plain = {k: v for k, v in sorted(found.items()) if isinstance(v, int | float)}
+            return ", ".join(f"{key} {value:.4g}" for key, value in plain.items())
     return ""
 
 

@@ -5,7 +5,7 @@ examples. What an app does not declare is never sent: newer Flowers refuse it, o
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from . import arguments
 from .control import Scalar
@@ -56,6 +56,21 @@ def fit(settings: Settings, app: App) -> RunConfig:
         if not keys and _is_given(variable, settings):
             findings.append(_unread(variable, names, app))
     return RunConfig(tuple(sorted(overrides.items())), tuple(findings))
+
+
+def given(pairs: Iterable[tuple[str, str]], app: App) -> tuple[tuple[str, Scalar], ...]:
+    """Return keys as an operator wrote them with their values, of the types that `app` declares.
+
+    Raises AgentError ``run.config`` for a key that it does not declare, or another type.
+    """
+    declared, found = dict(app.config), {}
+    for key, value in pairs:
+        keys = _declared((_plain(key),), declared)
+        if not keys:
+            known = ", ".join(declared) or "nothing"
+            raise AgentError("run.config", f"{app.name} does not declare {key}", f"It has: {known}")
+        found[keys[0]] = _typed(key, value, keys[0], declared[keys[0]])
+    return tuple(sorted(found.items()))
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, str, tuple[str, ...], bool]]:

@@ -92,8 +92,8 @@ class SuperLink:
         self._room()
         turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
         online = self._note_nodes(turn, nodes, api)
-        connect = functools.partial(_connect, places, public, ca_pem)
-        self._submitter.follow(turn, online, running.image, connect)
+        dial = functools.partial(connect, places, public, ca_pem)
+        self._submitter.follow(turn, online, running.image, dial)
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
@@ -165,7 +165,7 @@ class SuperLink:
         key = (places.control, public.host, ca_pem)
         if self._control is None or self._control_key != key:
             self.close()
-            self._control = _connect(places, public, ca_pem)
+            self._control = connect(places, public, ca_pem)
             self._control_key = key
         return self._control
 
@@ -184,6 +184,12 @@ def published(settings: Settings, host: str) -> Address:
 def own_address(wanted: str | None, facts: HostFacts, variables: Mapping[str, str]) -> str:
     """Return the address that `wanted` means on this machine. Raises AgentError ``address.…``."""
     return interfaces.fleet_address(wanted, facts.interfaces, facts.default_interface, variables)
+
+
+def connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
+    """Return a Control API of one's own."""
+    at, pem = places.control, ca_pem.encode() if ca_pem else None
+    return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
 
 def host_text(host: str) -> str:
@@ -223,12 +229,6 @@ def commands(
 def _attaches_here(settings: Settings, places: Endpoints) -> bool:
     """Tell whether a SuperExec on this VM dials the AppIo with TLS."""
     return places.appio.tls and roles.has_superexec(settings)
-
-
-def _connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
-    """Return a Control API of one's own."""
-    at, pem = places.control, ca_pem.encode() if ca_pem else None
-    return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
 
 def _consent(settings: Settings, places: Endpoints) -> None:

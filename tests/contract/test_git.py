@@ -292,18 +292,20 @@ def seen_by_everyone(pattern):
 
 
 def test_a_private_repository_is_fetched_and_its_password_is_seen_nowhere(tmp_path, repository):
-    with host(tmp_path, tmp_path, b"bot:hunter2") as (where, served):
+    with host(tmp_path, tmp_path, b"bot:mellon5309") as (where, served):
         asked = over_https(tmp_path)
         stop, found = threading.Event(), []
 
         def watch():
             while not stop.is_set():
-                found.extend(seen_by_everyone(b"hunter2"))
+                found.extend(seen_by_everyone(b"mellon5309"))
 
         thread = threading.Thread(target=watch)
         thread.start()
         try:
-            commit, files = asked.fetch(parse_source(f"https://bot:hunter2@{where}/app/.git@main"))
+            commit, files = asked.fetch(
+                parse_source(f"https://bot:mellon5309@{where}/app/.git@main")
+            )
         finally:
             stop.set()
             thread.join()
@@ -318,7 +320,7 @@ def test_a_private_repository_is_fetched_and_its_password_is_seen_nowhere(tmp_pa
 def test_a_login_that_is_missing_or_wrong_is_denied_without_a_word_of_it(
     tmp_path, repository, login
 ):
-    with host(tmp_path, tmp_path, b"bot:hunter2") as (where, _):
+    with host(tmp_path, tmp_path, b"bot:mellon5309") as (where, _):
         source = parse_source(f"https://{login}{where}/app/.git")
         found = failure(over_https(tmp_path).fetch, source)
     assert found.code == "run.denied"

@@ -31,13 +31,17 @@ class Vm:
         self._numbers = iter(range(100))
 
     def run(self, *arguments):
+        """Return exit code, output and errors of a ``nodes`` command."""
+        return self.command("nodes", *arguments)
+
+    def command(self, name, *arguments):
         """Return exit code, output and errors of one command."""
         self.paths.context.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{name}='{value}'\n" for name, value in self.context.items())
         (self.paths.context / "context.sh.network").write_text(text)
         self._capsys.readouterr()
         try:
-            code = cli.main(["--root", str(self.paths.root), "nodes", *arguments])
+            code = cli.main(["--root", str(self.paths.root), name, *arguments])
         except SystemExit as end:
             code = end.code
         said = self._capsys.readouterr()

@@ -128,6 +128,13 @@ def story(tmp_path_factory, images, repository):
         wait_for(lambda: told(made).startswith("failed"), "the failure at OneGate")
         seen.failed, seen.told_failed = watch.warnings()["run.failed"], told(made)
         seen.after_change = runs(made)
+
+        quick = ["-c", "num-server-rounds=1", "-c", "fraction-evaluate=0", "-c", "strategy=fedprox"]
+        seen.submitted = made.agent(made.superlink, "submit", str(APP), *quick)
+        seen.detached = made.agent(made.superlink, "submit", "--detach")
+        seen.stopped = made.agent(made.superlink, "stop", runs(made)[-1].run_id)
+        seen.listed = made.agent(made.superlink, "runs", "--json")
+        seen.said_at_the_end = watch.look()
         yield seen
     finally:
         made.down()
@@ -203,5 +210,33 @@ def test_a_failed_app_is_told_with_its_cause(story):
     assert story.watch.status["state"] == "ready"
 
 
+def test_submit_follows_the_rounds_of_an_app_in_a_directory(story):
+    done = story.submitted
+    first, *rounds, last = done.stdout.splitlines()
+    assert first.startswith("run ")
+    assert "flower-agent/digits 1.0.0 from " in first
+    assert len(rounds) == 1
+    assert rounds[0].startswith("round 1 of 1: accuracy 0.")
+    assert last.startswith("finished; its log is in ")
+    assert done.returncode == 0
+
+
+def test_submit_without_an_app_submits_the_contexts_and_stop_ends_it(story):
+    assert story.detached.returncode == 0
+    assert f"apps@main#digits-app {story.second[:10]}" in story.detached.stdout
+    assert "warning: run.unread: FL_CONFIG_COLOUR is set" in story.detached.stderr
+    assert story.stopped.returncode == 0
+    rows = json.loads(story.listed.stdout)["runs"]
+    assert [row["status"] for row in rows] == ["completed", "failed", "completed", "stopped"]
+    assert [row["by"] for row in rows] == ["", "context", "", ""]
+
+
+def test_runs_of_commands_do_not_touch_what_is_told_of_the_contexts(story):
+    assert story.said_at_the_end == "failed"
+
+
 def test_no_container_of_the_bundler_is_left(story):
-    assert docker("ps", "-aq", "--filter", "label=org.flower-agent.bundler") == ""
+    assert (
+        docker("ps", "-aq", "--filter", "label=org.flower-agent.bundler=fruns-superlink/context")
+        == ""
+    )
