@@ -119,7 +119,7 @@ def _variable(row: variable.Setting[Any]) -> tuple[str, ...]:
 def _unsupported() -> str:
     rows = [
         (f"`{name}`", "error" if severity is Severity.ERROR else "warning", f"{sentence}.")
-        for name, _, severity, sentence in rules.UNSUPPORTED
+        for name, _, severity, sentence, _ in rules.UNSUPPORTED
     ]
     return f"{_UNSUPPORTED}\n{_table(('variable', 'finding', 'why'), rows)}"
 

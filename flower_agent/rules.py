@@ -20,13 +20,14 @@ Rule = Callable[["Settings", AbstractSet[str]], Iterator[Finding]]
 HEALTH_PORTS = 3
 """Ports in a row from FLOWER_HEALTH_PORT, one a container."""
 
-# A release that learns one of these deletes its line. Variable, field, what it does, sentence.
+# A release that learns one of these deletes its line. Variable, field, what it does, sentence, VMs.
 UNSUPPORTED = (
     (
-        "FLOWER_METRICS",
-        "metrics",
+        "CUSTOM_APP_REPO",
+        "app_repo",
         Severity.WARNING,
-        "this release does not write metrics",
+        "this release installs no dependencies of an app on a SuperNode; put them into its image",
+        (Role.SUPERNODE,),
     ),
 )
 
@@ -45,8 +46,9 @@ def check(
         if not bad & set(names)
         for finding in rule(settings, given)
     ]
-    for name, field, severity, sentence in UNSUPPORTED:
-        if name not in bad and getattr(settings, field):
+    for name, field, severity, sentence, lacking in UNSUPPORTED:
+        here = lacking == tuple(Role) or ("FLOWER_ROLE" not in bad and settings.role in lacking)
+        if here and name not in bad and getattr(settings, field):
             message = f"{name} is set: {sentence}"
             found.append((name, Finding("setting.unsupported", message, severity=severity)))
     return found

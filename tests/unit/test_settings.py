@@ -622,10 +622,14 @@ def test_the_fleet_port_is_the_versions_own():
     assert "setting.conflict" in found
 
 
+def test_a_superlink_submits_the_app_of_its_context():
+    assert parse({**SERVER, "CUSTOM_APP_REPO": "https://h/app"}).findings == ()
+
+
 @pytest.mark.parametrize(
     ("variables", "severity"),
     [
-        ({**CLIENT, "FLOWER_METRICS": "YES"}, Severity.WARNING),
+        ({**CLIENT, "CUSTOM_APP_REPO": "https://h/app"}, Severity.WARNING),
     ],
 )
 def test_what_this_release_lacks_is_said(variables, severity):
