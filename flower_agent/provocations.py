@@ -128,6 +128,21 @@ PROVOCATIONS: dict[str, str] = {
     "peer.waiting": "The same before a SuperNode has connected for the first time.",
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
+    "run.build": "Submit an app whose `pyproject.toml` names no `publisher`.",
+    "run.clone": "Set `CUSTOM_APP_REPO=https://git.invalid/team/app.git`.",
+    "run.config": (
+        "Set `FL_CONFIG_LOCAL_EPOCHS=many` for an app that declares `local-epochs = 1`."
+    ),
+    "run.denied": "Set `CUSTOM_APP_REPO` to a repository that does not exist.",
+    "run.failed": "Submit an app whose ServerApp raises an exception.",
+    "run.lost": "Remove the SuperLink's database while its run goes on, and its container.",
+    "run.moved": "Push a commit to the branch of `CUSTOM_APP_REPO` that was submitted.",
+    "run.no_app": "Set `CUSTOM_APP_REPO` to a repository without a Flower app.",
+    "run.no_git": "Take `git` off a SuperLink's VM, with `CUSTOM_APP_REPO` set.",
+    "run.no_ref": "Put `@nowhere` behind `CUSTOM_APP_REPO`.",
+    "run.refused": "Submit an app that wants a newer `flwr` than the SuperLink has.",
+    "run.too_large": "Put a file of 100 MB beside the app's `pyproject.toml`.",
+    "run.unread": "Set `FL_CONFIG_NOBODY_READS=1` for an app that does not declare it.",
     "setting.conflict": (
         f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=YES`, `ONEAPP_TLS_ENABLED=NO`."
     ),

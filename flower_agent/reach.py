@@ -6,7 +6,17 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from . import discovery, finder, flower, host, node_commands, node_trust, roles, superlink, verdicts
+from . import (
+    discovery,
+    finder,
+    flower,
+    host,
+    node_trust,
+    own_superlink,
+    roles,
+    superlink,
+    verdicts,
+)
 from .address import Address
 from .arguments import Trust
 from .control import NodeStatus
@@ -54,8 +64,9 @@ def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iter
     ca_pem = Keyring(paths.tls).held_ca()
     _dial(prober, settings, places.fleet.dial, ca_pem or None, public.host)
     yield well("superlink", f"{public} answers{' with TLS' if settings.tls else ''}")
-    with node_commands.control(paths) as api:
-        online = sum(node.status is NodeStatus.ONLINE for node in api.list_nodes(TIMEOUT_S))
+    with own_superlink.reach(paths) as reached:
+        nodes = reached.api.list_nodes(TIMEOUT_S)
+    online = sum(node.status is NodeStatus.ONLINE for node in nodes)
     yield well("control", f"{places.control.dial} answers; {online} SuperNodes are online")
 
 

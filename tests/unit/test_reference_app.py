@@ -202,6 +202,7 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones():
         ("proximal-mu", -1),
         ("server-learning-rate", ""),
         ("server-momentum", 1.0),
+        ("malicious-nodes", -1),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_wanted(key, value):

@@ -19,6 +19,8 @@ STRATEGIES = (
     "FedYogi",
     "FedMedian",
     "FedTrimmedAvg",
+    "Krum",
+    "MultiKrum",
 )
 
 
@@ -36,6 +38,7 @@ class RunConfig:
     proximal_mu: float
     server_learning_rate: float
     server_momentum: float
+    malicious_nodes: int
 
 
 def run_config(values: Mapping[str, object]) -> RunConfig:
@@ -59,6 +62,7 @@ def run_config(values: Mapping[str, object]) -> RunConfig:
         proximal_mu=check(real, "proximal-mu", "0 or more", lambda x: x >= 0),
         server_learning_rate=check(real, "server-learning-rate", "above 0", lambda x: x > 0),
         server_momentum=check(real, "server-momentum", "0 to below 1", lambda x: 0 <= x < 1),
+        malicious_nodes=check(whole, "malicious-nodes", 0),
     )
     if problems:
         raise ValueError("; ".join(problems))

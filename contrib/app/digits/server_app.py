@@ -30,12 +30,16 @@ def main(grid: Grid, context: Context) -> None:
 def build_strategy(settings: config.RunConfig, report: "Report") -> strategies.Strategy:
     """Return the strategy that the settings name, with what is particular to it."""
     adaptive = {"eta": settings.server_learning_rate, "eta_l": settings.learning_rate}
+    krum = {"num_malicious_nodes": settings.malicious_nodes}
+    trusted = max(settings.min_clients - settings.malicious_nodes, 1)
     particular = {
         "FedProx": {"proximal_mu": settings.proximal_mu},
         "FedAvgM": {"server_momentum": settings.server_momentum},
         "FedAdam": adaptive,
         "FedAdagrad": adaptive,
         "FedYogi": adaptive,
+        "Krum": krum,
+        "MultiKrum": krum | {"num_nodes_to_select": trusted},
     }
     return getattr(strategies, settings.strategy)(
         fraction_train=settings.fraction_train,
@@ -49,7 +53,7 @@ def build_strategy(settings: config.RunConfig, report: "Report") -> strategies.S
 
 
 class Report:
-    """Follows a run: how many nodes trained in a round, and what the model can do after it."""
+    """Follows a run: how many nodes' models made a round's, and what the model can do after it."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -58,7 +62,7 @@ class Report:
         self.images, self.labels = task.load_test()
 
     def gather(self, replies: list[RecordDict], weighted_by: str) -> MetricRecord:
-        """Count the nodes that trained, and return their weighted mean loss and accuracy."""
+        """Count the nodes that are aggregated (of Krum, the chosen), and return their weighted mean loss and accuracy."""
         self.nodes = len(replies)
         metrics = [reply["metrics"] for reply in replies]
         total = sum(each[weighted_by] for each in metrics)
