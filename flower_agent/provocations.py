@@ -153,7 +153,7 @@ PROVOCATIONS: dict[str, str] = {
         f"{CHECK}`FLOWER_ROLE=server`, `ML_FRAMEWORK=sklearn`, `FLOWER_ISOLATION=subprocess`."
     ),
     "setting.unsupported": (
-        f"{CHECK}`FLOWER_ROLE=server`, `CUSTOM_APP_REPO=https://git.example.org/app.git`."
+        f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `CUSTOM_APP_REPO=https://git.example.org/app.git`."
     ),
     "state.corrupt": "Write nonsense into `/usr/share/flower-agent/images.lock`.",
     "state.other_vm": "Clone the disk of a VM that ran, and start another VM from it.",
