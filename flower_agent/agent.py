@@ -19,6 +19,8 @@ from . import __version__, files, host, life, mounts, nvidia, portrait, publishe
 from . import log as logging
 from .accelerator import Accelerator
 from .attach import Search
+from .baker import Baker, Source
+from .bakery import Bakery
 from .bundler import Bundler
 from .certificate_files import CertificateFiles
 from .connections import Connections
@@ -51,8 +53,10 @@ from .submitter import Submitter
 from .superexec import SuperExec
 from .superlink import SuperLink
 from .supernode import SuperNode
+from .supply import Supply
 from .turn import Duty, Turn
 from .upgrader import Upgrader
+from .workbench import Workbench
 from .workload import Workload
 
 log = structlog.get_logger()
@@ -75,6 +79,9 @@ class Options:
     context_file: pathlib.Path | None = None
     """Read instead of the VM's context; for `preview`."""
 
+    wheels: Source | None = None
+    """Where the wheels of framework images come from."""
+
     notify_socket: str = ""
     tty: bool = False
     scale: float = 1.0
@@ -94,6 +101,12 @@ class Agent:
         self._prober = prober = Prober()
         engine = Engine(options.name or "default", url=options.docker_url)
         self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
+        self._bakery = Bakery(
+            Baker(engine, Workbench(engine), options.paths.bake),
+            self._errands,
+            options.wheels,
+            scale=options.scale,
+        )
         search = Finder(self._errands, rng=rng, scale=options.scale)
         self._finder = search
         registrar = Registrar(self._errands, rng=rng, scale=options.scale)
@@ -136,6 +149,7 @@ class Agent:
                 self._errands,
                 scale=options.scale,
             ),
+            supplies=Supply(self._paths.images_lock, self._workload, self._bakery),
             dry=dry,
             scale=options.scale,
         )
@@ -267,6 +281,7 @@ class Agent:
         logging.configure(good.log_level.value, tty=self._options.tty)
         self._finder.forget()
         self._workload.pardon()
+        self._bakery.forget()
         self._life = life.restarted(self._life, time.monotonic())
 
     def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:

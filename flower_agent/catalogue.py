@@ -104,6 +104,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperLink's Control API does not answer.",
         "Read the SuperLink's last lines: flower-agent logs",
     ),
+    "cpu.old": (
+        "The CPU model lacks what NumPy or the framework is built for: apps end at their import.",
+        'Set CPU_MODEL=[MODEL="host-passthrough"] in the VM template.',
+    ),
     "discover.ambiguous": (
         "More than one VM of the service claims to be the SuperLink.",
         "Find the wrong one (onevm show ID), or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
@@ -237,6 +241,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "A container runs, but its health service does not answer SERVING.",
         "Read its last lines: flower-agent logs",
     ),
+    "image.build": (
+        "The image for ML_FRAMEWORK could not be made; the agent tries again.",
+        (
+            "Check that the VM reaches its package index and has room on the disk, or make the "
+            "image on another machine: flower-agent bake --framework NAME"
+        ),
+    ),
     "image.denied": (
         "The registry refuses the image: wrong credentials, or it does not exist.",
         (
@@ -245,8 +256,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "image.framework": (
-        "The image for ML_FRAMEWORK is not on this VM.",
-        "Build it (contrib/images/build.py --framework), or leave ML_FRAMEWORK empty.",
+        "There is no image for ML_FRAMEWORK with this Flower version, and none can be made.",
+        "Use another FLOWER_VERSION, or leave ML_FRAMEWORK empty.",
     ),
     "image.pull": (
         "An image could not be pulled; the agent tries again.",

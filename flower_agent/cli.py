@@ -93,6 +93,7 @@ def _add_commands(commands: Any) -> None:
     made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
     _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
     _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
+    _add_bake(command("bake", _bake, "for image builders: bring images here, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
     made = command("runs", _runs, "the runs of this SuperLink")
     made.add_argument("--json", action="store_true", help="as JSON")
@@ -137,6 +138,20 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
     made.set_defaults(run=_nodes_unregister)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_bake(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--flower", default="", metavar="VERSION", help="(flower_version, 1.25.0)")
+    parser.add_argument(
+        "--framework",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=("sklearn", "pytorch", "pytorch-cuda", "tensorflow", "tensorflow-cuda"),
+        help="make its SuperExec image, too (ml_framework)",
+    )
+    parser.add_argument("--index-url", default="", metavar="URL", help="package index (PyPI)")
+    parser.add_argument("--wheels", default="", metavar="DIR", help="wheels to look at first")
 
 
 def _id(text: str) -> str:
@@ -279,6 +294,13 @@ def _stop(options: argparse.Namespace) -> int:
     from . import run_commands
 
     return run_commands.stop(_paths(options), options.run_id)
+
+
+def _bake(options: argparse.Namespace) -> int:
+    from . import bake
+
+    where = bake.source(options.index_url, options.wheels, dict(os.environ))
+    return bake.run(_paths(options), options.flower, options.framework, where)
 
 
 def _down(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from . import files, plan, ports, roles, trust
+from . import files, plan, ports, roles, supply, trust
 from .accelerator import Accelerator
 from .connections import Connections
 from .containers import FLOWER_UID, Container, Existing, Part
@@ -23,7 +23,6 @@ from .parsers import Role
 from .paths import Paths
 from .roles import Site
 from .status import Mark
-from .supply import Supply
 from .turn import Duty, Running, Turn
 from .upgrader import Upgrader
 from .workload import SETTLING_S, Workload
@@ -57,6 +56,7 @@ class Converger:
         connections: Connections,
         accelerator: Accelerator,
         upgrader: Upgrader,
+        supplies: supply.Supply,
         dry: bool = False,
         scale: float = 1.0,
     ) -> None:
@@ -67,7 +67,7 @@ class Converger:
         self._connections = connections
         self._accelerator = accelerator
         self._upgrader = upgrader
-        self._supply = Supply(paths.images_lock, workload)
+        self._supply = supplies
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
@@ -104,7 +104,7 @@ class Converger:
         turn.running = first is not None and first.running
         turn.wait = self._workload.ends.waiting(first.name) if first else None
         missing = self._supply.missing(turn, pins)
-        self.planned += [f"pull {reference} (absent)" for reference in missing]
+        self.planned += [supply.word(reference) for reference in missing]
         if missing and not turn.running and not self.dry:
             self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
         computing = (c.gpu for c in self._workload.have if c.running and c.gpu)
@@ -124,9 +124,6 @@ class Converger:
         self.planned += self._upgrader.words(turn, steps)
         made = {step.container.image for step in steps if step.container}
         needed = tuple(reference for reference in missing if reference in made)
-        if needed:
-            turn.phase = Phase.IMAGE
-            self._supply.refuse_local(needed)
         self._await_start(turn, want, steps, duty)
         if self.dry:
             return None if steps else self._check(turn, want, duty)
@@ -172,6 +169,7 @@ class Converger:
             digests={**turn.keyring.digests(), **appio.digests()},
             memory_bytes=turn.host.memory_bytes,
             gpu=access,
+            cuda=turn.cuda,
             data_propagation=turn.data_propagation,
             **known,
         )

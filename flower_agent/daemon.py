@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 
-from . import inputs, intake, log, ownership
+from . import baker, inputs, intake, log, ownership
 from .agent import Agent, Options
 from .engine import socket_url
 from .errors import Finding, Severity
@@ -123,6 +123,7 @@ def _options(paths: Paths, name: str, context: pathlib.Path | None = None) -> Op
         context_file=context,
         name=name,
         docker_url=socket_url(),
+        wheels=baker.source(os.environ),
         notify_socket=os.environ.get("NOTIFY_SOCKET", ""),
         tty=sys.stderr.isatty(),
         scale=float(os.environ.get("FLOWER_AGENT_TIME_SCALE", "1")),

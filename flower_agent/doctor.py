@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from . import (
+    cpu,
     discovery,
     finder,
+    frameworks,
     gpu,
+    host,
     inputs,
     intake,
     log,
@@ -92,6 +95,7 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         yield from _docker(patient)
         yield from _disks(patient)
         yield verdicts.memory(*_memory())
+        yield _cpu(settings)
         onegate = list(_onegate(patient))
         yield verdicts.clock(patient.skew_s, synchronized=_synchronized())
         yield from _images(patient)
@@ -135,9 +139,14 @@ def _docker(patient: Patient) -> Iterator[Check]:
     patient.docker_root = about.root
     yield verdicts.docker(about.version, live_restore=about.live_restore)
     if patient.settings is not None:
-        wanted = roles.images(patient.settings)
+        wanted = _wanted(patient.settings)
         with contextlib.suppress(AgentError):
             patient.images_here = all(patient.engine.image(name) for name in wanted)
+
+
+def _wanted(settings: Settings) -> tuple[str, ...]:
+    cuda = roles.wants_cuda(settings, devices=bool(nvidia.look().devices))
+    return roles.images(settings, cuda=cuda)
 
 
 def _disks(patient: Patient) -> Iterator[Check]:
@@ -168,6 +177,13 @@ def _memory() -> tuple[int, int]:
     return sizes["MemAvailable"], sizes["MemTotal"]
 
 
+def _cpu(settings: Settings | None) -> Check:
+    name = settings.framework.value if settings and settings.framework else ""
+    for finding in cpu.findings(host.cpu_flags(), (name,)):
+        return mild("cpu", finding)
+    return well("cpu", "has what the images want")
+
+
 def _synchronized() -> bool | None:
     """Tell whether the kernel's clock is set by somebody (adjtimex(2)); None: not to be known."""
     timex = ctypes.create_string_buffer(256)
@@ -182,17 +198,17 @@ def _images(patient: Patient) -> Iterator[Check]:
     if patient.settings is None or patient.images_here is None:
         yield skipped("registry", "without settings or Docker there is nothing to ask for")
         return
-    wanted = roles.images(patient.settings)
+    wanted = _wanted(patient.settings)
     absent = [name for name in wanted if patient.engine.image(name) is None]
-    local = [name for name in absent if name.startswith(supply.LOCAL)]
-    if local:
-        yield found("image", Finding("image.framework", f"{local[0]} is not on this VM"))
-    else:
-        shown = f"to be pulled: {', '.join(absent)}" if absent else "all are here"
-        yield well("image", shown)
+    made = [name for name in absent if name.startswith(frameworks.LOCAL)]
+    if made:
+        wanted = (*wanted, roles.parent_image(patient.settings))
+    pulled = [name for name in absent if name not in made]
+    shown = [f"to be pulled: {', '.join(pulled)}"] if pulled else []
+    shown += [f"to be made: {', '.join(made)}"] if made else []
+    yield well("image", "; ".join(shown) or "all are here")
+    wanted = tuple(name for name in wanted if not name.startswith(frameworks.LOCAL))
     for name in wanted:
-        if name.startswith(supply.LOCAL):
-            continue
         try:
             patient.engine.ask_registry(name, supply.registry(patient.settings))
         except AgentError as error:

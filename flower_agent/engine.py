@@ -1,4 +1,4 @@
-"""Docker Engine, through docker-py's low-level client: the only import of docker.
+"""Docker Engine, through docker-py's low-level client; `workbench` makes images with it.
 
 Leans on what was measured against Engine 20.10 with docker-py 7: the events stream ends silently
 with the daemon and never replays, so events only wake the loop and state is always listed anew;
@@ -31,8 +31,8 @@ from .containers import (
     Existing,
     inspected,
 )
-from .errors import AgentError
-from .images import Image, Reference, Registry, locked_reference, pull_failure
+from .errors import AgentError, innermost
+from .images import Image, Reference, Registry, inspected_image, locked_reference, pull_failure
 
 TIMEOUT_S = 10
 STOP_TIMEOUT_S = 30
@@ -75,11 +75,23 @@ class Engine:
                 self._client = docker.APIClient(self._url, version="auto", timeout=self._timeout_s)
             return self._client
 
+    def _another(self, timeout_s: int) -> docker.APIClient:
+        return docker.APIClient(self._url, version=self._api().api_version, timeout=timeout_s)
+
     @contextlib.contextmanager
-    def calling(self, what: str, code: str = "docker.refused") -> Iterator[docker.APIClient]:
-        """Give the client; translate its every failure into an AgentError about `what`."""
+    def calling(
+        self, what: str, code: str = "docker.refused", *, timeout_s: int | None = None
+    ) -> Iterator[docker.APIClient]:
+        """Translate every failure of docker-py into an AgentError about `what`.
+
+        With `timeout_s` the client is one of its own, for a call that may take long.
+        """
         try:
-            yield self._api()
+            if timeout_s is None:
+                yield self._api()
+                return
+            with contextlib.closing(self._another(timeout_s)) as api:
+                yield api
         except docker.errors.APIError as error:
             self._forget_version(error)
             reason = _reason(error)
@@ -87,7 +99,7 @@ class Engine:
             message = f"Docker refused to {what}: {reason}"
             raise AgentError(code, message, retryable=True) from error
         except UNREACHABLE as error:
-            cause = _cause(error)
+            cause = innermost(error)
             hint = "Run it as root." if cause == "permission denied" else ""
             message = f"Docker does not answer at {self._url}: {cause}"
             raise AgentError("docker.down", message, hint, retryable=True) from error
@@ -143,11 +155,9 @@ class Engine:
         A dockerd that shuts down takes none, but serves the old ones, and what it starts then
         outlives it: the next dockerd does not know it and cannot start it.
         """
-        with self.calling(f"start {name}", "container.refused") as api:
-            version = api.api_version
-            fresh = docker.APIClient(self._url, version=version, timeout=self._timeout_s)
-            with contextlib.closing(fresh):
-                fresh.start(name)
+        what, code = f"start {name}", "container.refused"
+        with self.calling(what, code, timeout_s=self._timeout_s) as fresh:
+            fresh.start(name)
 
     def stop(self, name: str) -> None:
         """Send SIGTERM and wait for the end; SIGKILL comes only after `STOP_TIMEOUT_S`."""
@@ -211,7 +221,7 @@ class Engine:
                 found = api.inspect_image(reference)  # type: ignore[no-untyped-call]  # stubs lack it
             except docker.errors.ImageNotFound:
                 return None
-        return Image(str(found["Id"]), tuple(found.get("RepoDigests") or ()))
+        return inspected_image(found)
 
     def pull(
         self,
@@ -306,12 +316,3 @@ def _note(event: dict[str, Any], reference: str, progress: Callable[[str], None]
 
 def _reason(error: docker.errors.APIError) -> str:
     return str(error.explanation or error).strip()
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason, which says most."""
-    text = str(error)
-    for known in ("FileNotFoundError", "Connection refused", "Permission denied", "timed out"):
-        if known in text:
-            return {"FileNotFoundError": "its socket is not there"}.get(known, known.lower())
-    return text[:200]

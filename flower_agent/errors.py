@@ -54,3 +54,12 @@ class AgentError(Exception):
 
     def __str__(self) -> str:
         return str(self.finding)
+
+
+def innermost(error: BaseException) -> str:
+    """Return the innermost reason of a failed connection, which says most."""
+    text = str(error)
+    for known in ("FileNotFoundError", "Connection refused", "Permission denied", "timed out"):
+        if known in text:
+            return {"FileNotFoundError": "its socket is not there"}.get(known, known.lower())
+    return text[:200]

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from . import interfaces, sockets
+from . import cpu, interfaces, sockets
 
 _SIOCGIFCONF = 0x8912
 _IFREQ = struct.Struct("16s4x4s16x")
@@ -38,6 +38,9 @@ class HostFacts:
 
     boot_id: str
     """Another one after each boot."""
+
+    cpu_flags: frozenset[str] = frozenset()
+    """What the processor can, where it is an x86."""
 
 
 def ipv4_addresses() -> tuple[tuple[str, str], ...]:
@@ -72,7 +75,13 @@ def observe(
         ),
         memory_bytes=int(memory[1]) * 1024 if memory else 0,
         boot_id=_text(proc / "sys/kernel/random/boot_id").strip(),
+        cpu_flags=cpu_flags(proc),
     )
+
+
+def cpu_flags(proc: pathlib.Path = pathlib.Path("/proc")) -> frozenset[str]:
+    """Return the flags of the first processor; empty where it is no x86."""
+    return cpu.flags(_text(proc / "cpuinfo"))
 
 
 def read_sockets(

@@ -5,9 +5,14 @@ Reference grammar: distribution/reference (``host:port/path:tag@digest``).
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import AgentError
 from .secret import Secret
+
+LABEL_MADE_OF = "org.flower-agent.made-of"
+"""On a derived image: what it was made of, see `frameworks.made_of`."""
 
 DENIALS = (
     "denied",
@@ -44,6 +49,14 @@ class Image:
     digests: tuple[str, ...]
     """``repository@sha256:…`` for each registry it came from; empty when built here."""
 
+    made_of: str = ""
+    """``sha256:…`` of what a derived image was made of (`frameworks.made_of`), off its label."""
+
+    size_bytes: int = 0
+    """All layers together."""
+
+    entrypoint: tuple[str, ...] = ()
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registry:
@@ -62,8 +75,11 @@ def pinned(reference: str, image: Image, digest: str = "") -> str | None:
     """Return by which name to create a container from `image`, by digest where one is known.
 
     None when `digest` is pinned and `image` is another one: a tag that moved is never used by
-    stealth. An image that was built here has no digest of a registry; its tag must do.
+    stealth. An image that was built here has no digest of a registry: what is pinned is its ID, or
+    what it was made of; unpinned, its tag must do.
     """
+    if digest and digest in (image.image_id, image.made_of):
+        return image.image_id
     repository = _familiar(Reference.parse(reference).repository)
     names = tuple(name for name in image.digests if name.startswith(f"{repository}@"))
     if digest:
@@ -87,6 +103,31 @@ def parse_lock(data: bytes | None) -> dict[str, str]:
     if not isinstance(rows, dict) or not all(isinstance(v, str) for v in rows.values()):
         raise ValueError('want {"images": {"REFERENCE": "sha256:…"}}')
     return {str(reference): digest for reference, digest in rows.items()}
+
+
+def dump_lock(rows: Mapping[str, str]) -> bytes:
+    """Return the content of an ``images.lock``."""
+    document = {"images": dict(sorted(rows.items()))}
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def pin(reference: str, image: Image) -> str:
+    """Return what ``images.lock`` says of an image: what it was made of, digest, or ID."""
+    name = pinned(reference, image)
+    digest = name.partition("@")[2] if name else ""
+    return image.made_of or digest or image.image_id
+
+
+def inspected_image(row: dict[str, Any]) -> Image:
+    """Return the image in an answer of ``GET /images/NAME/json``."""
+    config = row.get("Config") or {}
+    return Image(
+        image_id=str(row["Id"]),
+        digests=tuple(row.get("RepoDigests") or ()),
+        made_of=str((config.get("Labels") or {}).get(LABEL_MADE_OF, "")),
+        size_bytes=int(row.get("Size") or 0),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+    )
 
 
 def pull_failure(reference: str, reason: str) -> AgentError:

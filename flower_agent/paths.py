@@ -71,6 +71,11 @@ class Paths:
         return self.state / "data"
 
     @property
+    def bake(self) -> pathlib.Path:
+        """Wheels of an image that is being made."""
+        return self.state / "bake"
+
+    @property
     def runtime(self) -> pathlib.Path:
         """Files of this boot."""
         return self.root / "run/flower-agent"

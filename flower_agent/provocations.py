@@ -46,6 +46,9 @@ PROVOCATIONS: dict[str, str] = {
     "control.open": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_CONTROL_ADDRESS=0.0.0.0:9093`.",
     "control.refused": "`flower-agent nodes unregister 1`: there is no such node.",
     "control.unavailable": "`docker kill flower-superlink; flower-agent nodes`",
+    "cpu.old": (
+        "Give a SuperNode with `ML_FRAMEWORK=sklearn` the CPU model `qemu64` (`CPU_MODEL`)."
+    ),
     "discover.ambiguous": (
         "Write `FLOWER_ROLE=superlink` and a `FLOWER_ENDPOINT` into the attributes of a "
         "second VM of the service, of another role than the SuperNode's."
@@ -108,8 +111,15 @@ PROVOCATIONS: dict[str, str] = {
     "health.not_serving": (
         "`kill -STOP PID` of Flower's program, which `docker top flower-superlink` tells."
     ),
+    "image.build": (
+        "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without a way to a package "
+        "index."
+    ),
     "image.denied": "Set `FLOWER_VERSION` to a tag that the registry does not have.",
-    "image.framework": "Set `ML_FRAMEWORK=pytorch` on a VM without that image.",
+    "image.framework": (
+        "Set `FLOWER_IMAGE_PREFIX` to images of your own with a Python that no lock is for, and "
+        "`ML_FRAMEWORK=sklearn`."
+    ),
     "image.pull": "Set `FLOWER_IMAGE_PREFIX=registry.invalid/flwr`.",
     "memory.low": "Let a program take the VM's memory, then `flower-agent doctor`.",
     "onegate.down": "Stop the OneGate service of the cloud.",

@@ -7,13 +7,13 @@ NATed. What each may touch is mounted singly, the CA's key never.
 import dataclasses
 from collections.abc import Mapping
 
-from . import arguments, flower
+from . import arguments, flower, frameworks
 from .address import Address
 from .arguments import Endpoint, Endpoints, Trust
 from .containers import FLOWER_UID, Container, Mount, Part
 from .discovery import SuperLink
 from .gpu import ENVIRONMENT, Access
-from .parsers import Isolation, LogLevel, Plugin, Role
+from .parsers import GpuMode, Isolation, LogLevel, Plugin, Role
 from .settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -80,6 +80,9 @@ class Site:
     gpu: Access = Access.NONE
     """How NVIDIA GPUs are handed over, where they are wanted and usable."""
 
+    cuda: bool = False
+    """Apps run in the CUDA variant of their framework's image."""
+
     data_propagation: str = "rslave"
     """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
 
@@ -95,11 +98,23 @@ def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
             return _lone_superexec(settings, site)
 
 
-def images(settings: Settings) -> tuple[str, ...]:
+def images(settings: Settings, *, cuda: bool = False) -> tuple[str, ...]:
     """Return the images that `containers` will name, known before anything else is."""
-    main = () if settings.role is Role.SUPEREXEC else (_image(settings, Part(settings.role.value)),)
-    runs_apps = settings.role is Role.SUPEREXEC or has_superexec(settings)
-    return (*main, *((_image(settings, Part.SUPEREXEC),) if runs_apps else ()))
+    role = settings.role
+    main = () if role is Role.SUPEREXEC else (_image(settings, Part(role.value), cuda=cuda),)
+    runs_apps = role is Role.SUPEREXEC or has_superexec(settings)
+    return (*main, *((_image(settings, Part.SUPEREXEC, cuda=cuda),) if runs_apps else ()))
+
+
+def wants_cuda(settings: Settings, *, devices: bool) -> bool:
+    """Tell whether apps get the CUDA variant of their framework; `devices`: the VM has a GPU."""
+    may = settings.gpu is GpuMode.AUTO and devices
+    return settings.role is not Role.SUPERLINK and (settings.gpu is GpuMode.YES or may)
+
+
+def parent_image(settings: Settings) -> str:
+    """Return Flower's own SuperExec image, of which those with a framework are made."""
+    return flower.image(settings.image_prefix, Part.SUPEREXEC.value, settings.version)
 
 
 def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
@@ -262,7 +277,7 @@ def _container(
     return Container(
         name=name(site.prefix, part),
         part=part,
-        image=_image(settings, part),
+        image=_image(settings, part, cuda=site.cuda),
         command=command,
         environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
         mounts=tuple(mounts),
@@ -273,10 +288,10 @@ def _container(
     )
 
 
-def _image(settings: Settings, part: Part) -> str:
+def _image(settings: Settings, part: Part, *, cuda: bool) -> str:
     if part is Part.SUPEREXEC and settings.framework:
-        release = ".".join(map(str, settings.version.release))
-        return f"flower-agent/superexec:{release}-{settings.framework.value}"
+        name = frameworks.variant(settings.framework.value, cuda=cuda)
+        return frameworks.image(settings.version.release, name)
     return flower.image(settings.image_prefix, part.value, settings.version)
 
 

@@ -5,6 +5,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from . import roles
 from .certificates import format_fingerprint
 from .ends import Wait
 from .errors import AgentError, Finding
@@ -87,6 +88,11 @@ class Turn:
 
     hung: bool = False
     """The first container's process lives but will never work again: it wants a restart."""
+
+    @property
+    def cuda(self) -> bool:
+        """Whether apps here get the CUDA variant of their framework."""
+        return roles.wants_cuda(self.settings, devices=bool(self.gpu.devices))
 
     def trusts(self, fingerprint: str) -> None:
         """Write down the CA, whole, so that two VMs can be compared."""

@@ -5,7 +5,8 @@ Where a registry answers, the images are pulled. Where none does, stand-ins are 
 `flwr` in the official layout (flwrlabs/flower, framework/docker: user `app` with uid 49999, home
 and workdir /app, venv /python/venv first on PATH, exec-form ENTRYPOINT), on a tree of this
 machine's own distribution; so its Python may be another than the tag says. Stand-ins carry the
-label `org.flower-agent.built-from=pypi`. Needs root, python3, apt and a Docker Engine here.
+label `org.flower-agent.built-from=pypi`. Needs root, python3, apt and a Docker Engine here; with
+--framework also flower-agent's libraries, since `flower-agent bake` makes that image.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import system
 import wheels
 from programs import STEP_S, BuildError, call, present, step
 
-BUILD = pathlib.Path(__file__).resolve().parents[2] / "build"
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BUILD = REPOSITORY / "build"
 LABEL = "org.flower-agent.built-from=pypi"
-FRAMEWORKS = {"sklearn": ("numpy==2.4.6", "scikit-learn==1.9.1")}
+FRAMEWORKS = ("sklearn", "pytorch", "pytorch-cuda", "tensorflow", "tensorflow-cuda")
 REGISTRY_ANSWER_S = 20
 
 BASE_DOCKERFILE = r"""
@@ -46,12 +48,6 @@ RUN python3 -m venv --without-pip /python/venv \
       --no-deps --find-links $WHEELS/ -r $WHEELS/requirements.txt \
  && rm /tmp/pip.whl
 """
-EXTRA_DOCKERFILE = r"""
-FROM {parent}
-ARG WHEELS
-RUN python -m pip install --no-cache-dir --compile --no-index --no-deps \
-      --find-links $WHEELS/ -r $WHEELS/requirements.txt
-"""
 COMPONENT_DOCKERFILE = r"""
 FROM {parent}
 ENTRYPOINT ["flower-{component}"]
@@ -62,7 +58,7 @@ def main() -> None:
     """Read the command line, take the lock, and say in one sentence what went wrong."""
     parser = argparse.ArgumentParser(description="Make Flower's images present on this machine.")
     parser.add_argument("--flower", required=True, metavar="X.Y.Z", help="Flower version")
-    parser.add_argument("--framework", choices=sorted(FRAMEWORKS), help="add its superexec image")
+    parser.add_argument("--framework", choices=FRAMEWORKS, help="add its superexec image")
     parser.add_argument("--force", action="store_true", help="pull or build what is present, too")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
@@ -95,10 +91,8 @@ def ensure(flower: str, framework: str | None, *, force: bool) -> None:
     if missing:
         build_components(flower, missing, force=force)
     if framework:
-        image = f"flower-agent/superexec:{flower}-{framework}"
-        if force or "superexec" in absent or not present(image):
-            build_framework(images["superexec"], image, FRAMEWORKS[framework])
-        images[framework] = image
+        bake(flower, framework)
+        images[framework] = f"flower-agent/superexec:{flower}-{framework}"
     if missing:
         prune()
     for image in images.values():
@@ -185,10 +179,11 @@ def build_components(flower: str, missing: dict[str, str], *, force: bool) -> No
         docker_build(image, COMPONENT_DOCKERFILE.format(parent=base, component=component))
 
 
-def build_framework(parent: str, image: str, requirements: tuple[str, ...]) -> None:
-    """Build a superexec image that has a machine learning framework, too."""
-    fetched = wheels.download(requirements, python_of(parent), BUILD)
-    docker_build(image, EXTRA_DOCKERFILE.format(parent=parent), fetched)
+def bake(flower: str, framework: str) -> None:
+    """Let flower-agent make the framework's image, as on an image builder's machine."""
+    command = [sys.executable, "-m", "flower_agent", "--root", str(BUILD / "bake"), "bake"]
+    with step(f"flower-agent bake --framework {framework}"):
+        call([*command, "--flower", flower, "--framework", framework], cwd=REPOSITORY)
 
 
 def prune() -> None:

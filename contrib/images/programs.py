@@ -33,6 +33,7 @@ def call(
     environment: dict[str, str] | None = None,
     check: bool = True,
     timeout_s: float = STEP_S,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; raise BuildError with its last words when it fails."""
     try:
@@ -44,6 +45,7 @@ def call(
             text=True,
             check=False,
             timeout=timeout_s,
+            cwd=cwd,
         )
     except FileNotFoundError:
         raise BuildError(f"{command[0]} is missing: install it and call this again") from None

@@ -319,7 +319,8 @@ class FakeEngine:
     def _find(self, reference):
         if reference in self.local:
             return self.local[reference]
-        return next((i for i in self.local.values() if reference in i.digests), None)
+        named = (i for i in self.local.values() if reference in (i.image_id, *i.digests))
+        return next(named, None)
 
     def _keep(self, shown, spec=None):
         with self._changed:

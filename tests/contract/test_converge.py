@@ -14,6 +14,7 @@ from flower_agent import gpu_probe, roles, settings, trust
 from flower_agent.accelerator import Accelerator
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.bakery import Bakery
 from flower_agent.connections import Connections
 from flower_agent.containers import Container, Part
 from flower_agent.converge import Converger
@@ -22,12 +23,14 @@ from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.gpu import Access, Answer, Asked, Device, Files, Offers
 from flower_agent.host import HostFacts
+from flower_agent.images import Image, dump_lock
 from flower_agent.keyring import Keyring
 from flower_agent.life import Phase
 from flower_agent.parsers import Isolation, Role
 from flower_agent.paths import Paths
 from flower_agent.record import Record
 from flower_agent.status import Fact, Mark
+from flower_agent.supply import Supply
 from flower_agent.turn import Prepared, Turn
 from flower_agent.upgrader import Upgrader
 from flower_agent.workload import Workload
@@ -74,6 +77,23 @@ class Searched:
         self.asked += 1
 
 
+class Oven:
+    """Makes an image in the Engine in memory, when `door` opens; `error` is how it fails."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.error, self.made, self.door = None, [], threading.Event()
+        self.door.set()
+
+    def ensure(self, reference, parent, *, progress, **_):
+        self.made.append((reference, parent))
+        progress("3 of 6 wheels")
+        assert self.door.wait(10)
+        if self.error:
+            raise self.error
+        self._engine.hold(reference)
+
+
 class Vm:
     """A SuperNode's VM with an Engine in memory, and one turn after another."""
 
@@ -81,8 +101,10 @@ class Vm:
         self.paths = Paths(root)
         self.now, self.monotonic, self.record = START, 1000.0, Record()
         self.engine = FakeEngine(now=lambda: self.now)
+        self.oven = Oven(self.engine)
         self.duty = Found()
         self.gpu, self.asked, self.search = Files(), Asked(), Searched()
+        self.cpu_flags = frozenset()
         self.reboot()
         self._context = {
             "FLOWER_ROLE": "client",
@@ -95,7 +117,7 @@ class Vm:
 
     def reboot(self):
         """Begin with a new agent that knows only what is on disk."""
-        errands = Errands(lambda: None)
+        errands = self.errands = Errands(lambda: None)
         self.workload = workload = Workload(self.engine, errands, wake=lambda: None)
         accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
         duties = {Role.SUPERNODE: self.duty}
@@ -107,6 +129,7 @@ class Vm:
             connections=Connections(errands),
             accelerator=accelerator,
             upgrader=Upgrader("", self.paths, workload, self.search, errands),
+            supplies=Supply(self.paths.images_lock, workload, Bakery(self.oven, errands)),
         )
 
     def set(self, **more):
@@ -120,7 +143,7 @@ class Vm:
         self.last = Turn(
             settings=self.settings,
             variables={},
-            host=HostFacts((), None, 2**31, "boot"),
+            host=HostFacts((), None, 2**31, "boot", self.cpu_flags),
             keyring=Keyring(self.paths.tls),
             client=None,
             now=self.now,
@@ -220,6 +243,100 @@ def test_an_image_that_the_registry_denies_is_a_failure_and_no_waiting(vm):
     unmet = vm.turn()
     assert unmet.finding.code == "image.denied"
     assert unmet.fatal
+
+
+SKLEARN = "flower-agent/superexec:1.25.0-sklearn"
+
+
+@pytest.fixture
+def learning(vms):
+    """A VM with Flower's own images and none with its framework."""
+    vm = vms(ML_FRAMEWORK="sklearn")
+    vm.engine.hold(vm.images[0])
+    return vm
+
+
+def test_a_missing_framework_image_is_made_and_the_status_says_how_far_it_is(learning):
+    learning.oven.door.clear()
+    learning.settle(lambda _: "3 of 6 wheels" in learning.last.facts["image"].detail)
+    unmet = learning.turn()
+    assert (unmet.phase, unmet.finding) == (Phase.IMAGE, None)
+    assert learning.last.facts["image"] == Fact(
+        "image", Mark.WAITING, f"makes {SKLEARN}: 3 of 6 wheels"
+    )
+    assert SUPEREXEC not in learning.engine.kept
+    learning.oven.door.set()
+    learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
+    assert learning.oven.made == [(SKLEARN, "flwr/superexec:1.25.0")]
+    assert computing(learning).image == SKLEARN
+
+
+def test_a_build_that_fails_is_told_and_tried_again_ever_later(learning):
+    learning.oven.error = AgentError("image.build", "no index answers", retryable=True)
+    learning.settle(lambda unmet: unmet.finding is not None)
+    unmet = learning.turn()
+    assert (unmet.phase, unmet.finding.code, unmet.fatal) == (Phase.IMAGE, "image.build", False)
+    for tries, seconds in ((2, 11), (3, 21), (4, 41)):
+        learning.turn()
+        assert len(learning.oven.made) == tries - 1
+        learning.pass_time(seconds)
+        learning.settle(lambda _, tries=tries: len(learning.oven.made) == tries)
+        learning.settle(lambda _: not learning.errands.busy())
+    learning.oven.error = None
+    learning.pass_time(81)
+    learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
+
+
+def test_wheels_that_no_waiting_makes_fit_are_a_failure(learning):
+    learning.oven.error = AgentError("image.framework", "no wheels of sklearn for Python 3.10")
+    learning.settle(lambda unmet: unmet.finding is not None)
+    assert learning.turn().fatal
+
+
+def test_a_framework_image_that_is_there_is_not_made_again(learning):
+    learning.engine.hold(SKLEARN)
+    learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
+    assert learning.oven.made == []
+
+
+def test_a_framework_image_other_than_the_pinned_one_is_not_used(learning):
+    lock = learning.paths.images_lock
+    lock.parent.mkdir(parents=True)
+    lock.write_bytes(dump_lock({SKLEARN: "sha256:" + "a" * 64}))
+    learning.engine.hold(SKLEARN)
+    learning.settle(lambda _: learning.oven.made)
+    assert SUPEREXEC not in learning.engine.kept
+
+
+def test_containers_are_made_of_what_bake_pinned(learning):
+    lock, made_of = learning.paths.images_lock, "sha256:" + "a" * 64
+    lock.parent.mkdir(parents=True)
+    lock.write_bytes(dump_lock({SKLEARN: made_of}))
+    learning.engine.local[SKLEARN] = Image("sha256:" + "b" * 64, (), made_of=made_of)
+    learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
+    assert learning.engine.kept[SUPEREXEC].shown.image == "sha256:" + "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "name"),
+    [
+        ("NO", True, "pytorch"),
+        ("AUTO", False, "pytorch"),
+        ("AUTO", True, "pytorch-cuda"),
+    ],
+)
+def test_a_vm_with_a_gpu_to_use_gets_the_cuda_variant(vms, mode, device, name):
+    vm = vms(ML_FRAMEWORK="pytorch", GPU_ENABLED=mode)
+    vm.gpu = Files(devices=(Device("0000:01:00.0", "nvidia"),) if device else ())
+    vm.settle(lambda _: vm.oven.made)
+    assert vm.oven.made[0][0] == f"flower-agent/superexec:1.25.0-{name}"
+
+
+def test_a_cpu_that_numpy_ends_on_is_a_warning_and_no_failure(vm):
+    vm.cpu_flags = frozenset({"sse2", "cx16", "lahf_lm", "pni"})
+    vm.boot()
+    assert vm.turn() is None
+    assert [str(found.code) for found in vm.last.warnings] == ["cpu.old"]
 
 
 def test_a_young_container_may_take_its_time(vm):

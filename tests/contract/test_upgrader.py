@@ -12,6 +12,7 @@ from real_engine import until
 
 from flower_agent import roles, settings, trust
 from flower_agent.accelerator import Accelerator
+from flower_agent.bakery import Bakery
 from flower_agent.connections import Connections
 from flower_agent.converge import Converger
 from flower_agent.errands import Errands
@@ -22,6 +23,7 @@ from flower_agent.life import Phase, Unmet
 from flower_agent.parsers import Role
 from flower_agent.paths import Paths
 from flower_agent.record import Record
+from flower_agent.supply import Supply
 from flower_agent.turn import Prepared, Turn
 from flower_agent.upgrader import GIVE_UP_S, PROBATION_S, Upgrader
 from flower_agent.workload import Workload
@@ -97,6 +99,7 @@ class Vm:
             connections=Connections(errands),
             accelerator=Accelerator(self.engine, errands),
             upgrader=Upgrader("", self.paths, workload, None, errands),
+            supplies=Supply(self.paths.images_lock, workload, Bakery(None, errands)),
         )
         self.pardon = workload.pardon
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from flower_agent.images import Image, Reference, locked_reference, parse_lock, pinned
+from flower_agent.images import (
+    Image,
+    Reference,
+    dump_lock,
+    locked_reference,
+    parse_lock,
+    pin,
+    pinned,
+)
 
 TAG = "flwr/superlink:1.25.0"
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -79,3 +87,26 @@ def test_a_lock_gives_the_digest_of_each_reference():
 def test_a_lock_that_is_something_else_is_refused(data):
     with pytest.raises(ValueError):  # noqa: PT011 - some in the words of the JSON library
         parse_lock(data)
+
+
+def test_what_was_built_here_may_be_pinned_by_its_id():
+    built = image()
+    assert pinned(TAG, built, built.image_id) == built.image_id
+    assert pinned(TAG, built, OLD) is None
+
+
+def test_a_derived_image_is_pinned_by_what_it_was_made_of():
+    made = Image("sha256:" + "0" * 64, (), made_of=OLD)
+    assert pin(TAG, made) == OLD
+    assert pinned(TAG, made, OLD) == made.image_id
+    assert pinned(TAG, made, NEW) is None
+
+
+def test_a_pulled_image_is_pinned_by_its_digest_and_another_one_by_its_id():
+    assert pin(TAG, image(f"flwr/superlink@{OLD}")) == OLD
+    assert pin(TAG, image()) == image().image_id
+
+
+def test_a_lock_that_was_written_is_read_as_the_same():
+    rows = {TAG: OLD, "flower-agent/superexec:1.25.0-sklearn": NEW}
+    assert parse_lock(dump_lock(rows)) == rows

@@ -1,0 +1,215 @@
+"""Framework images made for real, from wheels of the test's own: whole, or not there at all."""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import re
+import zipfile
+
+import pytest
+from real_engine import client, unique
+
+from flower_agent import bake, frameworks, images
+from flower_agent.baker import Baker, Source
+from flower_agent.engine import Engine
+from flower_agent.errors import AgentError
+from flower_agent.paths import Paths
+from flower_agent.workbench import LABEL_BUILD, Workbench
+
+pytestmark = pytest.mark.engine
+
+PARENT = "flwr/superexec:1.25.0"
+NOWHERE = "http://127.0.0.1:9/simple"
+WORKS = "answer = 42\n"
+
+
+def wheel(folder, *, module=WORKS, requires=""):
+    """Write a scikit-learn that is no more than a module; return its line in a lock."""
+    info = "scikit_learn-1.9.1.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: scikit-learn\nVersion: 1.9.1\n{requires}"
+    content = {
+        "sklearn/__init__.py": module,
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},sha256={digest(text)},\n" for path, text in content.items())
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in (*content.items(), (f"{info}/RECORD", record + f"{info}/RECORD,,\n")):
+            archive.writestr(path, text)
+    data = buffer.getvalue()
+    (folder / "scikit_learn-1.9.1-py3-none-any.whl").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return f"scikit-learn==1.9.1 --hash=sha256:{sha256}  # {len(data)} bytes\n"
+
+
+def digest(text):
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+class Rig:
+    """One baker with a place, an owner and an image of its own."""
+
+    def __init__(self, url, tmp_path):
+        self.owner = unique("bake")
+        self.engine = Engine(self.owner, url=url)
+        self.reference = f"{self.owner}/superexec:1.25.0-sklearn"
+        self.given = tmp_path / "given"
+        self.given.mkdir()
+        self.place = tmp_path / "state" / "bake"
+        self.said = []
+        self.lock = ""
+        self.bench = Workbench(self.engine)
+        self.baker = Baker(
+            self.engine, self.bench, self.place, read=lambda *_: frameworks.parse_lock(self.lock)
+        )
+
+    def ensure(self):
+        where = Source(index=NOWHERE, given=self.given)
+        return self.baker.ensure(
+            self.reference, PARENT, where=where, pins={}, progress=self.said.append
+        )
+
+    def left(self):
+        """Return the building containers that are there."""
+        with client("unix:///var/run/docker.sock") as api:
+            label = f"{LABEL_BUILD}={self.owner}"
+            return api.containers(all=True, filters={"label": label})
+
+
+@pytest.fixture
+def rig(docker_url, missing, tmp_path):
+    rig = Rig(docker_url, tmp_path)
+    if rig.engine.image(PARENT) is None:
+        missing(f"no {PARENT}: contrib/images/build.py --flower 1.25.0")
+    with contextlib.closing(rig.engine):
+        yield rig
+        with client(docker_url) as api:
+            for image in api.images(filters={"reference": rig.reference}):
+                api.remove_image(image["Id"], force=True)
+
+
+def test_an_image_is_flowers_own_with_the_wheels_of_the_lock(rig):
+    rig.lock = wheel(rig.given)
+    made, parent = rig.ensure(), rig.engine.image(PARENT)
+    assert made.entrypoint == parent.entrypoint == ("flower-superexec",)
+    assert images.pin(rig.reference, made) == made.made_of
+    ask = ("python", "-c", "import sklearn; print(sklearn.answer)")
+    with rig.bench.run(rig.reference, ask, mounts={}, online=False) as ended:
+        assert (ended.exit_code, ended.said) == (0, "42")
+    assert rig.left() == []
+    assert [path.name for path in rig.place.iterdir()] == ["lock"]
+
+
+def test_nothing_of_the_build_gets_into_the_image(rig):
+    rig.lock = wheel(rig.given)
+    made = rig.ensure()
+    with client("unix:///var/run/docker.sock") as api:
+        ours, theirs = (api.inspect_image(name)["Config"] for name in (made.image_id, PARENT))
+    assert ours["Env"] == theirs["Env"]
+    assert not ours["Cmd"]
+    assert NOWHERE not in json.dumps(ours)
+
+
+def test_what_is_there_already_is_not_made_again(rig):
+    rig.lock = wheel(rig.given)
+    first = rig.ensure()
+    rig.said.clear()
+    assert rig.ensure().image_id == first.image_id
+    assert rig.said == []
+
+
+def test_another_lock_makes_another_image(rig):
+    rig.lock = wheel(rig.given)
+    first = rig.ensure()
+    rig.lock = wheel(rig.given, module="answer = 43\n")
+    assert rig.ensure().made_of != first.made_of
+
+
+def test_a_wheel_that_is_not_the_locked_one_makes_no_image(rig):
+    rig.lock = wheel(rig.given)
+    wheel(rig.given, module="import os\n")
+    with pytest.raises(AgentError, match="could not be fetched") as caught:
+        rig.ensure()
+    assert (caught.value.finding.code, caught.value.retryable) == ("image.build", True)
+    assert rig.engine.image(rig.reference) is None
+    assert rig.left() == []
+
+
+def test_an_index_that_does_not_answer_makes_no_image_until_the_wheels_are_there(rig):
+    rig.lock = wheel(rig.given)
+    found = next(rig.given.iterdir())
+    data = found.read_bytes()
+    found.unlink()
+    with pytest.raises(AgentError, match="could not be fetched") as caught:
+        rig.ensure()
+    assert caught.value.retryable
+    found.write_bytes(data)
+    assert rig.ensure().made_of
+
+
+def test_a_module_that_ends_at_its_import_makes_no_image(rig):
+    rig.lock = wheel(rig.given, module="raise RuntimeError('built with baseline X86_V2')\n")
+    with pytest.raises(AgentError, match="X86_V2") as caught:
+        rig.ensure()
+    assert caught.value.finding.code == "image.build"
+    assert rig.engine.image(rig.reference) is None
+
+
+def test_wheels_that_do_not_fit_flower_are_refused_for_good(rig):
+    rig.lock = wheel(rig.given, requires="Requires-Dist: protobuf<1\n")
+    with pytest.raises(AgentError, match="protobuf") as caught:
+        rig.ensure()
+    assert (caught.value.finding.code, caught.value.retryable) == ("image.framework", False)
+    assert rig.engine.image(rig.reference) is None
+
+
+def test_what_a_killed_build_left_is_swept_by_the_next(rig):
+    rig.lock = wheel(rig.given)
+    with client("unix:///var/run/docker.sock") as api:
+        api.create_container(PARENT, labels={LABEL_BUILD: rig.owner})
+    rig.ensure()
+    assert rig.left() == []
+
+
+def test_two_builds_at_once_do_not_meet(rig):
+    rig.lock = wheel(rig.given)
+    met = []
+
+    def second(_):
+        with pytest.raises(AgentError, match="another build") as caught:
+            rig.ensure()
+        met.append(caught.value.retryable)
+
+    where = Source(index=NOWHERE, given=rig.given)
+    rig.baker.ensure(rig.reference, PARENT, where=where, pins={}, progress=second)
+    assert met
+    assert all(met)
+
+
+def test_a_build_that_hangs_is_given_up(rig):
+    bench = Workbench(rig.engine, limit_s=0.1)
+    run = bench.run(PARENT, ("sleep", "60"), mounts={}, online=False)
+    with pytest.raises(AgentError, match="gave up"), run:
+        pass
+    assert rig.left() == []
+
+
+def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
+    paths = Paths(tmp_path / "root")
+    assert bake.run(paths, "1.25.0", [], Source()) == 0
+    locked = images.parse_lock(paths.images_lock.read_bytes())
+    assert sorted(locked) == sorted(
+        (
+            "flwr/superlink:1.25.0-py3.13-ubuntu24.04",
+            "flwr/supernode:1.25.0-py3.13-ubuntu24.04",
+            PARENT,
+        )
+    )
+    said = capsys.readouterr().out
+    for reference, pin in locked.items():
+        assert images.pinned(reference, rig.engine.image(reference), pin)
+        assert re.search(f"{re.escape(reference)}  {pin}  [0-9,]+ MB", said)
+    assert paths.images_lock.stat().st_mode & 0o777 == 0o644
