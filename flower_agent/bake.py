@@ -44,7 +44,7 @@ def run(paths: Paths, version: str, wanted: Sequence[str], where: Source) -> int
 def _settings(paths: Paths, version: str) -> Settings:
     """Return the image builder's defaults with that version. Raises AgentError of the first."""
     read = inputs.read(paths, context_file=pathlib.Path("/dev/null"))
-    asked = {"FLOWER_ROLE": "superlink", **({"FLOWER_VERSION": version} if version else {})}
+    asked = {"FLOWER_ROLE": "supernode", **({"FLOWER_VERSION": version} if version else {})}
     parsed = settings.parse(asked, {**read.config, "flower_role": ""})
     for finding in (*read.findings, *parsed.findings):
         if finding.severity is Severity.ERROR:

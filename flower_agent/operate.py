@@ -11,6 +11,7 @@ from .containers import Existing, Part
 from .engine import Engine, socket_url
 from .errors import AgentError
 from .paths import Paths
+from .workbench import Workbench
 
 UNIT = "flower-agent.service"
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -52,6 +53,7 @@ def _only_one(paths: Paths, name: str) -> Iterator[None]:
 
 
 def _remove(engine: Engine) -> None:
+    Workbench(engine).sweep()
     mine = [c for c in engine.containers() if c.mine]
     order = list(Part)
     for found in sorted(mine, key=lambda c: -_rank(c, order)):

@@ -83,12 +83,14 @@ class Federation:
         supernodes: int = 2,
         variables: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        app: pathlib.Path = APP,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ) -> None:
         self.directory = directory
         self.base_port = base_port
         self.version = flower.parse_version((variables or {}).get("FLOWER_VERSION", flower.DEFAULT))
         self._name = name
+        self._app = app
         self._say = say
         self._environment = {**os.environ, **(environment or {})}
         self._common = {"ML_FRAMEWORK": "sklearn", **(variables or {})}
@@ -296,7 +298,7 @@ class Federation:
         work = self.directory / "submit"
         shutil.rmtree(work, ignore_errors=True)
         app = work / "app"
-        shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(self._app, app, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", work / "ca.crt")
         told = f'address = "{self.control_host}:{self.control_port}"\nroot-certificates = '
         if self.version.release < flower.CONFIG_TOML_SINCE:

@@ -25,12 +25,16 @@ NOWHERE = "http://127.0.0.1:9/simple"
 WORKS = "answer = 42\n"
 
 
-def wheel(folder, *, module=WORKS, requires=""):
-    """Write a scikit-learn that is no more than a module; return its line in a lock."""
-    info = "scikit_learn-1.9.1.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: scikit-learn\nVersion: 1.9.1\n{requires}"
+FETCHED = "fetched-1.9.1-py3-none-any.whl"
+
+
+def wheel(folder, *, name="scikit-learn", module=WORKS, requires=""):
+    """Write a wheel that is no more than a module; return its line in a lock."""
+    stem = f"{name.replace('-', '_')}-1.9.1"
+    info = f"{stem}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.1\n{requires}"
     content = {
-        "sklearn/__init__.py": module,
+        f"{'sklearn' if name == 'scikit-learn' else name}/__init__.py": module,
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -40,9 +44,9 @@ def wheel(folder, *, module=WORKS, requires=""):
         for path, text in (*content.items(), (f"{info}/RECORD", record + f"{info}/RECORD,,\n")):
             archive.writestr(path, text)
     data = buffer.getvalue()
-    (folder / "scikit_learn-1.9.1-py3-none-any.whl").write_bytes(data)
+    (folder / f"{stem}-py3-none-any.whl").write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return f"scikit-learn==1.9.1 --hash=sha256:{sha256}  # {len(data)} bytes\n"
+    return f"{name}==1.9.1 --hash=sha256:{sha256}  # {len(data)} bytes\n"
 
 
 def digest(text):
@@ -138,14 +142,17 @@ def test_a_wheel_that_is_not_the_locked_one_makes_no_image(rig):
     assert rig.left() == []
 
 
-def test_an_index_that_does_not_answer_makes_no_image_until_the_wheels_are_there(rig):
-    rig.lock = wheel(rig.given)
-    found = next(rig.given.iterdir())
+def test_what_was_fetched_before_an_index_went_away_is_kept_for_the_next_try(rig):
+    first, second = wheel(rig.given, name="fetched", module="import sklearn\n"), wheel(rig.given)
+    rig.lock = first + second
+    found = rig.given / "scikit_learn-1.9.1-py3-none-any.whl"
     data = found.read_bytes()
     found.unlink()
     with pytest.raises(AgentError, match="could not be fetched") as caught:
         rig.ensure()
     assert caught.value.retryable
+    assert [path.name for path in (rig.place / "wheels").iterdir()] == [FETCHED]
+    (rig.given / FETCHED).unlink()
     found.write_bytes(data)
     assert rig.ensure().made_of
 

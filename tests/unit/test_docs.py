@@ -225,6 +225,10 @@ def test_what_can_fail_is_told_as_it_was_tried():
     codes = {span for span in SPAN.findall(page) if CODE.fullmatch(span) and span in CATALOGUE}
     met = {code for text in tried.values() for code in CODE.findall(text)} & set(CATALOGUE)
     assert met - codes - {"setting.near_miss", "agent.bug"} == set()
-    others = ("tests/contract/test_registry.py", "tests/federation/test_enrolment.py")
+    others = (
+        "tests/contract/test_bake.py",
+        "tests/contract/test_registry.py",
+        "tests/federation/test_enrolment.py",
+    )
     also = {code for name in others for code in CODE.findall((ROOT / name).read_text("utf-8"))}
     assert codes - met - also == set()

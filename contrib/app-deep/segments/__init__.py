@@ -1,0 +1,1 @@
+"""Federated training on seven-segment digits, with PyTorch or TensorFlow."""
