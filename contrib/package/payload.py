@@ -151,6 +151,9 @@ def _program(
     payload.directory(f"{place}/flower_agent")
     for module in sorted((ROOT / "flower_agent").glob("*.py")):
         payload.file(f"{place}/flower_agent/{module.name}", module)
+    payload.directory(f"{place}/flower_agent/locks")
+    for lock in sorted((ROOT / "flower_agent/locks").glob("*.txt")):
+        payload.file(f"{place}/flower_agent/locks/{lock.name}", lock)
     build = {"package": package_name(target, architecture), "commit": source.commit}
     payload.text(f"{place}/flower_agent/build.json", json.dumps(build, indent=1) + "\n")
     for name, at in (

@@ -45,7 +45,8 @@ def test_a_vm_makes_the_image_of_its_framework_at_its_first_boot(unmade, lone):
     federation.wait_ready(link, 400)
     found = docker("inspect", "-f", "{{.Config.Image}}", f"{link.prefix}-flower-superexec")
     assert found.strip() == MADE
-    assert [path.name for path in (link.root / "var/lib/flower-agent/bake").iterdir()] == ["lock"]
+    place = link.root / "var/lib/flower-agent/bake"
+    wait_for(lambda: [path.name for path in place.iterdir()] == ["lock"], "nothing left of it")
 
 
 def test_a_vm_runs_what_bake_pinned_and_nothing_else(images, lone):

@@ -20,7 +20,8 @@ def output(*command):
 
 def ours(rows):
     """Return modes and places, sorted, without the libraries and our modules."""
-    kept = [row for row in rows if LIBRARY not in row or "/flower_agent/build.json" in row]
+    data = ("/flower_agent/build.json", "/flower_agent/locks/")
+    kept = [row for row in rows if LIBRARY not in row or any(part in row for part in data)]
     return sorted(kept, key=lambda row: row.split(" ", 1)[1])
 
 

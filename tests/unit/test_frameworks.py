@@ -125,5 +125,5 @@ def test_the_usual_variables_of_pip_say_where_wheels_come_from(tmp_path):
 
 def test_the_command_line_knows_each_framework():
     for name in NAMES:
-        options = cli._parser().parse_args(["bake", "--framework", name, "sklearn"])
+        options = cli.parser().parse_args(["bake", "--framework", name, "sklearn"])
         assert options.framework == [name, "sklearn"]
