@@ -41,6 +41,7 @@ from .memory import Memory
 from .node_keys import NodeKeys
 from .notify import Notifier
 from .orders import OrderBox, Orders
+from .packet_filter import PacketFilter
 from .parsers import Role
 from .paths import Paths
 from .registrar import Registrar
@@ -129,7 +130,8 @@ class Agent:
                 enroller,
                 submitter,
                 ServerCertificate(CertificateFiles(self._paths.certificates)),
-                self._paths.superlink,
+                PacketFilter(self._paths.filter_rules, self._errands, scale=options.scale),
+                database=self._paths.superlink,
             ),
             Role.SUPERNODE: self._supernode,
             Role.SUPEREXEC: SuperExec(prober, offers, look, connections),

@@ -202,8 +202,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "firewall.drops": (
-        "This VM's packet filter drops what SuperNodes send to the Fleet API.",
-        "Let the Fleet port in, from the SuperNodes' network: nft list ruleset",
+        "A firewall on this VM lets no SuperNode reach the Fleet port, while local checks pass.",
+        (
+            "Accept the port from the federation's subnet ahead of what drops it: "
+            "/usr/share/doc/flower-agent/examples/fleet-port.nft"
+        ),
     ),
     "gpu.mig_empty": (
         "MIG is on and no GPU has a MIG instance, so CUDA sees none.",

@@ -1,77 +1,72 @@
-"""Whether the kernel's packet filter lets a port in, as far as that can be said. Pure.
+"""Whether rules of a packet filter close a port, and whose they are. Pure.
 
-The text is that of ``nft -j list ruleset`` (libnftables-json(5)). Rules that iptables made hide
-their matches from it ("xt"), and then nothing is said.
+The rules come as `packet_filter` has them: what each program lists behind a line with its name.
 """
 
-import enum
-from collections.abc import Iterator, Mapping
-from typing import Any
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from . import iptables, netfilter, nft
+from .address import Address, is_any
+from .errors import Finding, warning
+from .netfilter import Packet
+
+HEAD = "== "
+"""Begins the line with the name of a program."""
+
+OPEN = {
+    "firewalld": (
+        "Open it to the federation's subnet: firewall-cmd --permanent --add-rich-rule='rule "
+        "family={ip} source address=SUBNET port port={port} protocol=tcp accept', then: "
+        "firewall-cmd --reload"
+    ),
+    "ufw": "Open it to the federation's subnet: ufw allow proto tcp from SUBNET to any port {port}",
+}
+"""The remedy where it is known whose rules they are."""
 
 
-class Way(enum.StrEnum):
-    """What becomes of a new TCP connection."""
+def judge(rules: str, first: Packet) -> Finding | None:
+    """Return the warning ``firewall.drops`` where no such packet can pass."""
+    first = dataclasses.replace(first, tracked="notrack" not in rules.lower())
+    for program, chains in _readings(rules, first):
+        for name in netfilter.closing(chains):
+            owner = _owner(name, chains)
+            where = f"{owner or program} (chain {name})"
+            hint = OPEN[owner].format(port=first.port, ip=_IP[first.family]) if owner else ""
+            at = f"TCP port {first.port}" if is_any(first.host) else Address(first.host, first.port)
+            return warning("firewall.drops", f"{where} lets nobody reach {at}", hint)
+    return None
 
-    OPEN = "open"
-    DROPPED = "dropped"
-    UNSURE = "unsure"
+
+_IP = {"ip": "ipv4", "ip6": "ipv6"}
+_IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
 
 
-def judge(ruleset: Any, port: int) -> tuple[Way, str]:
-    """Return what becomes of a connection to `port`, and the table that decides.
+def _readings(rules: str, first: Packet) -> Iterator[tuple[str, dict[str, netfilter.Chain]]]:
+    """Yield what each program told; a format that nobody here knows proves nothing."""
+    told = dict(_sections(rules))
+    with contextlib.suppress(ValueError):
+        if "nft" in told:
+            yield "nftables", nft.chains(told["nft"], first, told.get("asleep", ""))
+    program = _IPTABLES[first.family]
+    with contextlib.suppress(ValueError):
+        yield program, iptables.chains(told.get(program, ""), first)
 
-    Only what is plain: a filter chain on input whose policy is to drop, and no rule of its table
-    that accepts that port. Raises ValueError for what is not nft's JSON.
-    """
-    chains, rules = list(_named(ruleset, "chain")), list(_named(ruleset, "rule"))
-    for chain in chains:
-        if chain.get("hook") != "input" or chain.get("policy") != "drop":
+
+def _sections(rules: str) -> Iterator[tuple[str, str]]:
+    name, lines = "", list[str]()
+    for line in (*rules.splitlines(), HEAD):
+        if not line.startswith(HEAD.rstrip()):
+            lines.append(line)
             continue
-        table = (chain.get("family"), chain.get("table"))
-        inside = [rule for rule in rules if (rule.get("family"), rule.get("table")) == table]
-        name = " ".join(map(str, table))
-        if any(_accepts(rule, port) for rule in inside):
-            continue
-        if any("xt" in part for rule in inside for part in _parts(rule)):
-            return Way.UNSURE, name
-        return Way.DROPPED, name
-    return Way.OPEN, ""
+        if name and lines:
+            yield name, "\n".join(lines)
+        name, lines = line[len(HEAD) :], []
 
 
-def _named(ruleset: Any, kind: str) -> Iterator[Mapping[str, Any]]:
-    try:
-        yield from (entry[kind] for entry in ruleset["nftables"] if kind in entry)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a ruleset of nft: {error!r}") from error
-
-
-def _accepts(rule: Mapping[str, Any], port: int) -> bool:
-    parts = _parts(rule)
-    ports = [part["match"]["right"] for part in parts if _is_port(part)]
-    accepted = any("accept" in part for part in parts)
-    return accepted and bool(ports) and all(_holds(found, port) for found in ports)
-
-
-def _parts(rule: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [part for part in rule.get("expr") or () if isinstance(part, dict)]
-
-
-def _is_port(part: Mapping[str, Any]) -> bool:
-    match = part.get("match") or {}
-    left = match.get("left")
-    payload = left.get("payload") if isinstance(left, dict) else None
-    return (
-        isinstance(payload, dict)
-        and (payload.get("protocol"), payload.get("field")) in (("tcp", "dport"), ("th", "dport"))
-        and match.get("op") in ("==", "in")
-    )
-
-
-def _holds(found: Any, port: int) -> bool:
-    """Tell whether nft's value, a number, a range or a set of them, holds a port."""
-    if isinstance(found, dict) and "set" in found:
-        return any(_holds(each, port) for each in found["set"])
-    if isinstance(found, dict) and "range" in found:
-        low, high = found["range"]
-        return int(low) <= port <= int(high)
-    return bool(found == port)
+def _owner(name: str, chains: dict[str, netfilter.Chain]) -> str:
+    if " firewalld " in name:
+        return "firewalld"
+    table = name.rpartition(" ")[0]
+    return "ufw" if any(each.startswith(f"{table} ufw") for each in chains) else ""

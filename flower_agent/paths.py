@@ -96,6 +96,11 @@ class Paths:
         return self.runtime / "lock"
 
     @property
+    def filter_rules(self) -> pathlib.Path:
+        """A socket of systemd's; what answers there lists the rules of the packet filter."""
+        return self.runtime / "filter-rules"
+
+    @property
     def images_lock(self) -> pathlib.Path:
         """Digests of the images that ``flower-agent bake`` pinned."""
         return self.root / "usr/share/flower-agent/images.lock"

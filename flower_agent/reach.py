@@ -1,10 +1,7 @@
 """What ``doctor`` dials: the SuperLink, as this VM's Flower would, and this VM's own APIs."""
 
 import dataclasses
-import json
-import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 from . import (
     discovery,
@@ -13,6 +10,7 @@ from . import (
     host,
     node_trust,
     own_superlink,
+    packet_filter,
     roles,
     superlink,
     verdicts,
@@ -30,10 +28,9 @@ from .onegate import OneGate
 from .parsers import Role
 from .paths import Paths
 from .settings import Settings
-from .verdicts import Check, found, skipped, well
+from .verdicts import Check, found, well
 
 TIMEOUT_S = 5.0
-NFT = ("/usr/sbin/nft", "-j", "list", "ruleset")
 
 
 def examine(
@@ -59,7 +56,8 @@ def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iter
     variables = read.variables or {}
     own = superlink.own_address(settings.address, host.observe(), variables)
     places = roles.endpoints(settings, own)
-    yield _filtered(places.fleet.listen.port)
+    rules = packet_filter.ask(paths.filter_rules) or packet_filter.run()
+    yield verdicts.filtered(rules, packet_filter.packet(places.fleet.listen, host.observe()))
     public = superlink.published(settings, own)
     ca_pem = Keyring(paths.tls).held_ca()
     _dial(prober, settings, places.fleet.dial, ca_pem or None, public.host)
@@ -115,16 +113,3 @@ def _dial(
     http = flower.band(settings.version).fleet is Transport.HTTP
     alpn = ALPN_HTTP if http else ALPN_GRPC
     prober.probe_tls(address, ca_pem, server_hostname=name, alpn=alpn, timeout_s=TIMEOUT_S)
-
-
-def _filtered(port: int) -> Check:
-    try:
-        done = subprocess.run(
-            NFT, check=True, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
-        )
-        ruleset: Any = json.loads(done.stdout)
-    except FileNotFoundError:
-        return skipped("firewall", "there is no nft to ask")
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return skipped("firewall", "nft does not tell its rules")
-    return verdicts.filtered(ruleset, [port])

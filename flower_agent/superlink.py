@@ -21,6 +21,7 @@ from .errors import AgentError
 from .flower import Transport
 from .health import ALPN_GRPC, ALPN_HTTP, Prober
 from .host import HostFacts
+from .packet_filter import PacketFilter
 from .server_certificate import ServerCertificate
 from .settings import Settings
 from .status import Mark
@@ -42,10 +43,13 @@ class SuperLink:
         enroller: Enroller,
         submitter: Submitter,
         certificate: ServerCertificate,
+        packet_filter: PacketFilter,
+        *,
         database: pathlib.Path,
     ) -> None:
         self._prober = prober
         self._certificate = certificate
+        self._packet_filter = packet_filter
         self._enroller = enroller
         self._submitter = submitter
         self._database = database
@@ -62,6 +66,7 @@ class SuperLink:
         turn.fleet_host = host
         places = roles.endpoints(settings, host)
         _consent(settings, places)
+        self._packet_filter.note(turn, places.fleet.listen)
         public = published(settings, _named(host, turn))
         turn.told["FLOWER_ENDPOINT"] = str(public)
         turn.node_auth = self._enroller.wants_keys(turn)

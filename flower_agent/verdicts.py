@@ -8,7 +8,7 @@ from typing import Any
 
 from . import firewall, screen
 from .errors import Finding, Severity, warning
-from .firewall import Way
+from .netfilter import Packet
 
 MIB, GIB = 1 << 20, 1 << 30
 STATE_ROOM = 64 * MIB
@@ -116,20 +116,14 @@ def docker(version: str, *, live_restore: bool) -> Check:
     return well("docker", f"{version} answers")
 
 
-def filtered(ruleset: Any, ports: Iterable[int]) -> Check:
+def filtered(rules: str | None, first: Packet) -> Check:
     """Judge the packet filter's rules (`firewall`)."""
-    name, wanted = "firewall", list(ports)
-    try:
-        ways = [(*firewall.judge(ruleset, port), port) for port in wanted]
-    except ValueError as error:
-        return skipped(name, str(error))
-    for way, table, port in ways:
-        if way is Way.DROPPED:
-            message = f"the table {table} drops what comes to port {port}"
-            return found(name, Finding("firewall.drops", message))
-        if way is Way.UNSURE:
-            return skipped(name, f"the table {table} drops by default; its rules are of iptables")
-    return well(name, f"lets port {', '.join(map(str, wanted))} in")
+    if rules is None:
+        return skipped("firewall", "no program here lists the rules")
+    closed = firewall.judge(rules, first)
+    if closed is not None:
+        return found("firewall", dataclasses.replace(closed, severity=Severity.ERROR))
+    return well("firewall", f"nothing found that closes TCP port {first.port}")
 
 
 def exit_code(checks: Iterable[Check]) -> int:

@@ -100,6 +100,7 @@ def describe(
     payload = Payload(work, source)
     _program(payload, target, architecture, libraries, source)
     _units(payload)
+    _firewall(payload, target)
     _manuals(payload, target, source)
     _documents(payload, target, libraries, source)
     scripts = _scripts(target, work)
@@ -161,6 +162,7 @@ def _program(
         ("live-restore", f"{LIBRARY}/live-restore"),
         ("configure", f"{LIBRARY}/configure"),
         ("retire", f"{LIBRARY}/retire"),
+        ("filter-rules", f"{LIBRARY}/filter-rules"),
     ):
         payload.text(at, _filled(HERE / "installed" / name, target), 0o755)
     payload.directory("/etc/flower-agent")
@@ -175,12 +177,20 @@ def _program(
 def _units(payload: Payload) -> None:
     """Add the units, dated by their last change: systemd takes a newer date for a new unit."""
     for unit in sorted((ROOT / "systemd").iterdir()):
-        if unit.suffix in {".service", ".target"}:
+        if unit.suffix in {".service", ".socket", ".target"}:
             payload.file(f"{UNITS}/{unit.name}", unit, epoch=last_change(unit))
         elif unit.suffix == ".preset":
             payload.file(f"/usr/lib/systemd/system-preset/{unit.name}", unit)
         elif unit.suffix == ".sysusers":
             payload.file(f"/usr/lib/sysusers.d/{NAME}.conf", unit)
+
+
+def _firewall(payload: Payload, target: Target) -> None:
+    folder = ROOT / "contrib/firewall"
+    payload.file("/usr/lib/firewalld/services/flower-fleet.xml", folder / "flower-fleet.xml")
+    payload.directory(f"{DOCS}/examples")
+    for rules in sorted(folder.glob("*.nft")):
+        payload.file(f"{DOCS}/examples/{rules.name}", rules, kind=_DOC[target.form])
 
 
 def _manuals(payload: Payload, target: Target, source: Source) -> None:

@@ -30,7 +30,9 @@ class Target:
     """The end of the package's version, so that each is newer than the last distribution's."""
 
     depends: tuple[str, ...]
-    recommends: tuple[str, ...] = ()
+    recommends: tuple[str, ...] = ("nftables",)
+    """nftables: so that the agent can tell what a firewall closes."""
+
     suggests: tuple[str, ...] = ("nvidia-container-toolkit",)
 
 
@@ -65,7 +67,7 @@ TARGETS = (
         python="3.11",
         release="1.leap15.6",
         depends=("python311", *_SUSE),
-        recommends=("apparmor-parser",),
+        recommends=("apparmor-parser", "nftables"),
     ),
     Target(
         name="opensuse16",

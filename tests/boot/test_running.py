@@ -128,3 +128,35 @@ def test_a_bad_context_is_reported_and_harms_nothing(two):
     reconfigure(two, SUPERLINK, FLOWER_FLEET_PORT="")
     two.wait_ready(SUPERLINK)
     assert machine.containers() == before
+
+
+def test_a_firewall_that_closes_the_fleet_port_is_seen_and_its_remedy_opens_it(two):
+    machine = two.superlink
+
+    def firewall():
+        machine.run("systemctl", "restart", AGENT)
+        two.wait_ready(SUPERLINK)
+        vm.wait_for(lambda: "firewall" in marks(machine), "a look at the firewall")
+        return marks(machine)["firewall"]
+
+    assert firewall() == "ok"
+    machine.run("systemctl", "start", "firewalld.service")
+    try:
+        assert firewall() == "bad"
+        found = next(w for w in machine.status()["warnings"] if w["code"] == "firewall.drops")
+        assert found["message"].startswith("firewalld ")
+        vm.wait_for(
+            lambda: "firewall.drops" in two.attributes(SUPERLINK).get("FLOWER_WARNING", ""),
+            "OneGate is told",
+        )
+        rule = "rule family=ipv4 source address=10.77.0.0/24 service name=flower-fleet accept"
+        machine.run("firewall-cmd", f"--add-rich-rule={rule}")
+        assert firewall() == "ok"
+    finally:
+        machine.run("systemctl", "stop", "firewalld.service")
+    assert machine.run("systemctl", "--failed", "--plain", "--no-legend") == ""
+
+
+def marks(machine):
+    """Return how the facts of its status stand."""
+    return {fact["name"]: fact["mark"] for fact in machine.status()["facts"]}

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "contrib" / "images"))
@@ -22,9 +23,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 STEP_S = 900
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "docker.io", "apparmor", "git", "ca-certificates",
-    "init-system-helpers", "iproute2", "procps",
+    "init-system-helpers", "iproute2", "procps", "nftables", "python3-firewall",
+    "python3-nftables",
 )  # fmt: skip
 """What a cloud image has, and what the package depends on: nothing is fetched when it boots."""
+
+UNPACKED = ("firewalld",)
+"""Unpacked only, as debootstrap cannot configure the polkit that it depends on; off by default."""
 
 IMAGES = (
     "flwr/superlink:1.25.0-py3.13-ubuntu24.04",
@@ -62,7 +67,7 @@ def call(*command, **options):
 def base(python):
     """Return the tree with one-context's stand-ins, without our package."""
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    wanted = json.dumps([codename, python, PACKAGES, UNITS, DAEMON_JSON])
+    wanted = json.dumps([codename, python, PACKAGES, UNPACKED, UNITS, DAEMON_JSON])
     for path in sorted((HERE / "one-context").rglob("*")):
         wanted += path.read_text() if path.is_file() else path.name
     name = hashlib.sha256(wanted.encode()).hexdigest()[:12]
@@ -76,9 +81,22 @@ def base(python):
             system.find_mirror(platform.freedesktop_os_release()["ID"], codename),
             env=os.environ | system.apt_proxy(),
         )  # fmt: skip
+        for name in UNPACKED:
+            unpack(name, making)
         furnish(making)
         making.rename(tree)
     return tree
+
+
+def unpack(name, place):
+    """Put a package's files below `place`; nothing of it runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        call("apt-get", "-q", "download", name, cwd=folder)
+        (package,) = pathlib.Path(folder).glob("*.deb")
+        # dpkg-deb --extract would put a directory in the place of the link /lib.
+        files = f"{folder}/files.tar"
+        call("sh", "-c", f"dpkg-deb --fsys-tarfile {package} >{files}")
+        call("tar", "-x", "--keep-directory-symlink", "-f", files, "-C", place)
 
 
 def furnish(tree):
@@ -108,9 +126,8 @@ def nspawn():
     if not place.exists():
         making = CACHE / f"nspawn-{os.getpid()}"
         making.mkdir(parents=True)
-        call("apt-get", "-q", "download", "systemd-container", "libsystemd-shared", cwd=making)
-        for package in making.glob("*.deb"):
-            call("dpkg-deb", "--extract", package, making)
+        for name in ("systemd-container", "libsystemd-shared"):
+            unpack(name, making)
         making.rename(place)
     libraries = next(place.glob("usr/lib/*/systemd"))
     return [str(place / "usr/bin/systemd-nspawn")], {"LD_LIBRARY_PATH": str(libraries)}

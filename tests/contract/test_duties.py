@@ -16,6 +16,7 @@ from flower_agent.git import Git
 from flower_agent.health import Prober
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
+from flower_agent.packet_filter import PacketFilter
 from flower_agent.record import Record
 from flower_agent.registrar import Registrar
 from flower_agent.run_files import RunFiles
@@ -143,6 +144,8 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     registrar = Registrar(errands, rng=random.Random(1))
     submitter = Submitter(errands, Git(tmp_path), lambda *_: b"", RunFiles(tmp_path))
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
-    duty = superlink.SuperLink(Prober(), Enroller(registrar), submitter, certificate, tmp_path)
+    rules = PacketFilter(tmp_path / "filter-rules", errands)
+    enroller = Enroller(registrar)
+    duty = superlink.SuperLink(Prober(), enroller, submitter, certificate, rules, database=tmp_path)
     assert duty.prepare(turn).trust.defer is running
     duty.close()

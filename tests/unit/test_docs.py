@@ -28,7 +28,8 @@ NO_CODES = {"area.what", "context.node_config", "docker.io"}
 """The pattern of a code, a name of Flower's, and a package of Debian's."""
 
 FILES = (
-    r"(py|md|sh|json|jsonl|fab|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online|local)"
+    r"(py|md|nft|log|sh|json|jsonl|fab|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online"
+    r"|local)"
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
@@ -227,6 +228,7 @@ def test_what_can_fail_is_told_as_it_was_tried():
     assert met - codes - {"setting.near_miss", "agent.bug"} == set()
     others = (
         "tests/contract/test_bake.py",
+        "tests/contract/test_packet_filter.py",
         "tests/contract/test_registry.py",
         "tests/federation/test_enrolment.py",
     )

@@ -11,21 +11,27 @@ import pytest
 
 from flower_agent import screen, verdicts
 from flower_agent.errors import Finding
+from flower_agent.netfilter import Packet
 from flower_agent.verdicts import GIB, MIB, Room, Verdict
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/doctor"
 SCHEMA = json.loads((ROOT / "docs/doctor.schema.json").read_text())
-RULES = ROOT / "tests/data/nft"
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
-DROPS = json.loads((RULES / "drops-by-default.json").read_text())
+RULES = "== nft\n" + (ROOT / "tests/data/nft/drops-by-default.json").read_text()
+
+
+def knock(port):
+    return Packet("10.0.0.5", port, "eth0")
+
+
 SURE = {
     "agent": verdicts.well("agent", "ready for 3 hours (SuperLink, Flower 1.25.0)"),
     "docker": verdicts.docker("28.5.1", live_restore=True),
     "disk": verdicts.disk(Room("/var/lib/docker", 20 * GIB, 40 * GIB, 1000), GIB),
     "memory": verdicts.memory(3 * GIB, 4 * GIB),
     "clock": verdicts.clock(-0.4, synchronized=True),
-    "firewall": verdicts.filtered(DROPS, [9092]),
+    "firewall": verdicts.filtered(RULES, knock(9092)),
 }
 ANSWERS = {
     "all-well": [*SURE.values(), verdicts.skipped("dns", "no name is needed")],
@@ -39,7 +45,7 @@ ANSWERS = {
         verdicts.disk(Room("/var/lib/docker", 100 * MIB, 40 * GIB), GIB),
         verdicts.clock(12.0, synchronized=True),
         verdicts.memory(100 * MIB, 4 * GIB),
-        verdicts.filtered(DROPS, [9095]),
+        verdicts.filtered(RULES, knock(9095)),
         verdicts.found(
             "superlink",
             Finding(
@@ -108,9 +114,7 @@ def test_a_clock_agrees_with_onegate_and_is_set_by_somebody(skew_s, synchronized
 
 
 def test_a_filter_that_nobody_can_read_is_not_judged():
-    iptables = json.loads((RULES / "of-iptables.json").read_text())
-    for rules in (iptables, {"other": 1}):
-        assert verdicts.filtered(rules, [9092]).verdict is Verdict.SKIPPED
+    assert verdicts.filtered(None, knock(9092)).verdict is Verdict.SKIPPED
 
 
 def test_what_others_said_reaches_the_terminal_printable():
