@@ -101,6 +101,21 @@ class Paths:
         return self.runtime / "filter-rules"
 
     @property
+    def appliance(self) -> pathlib.Path:
+        """What one-apps tells of a VM; kept true where it exists."""
+        return self.root / "etc/one-appliance"
+
+    @property
+    def appliance_logs(self) -> pathlib.Path:
+        """The logs of one-apps' stages."""
+        return self.root / "var/log/one-appliance"
+
+    @property
+    def motd(self) -> pathlib.Path:
+        """What greets who logs in."""
+        return self.root / "etc/motd"
+
+    @property
     def images_lock(self) -> pathlib.Path:
         """Digests of the images that ``flower-agent bake`` pinned."""
         return self.root / "usr/share/flower-agent/images.lock"

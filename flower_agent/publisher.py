@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import structlog
 
 from . import files, report, status
+from .appliance_files import ApplianceFiles
 from .errors import AgentError, Finding
 from .life import Life, State
 from .notify import Notifier
@@ -27,6 +28,7 @@ class Publisher:
         self._paths = paths
         self._notifier = notifier
         self._reporter = reporter
+        self._appliance = ApplianceFiles(paths)
         self._written: tuple[str, float] | None = None
         self._shown = ""
         self._unwritable = False
@@ -44,6 +46,7 @@ class Publisher:
         if shown != self._shown:
             self._notifier.status(shown)
             self._shown = shown
+        self._appliance.keep(found, wall)
         self._reporter.offer(report.attributes(found, told), now=monotonic, wall=wall)
 
     def stopping(self) -> None:

@@ -57,6 +57,8 @@ def booted(packages, images, missing, tmp_path_factory):
             machine.make()
             machine.install(made["new"])
             found.declare(role)
+            machine.write("/etc/one-appliance/status", "install_success\n")
+            machine.write("/var/log/one-appliance/install.log", "")
             machine.boot()
             vm.wait_for(lambda m=machine: m.try_("docker", "version")[0] == 0, "dockerd")
             load(machine)

@@ -33,6 +33,16 @@ def test_the_node_found_the_superlink_by_itself(two):
     vm.wait_for(lambda: two.attributes(SUPERLINK)["FLOWER_NODES"] == "1", "one node")
 
 
+def test_what_one_apps_look_for_is_there_and_true(two):
+    machine = two.superlink
+    assert machine.run("cat", "/etc/one-appliance/status") == "bootstrap_success\n"
+    assert "All set and ready to serve 8)" in machine.run("cat", "/etc/motd")
+    assert "endpoint       = 10.77.0.10:9092" in machine.run("cat", "/etc/one-appliance/config")
+    assert machine.run("stat", "-c", "%a", "/etc/one-appliance/config") == "600\n"
+    log = machine.run("cat", "/var/log/one-appliance/bootstrap.log").splitlines()
+    assert log[-1].endswith("bootstrap_success: All set and ready to serve 8)")
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_boot_without_trouble_says_nothing(fresh, role):
     assert untroubled(fresh.vms[role]) == ([], [], [])

@@ -88,6 +88,8 @@ def test_a_removal_takes_the_containers_and_keeps_the_state(two, packages):
     assert machine.try_("test", "-e", PROGRAM)[0] == 1
     assert machine.try_("test", "-e", "/usr/lib/flower-agent")[0] == 1
     assert "# mine" in machine.run("cat", CONFIG)
+    assert machine.run("cat", "/etc/one-appliance/status") == "install_success\n"
+    assert machine.run("cat", "/etc/motd") == ""
     machine.run("/etc/one-context.d/net-90-flower-agent")  # it is configuration, and still there
     machine.run("dpkg", "--install", put(machine, made["new"]))
     machine.run("systemctl", "start", "flower-agent.service")

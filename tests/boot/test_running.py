@@ -125,6 +125,8 @@ def test_a_bad_context_is_reported_and_harms_nothing(two):
     vm.wait_for(lambda: machine.status().get("state") == "failed", "failed")
     assert machine.containers() == before
     assert re.match(r"setting\.\w+", machine.status()["error"]["code"])
+    assert machine.run("cat", "/etc/one-appliance/status") == "configure_failure\n"
+    assert "ready to serve" not in machine.run("cat", "/etc/motd")
     reconfigure(two, SUPERLINK, FLOWER_FLEET_PORT="")
     two.wait_ready(SUPERLINK)
     assert machine.containers() == before
