@@ -84,15 +84,14 @@ def load(machine):
 @pytest.fixture
 def two(booted):
     """Both VMs ready before a test, whatever the last one did."""
-    for role in booted.vms:
-        booted.wait_ready(role)
+    booted.wait_all()
     return booted
 
 
 @pytest.fixture
 def fresh(two):
     """Both VMs after one boot without trouble."""
-    for role, machine in two.vms.items():
+    for machine in two.vms.values():
         machine.reboot()
-        two.wait_ready(role)
+        two.wait_all()
     return two

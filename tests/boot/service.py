@@ -125,6 +125,16 @@ class Service:
         )[1]
         raise AssertionError(f"{role} is not ready after {timeout_s:.0f} s:\n{words}\n{log}")
 
+    def wait_all(self):
+        """Wait until both are ready and the SuperNode holds its connection.
+
+        One that ends without it cannot sign off, and is locked out for a minute (`READY_S`).
+        """
+        for role in self.vms:
+            self.wait_ready(role)
+        inside = ["ip", "netns", "exec", self._network, "ss", "-Htnp", "state", "established"]
+        vm.wait_for(lambda: "flower-supern" in tree.call(*inside, "dport", "=", ":9092"), "a peer")
+
     def end(self):
         """Take all down."""
         for each in self.vms.values():
