@@ -5,10 +5,12 @@ import re
 import subprocess
 
 import pytest
+from conftest import ROOT
 
 from flower_agent import __version__
 
 LISTING = pathlib.Path(__file__).with_name("contents.txt")
+DOCS = "/usr/share/doc/flower-agent"
 LIBRARY = "/usr/lib/flower-agent/python/"
 IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.daemon"
 RELEASE = re.escape(__version__)
@@ -43,10 +45,11 @@ def rpm_rows(rpm):
 
 
 def listed(form):
-    """Return the rows of `contents.txt` for one format; ``deb`` or ``rpm`` may stand in front."""
+    """Return the rows of `contents.txt` for one format, and one for each page of the docs."""
     rows = [line for line in LISTING.read_text().splitlines() if line and line[0] != "#"]
     marked = [row.split(" ", 1) for row in rows if row.split(" ")[0] in {"deb", "rpm"}]
     both = [row for row in rows if row.split(" ")[0] not in {"deb", "rpm"}]
+    both += [f"-rw-r--r-- {DOCS}/{page.name}.gz" for page in (ROOT / "docs").glob("*.md")]
     return ours([*both, *(row for mark, row in marked if mark == form)])
 
 
