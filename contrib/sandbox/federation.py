@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from flower_agent import flower
+from flower_agent.address import is_ip
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -72,7 +73,7 @@ class Federation:
     """A OneGate and agents as processes of this machine; `up` begins, `down` ends all."""
 
     control_host = "127.0.0.1"
-    """How the Control API is called: a name where the certificate has no address."""
+    """How the Control API is called: a name, which is loopback then, or another address."""
 
     def __init__(
         self,
@@ -274,7 +275,7 @@ class Federation:
         }
         for variable, value in environment.items():
             command += ["-e", f"{variable}={value}"]
-        if self.control_host != "127.0.0.1":
+        if not is_ip(self.control_host):
             command += ["--add-host", f"{self.control_host}:127.0.0.1"]
         command += ["-v", f"{work}:/app/work", "-w", "/app/work/app"]
         command += ["--entrypoint", "flwr", flower.image("flwr", "superexec", self.version)]
