@@ -114,7 +114,7 @@ class Agent:
         submitter = Submitter(
             self._errands,
             Git(self._paths.runs),
-            Bundler(engine).build,
+            Bundler(engine),
             RunFiles(self._paths.runs),
             scale=options.scale,
         )

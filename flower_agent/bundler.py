@@ -6,13 +6,14 @@ a file on the VM. ``flwr build`` imports the packages of an app (seen with 1.25)
 run there: the container has no network, no mount, no capability, and ends within `TIMEOUT_S`.
 """
 
+import contextlib
 import io
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import flower
+from . import flower, run_needs
 from .engine import LOG_OPTIONS, Engine
 from .errors import AgentError
 
@@ -51,17 +52,33 @@ class Bundler:
 
         Raises AgentError ``run.build`` with Flower's words, or ``docker.…``.
         """
+        with self._container(image, "flwr", ("build", "--app", f"{_PLACE}/app")) as (api, name):
+            api.put_archive(name, "/app", _archive(files))
+            api.start(name)
+            status = self._wait(api, name)
+            if status != 0:
+                raise _refusal(bytes(api.logs(name)).decode("utf-8", "replace"))
+            chunks, _ = api.get_archive(name, f"{_PLACE}/out")
+            return _bundle(chunks)
+
+    def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
+        """Return which of an app's dependencies `image` lacks. Raises AgentError."""
+        command = ("-I", "-c", run_needs.PROGRAM, *dependencies)
+        with self._container(image, "python", command) as (api, name):
+            api.start(name)
+            self._wait(api, name)
+            return run_needs.lacking(bytes(api.logs(name)).decode("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def _container(
+        self, image: str, program: str, command: Sequence[str]
+    ) -> Iterator[tuple[Any, str]]:
+        """Give the Engine's client and a container that is removed at the end."""
         with self._engine.calling("build the app's bundle", "run.build") as api:
             self._sweep(api)
-            name = self._create(api, image)
+            name = self._create(api, image, program, command)
             try:
-                api.put_archive(name, "/app", _archive(files))
-                api.start(name)
-                status = self._wait(api, name)
-                if status != 0:
-                    raise _refusal(bytes(api.logs(name)).decode("utf-8", "replace"))
-                chunks, _ = api.get_archive(name, f"{_PLACE}/out")
-                return _bundle(chunks)
+                yield api, name
             finally:
                 api.remove_container(name, force=True, v=True)
 
@@ -70,11 +87,11 @@ class Bundler:
         for left in api.containers(all=True, filters={"label": f"{LABEL}={self._label}"}):
             api.remove_container(left["Id"], force=True, v=True)
 
-    def _create(self, api: Any, image: str) -> str:
+    def _create(self, api: Any, image: str, program: str, command: Sequence[str]) -> str:
         made = api.create_container(
             image,
-            entrypoint=["flwr"],
-            command=["build", "--app", f"{_PLACE}/app"],
+            entrypoint=[program],
+            command=list(command),
             user=f"{flower.UID}:{flower.UID}",
             environment=_ENVIRONMENT,
             working_dir=f"{_PLACE}/out",
@@ -82,18 +99,7 @@ class Bundler:
             network_disabled=True,
             healthcheck={"test": ["NONE"]},
             use_config_proxy=False,
-            host_config=api.create_host_config(
-                network_mode="none",
-                restart_policy={"Name": "no"},
-                init=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                pids_limit=PIDS,
-                mem_limit=MEMORY_BYTES,
-                memswap_limit=MEMORY_BYTES,
-                ulimits=[{"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES}],
-                log_config={"Type": "json-file", "Config": LOG_OPTIONS},
-            ),
+            host_config=_host_config(api),
         )
         return str(made["Id"])
 
@@ -107,6 +113,21 @@ class Bundler:
                 message = f"the app's bundle was not built within {self._timeout_s:.0f} s"
                 raise AgentError("run.build", message, retryable=True)
             time.sleep(_LOOK_S)
+
+
+def _host_config(api: Any) -> Any:
+    return api.create_host_config(
+        network_mode="none",
+        restart_policy={"Name": "no"},
+        init=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        pids_limit=PIDS,
+        mem_limit=MEMORY_BYTES,
+        memswap_limit=MEMORY_BYTES,
+        ulimits=[{"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES}],
+        log_config={"Type": "json-file", "Config": LOG_OPTIONS},
+    )
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

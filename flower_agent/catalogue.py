@@ -334,6 +334,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The app's repository refuses this VM, or does not exist.",
         "Check CUSTOM_APP_REPO: its path, and its user and token where it is private.",
     ),
+    "run.dependency": (
+        "The image that runs apps on this VM lacks something that the app wants installed.",
+        "Use an image that has it: ML_FRAMEWORK, or FLOWER_IMAGE_PREFIX with images of your own.",
+    ),
     "run.failed": (
         "The run failed; it is not submitted again by itself.",
         "Read its log in /var/lib/flower-agent/runs/. To run it again: flower-agent submit",

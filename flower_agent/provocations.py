@@ -138,21 +138,24 @@ PROVOCATIONS: dict[str, str] = {
     "peer.waiting": "The same before a SuperNode has connected for the first time.",
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
-    "run.build": "Submit an app whose `pyproject.toml` names no `publisher`.",
-    "run.clone": "Set `CUSTOM_APP_REPO=https://git.invalid/team/app.git`.",
-    "run.config": (
-        "Set `FL_CONFIG_LOCAL_EPOCHS=many` for an app that declares `local-epochs = 1`."
+    "run.build": (
+        "In the app of `CUSTOM_APP_REPO`, name a module that is not there as `serverapp`."
     ),
-    "run.denied": "Set `CUSTOM_APP_REPO` to a repository that does not exist.",
-    "run.failed": "Submit an app whose ServerApp raises an exception.",
-    "run.lost": "Remove the SuperLink's database while its run goes on, and its container.",
-    "run.moved": "Push a commit to the branch of `CUSTOM_APP_REPO` that was submitted.",
-    "run.no_app": "Set `CUSTOM_APP_REPO` to a repository without a Flower app.",
-    "run.no_git": "Take `git` off a SuperLink's VM, with `CUSTOM_APP_REPO` set.",
-    "run.no_ref": "Put `@nowhere` behind `CUSTOM_APP_REPO`.",
-    "run.refused": "Submit an app that wants a newer `flwr` than the SuperLink has.",
-    "run.too_large": "Put a file of 100 MB beside the app's `pyproject.toml`.",
-    "run.unread": "Set `FL_CONFIG_NOBODY_READS=1` for an app that does not declare it.",
+    "run.clone": "Set `CUSTOM_APP_REPO=https://nowhere.invalid/app` on a SuperLink.",
+    "run.config": "Set `FL_CONFIG_LOCAL_EPOCHS=many` beside the app of `contrib/app`.",
+    "run.denied": "Name a repository in `CUSTOM_APP_REPO` that its host does not have.",
+    "run.dependency": "Add `torch` to the dependencies of an app; leave `ML_FRAMEWORK` empty.",
+    "run.failed": "Set `FL_STRATEGY=FedNone` beside the app of `contrib/app`.",
+    "run.lost": "While a run goes on, remove the SuperLink's database and its container.",
+    "run.moved": "Push to the branch in `CUSTOM_APP_REPO` after its run.",
+    "run.no_app": "Name a repository in `CUSTOM_APP_REPO` without a `pyproject.toml`.",
+    "run.no_git": "Remove git from a SuperLink with `CUSTOM_APP_REPO`.",
+    "run.no_ref": "Name a branch in `CUSTOM_APP_REPO` that the repository does not have.",
+    "run.refused": (
+        "Not seen with a Flower of the table: a newer one may refuse what the agent sends."
+    ),
+    "run.too_large": "Commit a file `data.json` of 40 MiB to the app of `CUSTOM_APP_REPO`.",
+    "run.unread": "Set `FL_CONFIG_COLOUR=blue` beside the app of `contrib/app`.",
     "setting.conflict": (
         f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=YES`, `ONEAPP_TLS_ENABLED=NO`."
     ),

@@ -5,7 +5,7 @@ They take values and return values, so that the loop alone keeps what is known.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from . import run_app, submission
@@ -33,8 +33,17 @@ class Repository(Protocol):
         """Return what the ref means now."""
 
 
+class Bundles(Protocol):
+    """What `bundler.Bundler` does."""
+
+    def build(self, image: str, files: Mapping[str, bytes]) -> bytes:
+        """Make a bundle of an app's files, given an image of the wanted Flower."""
+
+    def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
+        """Tell which dependencies an image lacks."""
+
+
 Build = Callable[[str, Mapping[str, bytes]], bytes]
-"""Makes a bundle of an app's files, given an image of the wanted Flower."""
 
 Connect = Callable[[], Control]
 """Gives a Control API of one's own."""

@@ -9,13 +9,14 @@ import hashlib
 
 import structlog
 
-from . import flower, rounds, run_config, run_errands, submission
+from . import flower, roles, rounds, run_config, run_errands, run_failure, submission
 from .app_source import Source, parse_source
 from .control import RunInfo
 from .errands import Done, Errands
 from .errors import AgentError, Finding, warning
 from .rounds import Progress
-from .run_errands import Build, Connect, Prepared, Repository
+from .run_errands import Bundles, Connect, Prepared, Repository
+from .run_failure import AGAIN_MAX_S, Failure
 from .run_files import Journal, RunFiles
 from .status import Mark
 from .submission import Due, Submission
@@ -24,25 +25,13 @@ from .turn import Turn
 LOOK_S = 5.0
 """So long one look at a run's log waits for more; the next begins at once."""
 
-AGAIN_S = 30.0
-AGAIN_MAX_S = 600.0
 WATCH_S = 600.0
 """So often a branch is looked at for whether it moved."""
 
-_PASSING = ("run.clone", "control.unavailable", "control.database", "docker.down")
 _PREPARE, _SUBMIT, _LOOK, _WATCH = "run-prepare", "run-submit", "run-look", "run-watch"
+_NEEDS = "run-needs"
 
 log = structlog.get_logger()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the run of the context is not under way."""
-
-    key: str
-    finding: Finding
-    count: int
-    again_at: float
 
 
 class Submitter:
@@ -52,14 +41,14 @@ class Submitter:
         self,
         errands: Errands,
         repository: Repository,
-        build: Build,
+        bundler: Bundles,
         files: RunFiles,
         *,
         scale: float = 1.0,
     ) -> None:
         self._errands = errands
         self._repository = repository
-        self._build = build
+        self._bundler = bundler
         self._files = files
         self._scale = scale
         self._known: Submission | None = None
@@ -68,7 +57,9 @@ class Submitter:
         self._journal: Journal | None = None
         self._run: RunInfo | None = None
         self._moved = ""
-        self._watch_at = float("-inf")
+        self._watch_at = self._needs_at = float("-inf")
+        self._lacking: tuple[object, tuple[str, ...]] = (None, ())
+        """An image with an app's dependencies, and what it lacks of them."""
 
     def follow(self, turn: Turn, online: int, image: str, connect: Connect) -> None:
         """Go on with the run of the context; what cannot be done is a warning.
@@ -105,6 +96,7 @@ class Submitter:
                 self._tell_run(turn)
         if self._known is not None and self._known.key == key:
             self._watch(turn, source)
+            self._needs(turn, self._known)
         elif self._known is not None and self._known.active:
             turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
 
@@ -186,7 +178,7 @@ class Submitter:
     def _prepare(self, turn: Turn, key: str, source: Source, image: str) -> None:
         if self._rests(turn, key):
             return
-        repository, build = self._repository, self._build
+        repository, build = self._repository, self._bundler.build
         begun = self._errands.start(
             _PREPARE, lambda: run_errands.prepare(repository, build, source, key=key, image=image)
         )
@@ -235,27 +227,37 @@ class Submitter:
             turn.warnings.append(warning("run.moved", message))
 
     def _fail(self, turn: Turn, key: str, error: AgentError) -> None:
-        """Note a failure; what may pass is tried again sooner."""
-        found, last = error.finding, self._failure
-        if found.code == "control.refused":
-            found = Finding("run.refused", found.message)
-        count = last.count + 1 if last is not None and last.key == key else 0
-        passes = found.code in _PASSING
-        pause_s = min(AGAIN_S * 2.0 ** min(count, 10), AGAIN_MAX_S) if passes else AGAIN_MAX_S
-        if last is None or last.finding != found:
-            log.warning("run.trouble", code=found.code, message=found.message)
-        self._failure = Failure(key, found, count, turn.monotonic + pause_s * self._scale)
+        last = self._failure
+        new = run_failure.failed(last, key, error, turn.monotonic, scale=self._scale)
+        if last is None or last.finding != new.finding:
+            log.warning("run.trouble", code=new.finding.code, message=new.finding.message)
+        self._failure = new
 
     def _rests(self, turn: Turn, key: str) -> bool:
         """Tell whether nothing is tried just now, and why."""
         failure = self._failure
-        if failure is None or failure.key != key or turn.monotonic >= failure.again_at:
+        if failure is None or not failure.rests(key, turn.monotonic):
             return False
         turn.next_s = min(turn.next_s, failure.again_at - turn.monotonic)
         turn.told["FLOWER_RUN"] = f"failed: {failure.finding}"
         turn.note("run", Mark.BAD, "the app cannot be submitted: see the warning")
         _warn(turn, failure.finding)
         return True
+
+    def _needs(self, turn: Turn, known: Submission) -> None:
+        """Warn of dependencies that the image lacks, where apps run on this VM."""
+        if known.end or not known.dependencies or turn.settings.appio_listen is not None:
+            return
+        asked = (roles.images(turn.settings)[-1], known.dependencies)
+        done = self._errands.take(_NEEDS)
+        if done is not None and done.error is None:
+            self._lacking = done.value
+        if self._lacking[0] != asked and turn.monotonic >= self._needs_at:
+            self._needs_at = turn.monotonic + AGAIN_MAX_S * self._scale
+            self._errands.start(_NEEDS, lambda: (asked, self._bundler.lacking(*asked)))
+        for lack in self._lacking[1] if self._lacking[0] == asked else ():
+            message = f"{known.app} wants {lack}, which {asked[0]} lacks"
+            turn.warnings.append(warning("run.dependency", message))
 
     def _tell_run(self, turn: Turn) -> None:
         known = self._known

@@ -9,7 +9,9 @@ import pytest
 from flower_agent import roles, settings, superexec, superlink, trust
 from flower_agent.address import Address
 from flower_agent.arguments import Trust
+from flower_agent.bundler import Bundler
 from flower_agent.certificate_files import CertificateFiles
+from flower_agent.engine import Engine
 from flower_agent.enroller import Enroller
 from flower_agent.errands import Errands
 from flower_agent.git import Git
@@ -142,7 +144,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     )
     errands = Errands(lambda: None)
     registrar = Registrar(errands, rng=random.Random(1))
-    submitter = Submitter(errands, Git(tmp_path), lambda *_: b"", RunFiles(tmp_path))
+    submitter = Submitter(errands, Git(tmp_path), Bundler(Engine("duties")), RunFiles(tmp_path))
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
     rules = PacketFilter(tmp_path / "filter-rules", errands)
     enroller = Enroller(registrar)

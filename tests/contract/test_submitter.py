@@ -18,9 +18,10 @@ from flower_agent.flower import Transport
 from flower_agent.host import HostFacts
 from flower_agent.keyring import Keyring
 from flower_agent.record import Record
+from flower_agent.run_failure import AGAIN_MAX_S, AGAIN_S
 from flower_agent.run_files import RunFiles
 from flower_agent.status import Mark
-from flower_agent.submitter import AGAIN_MAX_S, AGAIN_S, WATCH_S, Submitter
+from flower_agent.submitter import WATCH_S, Submitter
 from flower_agent.turn import Turn
 
 PYPROJECT = b"""
@@ -73,17 +74,22 @@ class Vm:
         self.now = 1000.0
         self.vmid = "41"
         self.built = []
+        self.looked = []
         self._directory = directory
         self._address = address
         self.restart()
 
     def restart(self):
         files = RunFiles(self._directory / "runs")
-        self.submitter = Submitter(Inline(), self.repository, self._build, files)
+        self.submitter = Submitter(Inline(), self.repository, self, files)
 
-    def _build(self, image, files):
+    def build(self, image, files):
         self.built.append(image)
         return json.dumps({name: data.decode() for name, data in files.items()}).encode()
+
+    def lacking(self, image, dependencies):
+        self.looked.append((image, *dependencies))
+        return tuple(need for need in dependencies if need.startswith("torch"))
 
     def turn(self, times=1, **more):
         """Make turns; return the last."""
@@ -410,6 +416,43 @@ def test_a_cloned_disk_submits_its_own_run(vm):
     vm.restart()
     vm.turn(4)
     assert len(vm.superlink.runs) == 2
+
+
+NEEDS = PYPROJECT.replace(
+    b'version = "1.0"', b'version = "1.0"\ndependencies = ["numpy", "torch>=2"]'
+)
+
+
+def test_what_the_image_lacks_is_a_warning_until_the_run_is_over(vm):
+    vm.repository.files = {"pyproject.toml": NEEDS}
+    vm.turn(4)
+    found = vm.warnings()["run.dependency"]
+    assert found.message == "me/mine 1.0 wants torch>=2, which flwr/superexec:1.25.0 lacks"
+    vm.turn(20)
+    assert vm.looked == [("flwr/superexec:1.25.0", "numpy", "torch>=2")]
+    vm.run.end("completed")
+    vm.turn(2)
+    assert "run.dependency" not in vm.warnings()
+
+
+def test_another_image_is_looked_at_anew(vm):
+    vm.online = 0
+    vm.repository.files = {"pyproject.toml": NEEDS}
+    vm.turn(4)
+    vm.variables["ML_FRAMEWORK"] = "pytorch"
+    vm.now += AGAIN_MAX_S
+    vm.turn(3)
+    assert [image for image, *_ in vm.looked] == [
+        "flwr/superexec:1.25.0",
+        "flower-agent/superexec:1.25.0-pytorch",
+    ]
+
+
+def test_where_apps_run_elsewhere_no_image_is_looked_at(vm):
+    vm.variables["FLOWER_APPIO_LISTEN"] = "10.0.0.5:9091"
+    vm.repository.files = {"pyproject.toml": NEEDS}
+    vm.turn(4)
+    assert vm.looked == []
 
 
 def test_plan_touches_nothing(vm, tmp_path):

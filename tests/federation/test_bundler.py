@@ -85,6 +85,12 @@ def test_an_app_that_is_too_large_for_flower_is_told(bundler):
     assert "size" in found.message or "larger" in found.message
 
 
+def test_what_an_image_lacks_of_an_apps_dependencies_is_told(bundler):
+    wanted = ("flwr>=1.23,<2", "flwr>=9", "torch==2.9", "numpy", "x; python_version<'3'", "!!")
+    lacks = bundler.lacking("flwr/superexec:1.25.0", wanted)
+    assert lacks == ("flwr>=9 (it has 1.25.0)", "torch==2.9")
+
+
 def test_an_image_that_is_gone_is_told(bundler):
     found = refusal(bundler, FILES, "flwr/superlink:none")
     assert found.code == "run.build"

@@ -1,0 +1,37 @@
+"""Which of an app's dependencies the image that runs apps lacks. Pure.
+
+A program inside the image tells, since only its Python knows what is installed. PEP 508 is read by
+``packaging``, or by pip's own copy of it; one of the two is in every image.
+"""
+
+PROGRAM = """\
+import sys
+from importlib import metadata
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+for text in sys.argv[1:]:
+    try:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        found = metadata.version(wanted.name)
+        if not wanted.specifier.contains(found, prereleases=True):
+            print("lacks", wanted, "(it has " + found + ")")
+    except metadata.PackageNotFoundError:
+        print("lacks", wanted)
+    except Exception:
+        continue
+print("done")
+"""
+
+_LACKS, _DONE = "lacks ", "done"
+
+
+def lacking(said: str) -> tuple[str, ...]:
+    """Return what the image lacks, from what `PROGRAM` said; nothing where it did not end well."""
+    lines = said.splitlines()
+    if _DONE not in lines:
+        return ()
+    return tuple(line.removeprefix(_LACKS) for line in lines if line.startswith(_LACKS))

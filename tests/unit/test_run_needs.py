@@ -1,0 +1,31 @@
+"""What the program inside an image says of an app's dependencies, here in this very Python."""
+
+import subprocess
+import sys
+
+from flower_agent import run_needs
+
+
+def ask(*wanted):
+    command = [sys.executable, "-I", "-c", run_needs.PROGRAM, *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return run_needs.lacking(done.stdout)
+
+
+def test_what_is_installed_is_not_lacking():
+    assert ask("pytest", "PyYAML>=1", "pytest; python_version > '3'", "grpcio[x]>=1") == ()
+
+
+def test_what_is_absent_or_of_another_version_is_lacking():
+    assert ask("no-such-thing>=2") == ("no-such-thing>=2",)
+    (found,) = ask("pytest>=99")
+    assert found.startswith("pytest>=99 (it has ")
+
+
+def test_what_does_not_apply_or_is_no_requirement_is_passed_over():
+    assert ask("no-such-thing; python_version < '3'", "!!", "no-such; extra == 'x'") == ()
+
+
+def test_a_program_that_did_not_end_well_tells_nothing():
+    assert run_needs.lacking("lacks torch\nTraceback (most recent call last):\n") == ()
+    assert run_needs.lacking("") == ()
