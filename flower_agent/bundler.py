@@ -38,7 +38,7 @@ _ENVIRONMENT = {
 
 
 class Bundler:
-    """Builds bundles in the Engine of one agent; each `purpose` clears up after itself alone."""
+    """Builds bundles in the Engine of one agent; each `purpose` clears up after itself."""
 
     def __init__(
         self, engine: Engine, *, purpose: str = "context", timeout_s: float = TIMEOUT_S
@@ -75,19 +75,22 @@ class Bundler:
     ) -> Iterator[tuple[Any, str]]:
         """Give the Engine's client and a container that is removed at the end."""
         with self._engine.calling("build the app's bundle", "run.build") as api:
-            self._sweep(api)
-            name = self._create(api, image, program, command)
+            label = f"{self._label}/{program}"
+            self._sweep(api, label)
+            name = self._create(api, image, program, command, label)
             try:
                 yield api, name
             finally:
                 api.remove_container(name, force=True, v=True)
 
-    def _sweep(self, api: Any) -> None:
+    def _sweep(self, api: Any, label: str) -> None:
         """Remove what an agent that was killed left."""
-        for left in api.containers(all=True, filters={"label": f"{LABEL}={self._label}"}):
+        for left in api.containers(all=True, filters={"label": f"{LABEL}={label}"}):
             api.remove_container(left["Id"], force=True, v=True)
 
-    def _create(self, api: Any, image: str, program: str, command: Sequence[str]) -> str:
+    def _create(
+        self, api: Any, image: str, program: str, command: Sequence[str], label: str
+    ) -> str:
         made = api.create_container(
             image,
             entrypoint=[program],
@@ -95,7 +98,7 @@ class Bundler:
             user=f"{flower.UID}:{flower.UID}",
             environment=_ENVIRONMENT,
             working_dir=f"{_PLACE}/out",
-            labels={LABEL: self._label},
+            labels={LABEL: label},
             network_disabled=True,
             healthcheck={"test": ["NONE"]},
             use_config_proxy=False,

@@ -28,7 +28,7 @@ def bundler(images):
     engine = Engine("bundlertest")
     yield Bundler(engine)
     engine.close()
-    assert docker("ps", "-aq", "--filter", f"label={LABEL}=bundlertest/context") == ""
+    assert docker("ps", "-aq", "--filter", f"label={LABEL}=bundlertest/context/flwr") == ""
 
 
 def refusal(bundler, files, image=IMAGE):
