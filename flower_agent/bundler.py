@@ -7,6 +7,7 @@ run there: the container has no network, no mount, no capability, and ends withi
 """
 
 import contextlib
+import datetime
 import io
 import tarfile
 import time
@@ -21,6 +22,7 @@ LABEL = "org.flower-agent.bundler"
 """Whose container it is. Not the agent's own label: no plan wants it."""
 
 TIMEOUT_S = 120.0
+LEFT_AFTER_S = 300.0
 BUNDLE_BYTES = 16 * 1024 * 1024
 """More than any Flower takes (10 MiB)."""
 
@@ -38,13 +40,10 @@ _ENVIRONMENT = {
 
 
 class Bundler:
-    """Builds bundles in the Engine of one agent; each `purpose` clears up after itself."""
+    """Builds bundles in the Engine of one agent; daemon and commands may do so at once."""
 
-    def __init__(
-        self, engine: Engine, *, purpose: str = "context", timeout_s: float = TIMEOUT_S
-    ) -> None:
+    def __init__(self, engine: Engine, *, timeout_s: float = TIMEOUT_S) -> None:
         self._engine = engine
-        self._label = f"{engine.owner}/{purpose}"
         self._timeout_s = timeout_s
 
     def build(self, image: str, files: Mapping[str, bytes]) -> bytes:
@@ -75,22 +74,26 @@ class Bundler:
     ) -> Iterator[tuple[Any, str]]:
         """Give the Engine's client and a container that is removed at the end."""
         with self._engine.calling("build the app's bundle", "run.build") as api:
-            label = f"{self._label}/{program}"
-            self._sweep(api, label)
-            name = self._create(api, image, program, command, label)
+            self._sweep(api)
+            name = self._create(api, image, program, command)
             try:
                 yield api, name
             finally:
                 api.remove_container(name, force=True, v=True)
 
-    def _sweep(self, api: Any, label: str) -> None:
-        """Remove what an agent that was killed left."""
-        for left in api.containers(all=True, filters={"label": f"{LABEL}={label}"}):
-            api.remove_container(left["Id"], force=True, v=True)
+    def _sweep(self, api: Any) -> None:
+        """Remove what a process that was killed left; what is young may be another's at work."""
+        label, now = f"{LABEL}={self._engine.owner}", datetime.datetime.now(datetime.UTC)
+        for left in api.containers(all=True, filters={"label": label}):
+            if now.timestamp() - left["Created"] > LEFT_AFTER_S:
+                with contextlib.suppress(AgentError):
+                    self._remove(left["Id"])
 
-    def _create(
-        self, api: Any, image: str, program: str, command: Sequence[str], label: str
-    ) -> str:
+    def _remove(self, name: str) -> None:
+        with self._engine.calling(f"remove {name}") as api:
+            api.remove_container(name, force=True, v=True)
+
+    def _create(self, api: Any, image: str, program: str, command: Sequence[str]) -> str:
         made = api.create_container(
             image,
             entrypoint=[program],
@@ -98,7 +101,7 @@ class Bundler:
             user=f"{flower.UID}:{flower.UID}",
             environment=_ENVIRONMENT,
             working_dir=f"{_PLACE}/out",
-            labels={LABEL: label},
+            labels={LABEL: self._engine.owner},
             network_disabled=True,
             healthcheck={"test": ["NONE"]},
             use_config_proxy=False,

@@ -129,7 +129,7 @@ def _bundle(name: str, settings: Settings, files: dict[str, bytes]) -> bytes:
         wanted = roles.name(name, Part.SUPERLINK)
         seen = next((c.image for c in engine.containers() if c.name == wanted), "")
         image = seen or flower.image(settings.image_prefix, "superlink", settings.version)
-        return Bundler(engine, purpose="submit").build(image, files)
+        return Bundler(engine).build(image, files)
 
 
 def _follow(paths: Paths, own: OwnSuperLink, run_id: str, found: _Found) -> int:

@@ -4,6 +4,7 @@ import io
 import pathlib
 import random
 import zipfile
+from concurrent import futures
 
 import pytest
 from watched import docker
@@ -28,7 +29,7 @@ def bundler(images):
     engine = Engine("bundlertest")
     yield Bundler(engine)
     engine.close()
-    assert docker("ps", "-aq", "--filter", f"label={LABEL}=bundlertest/context/flwr") == ""
+    assert docker("ps", "-aq", "--filter", f"label={LABEL}=bundlertest") == ""
 
 
 def refusal(bundler, files, image=IMAGE):
@@ -89,6 +90,12 @@ def test_what_an_image_lacks_of_an_apps_dependencies_is_told(bundler):
     wanted = ("flwr>=1.23,<2", "flwr>=9", "torch==2.9", "numpy", "x; python_version<'3'", "!!")
     lacks = bundler.lacking("flwr/superexec:1.25.0", wanted)
     assert lacks == ("flwr>=9 (it has 1.25.0)", "torch==2.9")
+
+
+def test_two_bundles_are_built_at_once(bundler):
+    with futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: bundler.build(IMAGE, FILES), range(2))
+    assert first == second
 
 
 def test_an_image_that_is_gone_is_told(bundler):

@@ -236,9 +236,4 @@ def test_runs_of_commands_do_not_touch_what_is_told_of_the_contexts(story):
 
 
 def test_no_container_of_the_bundler_is_left(story):
-    assert (
-        docker(
-            "ps", "-aq", "--filter", "label=org.flower-agent.bundler=fruns-superlink/context/flwr"
-        )
-        == ""
-    )
+    assert docker("ps", "-aq", "--filter", "label=org.flower-agent.bundler=fruns-superlink") == ""
