@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from flower_agent import rounds
 from flower_agent.rounds import Progress
 
-LOG = (pathlib.Path(__file__).parents[1] / "data/flower/runs/1.25.0-finished.log").read_text(
-    "utf-8"
-)
+LOGS = pathlib.Path(__file__).parents[1] / "data/flower/runs"
+LOG = (LOGS / "1.25.0-finished.log").read_text("utf-8")
 
 
 def read(text):
@@ -34,6 +33,19 @@ def test_a_finished_run_has_its_rounds_and_their_metrics():
     assert second["server"] == {"loss": 1.5526196222024067, "accuracy": 0.6262626262626263}
     assert rounds.summary(progress) == "accuracy 0.6263, loss 1.553"
     assert progress.cause == ""
+
+
+def test_the_newest_flower_is_followed_as_the_default_one():
+    progress = read((LOGS / "1.42.0-finished.log").read_text("utf-8"))
+    assert str(progress) == "2 of 2"
+    assert [sorted(row) for row in rows(progress)] == [["round", "server", "train"]] * 2
+    assert rounds.summary(progress) == "accuracy 0.8384, loss 0.7033"
+
+
+def test_a_serverapp_that_failed_says_why():
+    progress = read((LOGS / "1.42.0-failed.log").read_text("utf-8"))
+    assert progress.cause.startswith("ValueError: strategy is 'FedNone': want one of FedAvg")
+    assert progress.rounds == ()
 
 
 @given(st.lists(st.integers(1, len(LOG) - 1), max_size=8))
