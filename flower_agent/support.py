@@ -119,8 +119,8 @@ def _secrets(paths: Paths, read: inputs.Inputs) -> Iterator[str]:
         yield read.access.token.reveal()
     for remembered in _remembered(paths):
         yield remembered.reveal()
-    for key in (*paths.tls.rglob("*.key"), *paths.keys.rglob("*.key")):
-        text = _text(key)
+    for file in (*paths.tls.rglob("*"), *paths.keys.rglob("*")):
+        text = _text(file)
         yield text if "PRIVATE KEY" in text else ""
     # A stage that is not the newest may hold what was secret before; any may be damaged.
     for source in (*(paths.context / stage for stage in inputs.STAGES), paths.config):

@@ -58,6 +58,9 @@ class Vm:
         self.token = gate.add_vm(42, "loner", token="dG9rZW4tb2YtNDItdmVyeQ==")
         self.key = base64.b64encode(LEAF.key_pem.encode()).decode()
         self.node = NodeKeys(self.paths.keys).own("42")
+        self.ca = self.paths.tls / "ca/ca.pem"
+        self.ca.parent.mkdir(parents=True)
+        self.ca.write_text(authority().pem + authority().key_pem)
         self.paths.context.mkdir(parents=True)
         self.paths.config.parent.mkdir(parents=True)
         self.paths.runtime.mkdir(parents=True)
@@ -94,7 +97,7 @@ class Vm:
             yield urllib.parse.quote(secret, safe="")
             yield base64.b64encode(secret.encode()).decode()
         private = (self.paths.keys / "node-42.key").read_text()
-        for pem in (LEAF.key_pem, private):
+        for pem in (LEAF.key_pem, private, authority().key_pem):
             yield from (line for line in pem.splitlines() if len(line) > 20 and "----" not in line)
 
 
@@ -122,7 +125,12 @@ def container(docker_url, monkeypatch):
     """A container of the agent's own name that has and says secrets."""
     monkeypatch.setenv("DOCKER_HOST", docker_url)
     name, image = unique("support"), f"{unique('support')}:1"
-    said = [*KNOWN, "and this is harmless", "postgres://u:p4ssw@db/x"]
+    said = [
+        *KNOWN,
+        authority().key_pem.splitlines()[1],
+        "and this is harmless",
+        "postgres://u:p4ssw@db/x",
+    ]
     with client(docker_url) as api:
         load_image(api, image, shell_files())
         made = api.create_container(
