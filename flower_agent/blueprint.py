@@ -29,6 +29,9 @@ _GIVEN_BY_ONED = frozenset({
 _BASE64 = "Take them out; keys and certificates may be given as base64."
 
 
+_NONE: Mapping[str, Template] = {}
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
     """One kind of VM: a role of a service, or a template's own."""
@@ -50,11 +53,14 @@ class Guest:
     parents: tuple[str, ...] = ()
 
 
-def guests(template: Template) -> tuple[Guest, ...]:
-    """Return the VMs that a template makes, in its order."""
+def guests(template: Template, bases: Mapping[str, Template] = _NONE) -> tuple[Guest, ...]:
+    """Return the VMs that a template makes, in its order.
+
+    `bases` are the VM templates that a service names, by their numbers, as far as they are here.
+    """
     if template.kind is Kind.VM:
         return (_vm(template.body),)
-    return tuple(_role(role, template.body) for role in template.body["roles"])
+    return tuple(_role(role, template.body, bases) for role in template.body["roles"])
 
 
 def faults(template: Template) -> Iterator[Finding]:
@@ -92,7 +98,7 @@ def _vm(body: Mapping[str, Any]) -> Guest:
     return Guest(name="", variables=variables, later=later, whole=True, findings=tuple(found))
 
 
-def _role(role: Any, service: Mapping[str, Any]) -> Guest:
+def _role(role: Any, service: Mapping[str, Any], bases: Mapping[str, Template]) -> Guest:
     if not isinstance(role, dict):
         found = (Finding("template.malformed", "a role is no object"),)
         return Guest(name="?", variables={}, whole=False, findings=found)
@@ -106,10 +112,14 @@ def _role(role: Any, service: Mapping[str, Any]) -> Guest:
     for key, value in _upper(contents.get("CONTEXT")).items():
         context[key], more = _evaluated(key, str(value), parents, gated=gated)
         findings += more
-    plain = {n: v for n, v in context.items() if v is not None}
-    variables, later, more = _substituted(plain, inputs, whole=False)
+    base = bases.get(str(role.get("template_id", role.get("vm_template", ""))))
+    body, known = (base.body, _known(base.body, inputs)) if base else ({}, inputs)
+    plain = {n: v for n, v in {**_upper(body.get("CONTEXT")), **context}.items() if v is not None}
+    variables, later, more = _substituted(plain, known, whole=base is not None)
     later |= {n for n, v in context.items() if v is None}
-    if "TOKEN" not in context:
+    if base is not None:
+        more += _lacks({**body, **contents}, variables)
+    elif "TOKEN" not in context:
         message = "TOKEN=YES must stand in the CONTEXT of its VM template, for OneGate"
         findings.append(warning("template.context", message))
     count = role.get("cardinality", 0)
@@ -118,10 +128,16 @@ def _role(role: Any, service: Mapping[str, Any]) -> Guest:
         count=count if isinstance(count, int) else 0,
         variables=variables,
         later=later,
-        whole=False,
+        whole=base is not None,
         findings=(*findings, *more),
         parents=parents,
     )
+
+
+def _known(body: Mapping[str, Any], inputs: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return what ``$NAME`` stands for in a VM of a role: nobody is asked for its own inputs."""
+    plain = {name: value for name, value in body.items() if isinstance(value, str)}
+    return {**plain, **dict.fromkeys(_upper(body.get("USER_INPUTS")), ""), **inputs}
 
 
 def _substituted(

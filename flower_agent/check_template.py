@@ -14,8 +14,8 @@ from .onetemplate import Kind
 from .parsers import Role
 from .settings import Settings
 
-SUPPLIED = {"FLOWER_SERVER_ADDRESS", "TLS_CA_CERT"}
-"""Without OneGate a SuperNode needs them."""
+SUPPLIED = {"FLOWER_SERVER_ADDRESS", "FLOWER_APPIO_ADDRESS", "TLS_CA_CERT"}
+"""Without OneGate a VM needs them to find its SuperLink."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,15 +27,22 @@ class Judged:
     findings: tuple[Finding, ...]
 
 
-def run(template: pathlib.Path, config: pathlib.Path | None, *, as_json: bool) -> int:
+def run(
+    template: pathlib.Path,
+    config: pathlib.Path | None,
+    bases: Collection[tuple[str, pathlib.Path]] = (),
+    *,
+    as_json: bool,
+) -> int:
     """Print every finding; return 0 when all VMs would start, 1 when one would not.
 
-    `config` are the image's defaults. Raises AgentError ``template.malformed`` or
-    ``config.invalid``.
+    `config` are the image's defaults, `bases` the VM templates of a service by number. Raises
+    AgentError ``template.malformed`` or ``config.invalid``.
     """
     found = onetemplate.parse(_read(template))
     defaults = inputs.read_config(config, required=True) if config else {}
-    rows = [judge(guest, defaults) for guest in blueprint.guests(found)]
+    under = {number: onetemplate.parse(_read(path)) for number, path in bases}
+    rows = [judge(guest, defaults) for guest in blueprint.guests(found, under)]
     if found.kind is Kind.VM:
         row = rows[0]
         if as_json:
@@ -67,7 +74,7 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
         unknown = warning("template.context", message, "Set it in the template to have it judged.")
         return Judged(guest, None, (*guest.findings, unknown))
     parsed = settings.parse(guest.variables, defaults)
-    findings = [f for f in parsed.findings if not _awaited(f, later)]
+    findings = [_awaited(f) if _is_awaited(f, later) else f for f in parsed.findings]
     found = parsed.settings
     if found is not None:
         token = {} if guest.whole or "TOKEN" in guest.variables else {"TOKEN": "YES"}
@@ -113,8 +120,14 @@ def _between(link: Settings, node: Settings, name: str) -> Iterator[Finding]:
         yield Finding("enrol.mismatch", message)
 
 
-def _awaited(finding: Finding, later: Collection[str]) -> bool:
-    return finding.code == "setting.missing" and any(name in finding.message for name in later)
+def _is_awaited(finding: Finding, later: Collection[str]) -> bool:
+    return finding.code == "setting.missing" and finding.message.partition(" ")[0] in later
+
+
+def _awaited(finding: Finding) -> Finding:
+    name = finding.message.partition(" ")[0]
+    message = f"{name} is not known before deployment: the rest is not judged"
+    return warning("template.context", message, "Set it in the template to have it judged.")
 
 
 def _lines(shared: Collection[Finding], rows: Collection[Judged]) -> Iterator[str]:

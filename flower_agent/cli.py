@@ -76,6 +76,10 @@ def _add_commands(commands: Any) -> None:
     kinds = made.add_mutually_exclusive_group()
     kinds.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
     kinds.add_argument("--template", type=pathlib.Path, help="a VM or OneFlow template instead")
+    made.add_argument(
+        "--vm-template", type=_numbered, action="append", default=[], metavar="ID=FILE",
+        help="a VM template that the service template names",
+    )  # fmt: skip
     made.add_argument("--config", type=pathlib.Path, help="a config.yaml (this image's)")
     made.add_argument("--json", action="store_true", help="findings as JSON")
     made = command("plan", _plan, "what `run` would do now; touches nothing")
@@ -138,6 +142,13 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
     made.set_defaults(run=_nodes_unregister)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _numbered(text: str) -> tuple[str, pathlib.Path]:
+    number, _, path = text.partition("=")
+    if not number.isdigit() or not path:
+        raise argparse.ArgumentTypeError("want NUMBER=FILE")
+    return number, pathlib.Path(path)
 
 
 def _add_bake(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +222,8 @@ def _check(options: argparse.Namespace) -> int:
     from . import check, check_template
 
     if options.template is not None:
-        return check_template.run(options.template, options.config, as_json=options.json)
+        files = (options.template, options.config, options.vm_template)
+        return check_template.run(*files, as_json=options.json)
     return check.run(_paths(options), options.context, options.config, as_json=options.json)
 
 

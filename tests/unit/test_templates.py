@@ -20,7 +20,7 @@ import write
 from hypothesis import given, strategies
 from test_docs import attributes as published
 
-from flower_agent import check, flower, names, rules, settings
+from flower_agent import check, cli, flower, names, rules, settings
 from flower_agent.paths import Paths
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -410,3 +410,24 @@ def test_a_gpu_that_is_none_is_refused(text, tmp_path):
 def test_a_gpu_may_be_one_device(tmp_path):
     write.main(["--output", str(tmp_path), "--gpu", "0a:00.0"])
     assert 'SHORT_ADDRESS = "0a:00.0"' in (tmp_path / "supernode-gpu.tmpl").read_text()
+
+
+def test_check_says_of_the_written_templates_that_they_would_start(tmp_path, capsys):
+    assert write.main(["--output", str(tmp_path), "--template", "superlink=12",
+                       "--template", "supernode=13"]) == 0  # fmt: skip
+    for name, kind in KINDS.items():
+        capsys.readouterr()
+        assert cli.main(["check", "--template", str(tmp_path / f"{name}.tmpl")]) == 0
+        words = capsys.readouterr().out
+        unknown = "FLOWER_APPIO_ADDRESS is not known before deployment"
+        expected = unknown if name == "superexec" else f"it would start as {kind.role}"
+        assert expected in words
+    bases = [f"12={tmp_path}/superlink.tmpl", f"13={tmp_path}/supernode.tmpl"]
+    more = [word for base in bases for word in ("--vm-template", base)]
+    assert cli.main(["check", "--template", str(tmp_path / "service.json"), *more]) == 0
+    said = capsys.readouterr().out
+    assert [line.strip() for line in said.splitlines() if "it would" in line] == [
+        f"it would start as superlink with Flower {flower.DEFAULT}",
+        f"it would start as supernode with Flower {flower.DEFAULT}",
+    ]
+    assert "warning" not in said
