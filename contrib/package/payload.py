@@ -209,6 +209,8 @@ def _documents(payload: Payload, target: Target, libraries: pathlib.Path, source
     payload.directory(DOCS)
     for page in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))):
         payload.text(f"{DOCS}/{page.name}.gz", page.read_text("utf-8"), kind=kind)
+    for schema in sorted((ROOT / "docs").glob("*.schema.json")):
+        payload.file(f"{DOCS}/{schema.name}", schema, kind=kind)
     payload.text(f"{DOCS}/changelog.gz", (ROOT / "CHANGELOG.md").read_text("utf-8"), kind=kind)
     if target.form is Form.DEB:
         payload.text(f"{DOCS}/changelog.Debian.gz", _changelog(target, source))

@@ -1,5 +1,6 @@
 """``flower-agent logs``: containers and agent in one story, and ends that come too early."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -122,9 +123,11 @@ def test_logs_that_are_followed_end_with_the_error_of_any_container(engine, erro
         yield from follow(name, tail=tail, stamped=stamped)  # would go on for ever
 
     engine.follow = breaks
-    options = cli._parser().parse_args(["logs", "-f"])
+    options = argparse.Namespace(
+        name="", container=None, lines=9, follow=True, json=False, events=None
+    )
     with pytest.raises(type(error)):
-        logs_command.run(Paths(options.root), options)
+        logs_command.run(Paths(pathlib.Path("/nowhere")), options)
 
 
 def test_logs_that_are_followed_end_with_the_containers(engine, capsys):
