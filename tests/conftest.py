@@ -13,7 +13,8 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "contrib" / name) for name in ("sandbox", "templates", "app")]
+PLACES = ("sandbox", "templates", "app", "image")
+sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 ALL_MUST_RUN = bool(os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ALL"))

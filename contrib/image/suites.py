@@ -1,0 +1,68 @@
+"""What differs between the distributions that an image is made of: one table. Pure.
+
+openSUSE is not here: mmdebstrap makes Debian's and Ubuntu's trees only (docs/image.md).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """One release of a distribution."""
+
+    name: str
+    title: tuple[str, str]
+    """Name and release, as the Marketplace shows them."""
+
+    target: str
+    """Which of the agent's packages fits."""
+
+    mirror: str
+    components: str
+    kernel: str
+    """With AHCI and IDE: OpenNebula's CONTEXT CD hangs on one of them, and the cloud kernel of
+    Debian has neither."""
+
+    kernel_files: str
+    """Where the links to the newest kernel and initrd are."""
+
+    network: tuple[str, ...]
+    netcfg: str
+    """NETCFG_TYPE for it."""
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="bookworm",
+            title=("Debian", "12"),
+            target="debian12",
+            mirror="http://deb.debian.org/debian",
+            components="main",
+            kernel="linux-image-amd64",
+            kernel_files="/",
+            network=("ifupdown", "isc-dhcp-client"),
+            netcfg="interfaces",
+        ),
+        Suite(
+            name="noble",
+            title=("Ubuntu", "24.04"),
+            target="ubuntu24.04",
+            mirror="http://archive.ubuntu.com/ubuntu",
+            components="main,universe",
+            kernel="linux-image-generic",
+            kernel_files="/boot/",
+            network=("netplan.io",),
+            netcfg="netplan",
+        ),
+    )
+}
+
+PACKAGES = (
+    "apparmor", "ca-certificates", "cloud-guest-utils", "curl", "dbus", "docker.io", "e2fsprogs",
+    "initramfs-tools", "iproute2", "kmod", "less", "needrestart", "openssh-server", "parted",
+    "qemu-guest-agent", "sudo", "systemd-sysv", "udev", "unattended-upgrades",
+)  # fmt: skip
+"""For every suite. Docker only recommends apparmor, and without it `docker run` fails on a kernel
+that has AppArmor on."""

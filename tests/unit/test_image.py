@@ -1,0 +1,155 @@
+"""The recipe of the VM image, as far as it can be told without building one (tests/image does)."""
+
+import ast
+import base64
+import re
+import stat
+import subprocess
+
+import disk
+import file_tree
+import hcl2
+import pytest
+import suites
+
+from flower_agent import context
+
+FILES = file_tree.FILES
+EVERY = list(suites.SUITES.values())
+
+
+def test_a_bios_finds_the_core_and_the_core_its_rest():
+    boot, core = bytes(range(256)) * 2, bytes(2048)
+    code, rest = disk.core_in_place(boot, core)
+    first = disk.CORE_AT // disk.SECTOR
+    assert len(code) == disk.BOOT_CODE, "the partition table begins behind it"
+    assert int.from_bytes(code[0x5C:0x64], "little") == first
+    assert int.from_bytes(rest[0x1F4:0x1FC], "little") == first + 1
+    assert code[:0x5C] == boot[:0x5C]
+    assert len(rest) == len(core)
+
+
+def test_the_partitions_follow_each_other_and_the_root_is_last_so_that_it_can_grow():
+    rows = [line for line in disk.table().splitlines() if line.startswith("start=")]
+    spans = [(int(n) for n in re.findall(r"(?:start|size)=(\d+)", row)) for row in rows]
+    (core, core_size), (esp, esp_size), (root,) = map(tuple, spans)
+    assert core + core_size == esp
+    assert esp + esp_size == root
+    assert core * disk.SECTOR >= disk.MIB
+    assert disk.table().startswith("label: gpt\n")
+
+
+@pytest.mark.parametrize("suite", EVERY, ids=lambda suite: suite.name)
+def test_the_menu_names_what_stays_over_a_kernels_upgrade(suite):
+    text = file_tree.menu(suite)
+    assert f"root=LABEL={file_tree.LABEL}" in text
+    assert not re.search(r"vmlinuz-\d|initrd.img-\d", text)
+    assert "net.ifnames=0" in text
+    assert text.count("{") == text.count("}") == 1
+
+
+@pytest.mark.parametrize("suite", EVERY, ids=lambda suite: suite.name)
+def test_no_kernel_is_one_that_misses_the_context_cd(suite):
+    assert "cloud" not in suite.kernel
+    assert "kvm" not in suite.kernel
+
+
+@pytest.mark.parametrize("suite", EVERY, ids=lambda suite: suite.name)
+def test_a_package_of_the_agent_is_built_for_every_suite(suite):
+    targets = (FILES.parents[1] / "package/targets.py").read_text()
+    assert f'name="{suite.target}"' in targets
+
+
+def test_docker_comes_with_apparmor_which_it_only_recommends():
+    assert {"docker.io", "apparmor"} <= set(suites.PACKAGES)
+
+
+def test_two_vms_of_an_image_share_no_identity(tmp_path):
+    kept = ("etc/ssh/sshd_config", "var/log/apt", "usr/bin/flower-agent")
+    gone = (
+        "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub",
+        "var/lib/systemd/random-seed", "var/lib/flower-agent/tls/ca/ca.pem",
+        "var/log/journal/abc/system.journal", "var/log/apt/term.log", "var/log/dpkg.log",
+    )  # fmt: skip
+    for name in (*kept[:1], *kept[2:], *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "etc/machine-id").write_text("0" * 32)
+    file_tree.clean(tmp_path)
+    assert [name for name in gone if (tmp_path / name).exists()] == []
+    assert [name for name in kept if not (tmp_path / name).exists()] == []
+    assert (tmp_path / "etc/machine-id").read_text() == "", "empty: systemd makes one at boot"
+
+
+def test_an_image_makes_its_own_ssh_keys_before_ssh_needs_them():
+    unit = (FILES / "common/etc/systemd/system/flower-image-keys.service").read_text()
+    assert "Before=ssh.service" in unit
+    assert "ssh-keygen -A" in unit
+
+
+def test_a_unit_is_enabled_as_systemctl_would(tmp_path):
+    for _ in range(2):
+        file_tree.enable(tmp_path, "a.service", "multi-user.target")
+    link = tmp_path / "etc/systemd/system/multi-user.target.wants/a.service"
+    assert str(link.readlink()) == "/etc/systemd/system/a.service"
+
+
+def test_no_upgrade_stops_a_federation_and_no_lock_meets_the_first_boot():
+    apt = (FILES / "common/etc/apt/apt.conf.d/60flower-image").read_text()
+    for package in ("docker.io", "containerd", "runc", "nvidia-"):
+        assert f'"{package}";' in apt
+    for timer in ("apt-daily", "apt-daily-upgrade"):
+        drop_in = FILES / f"common/etc/systemd/system/{timer}.timer.d/flower-image.conf"
+        assert "Persistent=false" in drop_in.read_text()
+    restart = (FILES / "common/etc/needrestart/conf.d/60-flower-image.conf").read_text()
+    assert "$nrconf{restart} = 'l';" in restart
+
+
+def test_the_stand_in_steps_back_for_one_context():
+    unit = (FILES / "stand-in/etc/systemd/system/flower-image-context.service").read_text()
+    assert "ConditionPathExists=!/usr/sbin/one-contextd" in unit
+    script = FILES / "stand-in/usr/local/sbin/flower-image-context"
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert "eval" not in script.read_text()
+    assert not re.search(r"^\s*(\.|source) ", script.read_text(), re.MULTILINE), (
+        "data, not a script"
+    )
+
+
+def test_the_recipe_needs_the_standard_library_only():
+    import sys
+
+    ours = {"disk", "engine", "file_tree", "suites"}
+    for path in FILES.parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.partition(".")[0] in {*sys.stdlib_module_names, *ours}
+
+
+PACKER = FILES.parent / "packer"
+
+
+def test_packer_can_read_the_variant_for_one_apps():
+    found = [hcl2.loads(path.read_text()) for path in sorted(PACKER.glob("*.hcl"))]
+    declared = {
+        name.strip('"') for part in found for row in part.get("variable", ()) for name in row
+    }
+    text = (PACKER / "flower.pkr.hcl").read_text()
+    assert set(re.findall(r"var\.(\w+)", text)) <= declared
+    named = re.findall(r"\$\{var\.input_dir\}/([\w.]+)(?=[\" ])", text)
+    assert {"gen_context", "install.sh"} <= set(named)
+    assert all((PACKER / name).exists() for name in named if name not in MADE)
+
+
+MADE = {"context", "flower-agent.deb"}
+"""What the build makes, or whoever builds puts there."""
+
+
+def test_packers_vm_gets_a_context_that_is_one():
+    command = [str(PACKER / "gen_context")]
+    text = subprocess.run(command, check=True, capture_output=True, timeout=10).stdout
+    found = context.parse(text)
+    assert found["NETCFG_TYPE"] == "interfaces"
+    assert "PasswordAuthentication yes" in base64.b64decode(found["START_SCRIPT_BASE64"]).decode()
