@@ -165,6 +165,7 @@ def _program(
         ("filter-rules", f"{LIBRARY}/filter-rules"),
     ):
         payload.text(at, _filled(HERE / "installed" / name, target), 0o755)
+    payload.file(f"{LIBRARY}/certbot-hook", ROOT / "contrib/certbot/flower-agent", 0o755)
     payload.directory("/etc/flower-agent")
     # It may hold the password of a registry.
     config = HERE / "installed" / "config.yaml"
