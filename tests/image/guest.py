@@ -12,7 +12,8 @@ import socket
 import subprocess
 import time
 
-PATIENCE_S = 300
+PATIENCE_S = 900
+"""For the first answer of a guest too, on a busy machine."""
 
 
 class Guest:
