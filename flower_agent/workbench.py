@@ -88,15 +88,16 @@ class Workbench:
         wanted = Reference.parse(reference)
         name, _, value = label.partition("=")
         with self._engine.calling(f"make {reference}", "image.build", timeout_s=LONG_S) as api:
-            made = api.commit(
+            api.commit(
                 container_id,
+                wanted.repository,
+                wanted.tag,
                 changes=[
                     f"ENTRYPOINT {json.dumps(parent.entrypoint)}",
                     "CMD []",
                     f"LABEL {name}={json.dumps(value)} {LABEL_BUILD}=",
                 ],
             )
-            api.tag(made["Id"], wanted.repository, wanted.tag)
 
     def sweep(self) -> None:
         """Remove building containers that a killed agent left."""
