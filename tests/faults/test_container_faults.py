@@ -93,9 +93,10 @@ def test_a_container_that_runs_out_of_memory_is_started_again_and_the_cause_is_n
         ready_after(federation, machine, name, before)
         assert causes(federation, machine, name)[-1] == "out of memory"
     told = [e for e in reasons(federation, machine) if name in e[1]]
-    assert told
-    assert {code for code, _ in told} == {"container.exited"}
-    assert told[-1][1].endswith("it was killed because it ran out of memory")
+    ended = [message for code, message in told if code == "container.exited"]
+    assert ended[-1].endswith("it was killed because it ran out of memory")
+    # On a slow machine it is back, and not attached yet.
+    assert {code for code, _ in told} <= {"container.exited", "superexec.detached"}
     assert started(link) == kept
 
 
