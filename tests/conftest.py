@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ hypothesis.settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("sandbox", "templates", "app", "image")
 sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that programs can be interrupted
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 ALL_MUST_RUN = bool(os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_REQUIRE_ALL"))

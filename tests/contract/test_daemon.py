@@ -215,7 +215,7 @@ def test_status_that_is_watched_tells_changes_and_not_the_time(daemon):
         daemon.context("FLOWER_ROLE='server'\n")
         second = watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
-        rest = watching.stdout.read()
+        rest, _ = watching.communicate(timeout=30)
     assert "failed for" in first
     assert first.rstrip().endswith("setting.invalid")
     assert "phase docker" in second
