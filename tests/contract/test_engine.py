@@ -245,6 +245,7 @@ def test_the_fake_has_what_the_engine_has():
 
     ours = public(FakeEngine)
     theirs = public(Engine)
+    del theirs["calling"]  # for other edges, which a fake of the engine does not serve
     assert {name: ours.get(name) for name in theirs} == theirs
 
 

@@ -84,6 +84,7 @@ class FarApps(WatchedFederation):
             root=self.directory / name,
             prefix=f"far-{name}",
             variables=variables,
+            attributes={},
         )
 
 

@@ -131,7 +131,8 @@ def story(tmp_path_factory, images, repository):
 
         quick = ["-c", "num-server-rounds=1", "-c", "fraction-evaluate=0", "-c", "strategy=fedprox"]
         seen.submitted = made.agent(made.superlink, "submit", str(APP), *quick)
-        seen.detached = made.agent(made.superlink, "submit", "--detach")
+        long = ["-c", "num-server-rounds=1000", "-c", "strategy=fedavg"]
+        seen.detached = made.agent(made.superlink, "submit", "--detach", *long)
         seen.stopped = made.agent(made.superlink, "stop", runs(made)[-1].run_id)
         seen.listed = made.agent(made.superlink, "runs", "--json")
         seen.said_at_the_end = watch.look()
