@@ -4,7 +4,6 @@ Each image is pinned as soon as it is whole, so that a bake that was cut off goe
 """
 
 import contextlib
-import os
 import pathlib
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import baker, cpu, files, flower, frameworks, host, images, inputs, settings, supply
 from .baker import Baker, Source
-from .engine import Engine
+from .engine import Engine, socket_url
 from .errors import AgentError, Severity
 from .images import Image
 from .paths import Paths
@@ -30,8 +29,7 @@ def run(paths: Paths, version: str, wanted: Sequence[str], where: Source) -> int
     for finding in cpu.findings(host.cpu_flags(), names):
         print(f"warning: {finding}\n  fix: {finding.hint}")
     total = 0
-    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    with contextlib.closing(Engine("bake", url=url)) as engine:
+    with contextlib.closing(Engine("bake", url=socket_url())) as engine:
         for reference, image in _images(engine, paths, good, names, where):
             pin = images.pin(reference, image)
             _pin(paths.images_lock, reference, pin)

@@ -13,7 +13,7 @@ from .app_source import parse_source
 from .bundler import Bundler
 from .containers import Part
 from .control import RunInfo, Scalar
-from .engine import Engine
+from .engine import Engine, socket_url
 from .errors import AgentError
 from .git import Git
 from .own_superlink import OwnSuperLink
@@ -123,8 +123,7 @@ def _fetch(paths: Paths, text: str) -> tuple[str, str, dict[str, bytes]]:
 
 def _bundle(name: str, settings: Settings, files: dict[str, bytes]) -> bytes:
     """Return the app's bundle, made with the image of the SuperLink that runs."""
-    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    engine = Engine(name or "default", url=url)
+    engine = Engine(name or "default", url=socket_url())
     with contextlib.closing(engine):
         wanted = roles.name(name, Part.SUPERLINK)
         seen = next((c.image for c in engine.containers() if c.name == wanted), "")
