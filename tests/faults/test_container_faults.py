@@ -166,7 +166,10 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
         before = started(name)
         docker("kill", name)
         ready_after(federation, machine, name, before)
-        assert federation.status(machine)["containers"][0]["restarts"] == 1
+        # The start is seen before the turn that made it has written its status.
+        wait_for(
+            lambda: federation.status(machine)["containers"][0]["restarts"] == 1, "one restart"
+        )
     finally:
         federation.down()
         docker("rmi", "-f", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04")

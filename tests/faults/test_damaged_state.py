@@ -217,7 +217,7 @@ def test_a_damaged_file_of_this_boot_is_written_anew(vms, name, damage):
     federation.start_agent(link)
     wait_for(lambda: state(federation, link) == "ready", "ready")
     wait_for(lambda: federation.agent(link, "status").returncode == 0, "status says ready")
-    assert path.stat().st_size > 100
+    wait_for(lambda: path.stat().st_size > 100, f"a whole {name}")  # it is written after the report
     assert ids(link) == before
 
 
