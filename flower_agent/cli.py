@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import status_command
+from flower_agent.commands import status_command
+
 from .errors import AgentError
 from .paths import Paths
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from . import about
+        from flower_agent.commands import about
 
         print(about.text())
         parser.exit()
@@ -209,7 +210,7 @@ def _paths(options: argparse.Namespace) -> Paths:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
-    from . import daemon
+    from flower_agent.loop import daemon
 
     return daemon.run(_paths(options), options.name)
 
@@ -219,7 +220,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from . import check, check_template
+    from flower_agent.commands import check, check_template
 
     if options.template is not None:
         files = (options.template, options.config, options.vm_template)
@@ -228,68 +229,68 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from . import daemon
+    from flower_agent.loop import daemon
 
     return daemon.plan(_paths(options), options.name, options.context, as_json=options.json)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from . import doctor
+    from flower_agent.commands import doctor
 
     return doctor.run(_paths(options), options.name, as_json=options.json)
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from . import logs_command
+    from flower_agent.commands import logs_command
 
     return logs_command.run(_paths(options), options)
 
 
 def _support(options: argparse.Namespace) -> int:
-    from . import support
+    from flower_agent.commands import support
 
     return support.run(_paths(options), options.name, options.output)
 
 
 def _tls_show(options: argparse.Namespace) -> int:
-    from . import tls_commands
+    from flower_agent.commands import tls_commands
 
     return tls_commands.show(_paths(options))
 
 
 def _tls_renew(options: argparse.Namespace) -> int:
-    from . import tls_commands
+    from flower_agent.commands import tls_commands
 
     return tls_commands.renew(_paths(options))
 
 
 def _tls_trust(options: argparse.Namespace) -> int:
-    from . import tls_commands
+    from flower_agent.commands import tls_commands
 
     return tls_commands.trust(_paths(options), options.fingerprint)
 
 
 def _nodes_list(options: argparse.Namespace) -> int:
-    from . import node_commands
+    from flower_agent.commands import node_commands
 
     return node_commands.show(_paths(options), as_json=options.json)
 
 
 def _nodes_register(options: argparse.Namespace) -> int:
-    from . import node_commands
+    from flower_agent.commands import node_commands
 
     return node_commands.register(_paths(options), options.key)
 
 
 def _nodes_unregister(options: argparse.Namespace) -> int:
-    from . import node_commands
+    from flower_agent.commands import node_commands
 
     return node_commands.unregister(_paths(options), options.node)
 
 
 def _submit(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from . import run_commands
+    from flower_agent.commands import run_commands
 
     return run_commands.submit(
         _paths(options), options.name, options.app, options.config, detach=options.detach
@@ -297,32 +298,32 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from . import run_commands
+    from flower_agent.commands import run_commands
 
     return run_commands.show(_paths(options), as_json=options.json)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from . import run_commands
+    from flower_agent.commands import run_commands
 
     return run_commands.stop(_paths(options), options.run_id)
 
 
 def _bake(options: argparse.Namespace) -> int:
-    from . import bake
+    from flower_agent.commands import bake
 
     where = bake.source(options.index_url, options.wheels, dict(os.environ))
     return bake.run(_paths(options), options.flower, options.framework, where)
 
 
 def _down(options: argparse.Namespace) -> int:
-    from . import operate
+    from flower_agent.commands import operate
 
     return operate.down(_paths(options), options.name)
 
 
 def _reset(options: argparse.Namespace) -> int:
-    from . import operate
+    from flower_agent.commands import operate
 
     if not options.yes and sys.stdin.isatty():
         answer = input("This clears the CA, so every node must trust anew. Type yes: ")

@@ -7,10 +7,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from . import pem
+from flower_agent.config import pem
+from flower_agent.service.discovery import Partition
+from flower_agent.service.enrolment import Pin
+
 from .address import Address, parse_address
-from .discovery import Partition
-from .enrolment import Pin
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from . import names, parsers, rules, settings, variable
+from flower_agent.config import names, parsers, rules, settings, variable
+
 from .catalogue import CATALOGUE
 from .errors import Severity
 from .provocations import PROVOCATIONS
@@ -69,7 +70,7 @@ def variables() -> str:
         yes=_words(value=True),
         no=_words(value=False),
     )
-    return _page("flower_agent/settings.py", head, [*_variable_tables(), _unsupported()])
+    return _page("flower_agent/config/settings.py", head, [*_variable_tables(), _unsupported()])
 
 
 def errors() -> str:

@@ -12,7 +12,8 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from flower_agent import cli, life, status
+from flower_agent import cli
+from flower_agent.reporting import life, status
 
 PROGRAM = "flower-agent"
 

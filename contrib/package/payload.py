@@ -17,7 +17,8 @@ from typing import Any
 import manual
 from targets import CONFLICTS, Form, Target
 
-from flower_agent import __version__, flower
+from flower_agent import __version__
+from flower_agent.wanted import flower
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -149,9 +150,12 @@ def _program(
     place = f"{LIBRARY}/python"
     payload.directory(LIBRARY)
     payload.tree(place, libraries)
-    payload.directory(f"{place}/flower_agent")
-    for module in sorted((ROOT / "flower_agent").glob("*.py")):
-        payload.file(f"{place}/flower_agent/{module.name}", module)
+    source_tree = ROOT / "flower_agent"
+    modules = sorted(source_tree.rglob("*.py"))
+    for folder in sorted({module.parent for module in modules}):
+        payload.directory(f"{place}/{folder.relative_to(ROOT)}")
+    for module in modules:
+        payload.file(f"{place}/{module.relative_to(ROOT)}", module)
     payload.directory(f"{place}/flower_agent/locks")
     for lock in sorted((ROOT / "flower_agent/locks").glob("*.txt")):
         payload.file(f"{place}/flower_agent/locks/{lock.name}", lock)

@@ -16,7 +16,7 @@ import time
 
 from federation import REPOSITORY, Federation, SandboxError, only_one
 
-from flower_agent import flower
+from flower_agent.wanted import flower
 
 VERSIONS = ("1.29.0", "1.34.0", "1.36.0", "1.39.0", "1.42.0")
 """The newest release of each band."""

@@ -25,8 +25,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from flower_agent import flower
 from flower_agent.address import is_ip
+from flower_agent.wanted import flower
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent

@@ -18,9 +18,11 @@ from typing import Any
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from flower_agent import address, arguments, context, flower, names  # noqa: E402
-from flower_agent.parsers import SYSTEM, GpuMode, Isolation, LogLevel  # noqa: E402
-from flower_agent.settings import Role, Settings, parse  # noqa: E402
+from flower_agent import address  # noqa: E402
+from flower_agent.config import context, names  # noqa: E402
+from flower_agent.config.parsers import SYSTEM, GpuMode, Isolation, LogLevel  # noqa: E402
+from flower_agent.config.settings import Role, Settings, parse  # noqa: E402
+from flower_agent.wanted import arguments, flower  # noqa: E402
 
 Values = dict[str, Any]
 

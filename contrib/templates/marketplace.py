@@ -24,7 +24,8 @@ sys.path.insert(0, str(REPOSITORY))
 import service_template  # noqa: E402 - found beside this file
 import vm_templates  # noqa: E402
 
-from flower_agent import __version__, flower  # noqa: E402
+from flower_agent import __version__  # noqa: E402
+from flower_agent.wanted import flower  # noqa: E402
 
 HARNESS = REPOSITORY / "contrib" / "marketplace"
 BRAND = "Flower Agent"

@@ -10,8 +10,8 @@ that ``onevm updateconf`` sets later.
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from flower_agent import names, rules
-from flower_agent.settings import SETTINGS, Role, Setting
+from flower_agent.config import names, rules
+from flower_agent.config.settings import SETTINGS, Role, Setting
 
 BY_THE_TEMPLATE = frozenset({"FLOWER_ROLE"})
 """Said by the VM template."""

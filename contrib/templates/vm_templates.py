@@ -12,7 +12,7 @@ from typing import Any
 
 import user_inputs
 
-from flower_agent.settings import Role, Setting
+from flower_agent.config.settings import Role, Setting
 
 Vector = dict[str, str]
 Attributes = dict[str, str | Vector | list[Vector]]

@@ -70,9 +70,9 @@ def test_the_agent_is_shut_in(two):
 
 
 def test_its_libraries_are_compiled_so_that_a_start_is_quick(two):
-    cache = "/usr/lib/flower-agent/python/flower_agent/__pycache__"
-    modules = two.superlink.run("sh", "-c", "ls /usr/lib/flower-agent/python/flower_agent/*.py")
-    compiled = two.superlink.run("ls", cache)
+    place = "/usr/lib/flower-agent/python/flower_agent"
+    modules = two.superlink.run("find", place, "-name", "*.py")
+    compiled = two.superlink.run("find", place, "-path", "*/__pycache__/*.pyc")
     assert len(compiled.split()) == len(modules.split())
 
 

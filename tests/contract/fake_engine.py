@@ -1,4 +1,4 @@
-"""A Docker Engine in memory, with the public methods of `flower_agent.engine.Engine`.
+"""A Docker Engine in memory, with the public methods of `flower_agent.steps.engine.Engine`.
 
 `test_engine` runs the same tests on this and on a real Engine, so what it says and how it refuses
 is what Docker does. What a test may do to it beside that: `end`, `say`, `foreign`, `offer`,
@@ -12,11 +12,11 @@ import itertools
 import pathlib
 import threading
 
-from flower_agent import gpu
-from flower_agent.containers import CPU_SHARES_STARTING, Container, Existing
 from flower_agent.errors import AgentError
-from flower_agent.gpu import Offers
-from flower_agent.images import Image, Reference, locked_reference
+from flower_agent.machine import gpu
+from flower_agent.machine.gpu import Offers
+from flower_agent.wanted.containers import CPU_SHARES_STARTING, Container, Existing
+from flower_agent.wanted.images import Image, Reference, locked_reference
 
 KILLED = 137
 STOPPED = 143

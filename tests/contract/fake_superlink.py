@@ -12,8 +12,8 @@ import endpoints
 import grpc
 from cryptography.hazmat.primitives import serialization
 
-from flower_agent import protobuf
-from flower_agent.flower import Transport
+from flower_agent.probes import protobuf
+from flower_agent.wanted.flower import Transport
 
 IN_USE = ("FAILED_PRECONDITION", 412, 23, "Public key already in use.")
 NOT_VALID = ("FAILED_PRECONDITION", 412, 22, "The provided public key is not valid")

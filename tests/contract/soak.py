@@ -19,9 +19,11 @@ import time
 
 from fake_engine import FakeEngine
 
-from flower_agent import agent, log, roles
-from flower_agent.agent import Agent, Options
+from flower_agent import log
+from flower_agent.loop import agent
+from flower_agent.loop.agent import Agent, Options
 from flower_agent.paths import Paths
+from flower_agent.wanted import roles
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCALE = 0.001

@@ -11,19 +11,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from endpoints import Certificate, authority, issue
 
-from flower_agent import appio, certificates, settings, tls_commands, trust
 from flower_agent.address import Address
-from flower_agent.arguments import Endpoint
+from flower_agent.commands import tls_commands
+from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
-from flower_agent.health import Prober
-from flower_agent.host import HostFacts
-from flower_agent.interfaces import Interface
-from flower_agent.keyring import Keyring
+from flower_agent.loop import appio
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.machine.interfaces import Interface
 from flower_agent.paths import Paths
+from flower_agent.pki import certificates, trust
+from flower_agent.pki.keyring import Keyring
+from flower_agent.probes.health import Prober
 from flower_agent.record import Record
-from flower_agent.status import Mark
-from flower_agent.turn import Turn
+from flower_agent.reporting.status import Mark
+from flower_agent.wanted.arguments import Endpoint
+from flower_agent.wanted.flower import Transport
 
 NOW = datetime.datetime.now(datetime.UTC)
 NIC = Interface("eth0", "02:00:0a:00:00:07", ("10.0.0.7",))

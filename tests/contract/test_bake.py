@@ -11,12 +11,13 @@ import zipfile
 import pytest
 from real_engine import client, unique
 
-from flower_agent import bake, frameworks, images
-from flower_agent.baker import Baker, Source
-from flower_agent.engine import Engine
+from flower_agent.commands import bake
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
-from flower_agent.workbench import LABEL_BUILD, Workbench
+from flower_agent.steps.baker import Baker, Source
+from flower_agent.steps.engine import Engine
+from flower_agent.steps.workbench import LABEL_BUILD, Workbench
+from flower_agent.wanted import frameworks, images
 
 pytestmark = pytest.mark.engine
 

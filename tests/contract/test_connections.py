@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from flower_agent.address import Address
-from flower_agent.connections import RETRY_S, Connections
 from flower_agent.errands import Errands
+from flower_agent.service.connections import RETRY_S, Connections
 
 LOOPBACK = frozenset({"127.0.0.1"})
 

@@ -8,10 +8,10 @@ import grpc
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent import control, protobuf
-from flower_agent.control_api import Control
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
+from flower_agent.probes import control, protobuf
+from flower_agent.probes.control_api import Control
+from flower_agent.wanted.flower import Transport
 
 NODE_ID = 2**64 - 5
 RUN_ID = 2**63 + 1

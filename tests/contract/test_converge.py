@@ -10,30 +10,33 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent import gpu_probe, roles, settings, trust
-from flower_agent.accelerator import Accelerator
 from flower_agent.address import Address
-from flower_agent.arguments import Trust
-from flower_agent.bakery import Bakery
-from flower_agent.connections import Connections
-from flower_agent.containers import Container, Part
-from flower_agent.converge import Converger
-from flower_agent.discovery import SuperLink
+from flower_agent.config import settings
+from flower_agent.config.parsers import Isolation, Role
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.gpu import Access, Answer, Asked, Device, Files, Offers
-from flower_agent.host import HostFacts
-from flower_agent.images import Image, dump_lock
-from flower_agent.keyring import Keyring
-from flower_agent.life import Phase
-from flower_agent.parsers import Isolation, Role
+from flower_agent.loop.converge import Converger
+from flower_agent.loop.turn import Prepared, Turn
+from flower_agent.machine import gpu_probe
+from flower_agent.machine.gpu import Access, Answer, Asked, Device, Files, Offers
+from flower_agent.machine.host import HostFacts
 from flower_agent.paths import Paths
+from flower_agent.pki import trust
+from flower_agent.pki.keyring import Keyring
 from flower_agent.record import Record
-from flower_agent.status import Fact, Mark
-from flower_agent.supply import Supply
-from flower_agent.turn import Prepared, Turn
-from flower_agent.upgrader import Upgrader
-from flower_agent.workload import Workload
+from flower_agent.reporting.life import Phase
+from flower_agent.reporting.status import Fact, Mark
+from flower_agent.service.connections import Connections
+from flower_agent.service.discovery import SuperLink
+from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.supply import Supply
+from flower_agent.steps.upgrader import Upgrader
+from flower_agent.steps.workload import Workload
+from flower_agent.wanted import roles
+from flower_agent.wanted.arguments import Trust
+from flower_agent.wanted.containers import Container, Part
+from flower_agent.wanted.images import Image, dump_lock
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 SUPERNODE = "flower-supernode"

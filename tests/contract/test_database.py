@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from flower_agent.containers import FLOWER_UID
-from flower_agent.database import Database
 from flower_agent.errors import AgentError
+from flower_agent.steps.database import Database
+from flower_agent.wanted.containers import FLOWER_UID
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_link_is_copied_as_a_link(kept, place, tmp_path):
 
 FAIL_TWICE = """
 import pathlib, sys
-from flower_agent.database import Database
+from flower_agent.steps.database import Database
 place = pathlib.Path(sys.argv[1])
 kept = Database(place, place.parent / "copies")
 for new in ("1.34.0", "1.36.0"):

@@ -15,11 +15,13 @@ from endpoints import authority, closed_port, grpc_server, issue, loopback_leaf,
 from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
-from flower_agent import cli, memory, onegate, report
-from flower_agent.flower import Transport
+from flower_agent import cli, memory
 from flower_agent.paths import Paths
 from flower_agent.record import Record
+from flower_agent.reporting import report
 from flower_agent.secret import Secret
+from flower_agent.service import onegate
+from flower_agent.wanted.flower import Transport
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
 pytestmark = [

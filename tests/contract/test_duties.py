@@ -6,26 +6,29 @@ import random
 
 import pytest
 
-from flower_agent import roles, settings, superexec, superlink, trust
 from flower_agent.address import Address
-from flower_agent.arguments import Trust
-from flower_agent.bundler import Bundler
-from flower_agent.certificate_files import CertificateFiles
-from flower_agent.engine import Engine
-from flower_agent.enroller import Enroller
+from flower_agent.config import settings
 from flower_agent.errands import Errands
-from flower_agent.git import Git
-from flower_agent.health import Prober
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.packet_filter import PacketFilter
+from flower_agent.loop import superexec, superlink
+from flower_agent.loop.supernode import SuperNode
+from flower_agent.loop.turn import Running, Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.pki import trust
+from flower_agent.pki.certificate_files import CertificateFiles
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.server_certificate import ServerCertificate
+from flower_agent.probes.health import Prober
 from flower_agent.record import Record
-from flower_agent.registrar import Registrar
-from flower_agent.run_files import RunFiles
-from flower_agent.server_certificate import ServerCertificate
-from flower_agent.submitter import Submitter
-from flower_agent.supernode import SuperNode
-from flower_agent.turn import Running, Turn
+from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.git import Git
+from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.submitter import Submitter
+from flower_agent.service.enroller import Enroller
+from flower_agent.service.registrar import Registrar
+from flower_agent.steps.engine import Engine
+from flower_agent.wanted import roles
+from flower_agent.wanted.arguments import Trust
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 CONNECTED = "INFO :      SuperNode ID: 4711"

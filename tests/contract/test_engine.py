@@ -17,8 +17,11 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import Relay, client, load_image, shell_files, unique, until
 
-from flower_agent import story
-from flower_agent.containers import (
+from flower_agent.commands import story
+from flower_agent.errors import AgentError
+from flower_agent.machine.gpu import Access, Answer, Offers
+from flower_agent.steps.engine import PIDS_LIMIT, Engine
+from flower_agent.wanted.containers import (
     CPU_SHARES,
     CPU_SHARES_STARTING,
     LABEL_FINGERPRINT,
@@ -28,9 +31,6 @@ from flower_agent.containers import (
     Mount,
     Part,
 )
-from flower_agent.engine import PIDS_LIMIT, Engine
-from flower_agent.errors import AgentError
-from flower_agent.gpu import Access, Answer, Offers
 
 MEMORY_BYTES = 64 << 20
 ORDERS = "/tmp/orders"

@@ -15,22 +15,23 @@ import onegate as sandbox
 import pytest
 from fake_superlink import NOT_VALID, FakeSuperLink
 
-from flower_agent import enroller as module
-from flower_agent import pem, report, settings
-from flower_agent.control_api import Control
-from flower_agent.enroller import Enroller
+from flower_agent.config import pem, settings
 from flower_agent.errands import Done
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.node_keys import NodeKeys
-from flower_agent.onegate import Access, OneGate
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.node_keys import NodeKeys
+from flower_agent.probes.control_api import Control
 from flower_agent.record import Record
-from flower_agent.registrar import A_SECOND, Registrar
+from flower_agent.reporting import report
+from flower_agent.reporting.status import Mark
 from flower_agent.secret import Secret
-from flower_agent.status import Mark
-from flower_agent.turn import Turn
+from flower_agent.service import enroller as module
+from flower_agent.service.enroller import Enroller
+from flower_agent.service.onegate import Access, OneGate
+from flower_agent.service.registrar import A_SECOND, Registrar
+from flower_agent.wanted.flower import Transport
 
 SERVICE, LINK, FIRST = 7, 41, 42
 UNREGISTERED = "unregistered"

@@ -12,19 +12,21 @@ import onegate as sandbox
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent import certificates, finder, node_trust, report
-from flower_agent import settings as table
 from flower_agent.address import Address
-from flower_agent.arguments import Trust
-from flower_agent.discovery import Partition, SuperLink
+from flower_agent.config import settings as table
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.finder import Finder
-from flower_agent.health import Prober
-from flower_agent.look import Look
-from flower_agent.onegate import Access, OneGate
+from flower_agent.pki import certificates, node_trust
+from flower_agent.probes.health import Prober
 from flower_agent.record import Record
+from flower_agent.reporting import report
 from flower_agent.secret import Secret
+from flower_agent.service import finder
+from flower_agent.service.discovery import Partition, SuperLink
+from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
+from flower_agent.service.onegate import Access, OneGate
+from flower_agent.wanted.arguments import Trust
 
 SUPERLINK, NODE, OTHER_NODE, LONER, SECOND = 28, 29, 30, 40, 50
 NAMES = {

@@ -13,10 +13,10 @@ import time
 import endpoints
 import pytest
 
-from flower_agent import git as module
-from flower_agent.app_source import Source, parse_source
+from flower_agent.config.app_source import Source, parse_source
 from flower_agent.errors import AgentError
-from flower_agent.git import Git
+from flower_agent.runs import git as module
+from flower_agent.runs.git import Git
 from flower_agent.secret import Secret
 
 APP = {"pyproject.toml": "[project]\n", "mine/client.py": "print('never run')\n", "README.md": "x"}

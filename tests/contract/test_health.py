@@ -8,9 +8,9 @@ import grpc
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent import health
 from flower_agent.address import Address
 from flower_agent.errors import AgentError
+from flower_agent.probes import health
 
 DAY, NOW = endpoints.DAY, endpoints.NOW
 SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"

@@ -13,10 +13,11 @@ import jsonschema
 import pytest
 from fake_engine import FakeEngine
 
-from flower_agent import cli, logs_command
-from flower_agent.containers import Container, Part
+from flower_agent import cli
+from flower_agent.commands import logs_command
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
+from flower_agent.wanted.containers import Container, Part
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs/logs.schema.json").read_text())

@@ -7,21 +7,21 @@ import random
 
 import pytest
 
-from flower_agent import settings
 from flower_agent.address import Address
-from flower_agent.containers import Part
-from flower_agent.discovery import SuperLink
-from flower_agent.ends import Wait
+from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.finder import Finder
-from flower_agent.health import Prober
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.node_keys import NodeKeys
+from flower_agent.loop.supernode import REPLACE_KEY_AFTER_S, SuperNode
+from flower_agent.loop.turn import Running, Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.node_keys import NodeKeys
+from flower_agent.probes.health import Prober
 from flower_agent.record import Record
 from flower_agent.secret import Secret
-from flower_agent.supernode import REPLACE_KEY_AFTER_S, SuperNode
-from flower_agent.turn import Running, Turn
+from flower_agent.service.discovery import SuperLink
+from flower_agent.service.finder import Finder
+from flower_agent.steps.ends import Wait
+from flower_agent.wanted.containers import Part
 
 START = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 FOUND = SuperLink(Address("10.0.0.5", 9092), vmid="41")

@@ -8,12 +8,13 @@ import pytest
 from endpoints import authority, issue
 from fake_superlink import FakeSuperLink
 
-from flower_agent import cli, memory, pem
-from flower_agent.enrolment import Pin
-from flower_agent.flower import Transport
-from flower_agent.node_keys import NodeKeys
+from flower_agent import cli, memory
+from flower_agent.config import pem
 from flower_agent.paths import Paths
+from flower_agent.pki.node_keys import NodeKeys
 from flower_agent.record import Record
+from flower_agent.service.enrolment import Pin
+from flower_agent.wanted.flower import Transport
 
 
 class Vm:

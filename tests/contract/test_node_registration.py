@@ -13,13 +13,15 @@ import pytest
 from endpoints import authority, loopback_leaf
 from fake_superlink import FakeSuperLink
 
-from flower_agent import enrolment, node_keys, pem, tls
 from flower_agent.address import Address
-from flower_agent.control import NodeStatus
-from flower_agent.control_api import Control
+from flower_agent.config import pem
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
-from flower_agent.node_keys import NodeKeys
+from flower_agent.pki import node_keys, tls
+from flower_agent.pki.node_keys import NodeKeys
+from flower_agent.probes.control import NodeStatus
+from flower_agent.probes.control_api import Control
+from flower_agent.service import enrolment
+from flower_agent.wanted.flower import Transport
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = "1.25.0"

@@ -14,10 +14,10 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flower_agent import report
 from flower_agent.errors import AgentError
-from flower_agent.onegate import Access, OneGate
+from flower_agent.reporting import report
 from flower_agent.secret import Secret
+from flower_agent.service.onegate import Access, OneGate
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = json.loads((DATA / "onegate-put-cases.json").read_text(encoding="utf-8"))["cases"]

@@ -17,13 +17,13 @@ import time
 
 import pytest
 
-from flower_agent import firewall, packet_filter
 from flower_agent.address import Address
 from flower_agent.errands import Errands
-from flower_agent.host import HostFacts
-from flower_agent.interfaces import Interface
-from flower_agent.netfilter import Packet
-from flower_agent.status import Mark
+from flower_agent.machine import firewall, packet_filter
+from flower_agent.machine.host import HostFacts
+from flower_agent.machine.interfaces import Interface
+from flower_agent.machine.netfilter import Packet
+from flower_agent.reporting.status import Mark
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = ROOT / "contrib/package/installed/filter-rules"

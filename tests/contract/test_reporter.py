@@ -13,12 +13,12 @@ import onegate as sandbox
 import pytest
 import structlog
 
-from flower_agent import report, reporter
 from flower_agent.errands import Errands
 from flower_agent.errors import Severity
-from flower_agent.onegate import Access
-from flower_agent.reporter import Reporter
+from flower_agent.reporting import report, reporter
+from flower_agent.reporting.reporter import Reporter
 from flower_agent.secret import Secret
+from flower_agent.service.onegate import Access
 
 SUPERLINK, SUPERNODE = 28, 29
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="

@@ -9,11 +9,11 @@ import pathlib
 import pytest
 from test_node_commands import vm  # noqa: F401  # a fixture
 
-from flower_agent import local_app
+from flower_agent.commands.own_superlink import reach
 from flower_agent.errors import AgentError
-from flower_agent.own_superlink import reach
-from flower_agent.run_files import RunFiles
-from flower_agent.submission import Submission
+from flower_agent.runs import local_app
+from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.submission import Submission
 
 APP = pathlib.Path(__file__).parents[2] / "contrib/app"
 

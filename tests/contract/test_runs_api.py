@@ -6,9 +6,9 @@ import pytest
 from endpoints import authority, loopback_leaf
 from fake_superlink import FakeSuperLink
 
-from flower_agent.control_api import Control
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
+from flower_agent.probes.control_api import Control
+from flower_agent.wanted.flower import Transport
 
 CONFIG = (("rounds", 3), ("offset", -7), ("lr", 0.5), ("flag", True), ("name", "ü"))
 ZIGZAG = {"rounds": ((8, 6),), "offset": ((8, 13),)}

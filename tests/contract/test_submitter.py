@@ -11,18 +11,18 @@ import pytest
 from fake_superlink import FakeSuperLink
 from test_enroller import Inline
 
-from flower_agent import settings
-from flower_agent.control_api import Control
+from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.flower import Transport
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.pki.keyring import Keyring
+from flower_agent.probes.control_api import Control
 from flower_agent.record import Record
-from flower_agent.run_failure import AGAIN_MAX_S, AGAIN_S
-from flower_agent.run_files import RunFiles
-from flower_agent.status import Mark
-from flower_agent.submitter import WATCH_S, Submitter
-from flower_agent.turn import Turn
+from flower_agent.reporting.status import Mark
+from flower_agent.runs.run_failure import AGAIN_MAX_S, AGAIN_S
+from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.submitter import WATCH_S, Submitter
+from flower_agent.wanted.flower import Transport
 
 PYPROJECT = b"""
 [project]

@@ -12,20 +12,22 @@ import onegate as sandbox
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent import attach, certificates, report, trust
-from flower_agent import settings as table
-from flower_agent.arguments import Trust
+from flower_agent.config import settings as table
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.health import Prober
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.look import Look
-from flower_agent.onegate import Access, OneGate
+from flower_agent.loop.superexec import SuperExec
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.pki import certificates, trust
+from flower_agent.pki.keyring import Keyring
+from flower_agent.probes.health import Prober
 from flower_agent.record import Record
+from flower_agent.reporting import report
 from flower_agent.secret import Secret
-from flower_agent.superexec import SuperExec
-from flower_agent.turn import Turn
+from flower_agent.service import attach
+from flower_agent.service.look import Look
+from flower_agent.service.onegate import Access, OneGate
+from flower_agent.wanted.arguments import Trust
 
 LINK, NODE, OTHER_NODE, LONER = 41, 42, 43, 61
 NAMES = {

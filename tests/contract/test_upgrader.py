@@ -10,23 +10,25 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent import roles, settings, trust
-from flower_agent.accelerator import Accelerator
-from flower_agent.bakery import Bakery
-from flower_agent.connections import Connections
-from flower_agent.converge import Converger
+from flower_agent.config import settings
+from flower_agent.config.parsers import Role
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.life import Phase, Unmet
-from flower_agent.parsers import Role
+from flower_agent.loop.converge import Converger
+from flower_agent.loop.turn import Prepared, Turn
+from flower_agent.machine.host import HostFacts
 from flower_agent.paths import Paths
+from flower_agent.pki import trust
+from flower_agent.pki.keyring import Keyring
 from flower_agent.record import Record
-from flower_agent.supply import Supply
-from flower_agent.turn import Prepared, Turn
-from flower_agent.upgrader import GIVE_UP_S, PROBATION_S, Upgrader
-from flower_agent.workload import Workload
+from flower_agent.reporting.life import Phase, Unmet
+from flower_agent.service.connections import Connections
+from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.supply import Supply
+from flower_agent.steps.upgrader import GIVE_UP_S, PROBATION_S, Upgrader
+from flower_agent.steps.workload import Workload
+from flower_agent.wanted import roles
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 MAIN = "flower-superlink"

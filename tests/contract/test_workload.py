@@ -8,13 +8,13 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent.backoff import LOOP_AT
-from flower_agent.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Mount, Part
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.images import Registry
 from flower_agent.secret import Secret
-from flower_agent.workload import RETRY_PULL_S, Workload
+from flower_agent.steps.backoff import LOOP_AT
+from flower_agent.steps.workload import RETRY_PULL_S, Workload
+from flower_agent.wanted.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Mount, Part
+from flower_agent.wanted.images import Registry
 
 SUPERLINK, SUPEREXEC = "flower-superlink", "flower-superexec"
 LINK_IMAGE, EXEC_IMAGE = "flwr/superlink:1.25.0-py3.13-ubuntu24.04", "flwr/superexec:1.25.0"

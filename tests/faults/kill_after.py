@@ -21,7 +21,9 @@ def main():
     options, arguments = parsed()
     if options.version:
         flower_agent.__version__ = options.version
-    from flower_agent import cli, files, keyring, workload
+    from flower_agent import cli, files
+    from flower_agent.pki import keyring
+    from flower_agent.steps import workload
 
     done = 0
 

@@ -28,8 +28,8 @@ from vms import (
 )
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent import tls
-from flower_agent.keyring import Keyring
+from flower_agent.pki import tls
+from flower_agent.pki.keyring import Keyring
 from flower_agent.secret import Secret
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]

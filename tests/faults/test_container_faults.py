@@ -27,11 +27,11 @@ from agents import (
 )
 from watched import docker, started, wait_for
 
-from flower_agent import backoff
 from flower_agent.address import Address
-from flower_agent.control import NodeStatus
-from flower_agent.control_api import Control
-from flower_agent.flower import Transport
+from flower_agent.probes.control import NodeStatus
+from flower_agent.probes.control_api import Control
+from flower_agent.steps import backoff
+from flower_agent.wanted.flower import Transport
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -31,7 +31,7 @@ from vms import (
 )
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent import certificates, tls
+from flower_agent.pki import certificates, tls
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

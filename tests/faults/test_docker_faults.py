@@ -14,7 +14,8 @@ import pytest
 from second_engine import SecondEngine
 from watched import docker, started, wait_for
 
-from flower_agent import roles, settings
+from flower_agent.config import settings
+from flower_agent.wanted import roles
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

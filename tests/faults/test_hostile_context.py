@@ -7,7 +7,7 @@ import pytest
 from vms import SUBPROCESS, calm, error, ids, pair, ready, restart, says, warnings
 from watched import docker, wait_for
 
-from flower_agent.context import COUNT_LIMIT
+from flower_agent.config.context import COUNT_LIMIT
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

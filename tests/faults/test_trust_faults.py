@@ -32,8 +32,8 @@ from vms import (
 )
 from watched import docker, wait_for
 
-from flower_agent import certificates, tls
-from flower_agent.keyring import Keyring
+from flower_agent.pki import certificates, tls
+from flower_agent.pki.keyring import Keyring
 from flower_agent.secret import Secret
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]

@@ -7,7 +7,7 @@ import json
 import pytest
 from watched import docker, wait_for
 
-from flower_agent import tls
+from flower_agent.pki import tls
 from flower_agent.secret import Secret
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]

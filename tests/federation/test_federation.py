@@ -9,12 +9,12 @@ import time
 import pytest
 from watched import WatchedFederation, docker, started, wait_for
 
-from flower_agent import gpu_probe
 from flower_agent.address import Address
-from flower_agent.control import RunStatus
-from flower_agent.control_api import Control
-from flower_agent.engine import Engine
-from flower_agent.flower import Transport
+from flower_agent.machine import gpu_probe
+from flower_agent.probes.control import RunStatus
+from flower_agent.probes.control_api import Control
+from flower_agent.steps.engine import Engine
+from flower_agent.wanted.flower import Transport
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

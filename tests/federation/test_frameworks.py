@@ -8,8 +8,9 @@ import pytest
 from federation import REPOSITORY
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent import roles, settings
-from flower_agent.images import parse_lock
+from flower_agent.config import settings
+from flower_agent.wanted import roles
+from flower_agent.wanted.images import parse_lock
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -10,7 +10,7 @@ from far_machine import HERE, THERE, FarMachine, Proxy
 from federation import PORTS_A_VM, REPOSITORY, SERVICE, Machine
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent import flower
+from flower_agent.wanted import flower
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -12,7 +12,7 @@ import yaml
 from federation import context_text, replace
 from watched import docker, wait_for
 
-from flower_agent import settings
+from flower_agent.config import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from federation import APP
 from watched import WatchedFederation, docker, wait_for
 
 from flower_agent.address import Address
-from flower_agent.control_api import Control
-from flower_agent.flower import Transport
+from flower_agent.probes.control_api import Control
+from flower_agent.wanted.flower import Transport
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -11,7 +11,7 @@ from digits import config
 from federation import APP
 from watched import WatchedFederation
 
-from flower_agent import flower
+from flower_agent.wanted import flower
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation, pytest.mark.long]
 

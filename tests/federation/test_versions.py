@@ -10,7 +10,7 @@ import pytest
 from federation import REPOSITORY
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent import flower
+from flower_agent.wanted import flower
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation, pytest.mark.long]
 

@@ -12,7 +12,7 @@ from flower_agent import __version__
 LISTING = pathlib.Path(__file__).with_name("contents.txt")
 DOCS = "/usr/share/doc/flower-agent"
 LIBRARY = "/usr/lib/flower-agent/python/"
-IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.daemon"
+IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.loop.daemon"
 RELEASE = re.escape(__version__)
 
 
@@ -63,9 +63,12 @@ def test_the_rpm_holds_what_is_listed(program, rpm):
 
 
 def test_every_module_is_in_the_package(tree):
-    shipped = {path.name for path in (tree / LIBRARY[1:] / "flower_agent").glob("*.py")}
-    source = pathlib.Path(__file__).parents[2] / "flower_agent"
-    assert shipped == {path.name for path in source.glob("*.py")}
+    here = pathlib.Path(__file__).parents[2]
+    both = (tree / LIBRARY[1:], here)
+    shipped, source = (
+        {path.relative_to(top) for path in (top / "flower_agent").rglob("*.py")} for top in both
+    )
+    assert shipped == source
 
 
 def test_nothing_compiled_is_shipped(deb):

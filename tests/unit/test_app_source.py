@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.app_source import HEAD, Source, parse_source
+from flower_agent.config.app_source import HEAD, Source, parse_source
 
 COMMIT = "8ab18fd667ff2a85882cc2463813fe459ee25a4e"
 

@@ -5,11 +5,11 @@ import stat
 
 import pytest
 
-from flower_agent import appliance
-from flower_agent.appliance_files import LOG_BYTES, ApplianceFiles
 from flower_agent.errors import Finding
 from flower_agent.paths import Paths
-from flower_agent.status import Status
+from flower_agent.reporting import appliance
+from flower_agent.reporting.appliance_files import LOG_BYTES, ApplianceFiles
+from flower_agent.reporting.status import Status
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 

@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from flower_agent.backoff import LONGEST_DELAY_S, LOOP_AT, Trouble, count, delay_s
-from flower_agent.containers import Existing
+from flower_agent.steps.backoff import LONGEST_DELAY_S, LOOP_AT, Trouble, count, delay_s
+from flower_agent.wanted.containers import Existing
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 NAME = "flower-superexec"

@@ -6,7 +6,7 @@ import re
 import bands
 import pytest
 
-from flower_agent import flower
+from flower_agent.wanted import flower
 
 ROOT = pathlib.Path(__file__).parents[2]
 RELEASES = re.findall(

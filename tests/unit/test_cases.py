@@ -8,13 +8,15 @@ import pathlib
 
 import pytest
 
-from flower_agent import check, inputs, intake, roles
 from flower_agent.address import Address
-from flower_agent.discovery import SuperLink
-from flower_agent.node_trust import trust_of
-from flower_agent.parsers import Role
+from flower_agent.commands import check
+from flower_agent.config import inputs, intake
+from flower_agent.config.parsers import Role
+from flower_agent.loop.superexec import trust_of as superexec_trust_of
 from flower_agent.paths import Paths
-from flower_agent.superexec import trust_of as superexec_trust_of
+from flower_agent.pki.node_trust import trust_of
+from flower_agent.service.discovery import SuperLink
+from flower_agent.wanted import roles
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 STORIES = sorted(path.parent for path in CASES.glob("*/*/context.sh"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flower_agent import context
+from flower_agent.config import context
 from flower_agent.errors import AgentError
 
 DATA = pathlib.Path(__file__).parents[1] / "data"

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from flower_agent import control, protobuf
+from flower_agent.probes import control, protobuf
 
 BIG_ID = 2**64 - 5
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent import cpu
+from flower_agent.machine import cpu
 
 QEMU64 = (
     "fpu de pse tsc msr mmx fxsr sse sse2 ht syscall nx lm cpuid hypervisor lahf_lm svm pni cx16"

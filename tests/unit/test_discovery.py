@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import discovery, flower, report
 from flower_agent.address import Address
-from flower_agent.discovery import Member, Partition, Peer, Service
 from flower_agent.errors import AgentError, Severity
+from flower_agent.reporting import report
+from flower_agent.service import discovery
+from flower_agent.service.discovery import Member, Partition, Peer, Service
+from flower_agent.wanted import flower
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CA = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"

@@ -9,9 +9,13 @@ import re
 import pytest
 from test_purity import PURE
 
-from flower_agent import backoff, cli, life, report, settings, status, status_command
+from flower_agent import cli
 from flower_agent.catalogue import CATALOGUE
-from flower_agent.status import Mark, Status
+from flower_agent.commands import status_command
+from flower_agent.config import settings
+from flower_agent.reporting import life, report, status
+from flower_agent.reporting.status import Mark, Status
+from flower_agent.steps import backoff
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = ROOT / "flower_agent"
@@ -69,7 +73,7 @@ def first_cells(text):
 
 @functools.cache
 def sources():
-    return "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py"))
+    return "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
 
 
 @functools.cache
@@ -199,15 +203,19 @@ def test_a_number_is_the_constant_of_the_code(page, sentence):
     assert backoff.LONGEST_DELAY_S == 5 * 60
 
 
-def test_the_map_of_the_house_has_every_module_and_says_which_are_pure():
+def test_the_map_of_the_house_has_every_module_in_its_place_and_says_which_are_pure():
     text = read("CONTRIBUTING.md")
-    rows = re.findall(r"^\| ((?:`\w+\.py`(?:, )?)+)( \*pure\*)? \|", text, re.MULTILINE)
-    listed = {
-        name: bool(pure) for names, pure in rows for name in re.findall(r"`(\w+)\.py`", names)
-    }
-    present = {path.stem for path in SOURCE.glob("*.py") if not path.stem.startswith("__")}
-    assert set(listed) == present
-    assert sorted(name for name, pure in listed.items() if pure) == sorted({*PURE} & present)
+    parts = re.split(r"^\*\*.* `flower_agent/(\w*)/?`\*\*$", text, flags=re.MULTILINE)[1:]
+    listed = {}
+    for place, part in zip(parts[::2], parts[1::2], strict=True):
+        rows = re.findall(r"^\| ((?:`\w+\.py`(?:, )?)+)( \*pure\*)? \|", part, re.MULTILINE)
+        for names, pure in rows:
+            for name in re.findall(r"`(\w+\.py)`", names):
+                listed[str(pathlib.PurePath(place, name))] = bool(pure)
+    modules = (path for path in SOURCE.rglob("*.py") if not path.stem.startswith("__"))
+    assert set(listed) == {str(path.relative_to(SOURCE)) for path in modules}
+    pure = {pathlib.PurePath(name).stem for name, is_pure in listed.items() if is_pure}
+    assert pure == set(PURE)
 
 
 def test_the_license_is_the_one_that_the_package_names():

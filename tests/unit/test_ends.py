@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from flower_agent import backoff
-from flower_agent.backoff import Trouble
-from flower_agent.containers import Existing
-from flower_agent.ends import AGAIN_S, FIRST_AGAIN_S, Ends
+from flower_agent.steps import backoff
+from flower_agent.steps.backoff import Trouble
+from flower_agent.steps.ends import AGAIN_S, FIRST_AGAIN_S, Ends
+from flower_agent.wanted.containers import Existing
 
 NAME = "flower-supernode"
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"

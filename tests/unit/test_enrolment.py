@@ -8,10 +8,11 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from node_key_pairs import CURVES, node, pem_of, public
 
-from flower_agent import enrolment, pem
-from flower_agent.control import NodeInfo, NodeStatus
-from flower_agent.discovery import Peer
-from flower_agent.enrolment import Action, Claim, Pin
+from flower_agent.config import pem
+from flower_agent.probes.control import NodeInfo, NodeStatus
+from flower_agent.service import enrolment
+from flower_agent.service.discovery import Peer
+from flower_agent.service.enrolment import Action, Claim, Pin
 
 ONLINE, OFFLINE, GONE = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.UNREGISTERED
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import exit_table, exits
 from flower_agent.catalogue import CATALOGUE
-from flower_agent.exits import Refusal
+from flower_agent.probes import exit_table, exits
+from flower_agent.probes.exits import Refusal
 
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"
 ALL_LOGS = sorted(LOGS.glob("*.log"))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import firewall, netfilter, packet_filter
 from flower_agent.address import Address
-from flower_agent.host import HostFacts
-from flower_agent.interfaces import Interface
-from flower_agent.netfilter import Applies, Chain, Packet, Rule, Verdict
+from flower_agent.machine import firewall, netfilter, packet_filter
+from flower_agent.machine.host import HostFacts
+from flower_agent.machine.interfaces import Interface
+from flower_agent.machine.netfilter import Applies, Chain, Packet, Rule, Verdict
 
 RECORDED = pathlib.Path(__file__).parents[1] / "data" / "firewall"
 ANY = "0.0.0.0"  # noqa: S104 - never bound here

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flower_agent import arguments, flower
 from flower_agent.address import Address
-from flower_agent.arguments import Trust
-from flower_agent.flower import Transport
+from flower_agent.wanted import arguments, flower
+from flower_agent.wanted.arguments import Trust
+from flower_agent.wanted.flower import Transport
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 BANDS = {

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from flower_agent import baker, cli, frameworks
+from flower_agent import cli
 from flower_agent.errors import AgentError
-from flower_agent.frameworks import NAMES, PYTHONS, parse_lock
+from flower_agent.steps import baker
+from flower_agent.wanted import frameworks
+from flower_agent.wanted.frameworks import NAMES, PYTHONS, parse_lock
 
 WHEEL = "torch==2.13.0+cpu --hash=sha256:" + "a" * 64 + "  # 1000 bytes"
 OTHER = "sympy==1.14.0 --hash=sha256:" + "b" * 64 + "  # 24 bytes"

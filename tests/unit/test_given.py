@@ -18,9 +18,9 @@ from authority import (
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from flower_agent import certificates, tls
 from flower_agent.errors import Severity
-from flower_agent.given import Material, check_given
+from flower_agent.pki import certificates, tls
+from flower_agent.pki.given import Material, check_given
 from flower_agent.secret import Secret
 
 HOST = "10.0.0.1"

@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
-from flower_agent import gpu, gpu_probe, nvidia
-from flower_agent.gpu import Access, Answer, Asked, Card, Files, Offers
-from flower_agent.parsers import GpuMode
+from flower_agent.config.parsers import GpuMode
+from flower_agent.machine import gpu, gpu_probe, nvidia
+from flower_agent.machine.gpu import Access, Answer, Asked, Card, Files, Offers
 
 RECORDED = pathlib.Path(__file__).parents[1] / "data" / "gpu"
 BARE = Offers(runtimes=frozenset({"runc", "io.containerd.runc.v2"}))

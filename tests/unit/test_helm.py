@@ -11,8 +11,8 @@ import pytest
 import yaml
 from node_key_pairs import openssh, private, public
 
-from flower_agent import settings
-from flower_agent.settings import Role
+from flower_agent.config import settings
+from flower_agent.config.settings import Role
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CHARTS = {Role.SUPERLINK: "flower-server", Role.SUPERNODE: "flower-client"}

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from flower_agent import host, interfaces
 from flower_agent.errors import AgentError
-from flower_agent.interfaces import Interface, fleet_address
-from flower_agent.sockets import State
+from flower_agent.machine import host, interfaces
+from flower_agent.machine.interfaces import Interface, fleet_address
+from flower_agent.machine.sockets import State
 
 ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 

@@ -5,7 +5,8 @@ import re
 import pytest
 from test_roles import EXEC, GIVEN, LINK, NODE, SUBPROCESS, site
 
-from flower_agent import roles, settings
+from flower_agent.config import settings
+from flower_agent.wanted import roles
 
 TEXTS = {
     "substitution": "$(touch /run/owned)",

@@ -12,7 +12,7 @@ import hcl2
 import pytest
 import suites
 
-from flower_agent import context
+from flower_agent.config import context
 
 FILES = file_tree.FILES
 EVERY = list(suites.SUITES.values())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent.images import (
+from flower_agent.wanted.images import (
     Image,
     Reference,
     dump_lock,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from flower_agent import context, inputs
-from flower_agent.onegate import Access
+from flower_agent.config import context, inputs
 from flower_agent.paths import Paths
 from flower_agent.secret import Secret
+from flower_agent.service.onegate import Access
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="

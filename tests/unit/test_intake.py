@@ -3,11 +3,11 @@
 import pytest
 import structlog
 
-from flower_agent import inputs, intake
-from flower_agent.intake import Intake
-from flower_agent.life import Phase
-from flower_agent.parsers import Role
+from flower_agent.config import inputs, intake
+from flower_agent.config.intake import Intake
+from flower_agent.config.parsers import Role
 from flower_agent.paths import Paths
+from flower_agent.reporting.life import Phase
 
 GOOD = "FLOWER_ROLE='superlink'\n"
 BAD = "FLOWER_ROLE='captain'\n"

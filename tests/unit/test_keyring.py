@@ -7,12 +7,12 @@ import stat
 import pytest
 from authority import DAY, NOW, shake_hands
 
-from flower_agent import tls, trust
-from flower_agent.containers import FLOWER_UID
 from flower_agent.errors import AgentError
-from flower_agent.keyring import Keyring
+from flower_agent.pki import tls, trust
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.trust import Action, Source, Step, Wanted
 from flower_agent.secret import Secret
-from flower_agent.trust import Action, Source, Step, Wanted
+from flower_agent.wanted.containers import FLOWER_UID
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason=f"root alone may hand a file to group {FLOWER_UID}"

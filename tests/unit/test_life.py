@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import life
 from flower_agent.errors import Finding
-from flower_agent.life import Phase, State, Unmet
+from flower_agent.reporting import life
+from flower_agent.reporting.life import Phase, State, Unmet
 
 BORN = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 LIMIT_S = 600

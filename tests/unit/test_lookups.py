@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent import enrolment, lookups
-from flower_agent.control import NodeStatus
-from flower_agent.discovery import Member, Service
-from flower_agent.enrolment import Claim, Pin
-from flower_agent.lookups import Absence, Look, Standing
+from flower_agent.probes.control import NodeStatus
+from flower_agent.service import enrolment, lookups
+from flower_agent.service.discovery import Member, Service
+from flower_agent.service.enrolment import Claim, Pin
+from flower_agent.service.lookups import Absence, Look, Standing
 
 PINS = [Pin("42", public(1), own=True)]
 

@@ -19,7 +19,8 @@ import yamllint.config
 import yamllint.linter
 from test_templates import SCHEMA, checked
 
-from flower_agent import __version__, flower
+from flower_agent import __version__
+from flower_agent.wanted import flower
 
 SIZE = 10 * 1024**3
 URL = "https://images.example.org/flower.qcow2"

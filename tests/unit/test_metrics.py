@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from test_status_cases import NOW, SCREENS
 
-from flower_agent import metrics
-from flower_agent.metrics import Measured
-from flower_agent.status import Fact, Mark
+from flower_agent.reporting import metrics
+from flower_agent.reporting.metrics import Measured
+from flower_agent.reporting.status import Fact, Mark
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/metrics"

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from node_key_pairs import CURVES, openssh, private, public
 
-from flower_agent import node_keys, pem
-from flower_agent.containers import FLOWER_UID
+from flower_agent.config import pem
 from flower_agent.errors import AgentError
-from flower_agent.node_keys import NodeKeys
+from flower_agent.pki import node_keys
+from flower_agent.pki.node_keys import NodeKeys
 from flower_agent.secret import Secret
+from flower_agent.wanted.containers import FLOWER_UID
 
 
 @pytest.fixture

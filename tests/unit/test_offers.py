@@ -4,11 +4,12 @@ import base64
 
 import pytest
 
-from flower_agent import flower, offers
 from flower_agent.address import Address
-from flower_agent.discovery import Peer
+from flower_agent.config.parsers import Plugin
 from flower_agent.errors import AgentError, Severity
-from flower_agent.parsers import Plugin
+from flower_agent.service import offers
+from flower_agent.service.discovery import Peer
+from flower_agent.wanted import flower
 
 CA, LINKS_CA = "the node's CA", "the SuperLink's CA"
 NODES, LINKS = Address("10.0.0.7", 9094), Address("10.0.0.5", 9091)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import blueprint, onetemplate
+from flower_agent.commands import blueprint, onetemplate
+from flower_agent.commands.onetemplate import Kind
 from flower_agent.errors import AgentError
-from flower_agent.onetemplate import Kind
 
 NAMES = st.from_regex(r"[A-Z][A-Z0-9_]{0,8}", fullmatch=True)
 VALUES = st.text("ab \\n\t,]=#$é", max_size=20).filter(lambda value: not value.endswith("\\"))

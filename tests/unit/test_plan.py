@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.containers import (
+from flower_agent.steps.plan import Action, foreign, plan
+from flower_agent.wanted.containers import (
     CPU_SHARES,
     CPU_SHARES_STARTING,
     Container,
@@ -15,7 +16,6 @@ from flower_agent.containers import (
     Mount,
     Part,
 )
-from flower_agent.plan import Action, foreign, plan
 
 MAIN = Container(name="flower-supernode", part=Part.SUPERNODE, image="flwr/a:1", command=("--x",))
 APPS = Container(

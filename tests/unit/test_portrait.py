@@ -5,14 +5,15 @@ import datetime
 
 import pytest
 
-from flower_agent import life, portrait, settings
-from flower_agent.containers import Existing
+from flower_agent.config import settings
+from flower_agent.config.inputs import Inputs
 from flower_agent.errors import Finding, warning
-from flower_agent.inputs import Inputs
-from flower_agent.life import Phase, Unmet
-from flower_agent.onegate import Access
+from flower_agent.reporting import life, portrait
+from flower_agent.reporting.life import Phase, Unmet
+from flower_agent.reporting.status import Fact, Link, Mark, Node
 from flower_agent.secret import Secret
-from flower_agent.status import Fact, Link, Mark, Node
+from flower_agent.service.onegate import Access
+from flower_agent.wanted.containers import Existing
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="

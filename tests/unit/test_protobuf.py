@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2, struct_pb2, wrappers_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import protobuf
+from flower_agent.probes import protobuf
 
 NUMBERS = st.integers(1, 2**29 - 1)
 UNSIGNED = st.integers(0, 2**64 - 1)

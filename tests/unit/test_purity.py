@@ -15,6 +15,10 @@ PURE = tuple(
     for name in re.findall(r"`(\w+)\.py`", row)
 )
 
+PACKAGES = {
+    "", "flower_agent", *(f"flower_agent.{path.parent.name}" for path in SOURCE.glob("*/*.py"))
+}  # fmt: skip
+
 WORLD = {
     "asyncio", "cryptography", "ctypes", "docker", "fcntl", "glob", "grpc", "http", "io",
     "multiprocessing", "os", "pathlib", "random", "requests", "secrets", "select", "shutil",
@@ -30,16 +34,25 @@ def is_main_part(node):
 
 
 def imports(name):
-    """Yield the imported modules by their full names, siblings with a dot in front."""
-    tree = ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
+    """Yield the imported modules by their full names, our own by their last with a dot before."""
+    (path,) = (path for path in SOURCE.rglob("*.py") if path.stem == name)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     body = [part for part in tree.body if not is_main_part(part)]
     for node in (node for part in body for node in ast.walk(part)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield "." * node.level + node.module
         elif isinstance(node, ast.ImportFrom):
-            yield from (f".{alias.name}" for alias in node.names)
+            yield from imported_from(node)
+
+
+def imported_from(node):
+    module = node.module or ""
+    if not node.level and module.partition(".")[0] != "flower_agent":
+        yield module
+    elif module in PACKAGES:
+        yield from (f".{alias.name}" for alias in node.names)
+    else:
+        yield f".{module.rpartition('.')[2]}"
 
 
 def test_the_pure_modules_are_found():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from flower_agent import record
 from flower_agent.address import Address
-from flower_agent.discovery import Partition
-from flower_agent.enrolment import Pin
 from flower_agent.record import Record
+from flower_agent.service.discovery import Partition
+from flower_agent.service.enrolment import Pin
 
 KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"

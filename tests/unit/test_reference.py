@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-from flower_agent import cli, provocations, reference, settings
+from flower_agent import cli, provocations, reference
 from flower_agent.catalogue import CATALOGUE
+from flower_agent.config import settings
 from flower_agent.provocations import PROVOCATIONS
 
 ROOT = pathlib.Path(__file__).parents[2]

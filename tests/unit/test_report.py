@@ -12,10 +12,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from onegate_cloud import Cloud, Refused
 
-from flower_agent import report
 from flower_agent.errors import Finding, warning
-from flower_agent.report import Sent, render, words
-from flower_agent.status import Status, stamp
+from flower_agent.reporting import report
+from flower_agent.reporting.report import Sent, render, words
+from flower_agent.reporting.status import Status, stamp
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 VMID = 28

@@ -7,16 +7,20 @@ import pathlib
 
 import pytest
 
-from flower_agent import enroller, flower, node_trust, roles, settings, superexec
 from flower_agent.address import Address, parse_address
-from flower_agent.arguments import Trust
-from flower_agent.containers import Container, Mount, Part
-from flower_agent.discovery import SuperLink
-from flower_agent.gpu import Access
-from flower_agent.parsers import GpuMode, Role
+from flower_agent.config import settings
+from flower_agent.config.parsers import GpuMode, Role
+from flower_agent.loop import superexec
+from flower_agent.machine.gpu import Access
 from flower_agent.paths import Paths
+from flower_agent.pki import node_trust
 from flower_agent.record import Record
-from flower_agent.roles import Site
+from flower_agent.service import enroller
+from flower_agent.service.discovery import SuperLink
+from flower_agent.wanted import flower, roles
+from flower_agent.wanted.arguments import Trust
+from flower_agent.wanted.containers import Container, Mount, Part
+from flower_agent.wanted.roles import Site
 
 PATHS = Paths(pathlib.Path("/"))
 TLS = PATHS.tls

@@ -6,9 +6,9 @@ import datetime
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent import roster
-from flower_agent.control import NodeStatus
-from flower_agent.enrolment import Claim, Pin
+from flower_agent.probes.control import NodeStatus
+from flower_agent.reporting import roster
+from flower_agent.service.enrolment import Claim, Pin
 
 CAME, LEFT = "2026-03-01T10:00:00+00:00", "2026-03-01T11:00:00.123456+00:00"
 UNTIL = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.UTC)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import rounds
-from flower_agent.rounds import Progress
+from flower_agent.runs import rounds
+from flower_agent.runs.rounds import Progress
 
 LOGS = pathlib.Path(__file__).parents[1] / "data/flower/runs"
 LOG = (LOGS / "1.25.0-finished.log").read_text("utf-8")

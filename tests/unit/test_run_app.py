@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from flower_agent import run_app
 from flower_agent.errors import AgentError
+from flower_agent.runs import run_app
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "contrib/app/pyproject.toml"
 APP = """

@@ -2,9 +2,10 @@
 
 import pytest
 
-from flower_agent import run_config, settings
+from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.run_app import App
+from flower_agent.runs import run_config
+from flower_agent.runs.run_app import App
 
 SERVER = {"FLOWER_ROLE": "server"}
 

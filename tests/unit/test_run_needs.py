@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from flower_agent import run_needs
+from flower_agent.runs import run_needs
 
 
 def ask(*wanted):

@@ -9,16 +9,18 @@ import pytest
 from authority import DAY, NOW, issue, secret
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from flower_agent import certificates, check, settings, tls_commands, trust
-from flower_agent.certificate_files import CHAIN, KEY, ROOT, SETTLE_S, CertificateFiles
+from flower_agent.commands import check, tls_commands
+from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.host import HostFacts
-from flower_agent.keyring import Keyring
-from flower_agent.orders import OrderBox
+from flower_agent.loop.orders import OrderBox
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
 from flower_agent.paths import Paths
+from flower_agent.pki import certificates, trust
+from flower_agent.pki.certificate_files import CHAIN, KEY, ROOT, SETTLE_S, CertificateFiles
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.server_certificate import ServerCertificate
 from flower_agent.record import Record
-from flower_agent.server_certificate import ServerCertificate
-from flower_agent.turn import Turn
 
 HOOK = pathlib.Path(__file__).parents[2] / "contrib/certbot/flower-agent"
 NAME = "fl.example.org"

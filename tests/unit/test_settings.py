@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import context, settings, variable
 from flower_agent.address import Address
+from flower_agent.config import context, settings, variable
+from flower_agent.config.settings import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
 from flower_agent.errors import Severity
 from flower_agent.secret import Secret
-from flower_agent.settings import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import sockets
-from flower_agent.sockets import Socket, State
+from flower_agent.machine import sockets
+from flower_agent.machine.sockets import Socket, State
 
 ANY = "0.0.0.0"  # noqa: S104  # nothing is bound, it is compared
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"

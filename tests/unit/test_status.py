@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import screen, status, status_command
+from flower_agent.commands import status_command
 from flower_agent.errors import Finding, warning
-from flower_agent.status import Fact, Mark, Status
+from flower_agent.reporting import screen, status
+from flower_agent.reporting.status import Fact, Mark, Status
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 

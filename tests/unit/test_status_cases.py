@@ -13,9 +13,9 @@ import pathlib
 import jsonschema
 import pytest
 
-from flower_agent import life, screen, status
 from flower_agent.errors import Finding, warning
-from flower_agent.status import Fact, Link, Mark, Node, Status
+from flower_agent.reporting import life, screen, status
+from flower_agent.reporting.status import Fact, Link, Mark, Node, Status
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/status"

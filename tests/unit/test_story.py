@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import story
-from flower_agent.story import Line
+from flower_agent.commands import story
+from flower_agent.commands.story import Line
 
 
 def at(second, micros=0):

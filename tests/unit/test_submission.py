@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import settings, submission
-from flower_agent.app_source import parse_source
-from flower_agent.control import RunInfo, RunStatus
-from flower_agent.submission import Due, Submission
+from flower_agent.config import settings
+from flower_agent.config.app_source import parse_source
+from flower_agent.probes.control import RunInfo, RunStatus
+from flower_agent.runs import submission
+from flower_agent.runs.submission import Due, Submission
 
 KNOWN = Submission(
     key="k", vmid="41", source="https://h/app", commit="c" * 40, app="me/mine 1", bundle="b" * 64

@@ -20,8 +20,11 @@ import write
 from hypothesis import given, strategies
 from test_docs import attributes as published
 
-from flower_agent import check, cli, flower, names, rules, settings
+from flower_agent import cli
+from flower_agent.commands import check
+from flower_agent.config import names, rules, settings
 from flower_agent.paths import Paths
+from flower_agent.wanted import flower
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 SCHEMA = json.loads((DATA / "oneflow-service-template.schema.json").read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from flower_agent import certificates, tls
 from flower_agent.errors import AgentError
+from flower_agent.pki import certificates, tls
 from flower_agent.secret import Secret
 
 HOSTS = ("10.0.0.1", "fd00::1", "superlink.example.org")

@@ -5,11 +5,11 @@ import datetime
 
 import pytest
 
-from flower_agent import trust
-from flower_agent.certificates import Certificate
 from flower_agent.errors import AgentError
+from flower_agent.pki import trust
+from flower_agent.pki.certificates import Certificate
+from flower_agent.pki.trust import Held, Source, Wanted
 from flower_agent.secret import Secret
-from flower_agent.trust import Held, Source, Wanted
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)

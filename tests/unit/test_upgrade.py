@@ -2,8 +2,9 @@
 
 import pytest
 
-from flower_agent import flower, settings, upgrade
+from flower_agent.config import settings
 from flower_agent.record import Record
+from flower_agent.wanted import flower, upgrade
 
 
 def version(text):

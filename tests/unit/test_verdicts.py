@@ -9,10 +9,11 @@ import re
 import jsonschema
 import pytest
 
-from flower_agent import screen, verdicts
+from flower_agent.commands import verdicts
+from flower_agent.commands.verdicts import GIB, MIB, Room, Verdict
 from flower_agent.errors import Finding
-from flower_agent.netfilter import Packet
-from flower_agent.verdicts import GIB, MIB, Room, Verdict
+from flower_agent.machine.netfilter import Packet
+from flower_agent.reporting import screen
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/doctor"

@@ -1,0 +1,1 @@
+"""What `flower-agent` does when a person calls it."""

@@ -1,0 +1,119 @@
+"""``flower-agent bake``, for image builders: images here, pinned in images.lock.
+
+Each image is pinned as soon as it is whole, so that a bake that was cut off goes on where it was.
+"""
+
+import contextlib
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flower_agent import files
+from flower_agent.config import inputs, settings
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError, Severity
+from flower_agent.machine import cpu, host
+from flower_agent.paths import Paths
+from flower_agent.steps import baker, supply
+from flower_agent.steps.baker import Baker, Source
+from flower_agent.steps.engine import Engine, socket_url
+from flower_agent.steps.workbench import Workbench
+from flower_agent.wanted import flower, frameworks, images
+from flower_agent.wanted.images import Image
+
+PARTS = ("superlink", "supernode", "superexec")
+SAY_EVERY_S = 2.0
+
+
+def run(paths: Paths, version: str, wanted: Sequence[str], where: Source) -> int:
+    """Bring Flower's images and those of frameworks here, pin them, and print their sizes."""
+    good = _settings(paths, version)
+    names = wanted or ([good.framework.value] if good.framework else [])
+    for finding in cpu.findings(host.cpu_flags(), names):
+        print(f"warning: {finding}\n  fix: {finding.hint}")
+    total = 0
+    with contextlib.closing(Engine("bake", url=socket_url())) as engine:
+        for reference, image in _images(engine, paths, good, names, where):
+            pin = images.pin(reference, image)
+            _pin(paths.images_lock, reference, pin)
+            total += image.size_bytes
+            print(f"{reference}  {pin}  {_size(image.size_bytes)}")
+    print(f"pinned in {paths.images_lock}; {_size(total)}, of which layers in common count once")
+    return 0
+
+
+def _settings(paths: Paths, version: str) -> Settings:
+    """Return the image builder's defaults with that version. Raises AgentError of the first."""
+    read = inputs.read(paths, context_file=pathlib.Path("/dev/null"))
+    asked = {"FLOWER_ROLE": "supernode", **({"FLOWER_VERSION": version} if version else {})}
+    parsed = settings.parse(asked, {**read.config, "flower_role": ""})
+    for finding in (*read.findings, *parsed.findings):
+        if finding.severity is Severity.ERROR:
+            raise AgentError(finding.code, finding.message, finding.hint)
+    if parsed.settings is None:
+        raise ValueError("no settings and no finding")
+    return parsed.settings
+
+
+def _images(
+    engine: Engine, paths: Paths, good: Settings, names: Sequence[str], where: Source
+) -> Iterator[tuple[str, Image]]:
+    registry = supply.registry(good)
+    pins = supply.locked(paths.images_lock)
+    for part in PARTS:
+        reference = flower.image(good.image_prefix, part, good.version)
+        found = engine.image(reference)
+        if found is None or images.pinned(reference, found, pins.get(reference, "")) is None:
+            with _telling(reference) as progress:
+                engine.pull(
+                    reference,
+                    digest=pins.get(reference, ""),
+                    registry=registry,
+                    progress=progress,
+                )
+            found = engine.image(reference)
+        if found is not None:
+            yield reference, found
+    oven = Baker(engine, Workbench(engine), paths.bake)
+    parent = flower.image(good.image_prefix, "superexec", good.version)
+    for name in names:
+        reference = frameworks.image(good.version.release, name)
+        with _telling(reference) as progress:
+            made = oven.ensure(
+                reference, parent, where=where, pins=pins, registry=registry, progress=progress
+            )
+        yield reference, made
+
+
+def _pin(lock: pathlib.Path, reference: str, pin: str) -> None:
+    rows = {**supply.locked(lock), reference: pin}
+    files.directory(lock.parent, 0o755)
+    files.write_atomic(lock, images.dump_lock(rows), 0o644)
+
+
+@contextlib.contextmanager
+def _telling(reference: str) -> Iterator[Callable[[str], None]]:
+    """Give what prints a line of progress now and then."""
+    said, at = "", float("-inf")
+
+    def say(text: str) -> None:
+        nonlocal said, at
+        if text and text != said and time.monotonic() - at >= SAY_EVERY_S:
+            said, at = text, time.monotonic()
+            print(f"{reference}: {text}", flush=True)
+
+    yield say
+    sys.stdout.flush()
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
+def source(index: str, wheels: str, environment: dict[str, str]) -> Source:
+    """Return where the wheels come from. Raises AgentError for a directory that is not there."""
+    found = baker.source(environment, index=index, given=wheels)
+    if found.given is not None and not found.given.is_dir():
+        raise AgentError("image.build", f"there is no directory {found.given}", "Name one that is.")
+    return found

@@ -1,0 +1,151 @@
+"""``flower-agent check``: judge a context without a VM and without a touch."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from flower_agent.address import is_ip, parse_address
+from flower_agent.config import inputs, intake, settings
+from flower_agent.config.inputs import Inputs
+from flower_agent.config.parsers import Role
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError, Finding, Severity
+from flower_agent.loop import superexec
+from flower_agent.paths import Paths
+from flower_agent.pki import node_keys, node_trust, server_certificate
+from flower_agent.pki.certificate_files import CertificateFiles
+from flower_agent.secret import Secret
+from flower_agent.wanted import roles
+
+
+def run(
+    paths: Paths,
+    context: pathlib.Path | None,
+    config: pathlib.Path | None = None,
+    *,
+    as_json: bool,
+) -> int:
+    """Print every finding; return 0 when a VM would start with it, 1 when not.
+
+    A `config` without a `context` is judged alone: what a CONTEXT must add is not missed.
+    """
+    if config is not None and context is None:
+        return _config(config, as_json=as_json)
+    read = inputs.read(paths, context_file=context, config_file=config)
+    found, findings = intake.judge(read)
+    if found is not None:
+        findings = (
+            *findings,
+            *deeper(found, read, CertificateFiles(paths.certificates), offline=context is not None),
+        )
+    if as_json:
+        print(json.dumps({"schema": 1, **judged(found, findings)}, indent=1))
+    else:
+        print("\n".join(lines(found, findings)))
+    return int(wrong(findings))
+
+
+def wrong(findings: Collection[Finding]) -> bool:
+    """Tell whether a VM would not start."""
+    return any(f.severity is Severity.ERROR for f in findings)
+
+
+def lines(found: Settings | None, findings: Collection[Finding]) -> Iterator[str]:
+    """Yield findings and what a VM would do, as text."""
+    for finding in findings:
+        yield f"{finding.severity}: {finding}\n  fix: {finding.hint}"
+    if wrong(findings):
+        yield "it would not start"
+    elif found is not None:
+        yield f"it would start as {found.role} with Flower {found.version}"
+        yield f"  images: {', '.join(roles.images(found))}"
+
+
+def judged(found: Settings | None, findings: Collection[Finding]) -> dict[str, Any]:
+    """Return findings and what a VM would do, as JSON."""
+    starts = found is not None and not wrong(findings)
+    return {
+        "ok": not wrong(findings),
+        "role": str(found.role) if found and starts else None,
+        "version": str(found.version) if found and starts else None,
+        "images": list(roles.images(found)) if found and starts else [],
+        "findings": [dataclasses.asdict(f) for f in findings],
+    }
+
+
+def deeper(
+    found: Settings, read: Inputs, files: CertificateFiles | None, *, offline: bool
+) -> tuple[Finding, ...]:
+    """Return what only certificates and the way to the SuperLink tell.
+
+    `files` are a VM's watched certificates; None where there is no VM yet.
+    """
+    variables = read.variables or {}
+    findings: tuple[Finding, ...] = ()
+    if found.role is Role.SUPERLINK and found.tls:
+        findings = tuple(_certificate(found, variables, files))
+    if found.node_private_key is not None:
+        findings = (*findings, *_node_key(found.node_private_key))
+    token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
+    sources = {Role.SUPERNODE: node_trust.no_source, Role.SUPEREXEC: superexec.no_source}
+    lost = sources[found.role](found) if found.role in sources and not token else None
+    return (*findings, lost) if lost else findings
+
+
+def _config(path: pathlib.Path, *, as_json: bool) -> int:
+    try:
+        parsed = settings.parse({}, inputs.read_config(path, required=True))
+        findings = [f for f in parsed.findings if f.code != "setting.missing"]
+    except AgentError as error:
+        findings = [error.finding]
+    if as_json:
+        print(json.dumps({"schema": 1, **judged(None, findings)}, indent=1))
+        return int(wrong(findings))
+    last = "it would not be used" if wrong(findings) else "its defaults can be used"
+    print("\n".join([f"{f.severity}: {f}\n  fix: {f.hint}" for f in findings] + [last]))
+    return int(wrong(findings))
+
+
+def _certificate(
+    settings: Settings, variables: Mapping[str, str], files: CertificateFiles | None
+) -> Iterator[Finding]:
+    """Yield what is wrong with a given certificate, of the context or in a file."""
+    try:
+        given = server_certificate.from_context(settings)
+        material = given or (files.read(0.0) if files else None)
+    except AgentError as error:
+        yield error.finding
+        return
+    if material is None:
+        lacks = server_certificate.without_certificate(settings)
+        yield from (lacks,) if lacks else ()
+        return
+    host = _dialled(settings, variables)
+    hosts = (host,) if host else ()
+    now = datetime.datetime.now(datetime.UTC)
+    yield from server_certificate.check(material, settings, hosts, now).findings
+
+
+def _node_key(private: Secret) -> Iterator[Finding]:
+    try:
+        node_keys.public_half(private.reveal().encode())
+    except ValueError as error:
+        message = f"FLOWER_NODE_PRIVATE_KEY cannot be used: {error}"
+        yield Finding("enrol.key_invalid", message)
+
+
+def _dialled(found: Settings, variables: Mapping[str, str]) -> str | None:
+    """Return the host that nodes will dial, as far as the context tells."""
+    if found.public_address:
+        return parse_address(found.public_address, 1).host
+    wanted = found.address
+    if wanted and is_ip(wanted):
+        return wanted
+    address = variables.get(f"{(wanted or 'ETH0').upper()}_IP", "")
+    try:
+        return parse_address(address, 1).host if address else None
+    except (ValueError, AgentError):
+        return None

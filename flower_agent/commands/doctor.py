@@ -1,0 +1,280 @@
+"""``flower-agent doctor``: live looks at all that the agent depends on; changes nothing.
+
+What is seen becomes verdicts in `verdicts`. Each look has a time limit, a resolver its own.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import re
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from flower_agent import log
+from flower_agent.address import is_ip
+from flower_agent.config import inputs, intake
+from flower_agent.config.inputs import Inputs
+from flower_agent.config.parsers import GpuMode, Role
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError, Finding
+from flower_agent.files import held
+from flower_agent.machine import cpu, gpu, host, nvidia
+from flower_agent.paths import Paths
+from flower_agent.reporting.screen import headline
+from flower_agent.service import discovery, finder
+from flower_agent.service.onegate import OneGate
+from flower_agent.steps import supply
+from flower_agent.steps.engine import socket_url
+from flower_agent.wanted import frameworks, roles
+
+from . import reach, status_command, verdicts
+from .inspector import Inspector
+from .verdicts import Check, Room, found, mild, skipped, well
+
+TIMEOUT_S = 5.0
+SYNCHRONIZED_US = 16_000_000
+"""The kernel's estimate of its clock's error above which nobody sets it (as timedatectl)."""
+
+DOCKER_HUB = "registry-1.docker.io"
+
+
+@dataclasses.dataclass(slots=True)
+class Patient:
+    """What the checks share: what is known so far."""
+
+    paths: Paths
+    engine: Inspector
+    read: Inputs
+    settings: Settings | None
+    client: OneGate | None
+    images_here: bool | None = None
+    """None: Docker does not tell."""
+
+    docker_root: str = ""
+    skew_s: float | None = None
+
+
+def run(paths: Paths, name: str, *, as_json: bool) -> int:
+    """Print what was looked at; return 1 when something is wrong."""
+    log.configure("CRITICAL", tty=False)
+    checks = list(examine(paths, name))
+    if as_json:
+        document = verdicts.document(checks, datetime.datetime.now(datetime.UTC))
+        print(json.dumps(document, indent=1))
+    else:
+        print(verdicts.render(checks, color=status_command.colored(sys.stdout, os.environ)))
+    return verdicts.exit_code(checks)
+
+
+def examine(paths: Paths, name: str) -> Iterator[Check]:
+    """Yield every check, in the order in which a start needs what it looks at."""
+    read = inputs.read(paths)
+    settings, findings = intake.judge(read)
+    access = read.access
+    client = OneGate(access, connect_s=TIMEOUT_S, read_s=TIMEOUT_S) if access else None
+    patient = Patient(paths, Inspector(name or "default", url=socket_url()), read, settings, client)
+    with contextlib.closing(patient.engine):
+        yield _agent(paths)
+        yield from _context(read, settings, findings)
+        yield from _docker(patient)
+        yield from _disks(patient)
+        yield verdicts.memory(*_memory())
+        yield _cpu(settings)
+        onegate = list(_onegate(patient))
+        yield verdicts.clock(patient.skew_s, synchronized=_synchronized())
+        yield from _images(patient)
+        yield from _names(patient)
+        yield from onegate
+        yield from _gpu(patient)
+        if settings is not None:
+            yield from reach.examine(paths, read, settings, client)
+    if client is not None:
+        client.close()
+
+
+def _agent(paths: Paths) -> Check:
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        running = held(paths.lock)
+    except AgentError as error:
+        return found("agent", error.finding)
+    told = headline(status_command.document(paths), running=running, now=now)
+    if not running:
+        return mild("agent", Finding("agent.stopped", told))
+    return well("agent", told)
+
+
+def _context(
+    read: Inputs, settings: Settings | None, findings: tuple[Finding, ...]
+) -> Iterator[Check]:
+    yield from (found("context", finding) for finding in findings)
+    if settings is None:
+        return
+    if not findings:
+        yield well("context", f"VM {read.vmid or 'without an id'}, a {settings.role}")
+
+
+def _docker(patient: Patient) -> Iterator[Check]:
+    try:
+        about = patient.engine.about()
+    except AgentError as error:
+        yield found("docker", error.finding)
+        return
+    patient.docker_root = about.root
+    yield verdicts.docker(about.version, live_restore=about.live_restore)
+    if patient.settings is not None:
+        wanted = _wanted(patient.settings)
+        with contextlib.suppress(AgentError):
+            patient.images_here = all(patient.engine.image(name) for name in wanted)
+
+
+def _wanted(settings: Settings) -> tuple[str, ...]:
+    cuda = roles.wants_cuda(settings, devices=bool(nvidia.look().devices))
+    return roles.images(settings, cuda=cuda)
+
+
+def _disks(patient: Patient) -> Iterator[Check]:
+    fetch = verdicts.DOCKER_ROOM if patient.images_here else verdicts.IMAGES_ROOM
+    wanted = {str(patient.paths.state): verdicts.STATE_ROOM, str(patient.paths.runtime): 1}
+    if patient.docker_root:
+        wanted[patient.docker_root] = fetch
+    for path, room in wanted.items():
+        seen = _room(pathlib.Path(path))
+        yield verdicts.disk(seen, room) if seen else skipped("disk", f"{path} cannot be seen")
+
+
+def _room(path: pathlib.Path) -> Room | None:
+    """Look at the file system that has `path`, or will have it."""
+    there = next((p for p in (path, *path.parents) if p.exists()), pathlib.Path("/"))
+    try:
+        seen = os.statvfs(there)
+    except OSError:
+        return None
+    free = 0 if seen.f_flag & os.ST_RDONLY else seen.f_bavail * seen.f_frsize
+    inodes = seen.f_favail if seen.f_files else None
+    return Room(str(path), free, seen.f_blocks * seen.f_frsize, inodes)
+
+
+def _memory() -> tuple[int, int]:
+    text = pathlib.Path("/proc/meminfo").read_text("utf-8")
+    sizes = {name: int(size) * 1024 for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
+    return sizes["MemAvailable"], sizes["MemTotal"]
+
+
+def _cpu(settings: Settings | None) -> Check:
+    name = settings.framework.value if settings and settings.framework else ""
+    for finding in cpu.findings(host.cpu_flags(), (name,)):
+        return mild("cpu", finding)
+    return well("cpu", "has what the images want")
+
+
+def _synchronized() -> bool | None:
+    """Tell whether the kernel's clock is set by somebody (adjtimex(2)); None: not to be known."""
+    timex = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None).adjtimex(timex) < 0:
+        return None
+    (error_us,) = struct.unpack_from("l", timex, 24)
+    return bool(error_us < SYNCHRONIZED_US)
+
+
+def _images(patient: Patient) -> Iterator[Check]:
+    """Let Docker ask the registry; where all images are here, a registry that is away is mild."""
+    if patient.settings is None or patient.images_here is None:
+        yield skipped("registry", "without settings or Docker there is nothing to ask for")
+        return
+    wanted = _wanted(patient.settings)
+    absent = [name for name in wanted if patient.engine.image(name) is None]
+    made = [name for name in absent if name.startswith(frameworks.LOCAL)]
+    if made:
+        wanted = (*wanted, roles.parent_image(patient.settings))
+    pulled = [name for name in absent if name not in made]
+    shown = [f"to be pulled: {', '.join(pulled)}"] if pulled else []
+    shown += [f"to be made: {', '.join(made)}"] if made else []
+    yield well("image", "; ".join(shown) or "all are here")
+    wanted = tuple(name for name in wanted if not name.startswith(frameworks.LOCAL))
+    for name in wanted:
+        try:
+            patient.engine.ask_registry(name, supply.registry(patient.settings))
+        except AgentError as error:
+            yield (found if name in absent else mild)("registry", error.finding)
+            return
+    yield well("registry", f"gives {', '.join(wanted)}")
+
+
+def _names(patient: Patient) -> Iterator[Check]:
+    names = list(_hosts(patient))
+    for name in dict.fromkeys(names):
+        try:
+            rows = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except OSError as error:
+            message = f"the name {name} cannot be resolved ({error.strerror})"
+            yield found("dns", Finding("endpoint.unknown_host", message))
+        else:
+            addresses = sorted({str(row[4][0]) for row in rows})
+            yield well("dns", f"{name} is {', '.join(addresses)}")
+    if not names:
+        yield skipped("dns", "no name is needed")
+
+
+def _hosts(patient: Patient) -> Iterator[str]:
+    """Yield the names that this VM must resolve."""
+    if patient.client is not None:
+        with contextlib.suppress(ValueError):
+            name = urlsplit(patient.client.access.endpoint).hostname
+            if name and not is_ip(name):
+                yield name
+    settings = patient.settings
+    if settings is None:
+        return
+    fixed = finder.fixed(settings)
+    if fixed and not is_ip(fixed.endpoint.host):
+        yield fixed.endpoint.host
+    if settings.appio_address and not is_ip(settings.appio_address.host):
+        yield settings.appio_address.host
+    first = settings.image_prefix.partition("/")[0]
+    registry = first.partition(":")[0] if "." in first or ":" in first else DOCKER_HUB
+    if patient.images_here is False and not is_ip(registry):
+        yield registry
+
+
+def _onegate(patient: Patient) -> Iterator[Check]:
+    client = patient.client
+    if client is None:
+        yield skipped("onegate", "the context has no token, VMID or address of it")
+        return
+    try:
+        service = discovery.parse_service(client.service())
+    except AgentError as error:
+        if error.finding.code != "onegate.no_service":
+            yield found("onegate", error.finding)
+            return
+        patient.skew_s = client.skew_s
+        own = patient.settings
+        needs = own and own.role is Role.SUPERNODE and finder.fixed(own) is None
+        yield found("onegate", error.finding) if needs else well("onegate", "in no service")
+        return
+    patient.skew_s = client.skew_s
+    yield well("onegate", f"service {service.service_id} has {len(service.members)} VMs")
+
+
+def _gpu(patient: Patient) -> Iterator[Check]:
+    settings = patient.settings
+    if settings is None or settings.role is Role.SUPERLINK or settings.gpu is GpuMode.NO:
+        return
+    try:
+        offers = patient.engine.offers()
+    except AgentError as error:
+        yield found("gpu", error.finding)
+        return
+    seen = gpu.judge(settings.gpu, nvidia.look(), nvidia.ask(timeout_s=TIMEOUT_S), offers)
+    if seen.finding is None:
+        yield well("gpu", seen.detail)
+    else:
+        yield (found if settings.gpu is GpuMode.YES else mild)("gpu", seen.finding)

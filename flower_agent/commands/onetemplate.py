@@ -1,0 +1,132 @@
+"""OpenNebula's templates as text: its own syntax and JSON, to names and values. Pure.
+
+Syntax: OpenNebula src/parsers/template_parser.l and template_syntax.y. JSON: what ``onetemplate
+show -j`` and ``oneflow-template show -j`` print, and what ``oneflow-template create`` takes.
+"""
+
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flower_agent.errors import AgentError
+
+SIZE_LIMIT = 4 * 1024 * 1024
+
+_SKIPPED = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+(?:\n|\Z))++")
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+_EMPTY = re.compile(r"[ \t]*=[ \t]*\r?(?:\n|\Z)")
+_EQUAL = re.compile(r"[ \t]*=[ \t]*")
+_OPEN = re.compile(r"[ \t]*\[[ \t\r\n]*")
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_CLOSE = re.compile(r"[ \t\r\n]*\]")
+_QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
+_BARE = re.compile(r"[^=#\s,\[\]]+")
+
+
+class Kind(enum.StrEnum):
+    """What a template is of."""
+
+    VM = "vm"
+    SERVICE = "service"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Template:
+    """A template with its attributes; names of a VM's are in upper case."""
+
+    kind: Kind
+    body: Mapping[str, Any]
+
+
+def parse(text: str) -> Template:
+    """Return what a template says. Raises AgentError ``template.malformed``."""
+    if len(text) > SIZE_LIMIT:
+        raise _malformed(f"has more than {SIZE_LIMIT} characters")
+    if not text.lstrip().startswith(("{", "[")):
+        return Template(Kind.VM, attributes(text))
+    try:
+        found = json.loads(text)
+        body = _unwrapped(found)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise _malformed("is JSON, and no object")
+    if isinstance(body.get("roles"), list):
+        return Template(Kind.SERVICE, body)
+    return Template(Kind.VM, {str(name).upper(): value for name, value in body.items()})
+
+
+def attributes(text: str) -> dict[str, Any]:
+    """Return the attributes of OpenNebula's own syntax; of a name given twice the last.
+
+    A vector is a mapping; its names are in upper case too.
+    """
+    found: dict[str, Any] = {}
+    position = _skip(text, 0)
+    while position < len(text):
+        name, position = _take(_NAME, text, position, "a name")
+        if empty := _EMPTY.match(text, position):
+            found[name.upper()], position = "", empty.end()
+        else:
+            _, position = _take(_EQUAL, text, position, "'=' behind a name")
+            found[name.upper()], position = _value(text, position)
+        position = _skip(text, position)
+    return found
+
+
+def _value(text: str, position: int) -> tuple[Any, int]:
+    opened = _OPEN.match(text, position)
+    if opened is None:
+        return _string(text, position)
+    vector: dict[str, str] = {}
+    position = opened.end()
+    while not (closed := _CLOSE.match(text, position)):
+        name, position = _take(_NAME, text, position, "a name or ']'")
+        _, position = _take(_EQUAL, text, position, "'=' behind a name")
+        vector[name.upper()], position = _string(text, position)
+        if not _CLOSE.match(text, position):
+            _, position = _take(_COMMA, text, position, "',' or ']' behind a value")
+    return vector, closed.end()
+
+
+def _string(text: str, position: int) -> tuple[str, int]:
+    if quoted := _QUOTED.match(text, position):
+        return quoted[1].replace('\\"', '"'), quoted.end()
+    return _take(_BARE, text, position, "a value")
+
+
+def _take(pattern: re.Pattern[str], text: str, position: int, want: str) -> tuple[str, int]:
+    match = pattern.match(text, position)
+    if match is None:
+        line = text.count("\n", 0, position) + 1
+        raise _malformed(f"lacks {want} at line {line}")
+    return match[0], match.end()
+
+
+def _skip(text: str, position: int) -> int:
+    match = _SKIPPED.match(text, position)
+    return match.end() if match else position
+
+
+def _unwrapped(found: Any) -> Any:
+    """Return the template inside what the CLI prints around it."""
+    for wrap in _wraps(found):
+        found = found[wrap]
+        if wrap == "BODY" and isinstance(found, str):
+            found = json.loads(found)
+    return found
+
+
+def _wraps(found: Any) -> Iterator[str]:
+    for names in (("DOCUMENT", "VMTEMPLATE", "VM"), ("TEMPLATE",), ("BODY",)):
+        wrap = next((n for n in names if isinstance(found, dict) and n in found), None)
+        if wrap is not None:
+            yield wrap
+            found = found[wrap]
+
+
+def _malformed(what: str) -> AgentError:
+    return AgentError("template.malformed", f"the template {what}")

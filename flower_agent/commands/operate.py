@@ -1,0 +1,80 @@
+"""What an operator does to the containers: ``down``, ``reset``."""
+
+import contextlib
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from flower_agent.errors import AgentError
+from flower_agent.loop import ownership
+from flower_agent.paths import Paths
+from flower_agent.steps.engine import Engine, socket_url
+from flower_agent.steps.workbench import Workbench
+from flower_agent.wanted.containers import Existing, Part
+
+UNIT = "flower-agent.service"
+SYSTEMCTL = "/usr/bin/systemctl"
+
+
+def down(paths: Paths, name: str) -> int:
+    """Stop the unit, then stop and remove this agent's containers.
+
+    Raises AgentError ``agent.running`` when an agent runs that the unit does not: it would bring
+    the containers back.
+    """
+    with _only_one(paths, name):
+        _remove(Engine(name or "default", url=socket_url()))
+    print("the containers are removed; state is kept")
+    return 0
+
+
+def reset(paths: Paths, name: str) -> int:
+    """Do `down`, and clear all state; the training data in ``data/`` stays."""
+    with _only_one(paths, name):
+        _remove(Engine(name or "default", url=socket_url()))
+        if paths.state.is_dir():
+            for entry in paths.state.iterdir():
+                if entry != paths.data:
+                    _delete(entry)
+        for leftover in ("status.json", "onegate.json"):
+            (paths.runtime / leftover).unlink(missing_ok=True)
+    print("state is cleared")
+    return 0
+
+
+@contextlib.contextmanager
+def _only_one(paths: Paths, name: str) -> Iterator[None]:
+    """Be the one process of this root and name, after the unit was stopped."""
+    if paths.root == pathlib.Path("/") and pathlib.Path("/run/systemd/system").is_dir():
+        subprocess.run([SYSTEMCTL, "stop", UNIT], check=False, timeout=60)
+    with ownership.take(paths, name):
+        yield
+
+
+def _remove(engine: Engine) -> None:
+    Workbench(engine).sweep()
+    mine = [c for c in engine.containers() if c.mine]
+    order = list(Part)
+    for found in sorted(mine, key=lambda c: -_rank(c, order)):
+        if found.running:
+            print(f"stop {found.name}")
+            engine.stop(found.name)
+        print(f"remove {found.name}")
+        engine.remove(found.name)
+
+
+def _rank(container: Existing, order: list[Part]) -> int:
+    return next((i for i, part in enumerate(order) if container.name.endswith(part.value)), 0)
+
+
+def _delete(entry: pathlib.Path) -> None:
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    except OSError as error:
+        raise AgentError(
+            "state.unwritable", f"{entry} cannot be removed: {error.strerror}"
+        ) from error

@@ -1,0 +1,47 @@
+"""The SuperLink of this VM, as commands reach it: its settings and its Control API."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from flower_agent.config import inputs, intake
+from flower_agent.config.parsers import Role
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError
+from flower_agent.loop import superlink
+from flower_agent.machine import host
+from flower_agent.paths import Paths
+from flower_agent.pki.keyring import Keyring
+from flower_agent.probes.control_api import Control
+from flower_agent.wanted import roles
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnSuperLink:
+    """A SuperLink and what its context says."""
+
+    settings: Settings
+    api: Control
+
+
+@contextlib.contextmanager
+def reach(paths: Paths) -> Iterator[OwnSuperLink]:
+    """Give this VM's SuperLink.
+
+    Raises AgentError ``setting.conflict`` on a VM that is none, or what is wrong with its context.
+    """
+    read = inputs.read(paths)
+    settings, findings = intake.judge(read)
+    if settings is None:
+        first = findings[0]
+        raise AgentError(first.code, first.message, first.hint)
+    if settings.role is not Role.SUPERLINK:
+        hint = "Run it on the SuperLink's VM."
+        raise AgentError("setting.conflict", f"this VM is a {settings.role}", hint)
+    own = superlink.own_address(settings.address, host.observe(), read.variables or {})
+    ca_pem = Keyring(paths.tls).held_ca() if settings.tls else None
+    public = superlink.published(settings, own)
+    with contextlib.closing(
+        superlink.connect(roles.endpoints(settings, own), public, ca_pem)
+    ) as api:
+        yield OwnSuperLink(settings, api)

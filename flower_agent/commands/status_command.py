@@ -1,0 +1,103 @@
+"""``flower-agent status``: reads the status file and whether an agent runs, and nothing else.
+
+Standard library only: any user may ask, at once.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from flower_agent import files
+from flower_agent.errors import AgentError
+from flower_agent.paths import Paths
+from flower_agent.reporting import screen, status
+
+GRACE_S = 10.0
+"""How long ``--wait`` waits for an agent that does not run (yet)."""
+
+LOOK_S = 0.2
+WATCH_S = 1.0
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+def add_options(parser: argparse.ArgumentParser, duration: Any) -> None:
+    """Add the options of ``status``."""
+    parser.add_argument("--json", action="store_true", help="the status file's JSON")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--wait", action="store_true", help="until ready, failed or --timeout")
+    kinds.add_argument("--watch", action="store_true", help="go on, and tell what changes")
+    parser.add_argument("--timeout", type=duration, default=600.0, help="of --wait: 90s, 10m (10m)")
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    """Print the status; return its exit code."""
+    if options.watch:
+        return _watch(paths, as_json=options.json)
+    end = time.monotonic() + (options.timeout if options.wait else 0)
+    dead_until = time.monotonic() + min(GRACE_S, options.timeout)
+    while True:
+        try:
+            found, running = document(paths), files.held(paths.lock)
+        except AgentError as error:  # whether an agent runs cannot be seen
+            print(error, file=sys.stderr)
+            return status.UNKNOWN
+        now = datetime.datetime.now(datetime.UTC)
+        code = status.exit_code(found, running=running, now=now)
+        settled = code in (0, 1) or (not running and time.monotonic() >= dead_until)
+        if not options.wait or settled or time.monotonic() >= end:
+            break
+        time.sleep(LOOK_S)
+    print(_shown(found, running=running, now=now, as_json=options.json))
+    return status.TIMED_OUT if options.wait and not settled else code
+
+
+def document(paths: Paths) -> dict[str, Any] | None:
+    """Return the status file's document; None when there is none that can be read."""
+    try:
+        data = files.read(paths.status, 1 << 22)
+        found = json.loads(data) if data else None
+    except (AgentError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def colored(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Tell whether a stream gets color: a terminal does, unless NO_COLOR or TERM=dumb says no."""
+    return stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+
+def _watch(paths: Paths, *, as_json: bool) -> int:
+    """Show the status anew each second on a terminal; elsewhere, and as JSON, what changes."""
+    last: object = None
+    while True:
+        found, running = document(paths), files.held(paths.lock)
+        now = datetime.datetime.now(datetime.UTC)
+        code = status.exit_code(found, running=running, now=now)
+        told = found or {}
+        change = (code, *(told.get(key) for key in ("phase", "error", "errors", "warnings")))
+        if sys.stdout.isatty() and not as_json:
+            shown = _shown(found, running=running, now=now, as_json=False)
+            print(f"{_CLEAR}{shown}\n\n  {status.stamp(now)}, each second; Ctrl-C ends", flush=True)
+        elif change != last and as_json:
+            print(json.dumps({**told, "running": running}), flush=True)
+        elif change != last:
+            line = screen.headline(found, running=running, now=now)
+            cause = (told.get("error") or {}).get("code")
+            text = f"{status.stamp(now)} {line}{f': {cause}' if cause else ''}"
+            print("".join(c if c.isprintable() else "?" for c in text), flush=True)
+        last = change
+        time.sleep(WATCH_S)
+
+
+def _shown(
+    found: dict[str, Any] | None, *, running: bool, now: datetime.datetime, as_json: bool
+) -> str:
+    if as_json:
+        return json.dumps({**(found or {}), "running": running}, indent=1)
+    color = colored(sys.stdout, os.environ)
+    return screen.render(found, running=running, now=now, color=color)

@@ -1,0 +1,181 @@
+"""What ``doctor`` makes of what it saw: a verdict for each check, with its remedy. Pure."""
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flower_agent.errors import Finding, Severity, warning
+from flower_agent.machine import firewall
+from flower_agent.machine.netfilter import Packet
+from flower_agent.reporting import screen
+
+MIB, GIB = 1 << 20, 1 << 30
+STATE_ROOM = 64 * MIB
+"""The database and its copies grow below /var/lib/flower-agent."""
+
+DOCKER_ROOM = 512 * MIB
+IMAGES_ROOM = 3 * GIB
+"""What Flower's images take while they are fetched and unpacked."""
+
+MEMORY = 256 * MIB
+SKEW_S = 5.0
+"""Flower refuses a node whose clock is further ahead of its SuperLink's."""
+
+
+class Verdict(enum.StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BAD = "bad"
+    SKIPPED = "skipped"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    finding: Finding | None = None
+    """What is wrong, with its remedy."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """What a file system has left for the superuser's daemon."""
+
+    path: str
+    free_bytes: int
+    total_bytes: int
+    free_files: int | None = None
+    """Inodes; None where the file system has no limit."""
+
+
+def well(name: str, detail: str) -> Check:
+    """Return a check that found nothing wrong."""
+    return Check(name, Verdict.OK, detail)
+
+
+def skipped(name: str, why: str) -> Check:
+    """Return a check that was not made."""
+    return Check(name, Verdict.SKIPPED, why)
+
+
+def found(name: str, finding: Finding) -> Check:
+    """Return a check that found something."""
+    wrong = finding.severity is Severity.ERROR
+    return Check(name, Verdict.BAD if wrong else Verdict.WARNING, finding.message, finding)
+
+
+def mild(name: str, finding: Finding) -> Check:
+    """Return a check whose finding does no harm now."""
+    return found(name, warning(finding.code, finding.message, finding.hint))
+
+
+def disk(room: Room, want_bytes: int) -> Check:
+    """Judge a file system; ten times what is wanted is no worry."""
+    name = "disk"
+    shown = f"{room.path} has {_size(room.free_bytes)} left of {_size(room.total_bytes)}"
+    if room.free_files == 0:
+        return found(name, Finding("disk.low", f"{room.path} has no inode left"))
+    if room.free_bytes < want_bytes:
+        return found(name, Finding("disk.low", f"{shown}, {_size(want_bytes)} are wanted"))
+    return well(name, shown)
+
+
+def memory(available_bytes: int, total_bytes: int) -> Check:
+    """Judge what the kernel says can be had without swapping (``MemAvailable``)."""
+    shown = f"{_size(available_bytes)} of {_size(total_bytes)} can be had"
+    if available_bytes < MEMORY:
+        return found("memory", warning("memory.low", f"{shown}, {_size(MEMORY)} are wanted"))
+    return well("memory", shown)
+
+
+def clock(skew_s: float | None, *, synchronized: bool | None) -> Check:
+    """Judge the clock by OneGate's, and by what the kernel says of its synchronization."""
+    if skew_s is not None and abs(skew_s) > SKEW_S:
+        side = "ahead of" if skew_s > 0 else "behind"
+        message = f"this VM's clock is {abs(skew_s):.0f} s {side} OneGate's"
+        return found("clock", Finding("clock.skew", message))
+    shown = "is not compared with OneGate's" if skew_s is None else "agrees with OneGate's"
+    if synchronized is False:
+        message = f"nothing synchronizes the clock, which {shown}"
+        hint = "Start chrony or systemd-timesyncd: timedatectl"
+        return found("clock", warning("clock.skew", message, hint))
+    return well("clock", f"{shown}{', synchronized' if synchronized else ''}")
+
+
+def docker(version: str, *, live_restore: bool) -> Check:
+    """Judge how the Engine is set up."""
+    if not live_restore:
+        message = f"Docker {version} answers; a restart of it ends the containers"
+        return found("docker", warning("docker.live_restore", message))
+    return well("docker", f"{version} answers")
+
+
+def filtered(rules: str | None, first: Packet) -> Check:
+    """Judge the packet filter's rules (`firewall`)."""
+    if rules is None:
+        return skipped("firewall", "no program here lists the rules")
+    closed = firewall.judge(rules, first)
+    if closed is not None:
+        return found("firewall", dataclasses.replace(closed, severity=Severity.ERROR))
+    return well("firewall", f"nothing found that closes TCP port {first.port}")
+
+
+def exit_code(checks: Iterable[Check]) -> int:
+    """Return 1 when something is wrong, 0 when nothing is or only a warning."""
+    return int(any(check.verdict is Verdict.BAD for check in checks))
+
+
+def document(checks: Iterable[Check], now: datetime.datetime) -> dict[str, Any]:
+    """Return the JSON of ``doctor --json``."""
+    rows = list(checks)
+    return {
+        "schema": 1,
+        "at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "ok": not exit_code(rows),
+        "checks": [
+            {
+                "name": check.name,
+                "verdict": check.verdict.value,
+                "detail": check.detail,
+                "code": check.finding.code if check.finding else None,
+                "hint": check.finding.hint if check.finding else None,
+            }
+            for check in rows
+        ],
+    }
+
+
+def render(checks: Iterable[Check], *, color: bool = False) -> str:
+    """Return the checks as text, the answer first, each trouble with its remedy."""
+    lines = list(_lines(list(checks)))
+    plain = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+    return "\n".join(map(screen.paint, plain) if color else plain)
+
+
+def _lines(checks: list[Check]) -> Iterator[str]:
+    bad = [check.name for check in checks if check.verdict is Verdict.BAD]
+    mild = [check.name for check in checks if check.verdict is Verdict.WARNING]
+    if bad:
+        yield f"trouble: {', '.join(dict.fromkeys(bad))}"
+    elif mild:
+        yield f"works, with a warning: {', '.join(dict.fromkeys(mild))}"
+    else:
+        yield "all is well that was looked at"
+    yield ""
+    for check in checks:
+        code = f"{check.finding.code}: " if check.finding else ""
+        yield from screen.row(check.name, check.verdict, f"{code}{check.detail}")
+        if check.finding:
+            yield from screen.column(f"fix: {check.finding.hint}")
+
+
+def _size(count: int) -> str:
+    """Return a size in the unit that says enough."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count // MIB} MiB"

@@ -1,0 +1,1 @@
+"""Context text to settings: what the files say, or every finding about them."""

@@ -1,0 +1,249 @@
+"""One string to one value, for each kind of variable. Pure; keys and certificates are in `pem`.
+
+Every parser raises ValueError whose text completes "NAME is 'x': …" and never repeats the value,
+since that may be a secret.
+Fact: Flower's ``--node-config`` silently drops what is not ``key=value`` (seen with 1.25 and 1.42).
+"""
+
+import enum
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from flower_agent import address
+from flower_agent.secret import Secret
+
+from . import app_source
+
+E = TypeVar("E", bound=enum.StrEnum)
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Role(enum.StrEnum):
+    """What a VM is."""
+
+    SUPERLINK = "superlink"
+    SUPERNODE = "supernode"
+    SUPEREXEC = "superexec"
+
+
+class Isolation(enum.StrEnum):
+    """Where Flower runs an app: in a SuperExec's container or inside the program itself."""
+
+    PROCESS = "process"
+    SUBPROCESS = "subprocess"
+
+
+class GpuMode(enum.StrEnum):
+    """Whether a GPU must, must not or may be used."""
+
+    YES = "yes"
+    NO = "no"
+    AUTO = "auto"
+
+
+class Framework(enum.StrEnum):
+    """Which SuperExec image runs the apps."""
+
+    PYTORCH = "pytorch"
+    TENSORFLOW = "tensorflow"
+    SKLEARN = "sklearn"
+
+
+class LogLevel(enum.StrEnum):
+    """From which level on the agent logs."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class Plugin(enum.StrEnum):
+    """As what a SuperExec attaches."""
+
+    SERVERAPP = "serverapp"
+    CLIENTAPP = "clientapp"
+
+
+BOOLEANS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(
+    ("no", "false", "off", "0"), False
+)
+
+SYSTEM = "system"
+"""The value of TLS_CA_CERT that stands for the system's trust store."""
+
+MEMORY_FLOOR_BYTES = 256 * 1024**2
+_MEMORY_CEILING_BYTES = 1024**5
+_MEMORY = re.compile(
+    r"([0-9]{1,15})(?:\.([0-9]{1,3}))?[ ]?([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII
+)
+
+_PAIR = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=([^\s'\"=\\]+)")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_PREFIX = re.compile(rf"{_COMPONENT}(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
+_PREFIX_LENGTH = 200
+
+
+def choice(kind: type[E], also: Mapping[str, E] | None = None) -> Callable[[str], E]:
+    """Return a parser for the members of `kind` and the other words in `also`; case is ignored."""
+    words = {str(member).lower(): member for member in kind} | dict(also or {})
+    want = f"want {_one_of([*(str(member) for member in kind), *(also or {})])}"
+
+    def parse(text: str) -> E:
+        if text.lower() not in words:
+            raise ValueError(want)
+        return words[text.lower()]
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """Return what YES, TRUE, ON, 1 and their opposites say."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError("want YES or NO")
+    return BOOLEANS[text.lower()]
+
+
+def gpu_mode(text: str) -> GpuMode:
+    """Return YES, NO (both as `boolean` takes them) or AUTO."""
+    if text.lower() == GpuMode.AUTO:
+        return GpuMode.AUTO
+    if text.lower() not in BOOLEANS:
+        raise ValueError("want YES, NO or AUTO")
+    return GpuMode.YES if BOOLEANS[text.lower()] else GpuMode.NO
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser for whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError(f"want a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def port(room: int = 1) -> Callable[[str], int]:
+    """Return a parser for the first of `room` ports in a row."""
+    number = whole(1, 65536 - room)
+
+    def parse(text: str) -> int:
+        try:
+            return number(text)
+        except ValueError:
+            row = f", the first of {room} in a row" if room > 1 else ""
+            raise ValueError(f"want a port from 1 to {65536 - room}{row}") from None
+
+    return parse
+
+
+def listen(default_port: int | None = None) -> Callable[[str], address.Address]:
+    """Return a parser for where to listen; without a port it is `default_port`."""
+
+    def parse(text: str) -> address.Address:
+        return address.parse_address(_zoneless(text), default_port)
+
+    return parse
+
+
+def peer(text: str) -> address.Address:
+    """Return where to dial, with its port."""
+    return _dialled(address.parse_address(_zoneless(text)))
+
+
+def peer_text(text: str) -> str:
+    """Return `text` if it says where to dial, with or without a port."""
+    _dialled(address.parse_address(_zoneless(text), default_port=1))
+    return text
+
+
+def own_address(text: str) -> str:
+    """Return an IP address, or ``ETHn`` in capitals."""
+    if re.fullmatch("ETH[0-9]{1,3}", text, re.IGNORECASE | re.ASCII):
+        return text.upper()
+    if not address.is_ip(_zoneless(text)):
+        raise ValueError("want an IP address of this VM, or ETHn")
+    return text
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names and IP addresses, each once; commas or blanks stand between them."""
+    parts = (part for part in re.split(r"[\s,]+", _zoneless(text)) if part)
+    found = dict.fromkeys(map(address.parse_host, parts))
+    return tuple(found)
+
+
+def pairs(text: str) -> Pairs:
+    """Return the pairs of ``key=value key2=value2``. Strict, since Flower drops what is not one."""
+    found = [_PAIR.fullmatch(part) for part in text.split()]
+    whole_pairs = [(match[1], match[2]) for match in found if match and match[2].isprintable()]
+    if len(whole_pairs) != len(found):
+        raise ValueError("want key=value key2=value2, without quotes, backslashes and further =")
+    if len(dict(whole_pairs)) != len(whole_pairs):
+        raise ValueError("want each key once")
+    return tuple(whole_pairs)
+
+
+def line(text: str) -> str:
+    """Return `text` if it is one line of printable characters."""
+    if not text.isprintable():
+        raise ValueError("want one line of printable characters")
+    return text
+
+
+def secret_line(text: str) -> Secret:
+    """Return `text` as a secret if it is one line of printable characters."""
+    return Secret(line(text))
+
+
+def identifier(text: str) -> str:
+    """Return the name of a strategy: letters and digits."""
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9]{0,63}", text):
+        raise ValueError("want a name of at most 64 letters and digits, such as FedAvg")
+    return text
+
+
+def memory_bytes(text: str) -> int:
+    """Return a size in bytes; K, M, G and T are powers of 1024, with or without B or iB."""
+    match = _MEMORY.fullmatch(text)
+    if match is None:
+        raise ValueError("want a size such as 2048M or 4G")
+    unit = 1024 ** " KMGT".index(match[3].upper() or " ")
+    fraction = match[2] or ""
+    size: int = int(match[1] + fraction) * unit // 10 ** len(fraction)
+    if not MEMORY_FLOOR_BYTES <= size <= _MEMORY_CEILING_BYTES:
+        raise ValueError("want a size from 256M to 1024T")
+    return size
+
+
+def image_prefix(text: str) -> str:
+    """Return registry and namespace of an image reference."""
+    if len(text) > _PREFIX_LENGTH or not _PREFIX.fullmatch(text):
+        raise ValueError("want a registry and namespace in lower case, such as flwr or host:5000/x")
+    return text
+
+
+def app(text: str) -> str:
+    """Return the Git URL of an app, with its ref and subdirectory. It may hold credentials."""
+    app_source.parse_source(text)
+    return text
+
+
+def _one_of(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _zoneless(text: str) -> str:
+    """Return `text`; refuse a zone, which may hold any character and means something only here."""
+    if "%" in text:
+        raise ValueError("want a name or an address without a zone (%)")
+    return text
+
+
+def _dialled(where: address.Address) -> address.Address:
+    if address.is_any(where.host):
+        raise ValueError("want an address that other VMs can dial")
+    return where

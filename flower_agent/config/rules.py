@@ -1,0 +1,236 @@
+"""What variables must be to each other. Pure.
+
+`RULES` names for each rule the variables that it reads; a rule is left out while one of them has
+no valid value, so that one mistake is not told twice. `UNSUPPORTED` is what this release lacks.
+"""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from flower_agent import address
+from flower_agent.errors import Finding, Severity, warning
+from flower_agent.wanted import flower
+
+from .parsers import SYSTEM, Isolation, Role
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+Rule = Callable[["Settings", AbstractSet[str]], Iterator[Finding]]
+
+HEALTH_PORTS = 3
+"""Ports in a row from FLOWER_HEALTH_PORT, one a container."""
+
+# A release that learns one of these deletes its line. Variable, field, what it does, sentence, VMs.
+UNSUPPORTED = (
+    (
+        "CUSTOM_APP_REPO",
+        "app_repo",
+        Severity.WARNING,
+        "this release installs no dependencies of an app on a SuperNode; put them into its image",
+        (Role.SUPERNODE,),
+    ),
+)
+
+
+def check(
+    settings: "Settings", given: AbstractSet[str], bad: AbstractSet[str]
+) -> list[tuple[str, Finding]]:
+    """Return the findings on `settings`, each with the variable beside which it belongs.
+
+    `given` are the variables that somebody set, `bad` those whose field holds a stand-in because
+    the value was not valid; with FLOWER_ROLE in `bad` the field `role` is not read.
+    """
+    found = [
+        (names[0], finding)
+        for names, rule in RULES
+        if not bad & set(names)
+        for finding in rule(settings, given)
+    ]
+    for name, field, severity, sentence, lacking in UNSUPPORTED:
+        here = lacking == tuple(Role) or ("FLOWER_ROLE" not in bad and settings.role in lacking)
+        if here and name not in bad and getattr(settings, field):
+            message = f"{name} is set: {sentence}"
+            found.append((name, Finding("setting.unsupported", message, severity=severity)))
+    return found
+
+
+def _version_is_known(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if flower.newer_than_known(settings.version):
+        newest = ".".join(map(str, flower.NEWEST))
+        message = f"Flower {settings.version} is newer than {newest}, the newest known"
+        yield warning("version.newer", message)
+
+
+def _tls_is_on(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if not settings.tls:
+        message = "TLS_ENABLED is NO: models and updates travel in the clear"
+        yield warning("tls.disabled", message)
+
+
+def _pair_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.tls_cert and not settings.tls_key:
+        yield Finding("setting.missing", "TLS_CERT is set without TLS_KEY")
+    if settings.tls_key and not settings.tls_cert:
+        yield Finding("setting.missing", "TLS_KEY is set without TLS_CERT")
+
+
+def _one_trust(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.ca_fingerprint and settings.tls_ca_cert == SYSTEM:
+        message = "FLOWER_CA_FINGERPRINT names one CA, but TLS_CA_CERT=system trusts many"
+        yield Finding("setting.conflict", message)
+
+
+def _node_auth_has_tls(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.node_auth and not settings.tls:
+        yield Finding("setting.conflict", "FLOWER_NODE_AUTH is YES, but TLS_ENABLED is NO")
+
+
+def _node_keys_have_an_effect(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    off = "FLOWER_NODE_AUTH" if settings.node_auth is False else "TLS_ENABLED"
+    if settings.tls and settings.node_auth is not False:
+        return
+    given = {
+        "FLOWER_NODE_PUBLIC_KEYS": settings.node_public_keys,
+        "FLOWER_NODE_PRIVATE_KEY": settings.node_private_key,
+    }
+    for name in (name for name, value in given.items() if value):
+        message = f"{name} is set, but {off} is NO, so nodes are not authenticated"
+        yield warning("setting.no_effect", message)
+
+
+def _control_is_closed(settings: "Settings", given: AbstractSet[str]) -> Iterator[Finding]:
+    chosen = "FLOWER_CONTROL_ADDRESS" in given
+    if chosen and not address.is_loopback(settings.control_address.host):
+        message = f"FLOWER_CONTROL_ADDRESS is '{settings.control_address}': whoever reaches it"
+        yield warning("control.open", f"{message} can run code on every node")
+    exposed = flower.band(settings.version).control_is_fleet
+    if exposed and not chosen and settings.role is Role.SUPERLINK:
+        message = f"Flower {settings.version} serves the Control API on the Fleet port"
+        yield Finding("control.exposed", message)
+
+
+def _ports_differ(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    taken: dict[int, str] = {}
+    for name, port in _ports(settings):
+        other = taken.setdefault(port, name)
+        if other != name:
+            hint = f"Give each a port of its own; health takes {HEALTH_PORTS} in a row."
+            yield Finding("setting.conflict", f"{other} and {name} both take port {port}", hint)
+
+
+def _ports(settings: "Settings") -> Iterator[tuple[str, int]]:
+    """Yield the ports that are listened on here. APIs with the same flag share the first's."""
+    band = flower.band(settings.version)
+    if settings.role is Role.SUPERLINK:
+        shared = {
+            band.appio_flag: _appio(settings, "FLOWER_SERVERAPPIO_PORT", settings.serverappio_port),
+            band.control_flag: ("FLOWER_CONTROL_ADDRESS", settings.control_address.port),
+            band.fleet_flag: ("FLOWER_FLEET_PORT", settings.fleet_port or band.fleet_port),
+        }
+        yield from reversed(shared.values())
+    if settings.role is Role.SUPERNODE:
+        yield _appio(settings, "FLOWER_CLIENTAPPIO_PORT", settings.clientappio_port)
+    for offset in range(HEALTH_PORTS):
+        yield "FLOWER_HEALTH_PORT", settings.health_port + offset
+
+
+def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
+    if settings.appio_listen:
+        return "FLOWER_APPIO_LISTEN", settings.appio_listen.port
+    return name, port
+
+
+def _appio_is_closed(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    where, dialled = settings.appio_listen, settings.appio_address
+    if settings.tls and flower.band(settings.version).appio_can_have_tls:
+        return
+    version = f"Flower {settings.version}" if settings.tls else "TLS_ENABLED=NO"
+    if where is not None and not address.is_loopback(where.host):
+        yield warning(
+            "appio.open", f"FLOWER_APPIO_LISTEN is {where}, and that AppIo has no TLS ({version})"
+        )
+    if dialled is not None and not address.is_loopback(dialled.host):
+        message = f"FLOWER_APPIO_ADDRESS is {dialled}, and that AppIo has no TLS ({version})"
+        yield warning("appio.plaintext", message)
+
+
+def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    shares = flower.band(settings.version).appio_shares_tls
+    where, control = settings.appio_listen, settings.control_address
+    if settings.role is Role.SUPERLINK and where and shares and where != control:
+        yield warning(
+            "setting.no_effect",
+            f"FLOWER_APPIO_LISTEN is {where}, but a SuperLink of Flower {settings.version} serves "
+            f"its AppIo at the address of its Control API, {control}",
+            "Set FLOWER_CONTROL_ADDRESS and FLOWER_APPIO_LISTEN to the same address, and let the "
+            "SuperExec elsewhere attach there.",
+        )
+
+
+def _apps_run_in_one_place(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.appio_listen and settings.isolation is Isolation.SUBPROCESS:
+        message = "FLOWER_APPIO_LISTEN lets apps run elsewhere, FLOWER_ISOLATION=subprocess here"
+        yield Finding("setting.conflict", message, "Leave one of the two empty.")
+
+
+def _framework_has_a_container(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.framework and settings.isolation is Isolation.SUBPROCESS:
+        yield warning(
+            "setting.no_effect",
+            "ML_FRAMEWORK is set, but with FLOWER_ISOLATION=subprocess apps run in Flower's own "
+            "container, which has no framework",
+            "Leave FLOWER_ISOLATION empty, or use a FLOWER_IMAGE_PREFIX with images of your own.",
+        )
+
+
+def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    user, password = "FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"
+    if settings.registry_user and not settings.registry_password:
+        yield Finding("setting.missing", f"{user} is set without {password}")
+    if settings.registry_password and not settings.registry_user:
+        yield Finding("setting.missing", f"{password} is set without {user}")
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("FLOWER_VERSION",), _version_is_known),
+    (("TLS_ENABLED",), _tls_is_on),
+    (("TLS_CERT", "TLS_KEY"), _pair_is_whole),
+    (("FLOWER_CA_FINGERPRINT", "TLS_CA_CERT"), _one_trust),
+    (("FLOWER_NODE_AUTH", "TLS_ENABLED"), _node_auth_has_tls),
+    (
+        (
+            "FLOWER_NODE_AUTH",
+            "TLS_ENABLED",
+            "FLOWER_NODE_PUBLIC_KEYS",
+            "FLOWER_NODE_PRIVATE_KEY",
+        ),
+        _node_keys_have_an_effect,
+    ),
+    (("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"), _control_is_closed),
+    (
+        (
+            "FLOWER_FLEET_PORT",
+            "FLOWER_SERVERAPPIO_PORT",
+            "FLOWER_CLIENTAPPIO_PORT",
+            "FLOWER_HEALTH_PORT",
+            "FLOWER_CONTROL_ADDRESS",
+            "FLOWER_APPIO_LISTEN",
+            "FLOWER_VERSION",
+            "FLOWER_ROLE",
+        ),
+        _ports_differ,
+    ),
+    (("FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"), _registry_login_is_whole),
+    (
+        ("FLOWER_APPIO_LISTEN", "FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"),
+        _appio_has_its_own_port,
+    ),
+    (
+        ("FLOWER_APPIO_LISTEN", "FLOWER_APPIO_ADDRESS", "FLOWER_VERSION", "TLS_ENABLED"),
+        _appio_is_closed,
+    ),
+    (("FLOWER_APPIO_LISTEN", "FLOWER_ISOLATION"), _apps_run_in_one_place),
+    (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
+)

@@ -1,0 +1,295 @@
+# ruff: noqa: RUF009 - each field's default is its row of the table, made by `setting`
+"""Names and strings to `Settings`, or to every finding at once. Pure.
+
+The fields of `Settings` are the one table of variables: parsing, defaults, `check`, the reference
+page and redaction read it; how they must fit each other is in `rules`. What a VM of another role
+reads is not looked at, since OneFlow hands every input to every VM.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flower_agent.address import Address
+from flower_agent.errors import Finding, Severity, warning
+from flower_agent.secret import Secret
+from flower_agent.wanted import flower
+
+from . import names, parsers, pem, rules
+from .parsers import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
+from .variable import Setting, family, row_of, setting
+
+__all__ = (
+    "CONTROL", "SETTINGS", "Framework", "GpuMode", "Isolation", "LogLevel", "Parsed", "Plugin",
+    "Role", "Setting", "Settings", "parse", "secret_names",
+)  # fmt: skip
+
+CONTROL = "127.0.0.1:9093"
+"""Where the Control API listens by default."""
+
+LINK, NODE, EXEC = ((role,) for role in Role)
+
+
+# A row of the table stays together, so the formatter is kept off the table.
+# fmt: off
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the context and the image's defaults say; the rows' texts describe the fields."""
+
+    role: Role = setting(
+        "FLOWER_ROLE", parsers.choice(Role, {"server": Role.SUPERLINK, "client": Role.SUPERNODE}),
+        "What this VM is: `server` or `superlink`, `client` or `supernode`, `superexec`.",
+        required=True, sample="server")
+    version: flower.Version = setting(
+        "FLOWER_VERSION", flower.parse_version,
+        "Flower's version, or a full image tag. The oldest is 1.23.0.",
+        default=flower.DEFAULT, sample="1.25.0-py3.13-ubuntu24.04")
+    server_address: str | None = setting(
+        "FLOWER_SERVER_ADDRESS", parsers.peer_text,
+        "The SuperLink's Fleet API: `host`, `host:port` or `[v6]:port`. Without a port: the Fleet "
+        "port of the version.", unset="discovered", roles=NODE + EXEC, sample="10.0.0.5:9092")
+    num_rounds: int = setting(
+        "FL_NUM_ROUNDS", parsers.whole(1, 1_000_000),
+        "Rounds of the run that `CUSTOM_APP_REPO` starts.",
+        default="3", roles=LINK, sample="10")
+    strategy: str = setting(
+        "FL_STRATEGY", parsers.identifier,
+        "Strategy of the run, where the app lets one choose.",
+        default="FedAvg", roles=LINK, sample="FedProx")
+    min_clients: int = setting(
+        "FL_MIN_CLIENTS", parsers.whole(1, 1_000_000),
+        "SuperNodes that must be connected before the run is submitted, and that take part.",
+        default="2", roles=LINK, sample="5")
+    run_config: Pairs = family(
+        "FL_CONFIG_", parsers.line,
+        "A further key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` is `local-epochs`, or as the "
+        "app writes it.",
+        quiet=True, roles=LINK, sample="5")
+    tls: bool = setting(
+        "TLS_ENABLED", parsers.boolean, "TLS on every API that leaves the VM.",
+        default="YES", sample="YES")
+    tls_ca_cert: str | None = setting(
+        "TLS_CA_CERT", pem.trust,
+        "The CA to trust, as PEM or base64 of PEM; `system` is the system's store. A SuperNode "
+        "with it does not ask OneGate.",
+        unset="made by the agent", quiet=True, sample="LS0tLS1CRUdJTi…")
+    tls_cert: str | None = setting(
+        "TLS_CERT", pem.certificates,
+        "The SuperLink's certificate and its intermediates, as PEM or base64 of PEM.",
+        unset="made by the agent", quiet=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
+    tls_key: Secret | None = setting(
+        "TLS_KEY", pem.tls_key, "The private key of `TLS_CERT`, as PEM or base64 of PEM.",
+        unset="made by the agent", secret=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
+    gpu: GpuMode = setting(
+        "GPU_ENABLED", parsers.gpu_mode,
+        "`YES`: no usable GPU is a failure that says why. `AUTO`: use one when usable. `NO`: "
+        "detected and shown, not used.", default="NO", roles=NODE + EXEC, sample="AUTO")
+    framework: Framework | None = setting(
+        "ML_FRAMEWORK", parsers.choice(Framework),
+        "Which SuperExec image runs the apps: `pytorch`, `tensorflow` or `sklearn`.",
+        sample="pytorch")
+    app_repo: str | None = setting(
+        "CUSTOM_APP_REPO", parsers.app,
+        "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`; https, ssh or git. "
+        "The SuperLink submits it once.",
+        quiet=True, roles=LINK + NODE, sample="https://git.example.org/team/app.git@v1")
+    isolation: Isolation = setting(
+        "FLOWER_ISOLATION", parsers.choice(Isolation),
+        "`process`: apps run in SuperExec containers. `subprocess`: inside SuperLink and "
+        "SuperNode.", default="process", sample="subprocess")
+    node_config: Pairs | None = setting(
+        "FLOWER_NODE_CONFIG", parsers.pairs,
+        "What apps read as `context.node_config`: `key=value key2=value2`. Automatic gives "
+        "`partition-id` and `num-partitions`.",
+        unset="automatic", roles=NODE, sample="partition-id=0 num-partitions=2")
+    node_auth: bool | None = setting(
+        "FLOWER_NODE_AUTH", parsers.boolean,
+        "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols those of its "
+        "own service.",
+        unset="SuperLink: `YES` inside a service with TLS; SuperNode: as the SuperLink publishes, "
+        "else `NO`; `YES` where keys are given", roles=LINK + NODE, sample="NO")
+    node_public_keys: tuple[str, ...] = setting(
+        "FLOWER_NODE_PUBLIC_KEYS", pem.node_keys,
+        "Public keys of SuperNodes outside the service, in OpenSSH form, one a line or with "
+        "commas between.",
+        default="", quiet=True, roles=LINK, sample="ecdsa-sha2-nistp384 AAAAE2Vj…")
+    node_private_key: Secret | None = setting(
+        "FLOWER_NODE_PRIVATE_KEY", pem.node_private_key,
+        "Private key of a SuperNode outside the service: EC, OpenSSH form, or base64 of it.",
+        unset="made by the agent", secret=True, roles=NODE, sample="LS0tLS1CRUdJTi…")
+    ca_fingerprint: str | None = setting(
+        "FLOWER_CA_FINGERPRINT", pem.fingerprint,
+        "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",
+        roles=NODE + EXEC, sample="3f:9a:…")
+    address: str | None = setting(
+        "FLOWER_ADDRESS", parsers.own_address,
+        "Address on which the Fleet API listens, or `ETHn`.",
+        unset="the default route's", roles=LINK, sample="ETH1")
+    public_address: str | None = setting(
+        "FLOWER_PUBLIC_ADDRESS", parsers.peer_text,
+        "Name or address that is published and certified, when nodes dial another than "
+        "`FLOWER_ADDRESS`.",
+        unset="`FLOWER_ADDRESS`", roles=LINK, sample="fl.example.org:443")
+    tls_sans: tuple[str, ...] = setting(
+        "FLOWER_TLS_SANS", parsers.names,
+        "Further names and addresses in the agent's own certificate, with commas or blanks "
+        "between. A SuperNode has one for the AppIo of `FLOWER_APPIO_LISTEN`.",
+        default="", roles=LINK + NODE, sample="fl.example.org, 192.0.2.10")
+    control_address: Address = setting(
+        "FLOWER_CONTROL_ADDRESS", parsers.listen(9093),
+        "Where the Control API listens. Flower does not authenticate it, and it runs the code it "
+        "is given on every node: anything but loopback is a warning. From 1.40 on it must equal "
+        "the Fleet address.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
+    fleet_port: int | None = setting(
+        "FLOWER_FLEET_PORT", parsers.port(), "Port of the Fleet API.",
+        unset="9092 (8000 from 1.40)", roles=LINK + NODE, sample="9092")
+    serverappio_port: int = setting(
+        "FLOWER_SERVERAPPIO_PORT", parsers.port(), "Port of the SuperLink's AppIo API.",
+        default="9091", roles=LINK, sample="19091")
+    clientappio_port: int = setting(
+        "FLOWER_CLIENTAPPIO_PORT", parsers.port(), "Port of the SuperNode's AppIo API.",
+        default="9094", roles=NODE, sample="19094")
+    health_port: int = setting(
+        "FLOWER_HEALTH_PORT", parsers.port(rules.HEALTH_PORTS),
+        "First of three loopback ports in a row for the health services, one a container.",
+        default="9097", sample="19097")
+    appio_listen: Address | None = setting(
+        "FLOWER_APPIO_LISTEN", parsers.listen(),
+        "`address:port` on which this VM's AppIo is offered to a SuperExec elsewhere; then no "
+        "local one is started.", roles=LINK + NODE, sample="10.0.0.5:9091")
+    appio_address: Address | None = setting(
+        "FLOWER_APPIO_ADDRESS", parsers.peer, "Where a lone SuperExec attaches.",
+        required=True, roles=EXEC, sample="10.0.0.5:9091")
+    superexec_plugin: Plugin = setting(
+        "FLOWER_SUPEREXEC_PLUGIN", parsers.choice(Plugin),
+        "As what a lone SuperExec attaches: `serverapp` or `clientapp`.",
+        default="clientapp", roles=EXEC, sample="serverapp")
+    image_prefix: str = setting(
+        "FLOWER_IMAGE_PREFIX", parsers.image_prefix, "Registry and namespace of the images.",
+        default="flwr", sample="registry.example.org/mirror/flwr")
+    registry_user: str | None = setting(
+        "FLOWER_REGISTRY_USER", parsers.line, "User at a private registry.", sample="puller")
+    registry_password: Secret | None = setting(
+        "FLOWER_REGISTRY_PASSWORD", parsers.secret_line, "Password at a private registry.",
+        secret=True, sample="…")
+    memory_limit: int | None = setting(
+        "FLOWER_MEMORY_LIMIT", parsers.memory_bytes,
+        "Memory limit of the SuperExec container, so that an app and not the agent is killed.",
+        unset="what the VM has, less 512 MiB", sample="4G")
+    log_level: LogLevel = setting(
+        "FLOWER_LOG_LEVEL", parsers.choice(LogLevel),
+        "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",
+        default="INFO", sample="DEBUG")
+    metrics: bool = setting(
+        "FLOWER_METRICS", parsers.boolean,
+        "Metrics for node_exporter's textfile collector, in /run/flower-agent/metrics.",
+        default="NO", sample="YES")
+    ready_timeout_s: int = setting(
+        "FLOWER_READY_TIMEOUT", parsers.whole(10, 86_400),
+        "Seconds after which a VM that is not ready reports `failed`; it goes on trying.",
+        default="600", sample="1200")
+
+    given: frozenset[str] = frozenset()
+    """The variables that somebody set."""
+# fmt: on
+
+
+_FIELDS: dict[str, Setting[Any]] = {
+    field.name: row_of(field) for field in dataclasses.fields(Settings) if field.metadata
+}
+
+SETTINGS: tuple[Setting[Any], ...] = tuple(_FIELDS.values())
+"""The table, FLOWER_ROLE first: which other rows apply depends on it."""
+
+_ORDER = {row.name: number for number, row in enumerate(SETTINGS)}
+_NAMES = tuple(row.name for row in SETTINGS if row.stem is None)
+_STEMS = tuple(row.stem for row in SETTINGS if row.stem is not None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parsed:
+    """What came of a context."""
+
+    settings: Settings | None
+    """None when a finding is an error."""
+
+    findings: tuple[Finding, ...]
+    """Everything wrong or worth knowing, in the order of the table."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Reading:
+    """What is known while the table is walked."""
+
+    context: Mapping[str, str]
+    config: Mapping[str, str]
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    given: set[str] = dataclasses.field(default_factory=set)
+    bad: set[str] = dataclasses.field(default_factory=set)
+    found: list[tuple[str, Finding]] = dataclasses.field(default_factory=list)
+
+
+def parse(context: Mapping[str, str], config: Mapping[str, str]) -> Parsed:
+    """Return the settings of a context over the defaults of ``config.yaml`` (lower-case names)."""
+    reading = _Reading(context, config)
+    for field, row in _FIELDS.items():
+        reading.values[field] = _read(row, reading)
+    settings = Settings(**reading.values, given=frozenset(reading.given))
+    found = reading.found + rules.check(settings, reading.given, reading.bad)
+    findings = [finding for _, finding in sorted(found, key=lambda pair: _ORDER[pair[0]])]
+    findings += _other_findings(context, config)
+    failed = any(finding.severity is Severity.ERROR for finding in findings)
+    return Parsed(None if failed else settings, tuple(findings))
+
+
+def secret_names() -> frozenset[str]:
+    """Return the names whose values are never shown, bare and with ``ONEAPP_``."""
+    secret = {row.name for row in SETTINGS if row.secret}
+    return frozenset(secret | {names.PREFIX + name for name in secret})
+
+
+def _read(row: Setting[Any], reading: _Reading) -> Any:
+    """Return the field's value, or a stand-in where none is valid, and note what was found."""
+    role = reading.values.get("role")
+    applies = role is None or role in row.roles
+    if row.stem is not None:
+        keys = names.members(row.stem, reading.context, reading.config) if applies else []
+        read = [(key, _read_one(row, key, reading)) for key in keys]
+        return tuple((_key(row.stem, key), value) for key, value in read if value is not None)
+    return _read_one(row, row.name, reading) if applies else row.fallback()
+
+
+def _read_one(row: Setting[Any], name: str, reading: _Reading) -> Any:
+    given = names.look_up(name, reading.context, reading.config)
+    if isinstance(given, names.Given):
+        try:
+            value = row.read(given.value)
+        except ValueError as error:
+            given = _invalid(row, given, str(error))
+        else:
+            reading.given.add(row.name)
+            return value
+    if given is None and row.required and (row is SETTINGS[0] or reading.values["role"]):
+        given = Finding("setting.missing", f"{name} is not set")
+    if given is not None:
+        reading.bad.add(row.name)
+        reading.found.append((row.name, given))
+    return row.fallback()
+
+
+def _invalid(row: Setting[Any], given: names.Given, want: str) -> Finding:
+    seen = row.seen(given.value, names.shown(given.value))
+    hint = "Correct /etc/flower-agent/config.yaml." if given.in_config else ""
+    return Finding("setting.invalid", f"{given.source} {seen}: {want}", hint)
+
+
+def _key(stem: str, name: str) -> str:
+    return name[len(stem) :].lower().replace("_", "-")
+
+
+def _other_findings(context: Mapping[str, str], config: Mapping[str, str]) -> Iterator[Finding]:
+    yield from names.unknown_defaults(config, _NAMES, _STEMS)
+    if context.get("REPORT_READY", "").strip():
+        message = "REPORT_READY is set: one-context reports READY before Flower works"
+        yield warning("context.report_ready", message)
+    yield from names.near_misses(context, _NAMES, _STEMS)

@@ -1,0 +1,1 @@
+"""The daemon: one loop that looks, decides, acts and reports."""

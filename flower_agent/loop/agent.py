@@ -1,0 +1,356 @@
+"""The loop, and the only place that joins the parts: observe, decide, act, report.
+
+Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
+the next. Turns come when something happens (a container's end, a changed context, an errand's
+answer, a signal) and otherwise every ten seconds.
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import random
+import threading
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from flower_agent import __version__, files
+from flower_agent import log as logging
+from flower_agent.config.intake import Intake
+from flower_agent.config.parsers import Role
+from flower_agent.config.settings import Settings
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError, Finding, warning
+from flower_agent.machine import host, mounts, nvidia
+from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.memory import Memory
+from flower_agent.paths import Paths
+from flower_agent.pki.certificate_files import CertificateFiles
+from flower_agent.pki.keyring import Keyring
+from flower_agent.pki.node_keys import NodeKeys
+from flower_agent.pki.server_certificate import ServerCertificate
+from flower_agent.probes.health import Prober
+from flower_agent.reporting import life, portrait, publisher
+from flower_agent.reporting.exporter import Exporter
+from flower_agent.reporting.life import Phase, Unmet
+from flower_agent.reporting.notify import Notifier
+from flower_agent.reporting.reporter import Reporter
+from flower_agent.reporting.status import Status
+from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.git import Git
+from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.submitter import Submitter
+from flower_agent.service.attach import Search
+from flower_agent.service.connections import Connections
+from flower_agent.service.enroller import Enroller
+from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
+from flower_agent.service.registrar import Registrar
+from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.baker import Baker, Source
+from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.engine import Engine
+from flower_agent.steps.supply import Supply
+from flower_agent.steps.upgrader import Upgrader
+from flower_agent.steps.workbench import Workbench
+from flower_agent.steps.workload import Workload
+
+from .converge import Converger
+from .orders import OrderBox, Orders
+from .superexec import SuperExec
+from .superlink import SuperLink
+from .supernode import SuperNode
+from .turn import Duty, Turn
+
+log = structlog.get_logger()
+
+IDLE_S = 10.0
+WAITING_S = 1.0
+SETTLING_PAUSE_S = 0.05
+READY_TIMEOUT_S = 600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How this process was started."""
+
+    paths: Paths
+    name: str = ""
+    """Prefix of the containers' names, so that several agents run side by side."""
+
+    docker_url: str = "unix:///var/run/docker.sock"
+    context_file: pathlib.Path | None = None
+    """Read instead of the VM's context; for `preview`."""
+
+    wheels: Source | None = None
+    """Where the wheels of framework images come from."""
+
+    notify_socket: str = ""
+    tty: bool = False
+    scale: float = 1.0
+    """Shortens every wait; for tests only."""
+
+
+class Agent:
+    """One agent; `run` is the daemon, `preview` one look without a touch."""
+
+    def __init__(self, options: Options, *, dry: bool = False) -> None:
+        self._options = options
+        self._paths = options.paths
+        self._wake = threading.Event()
+        self._errands = Errands(self._wake.set)
+        self._scale = options.scale
+        rng = random.SystemRandom()
+        self._prober = prober = Prober()
+        engine = Engine(options.name or "default", url=options.docker_url)
+        self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
+        self._bakery = Bakery(
+            Baker(engine, Workbench(engine), options.paths.bake),
+            self._errands,
+            options.wheels,
+            scale=options.scale,
+        )
+        search = Finder(self._errands, rng=rng, scale=options.scale)
+        self._finder = search
+        registrar = Registrar(self._errands, rng=rng, scale=options.scale)
+        submitter = Submitter(
+            self._errands,
+            Git(self._paths.runs),
+            Bundler(engine),
+            RunFiles(self._paths.runs),
+            scale=options.scale,
+        )
+        enroller = Enroller(registrar, scale=options.scale)
+        connections = Connections(self._errands, scale=options.scale)
+        look = Look(self._errands, prober, rng=rng, scale=options.scale)
+        offers = Search(self._errands, rng=rng, scale=options.scale)
+        keys = NodeKeys(options.paths.keys)
+        self._supernode = SuperNode(prober, search, keys, look, connections, scale=options.scale)
+        duties: dict[Role, Duty] = {
+            Role.SUPERLINK: SuperLink(
+                prober,
+                enroller,
+                submitter,
+                ServerCertificate(CertificateFiles(self._paths.certificates)),
+                PacketFilter(self._paths.filter_rules, self._errands, scale=options.scale),
+                database=self._paths.superlink,
+            ),
+            Role.SUPERNODE: self._supernode,
+            Role.SUPEREXEC: SuperExec(prober, offers, look, connections),
+        }
+        self._converger = Converger(
+            self._paths,
+            options.name,
+            self._workload,
+            duties,
+            connections=connections,
+            accelerator=Accelerator(engine, self._errands, scale=options.scale),
+            upgrader=Upgrader(
+                options.name,
+                self._paths,
+                self._workload,
+                search,
+                self._errands,
+                scale=options.scale,
+            ),
+            supplies=Supply(self._paths.images_lock, self._workload, self._bakery),
+            dry=dry,
+            scale=options.scale,
+        )
+        self._keyring = Keyring(self._paths.tls)
+        memory = self._paths.runtime / "onegate.json"
+        self._reporter = Reporter(
+            memory, self._errands, now=time.monotonic(), rng=rng, scale=options.scale
+        )
+        notifier = Notifier(options.notify_socket)
+        self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
+        self._exporter = Exporter(self._paths, self._keyring)
+        self._life = life.born(_now(), time.monotonic())
+        self._intake = Intake(options.paths, options.context_file)
+        self._memory = Memory(options.paths.record)
+        self._orders = OrderBox(options.paths.orders)
+        self._turn: Turn | None = None
+        self._bug = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until `stop` is set; the containers stay as they are then."""
+        files.sweep(self._paths.runtime)
+        log.info("agent.start", version=__version__, root=str(self._paths.root))
+        self._workload.watch(stop)
+        while not stop.is_set():
+            pause = self._turn_safely()
+            self._rest(pause, stop)
+        self._publisher.stopping()
+        self._exporter.remove()
+        log.info("agent.stop", containers="left running")
+
+    def wake(self, *, again: bool = False) -> None:
+        """Turn now; with `again` the inputs are read anew though no file changed."""
+        if again:
+            self._intake.reread()
+        self._wake.set()
+
+    def preview(self, timeout_s: float) -> tuple[Unmet | None, list[str]]:
+        """Return what the next turn waits for and would do, without doing anything."""
+        end = time.monotonic() + timeout_s
+        while True:
+            unmet = self._look()
+            if unmet is None or not self._errands.busy() or time.monotonic() > end:
+                return unmet, list(self._converger.planned)
+            self._wake.wait(0.2)
+            self._wake.clear()
+
+    def _turn_safely(self) -> float:
+        """Do one turn and publish; return the seconds until the next is due."""
+        try:
+            unmet = self._look()
+        except Exception as error:
+            bug = f"{type(error).__name__}: {error}"
+            if bug != self._bug:  # not again each turn
+                log.exception("agent.bug")
+            self._bug = bug
+            unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", bug))
+        now, monotonic = _now(), time.monotonic()
+        before = self._life
+        good = self._intake.good
+        limit = good.ready_timeout_s if good else READY_TIMEOUT_S
+        self._life = life.step(
+            before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
+        )
+        publisher.log_change(before, self._life)
+        self._publish_safely(now, monotonic)
+        return self._pause_s(unmet, monotonic)
+
+    def _look(self) -> Unmet | None:
+        """Read what changed, converge, and keep what was learnt."""
+        if self._intake.changed():
+            first = self._intake.inputs is None
+            new = self._intake.read()
+            if self._intake.inputs is not None:
+                self._reporter.use(self._intake.inputs.access)
+            if new and self._intake.good is not None:
+                self._take(self._intake.good)
+            if first:
+                self._publish_safely(_now(), time.monotonic())
+        waited_s = time.monotonic() - self._life.start_monotonic
+        refusal = self._intake.refusal(waited_s=waited_s, scale=self._scale)
+        if self._intake.good is None:
+            return refusal
+        orders = self._orders.read()
+        self._turn = turn = self._begin(self._intake.good, orders)
+        unmet = self._converger.turn(turn)
+        if not self._converger.dry:
+            kept = self._remember(turn)
+            done = Orders(turn.renewed, orders.trust if kept else None)
+            if done != Orders():
+                self._orders.done(done)
+                log.info("orders.done", renew=done.renew, trust=done.trust)
+        return refusal or unmet
+
+    def _remember(self, turn: Turn) -> bool:
+        """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
+        try:
+            self._memory.keep(turn.record)
+        except AgentError as error:
+            found = error.finding
+            turn.warnings.append(warning(found.code, found.message, found.hint))
+            return False
+        return True
+
+    def _begin(self, good: Settings, orders: Orders) -> Turn:
+        vmid = self._intake.inputs.vmid if self._intake.inputs else None
+        follows = mounts.follows(host.mountinfo(), str(self._paths.data))
+        record = self._memory.recall(vmid)
+        if orders.trust is not None:
+            record = dataclasses.replace(record, ca_pin=orders.trust)
+        elif self._memory.damaged and record.ca_pin is None:  # the CA's own file is still a pin
+            record = dataclasses.replace(record, ca_pin=self._keyring.held_fingerprint())
+        return Turn(
+            settings=good,
+            renew=orders.renew,
+            variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
+            host=host.observe(),
+            gpu=nvidia.look(),
+            keyring=self._keyring,
+            client=self._reporter.client,
+            now=_now(),
+            monotonic=time.monotonic(),
+            record=record,
+            data_propagation="rslave" if follows else "rprivate",
+            dry=self._converger.dry,
+        )
+
+    def _take(self, good: Settings) -> None:
+        """Use new settings from now on."""
+        logging.configure(good.log_level.value, tty=self._options.tty)
+        self._finder.forget()
+        self._workload.pardon()
+        self._bakery.forget()
+        self._life = life.restarted(self._life, time.monotonic())
+
+    def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:
+        try:
+            self._publish(now, monotonic)
+        except Exception as error:  # what cannot be told must not keep the containers from care
+            if self._bug != str(error):
+                log.exception("agent.bug")
+            self._bug = str(error)
+
+    def _publish(self, now: datetime.datetime, monotonic: float) -> None:
+        if self._converger.dry:
+            return
+        told: Mapping[str, str] = self._turn.told if self._turn else self._introduced()
+        found, good = self._status(now), self._intake.good
+        self._publisher.publish(found, told, monotonic=monotonic, wall=now)
+        self._exporter.publish(
+            found,
+            wanted=good is not None and good.metrics,
+            health_s=self._prober.health_s,
+            monotonic=monotonic,
+        )
+
+    def _introduced(self) -> Mapping[str, str]:
+        """Return what the first body of a start can tell besides that it starts."""
+        good, read = self._intake.good, self._intake.inputs
+        if good is None or read is None or good.role is not Role.SUPERNODE:
+            return {}
+        return self._supernode.introduction(good, self._memory.recall(read.vmid).vmid)
+
+    def _status(self, now: datetime.datetime) -> Status:
+        return portrait.draw(
+            life=self._life,
+            intake=self._intake,
+            turn=self._turn,
+            workload=self._workload,
+            reporter=self._reporter,
+            other_vm=self._memory.other_vm,
+            name=self._options.name,
+            now=now,
+        )
+
+    def _pause_s(self, unmet: Unmet | None, monotonic: float) -> float:
+        if unmet is None or unmet.fatal:
+            pause = IDLE_S
+        elif unmet.phase in (Phase.HEALTH, Phase.PEER) and unmet.finding is None:
+            pause = SETTLING_PAUSE_S
+        else:
+            pause = WAITING_S
+        pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
+        due = self._turn.next_s if self._turn else float("inf")
+        return max(min(pause, due, self._workload.rest_s(monotonic)), 0.01)
+
+    def _rest(self, pause_s: float, stop: threading.Event) -> None:
+        """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
+        end = time.monotonic() + pause_s
+        while not stop.is_set():
+            left = end - time.monotonic()
+            if left <= 0 or self._wake.wait(min(left, WAITING_S * self._scale)):
+                break
+            if self._intake.changed():
+                break
+        self._wake.clear()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,315 @@
+"""One turn from settings to working containers: each stage looks, decides, acts, and may stop it.
+
+The stages are the phases of the contract, in order. The first that is not met is what the VM waits
+for; nothing that stops a turn ever stops a container.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from flower_agent import files
+from flower_agent.config.parsers import Role
+from flower_agent.errors import AgentError
+from flower_agent.machine import ports
+from flower_agent.machine.gpu import Access
+from flower_agent.paths import Paths
+from flower_agent.pki import trust
+from flower_agent.pki.keyring import Keyring
+from flower_agent.reporting.life import Phase, Unmet
+from flower_agent.reporting.status import Mark
+from flower_agent.service.connections import Connections
+from flower_agent.steps import plan, supply
+from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.ends import WAITING
+from flower_agent.steps.upgrader import Upgrader
+from flower_agent.steps.workload import SETTLING_S, Workload
+from flower_agent.wanted import roles
+from flower_agent.wanted.containers import FLOWER_UID, Container, Existing, Part
+from flower_agent.wanted.roles import Site
+
+from .turn import Duty, Running, Turn
+
+log = structlog.get_logger()
+
+DETACHED_AFTER_S = 60.0
+BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE)
+
+HUNG_AFTER_S = 20.0
+"""So long may a SuperNode that gave up take to end by itself; some versions never do."""
+
+TURNED_AWAY_S = 2.0
+"""The same where its SuperLink only does not know its key yet."""
+
+BUSY_LOOK_S = 20.0
+BUSY_FOR_S = 60.0
+"""A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
+
+
+class Converger:
+    """Brings the VM's containers about, turn by turn."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        prefix: str,
+        workload: Workload,
+        duties: Mapping[Role, Duty],
+        *,
+        connections: Connections,
+        accelerator: Accelerator,
+        upgrader: Upgrader,
+        supplies: supply.Supply,
+        dry: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        self._paths = paths
+        self._prefix = prefix
+        self._workload = workload
+        self._duties = duties
+        self._connections = connections
+        self._accelerator = accelerator
+        self._upgrader = upgrader
+        self._supply = supplies
+        self.dry = dry
+        self._scale = scale
+        self._settled: tuple[str, object] | None = None
+        self._seen_at: dict[str, tuple[object, float]] = {}
+        self._hung: tuple[Existing | None, float] = (None, 0.0)
+        self._attached_at = 0.0
+        self._computed_at = self._busy_look_at = float("-inf")
+        self.planned: list[str] = []
+        """What a dry turn would do."""
+
+    def turn(self, turn: Turn) -> Unmet | None:
+        """Go as far as possible; return what is not met, None when all works."""
+        self.planned.clear()
+        self._upgrader.begin(turn)
+        try:
+            unmet = self._stages(turn)
+        except AgentError as error:
+            unmet = turn.unmet(error)
+        if not self.dry:
+            self._upgrader.judge(turn, unmet)
+        name = roles.name(self._prefix, Part(turn.settings.role.value))
+        unmet = self._workload.ends.steady(name, unmet, turn.awaited)
+        if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
+            told = "not applied yet: the containers run on as they were started"
+            turn.note("settings", Mark.WAITING, told)
+        return unmet
+
+    def _stages(self, turn: Turn) -> Unmet | None:
+        turn.phase = Phase.DOCKER
+        self._workload.observe(turn.monotonic)
+        turn.note("docker", Mark.OK, "answers")
+        pins = self._supply.pins(turn)
+        first = self._workload.existing(roles.name(self._prefix, Part(turn.settings.role.value)))
+        turn.running = first is not None and first.running
+        turn.wait = self._workload.ends.waiting(first.name) if first else None
+        missing = self._supply.missing(turn, pins)
+        self.planned += [supply.word(reference) for reference in missing]
+        if missing and not turn.running and not self.dry:
+            self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
+        computing = (c.gpu for c in self._workload.have if c.running and c.gpu)
+        access = self._accelerator.choose(turn, next(computing, Access.NONE))
+        if access is None:
+            return Unmet(turn.phase)
+        turn.phase = Phase.DISCOVER
+        duty = self._duties[turn.settings.role]
+        prepared = duty.prepare(turn)
+        turn.phase = Phase.TLS
+        self._certificates(turn, turn.keyring, prepared.trust)
+        if prepared.appio is not None:
+            self._certificates(turn, turn.keyring.appio, prepared.appio)
+        turn.phase = Phase.CONTAINER
+        want = roles.containers(turn.settings, self._site(turn, prepared.site, access))
+        steps = self._steps(turn, want)
+        self.planned += self._upgrader.words(turn, steps)
+        made = {step.container.image for step in steps if step.container}
+        needed = tuple(reference for reference in missing if reference in made)
+        self._await_start(turn, want, steps, duty)
+        if self.dry:
+            return None if steps else self._check(turn, want, duty)
+        if needed:
+            turn.phase = Phase.IMAGE
+            error = self._supply.fetch(turn, needed, pins)
+            return turn.unmet(error) if error else Unmet(Phase.IMAGE)
+        self._supply.record(turn, pins)
+        if not self._apply(turn, want, steps, pins):
+            return Unmet(turn.phase)
+        return self._check(turn, want, duty, fresh=_starts(want[0], steps))
+
+    def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.Wanted) -> None:
+        if wanted.source is trust.Source.OFF:
+            turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
+            turn.renewed = turn.renew
+            return
+        steps = trust.steps(wanted, keyring.held(wanted, turn.now), turn.now)
+        self.planned += [str(step) for step in steps]
+        if not self.dry:
+            for step in steps:
+                log.info("tls.step", action=step.action.value, cause=step.cause)
+                keyring.apply(step, wanted, turn.now)
+            turn.renewed = turn.renew
+
+    def _site(self, turn: Turn, known: Mapping[str, Any], access: Access) -> Site:
+        if not self.dry:
+            if turn.settings.role is Role.SUPERLINK:
+                files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
+            if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
+                files.directory(self._paths.data, 0o755)
+        appio = turn.keyring.appio
+        return Site(
+            prefix=self._prefix,
+            ca_file=str(turn.keyring.ca),
+            chain_file=str(turn.keyring.chain),
+            key_file=str(turn.keyring.key),
+            appio_ca_file=str(appio.ca),
+            appio_chain_file=str(appio.chain),
+            appio_key_file=str(appio.key),
+            superlink_dir=str(self._paths.superlink),
+            data_dir=str(self._paths.data),
+            digests={**turn.keyring.digests(), **appio.digests()},
+            memory_bytes=turn.host.memory_bytes,
+            gpu=access,
+            cuda=turn.cuda,
+            data_propagation=turn.data_propagation,
+            **known,
+        )
+
+    def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
+        main = self._workload.existing(want[0].name)
+        settled = main is not None and self._settled == (main.container_id, main.started_at)
+        return self._workload.steps(want, settled=settled, now=turn.monotonic)
+
+    def _await_start(
+        self, turn: Turn, want: tuple[Container, ...], steps: tuple[plan.Step, ...], duty: Duty
+    ) -> None:
+        """Raise AgentError while a start of the first container would be in vain."""
+        if _starts(want[0], steps):
+            turn.phase = Phase.DISCOVER
+            duty.may_start(turn)
+        turn.phase = Phase.CONTAINER
+
+    def _apply(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        pins: Mapping[str, str],
+    ) -> bool:
+        """Do the steps; tell whether all are done."""
+        if not steps:
+            return True
+        ports.free(want, steps, self._workload.existing)
+        try:
+            done = self._upgrader.apply(turn, steps, pins)
+        except AgentError as error:
+            if error.finding.code.startswith("gpu."):
+                self._accelerator.refuse(turn, error.finding)
+            raise
+        self._workload.observe(turn.monotonic)
+        return done
+
+    def _check(
+        self, turn: Turn, want: tuple[Container, ...], duty: Duty, *, fresh: bool = False
+    ) -> Unmet | None:
+        existing: list[Existing] = []
+        for container in want:
+            found = self._workload.existing(container.name)
+            if found is None or not found.running or found.started_at is None:
+                raise self._workload.ended(container.name)
+            if found.status == "paused":
+                hint = f"docker unpause {found.name}"
+                raise AgentError(
+                    "container.paused", f"{found.name} is paused", hint, retryable=True
+                )
+            existing.append(found)
+            self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
+        main = existing[0]
+        turn.phase = Phase.HEALTH
+        if fresh:  # a look would read what its last start wrote, before this turn's own time
+            return Unmet(turn.phase)
+        name, started_at = main.name, main.started_at or turn.now
+        read = self._workload.engine.logs
+        running = Running(started_at, lambda since: read(name, since=since), main.image)
+        try:
+            duty.check(turn, running)
+        except AgentError as error:
+            if self._excuses(turn, main, error):
+                return Unmet(turn.phase)
+            raise
+        self._hung = (None, 0.0)
+        self._settled = (main.container_id, main.started_at)
+        computes = not self.dry and any(container.gpu for container in want)
+        if computes and not self._accelerator.check(turn, existing[-1]):
+            return Unmet(turn.phase)
+        if len(existing) > 1:
+            self._superexec(turn, existing[1])
+        return None
+
+    def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
+        """Tell whether a young container may fail so; stop one that will never work again."""
+        waits = error.finding.code in WAITING
+        if waits:
+            self._workload.ends.wait(main.name, error, turn.monotonic)
+        limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
+        if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
+            stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
+            self._workload.apply((stop,), {})
+        young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
+        return young and error.retryable and not waits
+
+    def _hung_for_s(self, main: Existing, monotonic: float) -> float:
+        """Return since when this start has given up; most end by themselves a moment later."""
+        known, since = self._hung
+        if known is None or known.started_at != main.started_at:
+            self._hung = (main, monotonic)
+            return 0.0
+        return monotonic - since
+
+    def _age_s(self, container: Existing, monotonic: float) -> float:
+        """Return for how long a start of a container was seen, whatever the clock did."""
+        start = (container.container_id, container.started_at)
+        known, since = self._seen_at.get(container.name, (None, monotonic))
+        if known != start:
+            since = monotonic
+            self._seen_at[container.name] = (start, since)
+        return monotonic - since
+
+    def _superexec(self, turn: Turn, superexec: Existing) -> None:
+        """Note whether the local SuperExec is attached; without it no app can run."""
+        attach = roles.attach_address(turn.settings, turn.fleet_host)
+        if self._connections.held(attach, now=turn.monotonic):
+            self._attached_at = turn.monotonic
+            turn.note("superexec", Mark.OK, f"attached to {attach}")
+        else:
+            turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            limit = DETACHED_AFTER_S * self._scale
+            since = turn.monotonic - self._attached_at
+            if min(self._age_s(superexec, turn.monotonic), since) > limit:
+                raise AgentError(
+                    "superexec.detached",
+                    f"{superexec.name} holds no connection to {attach}",
+                    retryable=True,
+                )
+        if turn.settings.role is Role.SUPERNODE:
+            self._busy(turn, superexec.name)
+
+    def _busy(self, turn: Turn, name: str) -> None:
+        if turn.monotonic >= self._busy_look_at:
+            self._busy_look_at = turn.monotonic + BUSY_LOOK_S * self._scale
+            running: tuple[str, ...] = ()
+            with contextlib.suppress(AgentError):  # wants `ps` on the VM; never changes the state
+                running = self._workload.engine.processes(name)
+            if any("flwr-clientapp" in command for command in running):
+                self._computed_at = turn.monotonic
+        busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
+        turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+
+
+def _starts(main: Container, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` start the first container."""
+    return any(step.name == main.name and step.action is plan.Action.START for step in steps)

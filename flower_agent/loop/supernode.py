@@ -1,0 +1,320 @@
+"""The SuperNode's duty: find the SuperLink, trust its CA, and be seen connected to it.
+
+Flower says nothing of a TLS mistake but that it retries, so the agent shakes hands with the
+endpoint itself before it starts the container. Connected is read from the SuperNode's own log
+(`exits.peer`) and from the kernel's table of connections, never assumed.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+
+import structlog
+
+from flower_agent.config import pem
+from flower_agent.config.parsers import SYSTEM
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError, Severity, warning
+from flower_agent.pki import certificates, node_trust, trust
+from flower_agent.pki.node_keys import NodeKey, NodeKeys
+from flower_agent.probes import exits
+from flower_agent.probes.health import Prober
+from flower_agent.reporting.life import Phase
+from flower_agent.reporting.status import Link, Mark
+from flower_agent.service.connections import Connections
+from flower_agent.service.discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
+from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
+from flower_agent.wanted import flower, roles
+from flower_agent.wanted.arguments import Trust
+from flower_agent.wanted.containers import Part
+from flower_agent.wanted.flower import Transport
+
+from . import appio
+from .turn import Prepared, Running, Turn
+
+TIMEOUT_S = 3.0
+LOST_AFTER_S = 10.0
+"""A SuperNode that is away for longer looks for its SuperLink anew."""
+
+HOLDS_AFTER_S = 2.0
+"""Flower 1.23 does not say that it has connected; one that is turned away ends sooner than this."""
+
+REPLACE_KEY_AFTER_S = 600.0
+"""A key that worked, and is refused for so long, was unregistered, which is for ever. A SuperLink
+that lost its database registers all keys again much sooner."""
+
+OVERLAP = datetime.timedelta(seconds=2)
+"""A log is read again from so long before the last look."""
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    """What the log of one container start told so far; only the lines that matter are kept."""
+
+    started_at: datetime.datetime
+    since: datetime.datetime
+    """Docker's time from which on lines may not have been read yet."""
+
+    read_at: float
+    """Monotonic seconds of the last look."""
+
+    lines: tuple[str, ...] = ()
+
+
+class SuperNode:
+    """What one SuperNode VM does beside its containers."""
+
+    def __init__(
+        self,
+        prober: Prober,
+        search: Finder,
+        keys: NodeKeys,
+        look: Look,
+        connections: Connections,
+        *,
+        scale: float = 1.0,
+    ) -> None:
+        self._prober = prober
+        self._finder = search
+        self._keys = keys
+        self._look = look
+        self._connections = connections
+        self._scale = scale
+        self._key: NodeKey | None = None
+        self._linked: tuple[datetime.datetime, float] | None = None
+        self._seen: _Seen | None = None
+        self._lost_at: float | None = None
+
+    def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
+        """Return what the first body of a start tells: the key, so that it is enrolled soon."""
+        key = None
+        if node_trust.may_have_key(settings):
+            with contextlib.suppress(AgentError):  # the turn that follows meets it and reports it
+                key = self._key_of(settings, vmid)
+        return {"FLOWER_NODE_KEY": key.public} if key else {}
+
+    def prepare(self, turn: Turn) -> Prepared:
+        """Return the trusted CA, the SuperLink, this node's key and its partition.
+
+        Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
+        """
+        settings = turn.settings
+        lost = node_trust.no_source(settings) if turn.client is None else None
+        if lost:
+            raise AgentError(lost.code, lost.message, lost.hint)
+        found = self._finder.find(
+            settings, turn.client, turn.record, now=turn.monotonic, running=turn.running
+        )
+        try:
+            wanted = self._trust(turn, found)
+            key = self._node_key(turn, found)
+        except AgentError:
+            self._finder.forget()  # what was told and is refused may be told otherwise by now
+            raise
+        mixed = mixed_versions(settings.version, found.version)
+        if mixed and mixed.severity is Severity.ERROR:
+            self._finder.forget()
+            raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
+        if mixed:
+            turn.warnings.append(mixed)
+        config = self._node_config(turn)
+        turn.record = dataclasses.replace(
+            turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
+        )
+        turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
+        version = found.version[:MAX_WORDS] or None
+        turn.superlink = Link(endpoint=str(found.endpoint), vmid=found.vmid, version=version)
+        turn.note("superlink", Mark.OK, str(turn.superlink))
+        turn.told["FLOWER_BUSY"] = "0"
+        site = {
+            "superlink": found,
+            "trust": node_trust.trust_of(settings),
+            "node_config": config,
+            "node_key_file": key.path if key else "",
+            "node_key_digest": key.digest if key else "",
+        }
+        appio_wanted = None
+        if settings.appio_listen is not None:
+            appio_wanted = appio.wanted(turn, roles.clientappio(settings))
+        return Prepared(trust=wanted, appio=appio_wanted, site=site)
+
+    def may_start(self, turn: Turn) -> None:
+        """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
+        settings = turn.settings
+        found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
+        http = flower.band(settings.version).fleet is Transport.HTTP
+        ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
+        try:
+            self._look.judge(
+                found.endpoint, ca_pem, tls=settings.tls, http=http, now=turn.monotonic
+            )
+        except AgentError as error:
+            if error.finding.code.startswith("endpoint."):
+                self._finder.forget()  # it may have moved
+            raise
+
+    def check(self, turn: Turn, running: Running) -> None:
+        """Raise AgentError for the first thing that does not work."""
+        settings = turn.settings
+        try:
+            self._prober.probe_serving(roles.health(settings, Part.SUPERNODE), TIMEOUT_S)
+        except AgentError:
+            turn.hung = self._gave_up(turn, running)
+            raise
+        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        if settings.appio_listen is not None:
+            appio.check_supernode(turn, self._prober, roles.clientappio(settings))
+        turn.phase = Phase.PEER
+        self._check_peer(turn, running)
+        self._lost_at = None
+
+    def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
+        settings = turn.settings
+        wrong = node_trust.mismatch(settings, found)
+        if wrong:
+            raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
+        if not settings.tls:
+            return trust.Wanted(source=trust.Source.OFF)
+        if settings.tls_ca_cert == SYSTEM:
+            return trust.Wanted(source=trust.Source.SYSTEM)
+        held = turn.keyring.held_ca()
+        pem = node_trust.trusted_ca(settings, found.ca_pem, turn.record, held)
+        seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
+        if not settings.tls_ca_cert:
+            turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
+        turn.trusts(seen.fingerprint)
+        return trust.Wanted(source=trust.Source.TRUSTED, ca_pem=certificates.canonical(pem))
+
+    def _node_key(self, turn: Turn, found: SuperLink) -> NodeKey | None:
+        """Return the key to use, None where the SuperLink wants none; publishes its public half."""
+        settings = turn.settings
+        wanted = self._wants_key(turn, found)
+        self._key = key = None
+        if node_trust.may_have_key(settings):
+            key = self._key_of(settings, turn.record.vmid, dry=turn.dry)
+        if key is None:
+            return NodeKey(str(self._keys.path(turn.record.vmid)), "", "") if wanted else None
+        turn.told["FLOWER_NODE_KEY"] = key.public
+        if not wanted:
+            turn.note("key", Mark.OFF, "the SuperLink wants no key")
+            return None
+        patience_s = REPLACE_KEY_AFTER_S * self._scale
+        unknown = turn.wait is not None and turn.wait.error.finding.code == "enrol.waiting"
+        if turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s:
+            key = self._replaced(turn, key)
+        self._key, shown = key, pem.node_key_fingerprint(key.public)
+        ghost = key.public == turn.record.worked_key
+        more = ", or still takes its last connection for alive" if ghost else ""
+        turn.awaited = f"the SuperLink does not know the key {shown}{more}"
+        turn.note("key", Mark.OK, shown)
+        return key
+
+    def _wants_key(self, turn: Turn, found: SuperLink) -> bool:
+        """Tell whether a key is shown; the SuperLink's own refusal tells it, too."""
+        told = found.node_auth
+        refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
+        if refused:
+            self._finder.forget()  # it may publish by now what it wants
+            told = True if told is None else told
+        if told is not None:
+            turn.record = dataclasses.replace(turn.record, superlink_auth=told)
+        return node_trust.wants_key(turn.settings, found, turn.record)
+
+    def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
+        """Return this VM's key; a dry look makes none."""
+        if settings.node_private_key is not None:
+            return self._keys.give(settings.node_private_key, dry=dry)
+        return self._keys.held(vmid) if dry else self._keys.own(vmid)
+
+    def _replaced(self, turn: Turn, key: NodeKey) -> NodeKey:
+        """Return a new key in the place of one that worked once and was unregistered since."""
+        own = turn.settings.node_private_key is None
+        if not own or turn.record.worked_key != key.public or turn.dry:
+            return key
+        log.warning("node_key.replaced", key=pem.node_key_fingerprint(key.public))
+        turn.record = dataclasses.replace(turn.record, worked_key=None)
+        made = self._keys.renew(turn.record.vmid)
+        turn.told["FLOWER_NODE_KEY"] = made.public
+        return made
+
+    def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
+        settings = turn.settings
+        if settings.node_config is not None:
+            return settings.node_config
+        part = self._finder.partition(turn.client, turn.record)
+        if part is None:
+            part = Partition(0, 1)
+            turn.warnings.append(
+                warning("partition.default", "outside a service this node has partition 0 of 1")
+            )
+        else:
+            turn.record = dataclasses.replace(turn.record, partition=part)
+        turn.told["FLOWER_PARTITION"] = f"{part.partition_id}/{part.num_partitions}"
+        turn.note("partition", Mark.OK, f"{part.partition_id} of {part.num_partitions}")
+        return (
+            ("partition-id", str(part.partition_id)),
+            ("num-partitions", str(part.num_partitions)),
+        )
+
+    def _gave_up(self, turn: Turn, running: Running) -> bool:
+        """Tell whether its log has the end of a SuperNode, which its process may outlive."""
+        peer = exits.peer(self._read(turn, running).splitlines())
+        return peer.failed or peer.refusal is exits.Refusal.FORGOTTEN
+
+    def _check_peer(self, turn: Turn, running: Running) -> None:
+        peer = exits.peer(self._read(turn, running).splitlines())
+        endpoint = turn.record.superlink
+        turn.hung = peer.failed
+        if peer.clock_refused:
+            raise AgentError(
+                "peer.clock", f"the SuperLink at {endpoint} refuses this VM's clock", retryable=True
+            )
+        band = flower.band(turn.settings.version)
+        linked = band.fleet is not Transport.GRPC or (
+            endpoint is not None and self._connections.held(endpoint, now=turn.monotonic)
+        )
+        silent = not band.announces_node and not peer.refusal and not peer.failed
+        if linked and (peer.connected or (silent and self._holds(turn, running))):
+            if peer.node_id:
+                turn.told["FLOWER_NODE_ID"] = peer.node_id
+            if self._key is not None:
+                turn.record = dataclasses.replace(turn.record, worked_key=self._key.public)
+            turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
+            return
+        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
+        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+            self._finder.forget()
+        if peer.refusal is exits.Refusal.UNREGISTERED:
+            raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
+        if peer.refusal is exits.Refusal.GHOST:
+            message = f"the SuperLink at {endpoint} still takes the last connection for alive"
+            raise AgentError("peer.ghost", message, retryable=True)
+        if peer.refusal is exits.Refusal.NO_KEY:
+            raise AgentError("enrol.mismatch", "the SuperLink wants node keys", retryable=True)
+        code = "peer.lost" if peer.node_id else "peer.waiting"
+        because = peer.detail or "no connection is established"
+        raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+
+    def _holds(self, turn: Turn, running: Running) -> bool:
+        """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
+        if self._linked is None or self._linked[0] != running.started_at:
+            self._linked = (running.started_at, turn.monotonic)
+        return self._key is None or turn.monotonic - self._linked[1] > HOLDS_AFTER_S * self._scale
+
+    def _read(self, turn: Turn, running: Running) -> str:
+        """Return the lines that matter of this container start."""
+        started_at = running.started_at
+        if self._seen is None or self._seen.started_at != started_at:
+            self._seen = _Seen(started_at, started_at, turn.monotonic)
+        passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
+        since = min(self._seen.since, turn.now - passed - OVERLAP)
+        # A clock that was set back dates new lines before the start.
+        if turn.now >= started_at:
+            since = max(since, started_at)
+        text = running.read_log(since)
+        self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
+        self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
+        return "\n".join(self._seen.lines)

@@ -1,0 +1,168 @@
+"""The machine's NICs, and which address of them Flower's Fleet API gets. Pure.
+
+File formats: the kernel's ``/proc/net/route``, ``ipv6_route`` and ``if_inet6``. OpenNebula names
+NICs by position (``ETH0_MAC``); the guest may name them otherwise, so they meet by MAC.
+"""
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+
+from flower_agent.address import is_any, is_ip, is_loopback
+from flower_agent.errors import AgentError
+
+_VIRTUAL = re.compile(r"lo|docker.*|veth.*|br-.*")
+"""Docker's own: an address of these is never one that another VM can dial."""
+
+_ROUTE_UP, _ROUTE_REJECT = 0x0001, 0x0200
+_UNFIT = 0x08 | 0x40
+"""if_inet6 flags: duplicate found, still checked for duplicates."""
+
+_SHORT_LIVED = 0x01 | 0x20
+"""if_inet6 flags: temporary (privacy), deprecated."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface."""
+
+    name: str
+    mac: str
+    """Lower case with colons; empty when it has none."""
+
+    addresses: tuple[str, ...]
+    """IPv4 first, in the kernel's order; short-lived IPv6 addresses last."""
+
+    @property
+    def fleet(self) -> tuple[str, ...]:
+        """The addresses that other machines can dial; none for Docker's bridges."""
+        if _VIRTUAL.fullmatch(self.name):
+            return ()
+        return tuple(text for text in self.addresses if _is_global(text))
+
+
+def fleet_address(
+    wanted: str | None,
+    interfaces: tuple[Interface, ...],
+    default_interface: str | None,
+    context: Mapping[str, str],
+) -> str:
+    """Return the IP address on which the Fleet API listens.
+
+    `wanted` is FLOWER_ADDRESS: an address of this VM, a loopback or any-address, or ``ETHn`` of
+    the context; None means the NIC of the default route, else the context's only NIC. Raises
+    AgentError ``address.…``; only a NIC that the context lacks cannot come up by itself.
+    """
+    if wanted is None:
+        return _obvious(interfaces, default_interface, context)
+    if is_ip(wanted):
+        return _own(wanted, interfaces)
+    nics = _context_nics(interfaces, context)
+    name = wanted.upper()
+    if name not in nics:
+        known = ", ".join(nics) or "none"
+        raise AgentError(
+            "address.unknown", f"FLOWER_ADDRESS is {wanted}, but the context's NICs are: {known}"
+        )
+    if not nics[name]:
+        mac = context[f"{name}_MAC"]
+        raise AgentError(
+            "address.unknown",
+            f"FLOWER_ADDRESS is {wanted}, but the NIC with MAC {mac} has no address yet",
+            retryable=True,
+        )
+    return nics[name][0]
+
+
+def default_route(route: str, ipv6_route: str) -> str | None:
+    """Return the interface of the default route, IPv4 before IPv6, lowest metric first."""
+    candidates = sorted([*_default_ipv4(route), *_default_ipv6(ipv6_route)])
+    return candidates[0][2] if candidates else None
+
+
+def ipv6_addresses(if_inet6: str) -> tuple[tuple[str, str], ...]:
+    """Return (interface, address) pairs, lasting ones first."""
+    found = []
+    for line in if_inet6.splitlines():
+        raw, _, _, _, flags, name = line.split()
+        if not int(flags, 16) & _UNFIT:
+            address = str(ipaddress.IPv6Address(int(raw, 16)))
+            found.append((bool(int(flags, 16) & _SHORT_LIVED), (name, address)))
+    return tuple(pair for _, pair in sorted(found, key=lambda each: each[0]))
+
+
+def _obvious(
+    interfaces: tuple[Interface, ...], default_interface: str | None, context: Mapping[str, str]
+) -> str:
+    for interface in interfaces:
+        if interface.name == default_interface and interface.fleet:
+            return interface.fleet[0]
+    # One that has lost its address for a moment counts too: else the other NIC would be "the only".
+    given = list(_context_nics(interfaces, context).values())
+    candidates = given or [nic.fleet for nic in interfaces if nic.fleet]
+    if len(candidates) == 1 and candidates[0]:
+        return candidates[0][0]
+    listed = ", ".join(f"{nic.name} {text}" for nic in interfaces for text in nic.fleet)
+    raise AgentError(
+        "address.ambiguous",
+        f"The VM has no default route, and its addresses are: {listed or 'none'}",
+        retryable=True,
+    )
+
+
+def _own(wanted: str, interfaces: tuple[Interface, ...]) -> str:
+    address = str(ipaddress.ip_address(wanted))
+    everything = [text for interface in interfaces for text in interface.addresses]
+    if is_loopback(address) or is_any(address) or address in everything:
+        return address
+    listed = ", ".join(text for text in everything if not is_loopback(text)) or "none"
+    raise AgentError(
+        "address.unknown",
+        f"FLOWER_ADDRESS is {wanted}, but this VM's addresses are: {listed}",
+        retryable=True,
+    )
+
+
+def _context_nics(
+    interfaces: tuple[Interface, ...], context: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return each ``ETHn`` of the context with its addresses, in order of n."""
+    names = sorted(
+        (int(match[1]), match[0][:-4])
+        for name, value in context.items()
+        if value and (match := re.fullmatch(r"ETH(\d{1,4})_MAC", name))
+    )
+    return {
+        name: tuple(
+            text
+            for interface in interfaces
+            if interface.mac == context[f"{name}_MAC"].lower()
+            for text in interface.fleet
+        )
+        for _, name in names
+    }
+
+
+def _is_global(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    return not (address.is_link_local or address.is_loopback or address.is_unspecified)
+
+
+def _default_ipv4(route: str) -> Iterator[tuple[int, int, str]]:
+    for line in route.splitlines()[1:]:
+        name, destination, _, flags, _, _, metric, mask, *_ = line.split()
+        if int(destination, 16) == int(mask, 16) == 0 and _usable(flags):
+            yield 4, int(metric), name
+
+
+def _default_ipv6(ipv6_route: str) -> Iterator[tuple[int, int, str]]:
+    for line in ipv6_route.splitlines():
+        destination, length, _, _, _, metric, _, _, flags, name = line.split()
+        if int(destination, 16) == int(length, 16) == 0 and _usable(flags) and name != "lo":
+            yield 6, int(metric, 16), name
+
+
+def _usable(flags: str) -> bool:
+    value = int(flags, 16)
+    return bool(value & _ROUTE_UP) and not value & _ROUTE_REJECT

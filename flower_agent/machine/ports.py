@@ -1,0 +1,35 @@
+"""Whether the ports are free on which containers will listen."""
+
+from collections.abc import Callable
+
+from flower_agent.errors import AgentError
+from flower_agent.steps.plan import Action, Step
+from flower_agent.wanted.containers import Container, Existing
+
+from . import host, sockets
+
+
+def free(
+    want: tuple[Container, ...],
+    steps: tuple[Step, ...],
+    existing: Callable[[str], Existing | None],
+) -> None:
+    """Raise AgentError ``port.taken`` for a port that somebody else has.
+
+    Flower says it too, but only in a log, after its imports, and by exiting. Where a container
+    of the agent's own is stopped first, the port may be one that it gives back.
+    """
+    if any(step.action is Action.STOP for step in steps):
+        return
+    starting = {step.name for step in steps if step.action is Action.START}
+    for container in want:
+        found = existing(container.name)
+        if container.name not in starting or (found is not None and found.running):
+            continue
+        for address in container.listens:
+            if sockets.taken(host.read_sockets(port=address.port), address.host, address.port):
+                raise AgentError(
+                    "port.taken",
+                    f"{container.name} cannot listen at {address}: another process does",
+                    retryable=True,
+                )

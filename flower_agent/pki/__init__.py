@@ -1,0 +1,1 @@
+"""Keys and certificates: whom this VM believes, and what it shows."""

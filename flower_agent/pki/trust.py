@@ -1,0 +1,149 @@
+"""Which certificates this VM should hold, and the steps to them. Pure.
+
+A SuperLink without given certificates has a CA of its own, kept for ever, and a leaf that follows
+its addresses. A SuperNode holds the CA that it trusts and nothing else.
+"""
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Collection
+
+from flower_agent import address
+from flower_agent.errors import AgentError
+from flower_agent.secret import Secret
+
+from . import certificates
+from .certificates import Certificate
+
+OWN_ISSUER = "CN=flower-agent CA "
+"""How the issuer of a leaf begins that the agent made: `tls.make_ca`."""
+
+
+class Source(enum.StrEnum):
+    """Where the certificates come from."""
+
+    OFF = "off"
+    OWN = "own"
+    GIVEN = "given"
+    TRUSTED = "trusted"
+    SYSTEM = "system"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What should lie in ``tls/``."""
+
+    source: Source
+
+    hosts: frozenset[str] = frozenset()
+    """OWN: every name and address in the leaf, 127.0.0.1 among them, in canonical form."""
+
+    renew: bool = False
+    """OWN: a new leaf is asked for, though the old one would do."""
+
+    defer: bool = False
+    """What is in use stays for now: a run is active, or what was given is refused."""
+
+    ca_pem: str = ""
+    """GIVEN, TRUSTED: the CA that nodes trust."""
+
+    chain_pem: str = ""
+    """GIVEN: the server's certificate and its intermediates."""
+
+    key: Secret | None = None
+    """GIVEN."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What lies in ``tls/`` now."""
+
+    own_ca: Certificate | None = None
+    """The agent's CA, whose key is beside it."""
+
+    own_ca_pem: str = ""
+
+    own_ca_fault: str = ""
+    """Why the CA's file cannot be used, when it is there and cannot."""
+
+    ca_pem: str = ""
+    chain_pem: str = ""
+    key: Secret | None = None
+
+    leaf: Certificate | None = None
+    """First of `chain_pem`; None when absent or unreadable."""
+
+    leaf_fault: str = ""
+    """OWN: why the leaf cannot serve and must be issued anew; empty when it can."""
+
+
+class Action(enum.StrEnum):
+    """What one step does."""
+
+    MAKE_CA = "make CA"
+    ISSUE = "issue certificate"
+    WRITE = "write certificates"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One change in ``tls/`` with its cause."""
+
+    action: Action
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.action} ({self.cause})"
+
+
+def hosts(*, published: str, listen: str, more: Collection[str]) -> frozenset[str]:
+    """Return every host of the leaf: what nodes dial, where it listens, loopback, and `more`."""
+    wanted = {published, listen, "127.0.0.1", *more}
+    return frozenset(address.canonical_host(host) for host in wanted)
+
+
+def steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...]:
+    """Return the steps from `held` to `wanted`; empty when they agree.
+
+    Raises AgentError ``tls.ca_lost``: a CA that is there but unusable is never made anew, since
+    every node would lose its trust.
+    """
+    match wanted.source:
+        case Source.OFF | Source.SYSTEM:
+            return ()
+        case Source.TRUSTED:
+            if held.ca_pem == wanted.ca_pem:
+                return ()
+            return (Step(Action.WRITE, "another CA" if held.ca_pem else "absent"),)
+        case Source.GIVEN:
+            has = (held.ca_pem, held.chain_pem, held.key)
+            if (wanted.defer and held.leaf) or has == (wanted.ca_pem, wanted.chain_pem, wanted.key):
+                return ()
+            return (Step(Action.WRITE, "other certificates given" if held.leaf else "absent"),)
+        case Source.OWN:
+            return _own_steps(wanted, held, now)
+
+
+def _own_steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step, ...]:
+    if held.own_ca_fault:
+        raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {held.own_ca_fault}")
+    if held.own_ca is None and held.leaf is not None and held.leaf.issuer.startswith(OWN_ISSUER):
+        raise AgentError("tls.ca_lost", "the agent's CA is gone, its certificate is still there")
+    if held.own_ca is None:
+        return (Step(Action.MAKE_CA, "absent"), Step(Action.ISSUE, "absent"))
+    cause = _why_issue(wanted, held, now)
+    return (Step(Action.ISSUE, cause),) if cause else ()
+
+
+def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
+    if held.leaf is None:
+        return "absent"
+    if held.leaf_fault:
+        return held.leaf_fault
+    if held.ca_pem != held.own_ca_pem:
+        return "the CA beside it is another one"
+    if wanted.renew:
+        return "asked for"
+    due = now >= certificates.renew_at(held.leaf) and not wanted.defer
+    return "two thirds of its life have passed" if due else ""

@@ -1,0 +1,1 @@
+"""Does it work: health, Flower's Control API, what an end means."""

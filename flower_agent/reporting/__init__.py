@@ -1,0 +1,1 @@
+"""What the operator, OneGate, systemd and monitoring are told."""

@@ -1,0 +1,90 @@
+"""Tells the world how the VM does: the status file, systemd, and OneGate through `reporter`."""
+
+import datetime
+import json
+from collections.abc import Mapping
+
+import structlog
+
+from flower_agent import files
+from flower_agent.errors import AgentError, Finding
+from flower_agent.paths import Paths
+
+from . import report, status
+from .appliance_files import ApplianceFiles
+from .life import Life, State
+from .notify import Notifier
+from .reporter import Reporter
+from .status import Status
+
+REWRITE_S = 30.0
+"""An unchanged status is written again after this, so that it can be told from a stale one."""
+
+log = structlog.get_logger()
+
+
+class Publisher:
+    """Writes what changed, and a sign of life now and then."""
+
+    def __init__(self, paths: Paths, notifier: Notifier, reporter: Reporter) -> None:
+        self._paths = paths
+        self._notifier = notifier
+        self._reporter = reporter
+        self._appliance = ApplianceFiles(paths)
+        self._written: tuple[str, float] | None = None
+        self._shown = ""
+        self._unwritable = False
+
+    def publish(
+        self, found: Status, told: Mapping[str, str], *, monotonic: float, wall: datetime.datetime
+    ) -> None:
+        """Publish `found` everywhere; a failure is logged once and never stops the loop."""
+        self._notifier.ready()
+        self._notifier.watchdog()
+        self._write(found, monotonic)
+        shown = f"{found.state}{f', phase {found.phase}' if found.phase else ''}"
+        if found.error:
+            shown += f": {found.error}"
+        if shown != self._shown:
+            self._notifier.status(shown)
+            self._shown = shown
+        self._appliance.keep(found, wall)
+        self._reporter.offer(report.attributes(found, told), now=monotonic, wall=wall)
+
+    def stopping(self) -> None:
+        """Tell systemd that the end is wanted."""
+        self._notifier.stopping()
+
+    def _write(self, found: Status, monotonic: float) -> None:
+        document = status.document(found)
+        same = json.dumps({**document, "written_at": ""}, sort_keys=True)
+        if self._written and self._written[0] == same and monotonic < self._written[1] + REWRITE_S:
+            return
+        data = json.dumps(document, indent=1).encode() + b"\n"
+        try:
+            files.write_atomic(self._paths.status, data, 0o644, durable=False)
+        except AgentError as error:
+            if not self._unwritable:
+                log.warning("status.unwritable", reason=error.finding.message)
+            self._unwritable = True
+            return
+        self._unwritable = False
+        self._written = (same, monotonic)
+
+
+def log_change(before: Life, after: Life) -> None:
+    """Write one line for a change of state, phase or cause, none for a turn without one."""
+    if after.state is not before.state:
+        took = (after.since - before.since).total_seconds()
+        say = log.error if after.state is State.FAILED else log.info
+        say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
+    elif after.error != before.error and after.error is not None:
+        log.info("state.cause", state=after.state.value, **_because(after.error))
+    elif after.phase is not before.phase and after.phase is not None:
+        log.info("state.phase", phase=after.phase.value)
+
+
+def _because(found: Finding | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    return {"code": found.code, "message": found.message, "hint": found.hint}

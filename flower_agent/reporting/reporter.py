@@ -1,0 +1,208 @@
+"""Reports to OneGate: joins what `report` decides with the client, in a thread of its own.
+
+What was sent in this boot is kept in ``/run/flower-agent/onegate.json`` (0600, with the token): an
+agent that is restarted neither repeats itself nor forgets a token that the context lost since.
+"""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import random
+from collections.abc import Mapping
+
+import structlog
+
+from flower_agent import files
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError, Finding, warning
+from flower_agent.secret import Secret
+from flower_agent.service import discovery
+from flower_agent.service.onegate import Access, OneGate
+
+from . import report, status
+
+MAX_BYTES = 1 << 20
+LONGEST_WAIT_S = 60.0
+VERIFY_S = 300.0
+"""How often a SuperLink looks whether another VM overwrote what it publishes.
+
+A SuperNode does while it waits to be enrolled.
+"""
+
+OWN = (
+    "FLOWER_ROLE",
+    "FLOWER_ENDPOINT",
+    "FLOWER_CA_CERT",
+    "FLOWER_CA_FINGERPRINT",
+    "FLOWER_APPIO",
+    "FLOWER_APPIO_CA",
+    "FLOWER_NODE_AUTH",
+    "FLOWER_NODE_KEY",
+)
+"""Attributes by which SuperNodes find and trust their SuperLink, and it knows them."""
+
+_ERRAND = "onegate-report"
+_VERIFY = "onegate-verify"
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """What OneGate knows of this VM, and the way to tell it more."""
+
+    def __init__(
+        self,
+        memory: pathlib.Path,
+        errands: Errands,
+        *,
+        now: float,
+        rng: random.Random,
+        scale: float = 1.0,
+    ) -> None:
+        self._memory = memory
+        self._errands = errands
+        self._random = rng
+        self._born = now
+        self._scale = scale
+        heartbeat_at = now + report.HEARTBEAT_S * rng.random() * scale
+        self._sent = report.Sent(heartbeat_at=heartbeat_at)
+        self._body: dict[str, str] = {}
+        self._trouble: Finding | None = None
+        self._verify_at = now + VERIFY_S * rng.random() * scale
+        self.overwritten: tuple[str, ...] = ()
+        """Names that another VM had overwritten at the last look; they are put back."""
+        self.client: OneGate | None = None
+        self.token_lost = False
+        self._unwritable = False
+        self._remembered = self._load()
+        self._saved = self._remembered
+
+    @property
+    def trouble(self) -> Finding | None:
+        """Why OneGate could not be told; a warning, since Flower goes on without."""
+        return self._trouble
+
+    def use(self, access: Access | None) -> None:
+        """Take the access that the context gives; a lost one is replaced by this boot's last."""
+        self.token_lost = access is None and self._remembered is not None
+        wanted = access or self._remembered
+        if wanted is None or (self.client is not None and self.client.access == wanted):
+            return
+        if self.client is not None:
+            self.client.close()
+        if self._remembered is not None and wanted.vmid != self._remembered.vmid:
+            self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
+        self.client = OneGate(wanted)
+        self._remembered = wanted
+
+    def offer(self, attributes: Mapping[str, str], *, now: float, wall: datetime.datetime) -> None:
+        """Send what is due, if no body is under way; never waits.
+
+        `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
+        """
+        self._settle(now)
+        if self._saved != self._remembered:
+            self._save()
+        if self.client is None or self._errands.running(_ERRAND):
+            return
+        self._verify(attributes, now)
+        body = report.due(self._sent, attributes, now=now, scale=self._scale)
+        if body is None:
+            return
+        self._body = {"FLOWER_SEEN": status.stamp(wall), **body}
+        client, text = self.client, report.render(self._body)
+        self._errands.start(_ERRAND, lambda: client.update(text))
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until something may be due."""
+        if self.client is None or self._errands.running(_ERRAND):
+            return LONGEST_WAIT_S
+        due_at = max(self._sent.heartbeat_at, self._sent.not_before)
+        return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
+
+    def _verify(self, attributes: Mapping[str, str], now: float) -> None:
+        """Look now and then whether OneGate still has what this VM told it.
+
+        Any VM of the service may write any other's attributes. What differs counts as never told,
+        so the next body puts it back.
+        """
+        done = self._errands.take(_VERIFY)
+        if done is not None and done.value is not None:
+            asked, peer = done.value
+            told, seen = self._sent.attributes, peer.attributes
+            # Only what stayed the same since the question was sent can be judged by its answer.
+            known = [k for k in OWN if k in told and told[k] == asked.get(k)]
+            self.overwritten = tuple(k for k in known if seen.get(k) != told[k])
+            if self.overwritten:
+                log.warning("onegate.overwritten", names=self.overwritten)
+                kept = {k: v for k, v in told.items() if k not in self.overwritten}
+                self._sent = dataclasses.replace(self._sent, attributes=kept)
+        depends = attributes.get("FLOWER_ROLE") == "superlink"
+        if not (depends or attributes.get("FLOWER_PHASE") == "enrol") or now < self._verify_at:
+            return
+        client = self.client
+        if client is not None and "FLOWER_ENDPOINT" in self._sent.attributes:
+            self._verify_at = now + VERIFY_S * self._scale
+            asked = self._sent.attributes
+            self._errands.start(
+                _VERIFY, lambda: (asked, discovery.parse_vm(client.vm(client.access.vmid)))
+            )
+
+    def _settle(self, now: float) -> None:
+        done = self._errands.take(_ERRAND)
+        if done is None:
+            return
+        chance = self._random.random()
+        if done.error is None:
+            if self._trouble is not None:
+                log.info("onegate.recovered")
+            self._trouble = None
+            self._sent = report.acknowledged(
+                self._sent, self._body, now=now, phase=chance, scale=self._scale
+            )
+        else:
+            found = done.error.finding
+            if self._trouble is None or self._trouble.code != found.code:
+                log.warning("onegate.failed", code=found.code, message=found.message)
+            self._trouble = warning(found.code, found.message, found.hint)
+            self._sent = report.failed(
+                self._sent, self._body, now=now, chance=chance, scale=self._scale
+            )
+        self._save()
+
+    def _save(self) -> None:
+        if self._remembered is None:
+            return
+        document = {
+            "endpoint": self._remembered.endpoint,
+            "vmid": self._remembered.vmid,
+            "token": self._remembered.token.reveal(),
+            "attributes": dict(self._sent.attributes),
+        }
+        try:
+            files.write_atomic(self._memory, json.dumps(document).encode(), 0o600, durable=False)
+        except AgentError:
+            if not self._unwritable:
+                log.warning("state.unwritable", path=str(self._memory))
+            self._unwritable = True
+        else:
+            self._unwritable = False
+            self._saved = self._remembered
+
+    def _load(self) -> Access | None:
+        """Take up what this boot's last agent left; anything unreadable counts as nothing."""
+        try:
+            data = files.read(self._memory, MAX_BYTES)
+            document = json.loads(data) if data else None
+            if document is None:
+                return None
+            attributes = {str(k): str(v) for k, v in document["attributes"].items()}
+            access = Access(
+                str(document["endpoint"]), str(document["vmid"]), Secret(str(document["token"]))
+            )
+        except (AgentError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            return None
+        # As if sent now: what a new agent finds out within the interval is not worth a body.
+        self._sent = dataclasses.replace(self._sent, attributes=attributes, at=self._born)
+        return access

@@ -1,0 +1,1 @@
+"""Runs of Flower apps: fetch, bundle, submit, follow."""

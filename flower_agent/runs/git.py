@@ -1,0 +1,298 @@
+"""Git: the files of one commit of a foreign repository, read as data.
+
+Nothing is ever checked out: objects are fetched into a bare repository and read from there, so no
+hook, filter, symlink, submodule or fsmonitor of the repository has a say. The configuration is the
+agent's own (git-config(1), GIT_CONFIG_GLOBAL, GIT_CONFIG_NOSYSTEM, GIT_ALLOW_PROTOCOL). A password
+goes to git-credential-store(1) by a file (0600), never by a URL, argument or environment.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from flower_agent import files
+from flower_agent.config.app_source import HEAD, Source
+from flower_agent.errors import AgentError
+
+TIMEOUT_S = 120.0
+REPOSITORY_BYTES = 128 * 1024 * 1024
+APP_BYTES = 32 * 1024 * 1024
+APP_FILES = 2000
+_LIST_BYTES = 8 * 1024 * 1024
+_LOOK_S = 0.1
+
+KINDS = (".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl")
+NAMES = ("LICENSE", ".gitignore")
+"""What any Flower from 1.23 to 1.42 puts into an app's bundle (``FAB_INCLUDE_PATTERNS``), or reads
+to know what to leave out."""
+
+_PASSED_ON = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
+_CONFIG = """\
+[core]
+    hooksPath = /dev/null
+    fsmonitor = false
+    symlinks = false
+    askPass =
+    bigFileThreshold = 1m
+[credential]
+    helper =
+    helper = store --file={credentials}
+[transfer]
+    fsckObjects = true
+[fetch]
+    recurseSubmodules = false
+    unpackLimit = 1
+[submodule]
+    recurse = false
+[http]
+    lowSpeedLimit = 1000
+    lowSpeedTime = 30
+[gc]
+    auto = 0
+[maintenance]
+    auto = false
+"""
+_PROTOCOLS = "https:ssh:git"
+_SSH = "ssh -o BatchMode=yes -o ConnectTimeout=15"
+
+_NO_REF = re.compile("couldn't find remote ref|not our ref|unadvertised object")
+_DENIED = re.compile(
+    "Authentication failed|could not read (Username|Password)|Permission denied|not found|"
+    "error: 40[134]|does not appear to be a git|access denied|not exported",
+    re.IGNORECASE,
+)
+"""How git and its hosts say it (LC_ALL=C)."""
+
+
+class Git:
+    """Runs git in a directory of its own below `work`, which is made and removed for each call."""
+
+    def __init__(
+        self,
+        work: pathlib.Path,
+        *,
+        program: str = "/usr/bin/git",
+        environment: Mapping[str, str] = os.environ,
+        protocols: str = _PROTOCOLS,
+        timeout_s: float = TIMEOUT_S,
+        limit_bytes: int = REPOSITORY_BYTES,
+    ) -> None:
+        self._work = work
+        self._program = program
+        self._passed_on = {k: environment[k] for k in _PASSED_ON if k in environment}
+        self._protocols = protocols
+        self._timeout_s = timeout_s
+        self._limit_bytes = limit_bytes
+
+    def fetch(self, source: Source) -> tuple[str, dict[str, bytes]]:
+        """Return the commit that the source means now, and the app's files by their paths.
+
+        Only regular files of the kinds that Flower bundles are read; symlinks and submodules are
+        left out. Raises AgentError ``run.…``.
+        """
+        with self._place(source) as place:
+            deadline = time.monotonic() + self._timeout_s
+            run = self._runner(place, source, deadline)
+            run("init", "--quiet", "--bare", "--template=", str(place))
+            options = ("--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules")
+            run("fetch", *options, source.url, source.ref)
+            commit = run("rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+            listed = _listed(run, commit, source)
+            names = "".join(f"{name}\n" for name in listed.values())
+            return commit, _blobs(run("cat-file", "--batch", given=names.encode()), listed)
+
+    def resolve(self, source: Source) -> str:
+        """Return the commit that the source's branch or tag means now. Raises AgentError."""
+        with self._place(source) as place:
+            run = self._runner(place, source, time.monotonic() + self._timeout_s)
+            ref = source.ref
+            wanted = (HEAD,) if ref == HEAD else (f"refs/tags/{ref}^{{}}", *_names(ref))
+            found = run("ls-remote", "--quiet", source.url, *wanted).decode("utf-8", "replace")
+        known = dict(line.split("\t", 1)[::-1] for line in found.splitlines() if "\t" in line)
+        for name in wanted:
+            if name in known:
+                return known[name]
+        raise AgentError("run.no_ref", f"{source.url} has no branch or tag {ref}", retryable=True)
+
+    @contextlib.contextmanager
+    def _place(self, source: Source) -> Iterator[pathlib.Path]:
+        place = self._work / "git"
+        self._clear(place)
+        files.directory(self._work, 0o700)
+        files.directory(place, 0o700)
+        credentials = place / "credentials"
+        try:
+            config = _CONFIG.format(credentials=_quoted(credentials))
+            files.write_atomic(place / "agent.config", config.encode(), 0o600, durable=False)
+            if source.login is not None:
+                host = source.url.removeprefix("https://").partition("/")[0]
+                line = f"https://{source.login.reveal()}@{host}\n"
+                files.write_atomic(credentials, line.encode(), 0o600, durable=False)
+            yield place
+        finally:
+            self._clear(place)
+
+    def _clear(self, place: pathlib.Path) -> None:
+        with files.writing(place), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(place)
+
+    def _runner(self, place: pathlib.Path, source: Source, deadline: float) -> "_Runner":
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(place),
+            "LC_ALL": "C",
+            "GIT_DIR": str(place),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": str(place / "agent.config"),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": self._protocols,
+            "GIT_SSH_COMMAND": _SSH,
+            **self._passed_on,
+        }
+        return _Runner(self._program, environment, source, deadline, self._limit_bytes)
+
+
+class _Runner:
+    """Runs one git after the other until a deadline, and watches how much they write."""
+
+    def __init__(
+        self,
+        program: str,
+        environment: Mapping[str, str],
+        source: Source,
+        deadline: float,
+        limit_bytes: int,
+    ) -> None:
+        self._program = program
+        self._environment = environment
+        self._source = source
+        self._deadline = deadline
+        self._limit_bytes = limit_bytes
+
+    def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
+        """Return the output of one git. Raises AgentError ``run.…``."""
+        try:
+            process = subprocess.Popen(
+                [self._program, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(self._environment),
+                cwd=self._environment["HOME"],
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise AgentError("run.no_git", f"{self._program}: {error.strerror}") from error
+        with process:
+            output, said = self._wait(process, given)
+        if process.returncode != 0:
+            raise self._failure(said.decode("utf-8", "replace"))
+        return output
+
+    def _wait(self, process: "subprocess.Popen[bytes]", given: bytes) -> tuple[bytes, bytes]:
+        feed: bytes | None = given
+        while True:
+            try:
+                return process.communicate(feed, timeout=_LOOK_S)
+            except subprocess.TimeoutExpired:
+                feed = None
+            try:
+                self._check()
+            except AgentError:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                raise
+
+    def _check(self) -> None:
+        if time.monotonic() > self._deadline:
+            message = f"{self._source.url} did not come in time"
+            raise AgentError("run.clone", message, retryable=True)
+        if _size(pathlib.Path(self._environment["HOME"])) > self._limit_bytes:
+            limit = f"{self._limit_bytes // 1024**2} MiB"
+            message = f"one commit of {self._source.url} is larger than {limit}"
+            raise AgentError("run.too_large", message)
+
+    def _failure(self, said: str) -> AgentError:
+        login = self._source.login
+        if login is not None:
+            for part in filter(None, (login.reveal(), *login.reveal().split(":", 1))):
+                said = said.replace(part, "***")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        words = "; ".join(lines[-3:])[:400] or "git ended without a word"
+        message = f"{self._source}: {words}"
+        if _NO_REF.search(said):
+            return AgentError("run.no_ref", message, retryable=True)
+        if _DENIED.search(said):
+            return AgentError("run.denied", message, retryable=True)
+        return AgentError("run.clone", message, retryable=True)
+
+
+def _names(ref: str) -> tuple[str, ...]:
+    return (f"refs/tags/{ref}", f"refs/heads/{ref}", f"refs/{ref}", ref)
+
+
+def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
+    """Return the object of each file of the app that is of use, by its path in the app."""
+    try:
+        tree = run("ls-tree", "-r", "-z", "-l", f"{commit}:{source.subdirectory}")
+    except AgentError as error:
+        message = f"{source} has no directory {source.subdirectory}"
+        raise AgentError("run.no_app", message, retryable=True) from error
+    if len(tree) > _LIST_BYTES:
+        raise AgentError("run.too_large", f"{source} has too many files")
+    found: dict[str, str] = {}
+    size = 0
+    for row in tree.split(b"\0"):
+        head, _, name = row.partition(b"\t")
+        path = name.decode("utf-8", "replace")
+        if not head.startswith(b"100") or not of_use(path):
+            continue
+        _, _, blob, length = head.split()
+        found[path] = blob.decode()
+        size += int(length)
+    if size > APP_BYTES or len(found) > APP_FILES:
+        limit = f"{APP_BYTES // 1024**2} MiB or {APP_FILES} files"
+        raise AgentError("run.too_large", f"the app in {source} is larger than {limit}")
+    return found
+
+
+def of_use(path: str) -> bool:
+    """Tell whether a file of an app may be of use to Flower, by its path in the app."""
+    parts = path.split("/")
+    plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
+    return plain and (parts[-1].endswith(KINDS) or parts[-1] in NAMES)
+
+
+def _blobs(answer: bytes, listed: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the contents in an answer of ``cat-file --batch``, by path."""
+    found: dict[str, bytes] = {}
+    at = 0
+    for path in listed:
+        end = answer.index(b"\n", at)
+        length = int(answer[at:end].split()[2])
+        found[path] = answer[end + 1 : end + 1 + length]
+        at = end + 1 + length + 1
+    return found
+
+
+def _size(place: pathlib.Path) -> int:
+    size = 0
+    for directory, _, names in os.walk(place):
+        for name in names:
+            with contextlib.suppress(OSError):  # git renames its temporary files
+                size += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118
+    return size
+
+
+def _quoted(path: pathlib.Path) -> str:
+    """Return a path for git's configuration, whose helper line a shell reads."""
+    text: Sequence[str] = str(path)
+    if not all(letter.isalnum() or letter in "/._-+" for letter in text):
+        raise AgentError("run.clone", f"{path} has letters that git's helper cannot take")
+    return str(path)

@@ -1,0 +1,1 @@
+"""What the others are: OneGate, the SuperLink, the nodes of the service."""

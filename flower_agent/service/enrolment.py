@@ -1,0 +1,190 @@
+"""Which SuperNodes' keys a SuperLink should know, and the steps to it. Pure.
+
+A VM of the service publishes its public key at OneGate; the first key of a VMID is pinned, since
+any VM of a service may write any other's attributes. Facts of Flower (1.23 to 1.42): a public key
+is registered once, and one that was unregistered can never return.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Collection, Iterator, Mapping
+
+from flower_agent.config import pem
+from flower_agent.errors import Finding, warning
+from flower_agent.probes.control import NodeInfo, NodeStatus
+
+from .discovery import Peer
+
+MAX_KEY_CHARACTERS = 512
+MAX_GPU_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pin:
+    """The first key that a VM published; another one later is refused."""
+
+    vmid: str
+    key: str
+    """OpenSSH form without comment."""
+
+    own: bool
+    """The agent registered it, so the agent may unregister it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """What a VM of the service publishes about its key."""
+
+    vmid: str
+    key: str | None = None
+    """None: nothing yet, or nothing that is a key."""
+
+    fault: str = ""
+    """Why what it publishes is no key."""
+
+    stranger: bool = False
+    """It says that it is something else than a SuperNode."""
+
+    gpu: str = ""
+    """What it says about its GPUs; empty: nothing yet."""
+
+
+class Action(enum.StrEnum):
+    """What one step asks of the Control API."""
+
+    REGISTER = "register"
+    UNREGISTER = "unregister"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One call with its cause."""
+
+    action: Action
+    key: str
+    cause: str
+    node_id: str = ""
+    """UNREGISTER: the node that has the key."""
+
+    def __str__(self) -> str:
+        return f"{self.action} {pem.node_key_fingerprint(self.key)} ({self.cause})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from one look."""
+
+    steps: tuple[Step, ...]
+    pins: tuple[Pin, ...]
+    """To be remembered, by VMID."""
+
+    findings: tuple[Finding, ...]
+
+
+def claim(peer: Peer) -> Claim:
+    """Return what a VM says about its key; anything may stand in its attributes."""
+    told = peer.attributes
+    if told.get("FLOWER_ROLE", "").strip('"') not in ("", "supernode"):
+        return Claim(peer.vmid, stranger=True)
+    text, gpu = (told.get(name, "").strip('"') for name in ("FLOWER_NODE_KEY", "FLOWER_GPU"))
+    gpu = "".join(c for c in gpu[:MAX_GPU_CHARACTERS] if c.isprintable())
+    if not text:
+        return Claim(peer.vmid, gpu=gpu)
+    try:
+        (key,) = pem.node_keys(text[:MAX_KEY_CHARACTERS])
+    except ValueError as error:
+        return Claim(peer.vmid, fault=str(error), gpu=gpu)
+    return Claim(peer.vmid, key, gpu=gpu)
+
+
+def by_key(nodes: Collection[NodeInfo]) -> dict[bytes, NodeInfo]:
+    """Return the SuperLink's nodes by their public keys (PEM)."""
+    return {node.public_key.strip(): node for node in nodes}
+
+
+def node_of(key: str, nodes: Mapping[bytes, NodeInfo]) -> NodeInfo | None:
+    """Return the node that has an OpenSSH public key."""
+    return nodes.get(pem.node_key_pem(key).strip())
+
+
+def decide(
+    pins: Collection[Pin],
+    claims: Collection[Claim],
+    given: Collection[str],
+    nodes: Mapping[bytes, NodeInfo],
+    *,
+    gone: Collection[str] = (),
+) -> Decision:
+    """Return the steps from the nodes that the SuperLink has to those that it should know.
+
+    `given` are keys from FLOWER_NODE_PUBLIC_KEYS, `gone` VMs that have left the service for good.
+    A pin whose key was unregistered is given up, so that its VM can come back with a new key.
+    """
+    told = {c.vmid: c.key for c in claims if c.key is not None}
+    findings = list(_faults(claims))
+    kept = {p.vmid: p for p in pins if not _spent(p.key, nodes)}
+    for vmid, key in sorted(told.items(), key=lambda pair: _order(pair[0])):
+        if vmid not in kept and vmid not in gone and not _spent(key, nodes):
+            kept[vmid] = Pin(vmid, key, own=node_of(key, nodes) is None)
+        elif vmid in kept and kept[vmid].key != key and not _online(kept[vmid].key, nodes):
+            findings.append(_changed(kept[vmid], key))
+    leaving = {vmid for vmid in kept if vmid in gone}
+    wanted = {p.key: f"VM {p.vmid}" for p in kept.values() if p.vmid not in leaving}
+    wanted |= dict.fromkeys(given, "FLOWER_NODE_PUBLIC_KEYS")
+    steps = [*_registrations(wanted, nodes)]
+    for vmid in sorted(leaving, key=_order):
+        pin, node = kept[vmid], node_of(kept[vmid].key, nodes)
+        if _online(pin.key, nodes):
+            continue
+        if node is None or not pin.own or pin.key in wanted:
+            del kept[vmid]
+            continue
+        if all(step.key != pin.key for step in steps):  # two VMs may have claimed one key
+            cause = f"VM {vmid} has left the service"
+            steps.append(Step(Action.UNREGISTER, pin.key, cause, node.node_id))
+    findings += (_spent_finding(key) for key in given if _spent(key, nodes))
+    missing = {step.key for step in steps if step.action is Action.REGISTER}
+    found = (dataclasses.replace(p, own=p.own or p.key in missing) for p in kept.values())
+    pinned = tuple(sorted(found, key=lambda pin: _order(pin.vmid)))
+    return Decision(tuple(steps), pinned, tuple(findings))
+
+
+def _registrations(wanted: Mapping[str, str], nodes: Mapping[bytes, NodeInfo]) -> Iterator[Step]:
+    for key, whose in wanted.items():
+        if node_of(key, nodes) is None:
+            yield Step(Action.REGISTER, key, whose)
+
+
+def _spent(key: str, nodes: Mapping[bytes, NodeInfo]) -> bool:
+    """Tell whether a key was unregistered, which is for ever."""
+    node = node_of(key, nodes)
+    return node is not None and node.status is NodeStatus.UNREGISTERED
+
+
+def _online(key: str, nodes: Mapping[bytes, NodeInfo]) -> bool:
+    node = node_of(key, nodes)
+    return node is not None and node.status is NodeStatus.ONLINE
+
+
+def _faults(claims: Collection[Claim]) -> Iterator[Finding]:
+    for found in sorted(claims, key=lambda each: _order(each.vmid)):
+        if found.fault:
+            message = f"VM {found.vmid} publishes a FLOWER_NODE_KEY that is none: {found.fault}"
+            yield warning("enrol.key_refused", message)
+
+
+def _changed(pin: Pin, key: str) -> Finding:
+    return warning(
+        "enrol.key_changed",
+        f"VM {pin.vmid} publishes the node key {pem.node_key_fingerprint(key)}, pinned is "
+        f"{pem.node_key_fingerprint(pin.key)}",
+    )
+
+
+def _spent_finding(key: str) -> Finding:
+    shown = pem.node_key_fingerprint(key)
+    return warning("enrol.key_spent", f"{shown} of FLOWER_NODE_PUBLIC_KEYS was unregistered")
+
+
+def _order(vmid: str) -> tuple[int, str]:
+    return (int(vmid), "") if vmid.isdecimal() else (1 << 62, vmid)

@@ -1,0 +1,200 @@
+"""How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
+
+The look-ups run as errands. Requests are few: one ``/service`` and one ``/vms/ID``, again only
+while something is missing or the SuperLink is lost, every 5 to 15 s.
+"""
+
+import dataclasses
+import random
+
+import structlog
+
+from flower_agent.address import parse_address
+from flower_agent.config.settings import Settings
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError
+from flower_agent.record import Record
+from flower_agent.wanted import roles
+
+from . import discovery
+from .discovery import Partition, SuperLink
+from .onegate import OneGate
+
+RETRY_S = (5.0, 15.0)
+_LOOKUP = "onegate-lookup"
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What one look-up at OneGate told."""
+
+    superlink: SuperLink | None
+    """None when it was not asked for."""
+
+    partition: Partition | None
+    """None when it was not asked for."""
+
+
+class Finder:
+    """The SuperNode's search; every method returns at once."""
+
+    def __init__(self, errands: Errands, *, rng: random.Random, scale: float = 1.0) -> None:
+        self._errands = errands
+        self._random = rng
+        self._scale = scale
+        self._found: Found | None = None
+        self._stale = False
+        self._trouble: AgentError | None = None
+        self._next_lookup = 0.0
+
+    def forget(self) -> None:
+        """Look again when the pace allows: the SuperLink was lost, or the settings changed.
+
+        What is known counts until OneGate says something else.
+        """
+        self._stale = True
+
+    def version(self, settings: Settings) -> str | None:
+        """Return the Flower version that the SuperLink publishes.
+
+        Empty where nothing tells, None before OneGate has answered.
+        """
+        if fixed(settings) is not None and not wants_ca(settings):
+            return ""
+        found = self._found.superlink if self._found else None
+        return found.version if found else None
+
+    def find(
+        self,
+        settings: Settings,
+        client: OneGate | None,
+        record: Record,
+        *,
+        now: float,
+        running: bool = False,
+    ) -> SuperLink:
+        """Return the SuperLink as far as it is known.
+
+        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not. What was known before is
+        used when OneGate cannot be asked, and until it answers by a SuperNode that is `running`:
+        nothing starts by it then.
+        """
+        known = fixed(settings)
+        if known is not None and not wants_ca(settings):
+            self._look_up(settings, client, record, now=now, superlink=False)
+            return known
+        self._look_up(settings, client, record, now=now, superlink=True)
+        if self._found is not None and self._found.superlink is not None:
+            seen = self._found.superlink
+            return dataclasses.replace(seen, endpoint=known.endpoint) if known else seen
+        away = self._trouble is not None and self._trouble.finding.code.startswith("onegate.")
+        if record.superlink is not None and (away or (running and self._trouble is None)):
+            return known or SuperLink(record.superlink, vmid=record.superlink_vmid)
+        raise self._trouble or AgentError(
+            "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
+        )
+
+    def partition(self, client: OneGate | None, record: Record) -> Partition | None:
+        """Return this node's partition, kept once it was given; None outside a service.
+
+        Raises AgentError while OneGate has not said it.
+        """
+        if record.partition is not None:
+            return record.partition
+        if client is None or self._outside():
+            return None
+        if self._found is not None and self._found.partition is not None:
+            return self._found.partition
+        raise self._trouble or AgentError(
+            "discover.waiting", "OneGate is asked for this node's partition", retryable=True
+        )
+
+    def _look_up(
+        self,
+        settings: Settings,
+        client: OneGate | None,
+        record: Record,
+        *,
+        now: float,
+        superlink: bool,
+    ) -> None:
+        """Take the last look-up's end, and begin another where something is missing."""
+        done = self._errands.take(_LOOKUP)
+        if done is not None:
+            self._note(done.value, done.error)
+            wait = self._random.uniform(*RETRY_S) * self._scale
+            self._next_lookup = now + wait
+        partition = settings.node_config is None and record.partition is None
+        missing = (
+            self._stale
+            or self._found is None
+            or (superlink and self._found.superlink is None)
+            or (partition and self._found.partition is None)
+        )
+        if not (superlink or partition) or not missing or now < self._next_lookup:
+            return
+        if not superlink and self._outside():
+            return
+        if client is None:
+            return
+        vmid, known = client.access.vmid, record.superlink_vmid
+        self._errands.start(
+            _LOOKUP,
+            lambda: look_up(client, vmid, known, superlink=superlink, partition=partition),
+        )
+
+    def _note(self, found: Found | None, error: AgentError | None) -> None:
+        before = self._trouble.finding if self._trouble else None
+        if error is not None:
+            self._trouble = error
+            if not error.finding.code.startswith("onegate."):
+                self._found = None
+            if before is None or before.code != error.finding.code:
+                log.info("discover.waiting", code=error.finding.code, message=error.finding.message)
+            return
+        self._trouble, self._found, self._stale = None, found, False
+
+    def _outside(self) -> bool:
+        """Tell whether OneGate said that this VM is in no service, which stays so."""
+        return self._trouble is not None and self._trouble.finding.code == "onegate.no_service"
+
+
+def look_up(
+    client: OneGate, own_vmid: str, known: str | None, *, superlink: bool, partition: bool
+) -> Found:
+    """Ask OneGate once. Raises AgentError ``discover.…`` or ``onegate.…``.
+
+    `known` is the VM that was the SuperLink before: only it is asked while it is in the service.
+    """
+    service = discovery.parse_service(client.service())
+    part = None
+    if partition:
+        others = [_vm(client, vmid) for vmid in discovery.needs_peers(service, own_vmid)]
+        part = discovery.partition(service, own_vmid, others)
+    if not superlink:
+        return Found(None, part)
+    candidates = discovery.worth_asking(service, own_vmid)
+    if known in candidates:
+        peer = _vm(client, known)
+        if discovery.claims(peer):
+            return Found(discovery.superlink([peer]), part)
+    return Found(discovery.superlink([_vm(client, vmid) for vmid in candidates]), part)
+
+
+def fixed(settings: Settings) -> SuperLink | None:
+    """Return the SuperLink that the settings name, if any."""
+    if settings.server_address is None:
+        return None
+    default = roles.fleet_port(settings)
+    return SuperLink(parse_address(settings.server_address, default))
+
+
+def wants_ca(settings: Settings) -> bool:
+    """Tell whether OneGate must hand the CA over."""
+    return settings.tls and settings.tls_ca_cert is None
+
+
+def _vm(client: OneGate, vmid: str) -> discovery.Peer:
+    return discovery.parse_vm(client.vm(vmid))

@@ -1,0 +1,81 @@
+"""When a container that ended may be started again: at once, then later each time.
+
+The first restart is at once, the second waits 10 s, doubling to 5 minutes; ten minutes of life
+forget what was before.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+
+from flower_agent.wanted.containers import Existing
+
+FIRST_DELAY_S = 10.0
+LONGEST_DELAY_S = 300.0
+FORGIVEN_AFTER_S = 600.0
+LOOP_AT = 3
+"""From this many failures on it is called a crash loop."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """How often a container ended, and until when it rests."""
+
+    failures: int
+    """Ends in a row without ten minutes of life between them."""
+
+    ended_at: datetime.datetime | None
+    """Docker's time of the last end that was counted."""
+
+    not_before: float
+    """Monotonic seconds before which it is not started again."""
+
+
+def count(
+    known: Mapping[str, Trouble],
+    have: tuple[Existing, ...],
+    *,
+    now: float,
+    scale: float = 1.0,
+) -> dict[str, Trouble]:
+    """Return what is known after looking at `have`: each new end counts once.
+
+    `now` is monotonic seconds; `scale` shortens every wait in tests.
+    """
+    troubles = dict(known)
+    for container in have:
+        if container.status not in ("exited", "dead") or not container.mine:
+            continue
+        before = troubles.get(container.name)
+        if before and before.ended_at == container.finished_at:
+            continue
+        lived = _lived_s(container) / scale
+        failures = 1 if before is None or lived >= FORGIVEN_AFTER_S else before.failures + 1
+        wait = delay_s(failures) * scale
+        troubles[container.name] = Trouble(failures, container.finished_at, now + wait)
+    return troubles
+
+
+def waits(known: Trouble | None, new: Trouble, *, not_before: float) -> Trouble:
+    """Return what is known after an end that is no failure, but waiting for a peer."""
+    return Trouble(known.failures if known else 0, new.ended_at, not_before)
+
+
+def refused(known: Trouble | None, *, now: float, scale: float = 1.0) -> Trouble:
+    """Return what is known after Docker refused a start; it counts like an end."""
+    failures = known.failures + 1 if known else 1
+    ended_at = known.ended_at if known else None
+    return Trouble(failures, ended_at, now + delay_s(failures) * scale)
+
+
+def delay_s(failures: int) -> float:
+    """Return the seconds to wait after that many ends in a row."""
+    if failures <= 1:
+        return 0.0
+    return min(FIRST_DELAY_S * 2.0 ** min(failures - 2, 16), LONGEST_DELAY_S)
+
+
+def _lived_s(container: Existing) -> float:
+    if container.started_at is None or container.finished_at is None:
+        return 0.0
+    return (container.finished_at - container.started_at).total_seconds()

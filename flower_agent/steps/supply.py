@@ -1,0 +1,102 @@
+"""The images of a turn: which digests count, what is missing, and the pulls beside the loop."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+from flower_agent import files
+from flower_agent.config.settings import Settings
+from flower_agent.errors import AgentError
+from flower_agent.loop.turn import Turn
+from flower_agent.machine import cpu
+from flower_agent.reporting.status import Mark
+from flower_agent.wanted import images, roles
+from flower_agent.wanted.frameworks import LOCAL
+from flower_agent.wanted.images import Registry
+
+from .bakery import Bakery
+from .workload import Workload
+
+MAX_LOCK_BYTES = 1 << 20
+
+
+class Supply:
+    """Images as `images.lock` and the record want them."""
+
+    def __init__(self, lock: pathlib.Path, workload: Workload, bakery: Bakery) -> None:
+        self._lock = lock
+        self._workload = workload
+        self._bakery = bakery
+
+    def pins(self, turn: Turn) -> dict[str, str]:
+        """Return the digests that count: those of images.lock, else those recorded here."""
+        return {**dict(turn.record.images), **locked(self._lock)}
+
+    def missing(self, turn: Turn, pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the images that are not here; a container that runs does without."""
+        wanted = roles.images(turn.settings, cuda=turn.cuda)
+        framework = turn.settings.framework
+        turn.warnings.extend(cpu.findings(turn.host.cpu_flags, (framework,) if framework else ()))
+        missing = self._workload.missing_images(wanted, pins)
+        if missing:
+            turn.note("image", Mark.WAITING, f"not on this VM: {', '.join(missing)}")
+        else:
+            turn.note("image", Mark.OK, ", ".join(wanted))
+        return missing
+
+    def fetch(
+        self, turn: Turn, missing: tuple[str, ...], pins: Mapping[str, str]
+    ) -> AgentError | None:
+        """Begin to pull or make what is missing; return why the last try failed."""
+        pulled = tuple(name for name in missing if not name.startswith(LOCAL))
+        error = self._pull(turn, pulled, pins) if pulled else None
+        for reference in (name for name in missing if name.startswith(LOCAL)):
+            error = self._make(turn, reference, pins) or error
+        return error
+
+    def _pull(
+        self, turn: Turn, missing: tuple[str, ...], pins: Mapping[str, str]
+    ) -> AgentError | None:
+        error = self._workload.fetch(missing, pins, registry(turn.settings), turn.monotonic)
+        said = self._workload.progress
+        turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
+        return error
+
+    def _make(self, turn: Turn, reference: str, pins: Mapping[str, str]) -> AgentError | None:
+        parent = roles.parent_image(turn.settings)
+        error = self._bakery.make(reference, parent, pins, registry(turn.settings), turn.monotonic)
+        said = self._bakery.progress
+        turn.note("image", Mark.WAITING, f"makes {reference}{': ' + said if said else ''}")
+        return error
+
+    def record(self, turn: Turn, pins: Mapping[str, str]) -> None:
+        """Write down the digest of each image that was pulled, which counts from then on."""
+        found = {
+            r: self._workload.digest(r)
+            for r in roles.images(turn.settings, cuda=turn.cuda)
+            if r not in pins
+        }
+        new = {reference: digest for reference, digest in found.items() if digest}
+        if new:
+            recorded = tuple(sorted({**dict(turn.record.images), **new}.items()))
+            turn.record = dataclasses.replace(turn.record, images=recorded)
+
+
+def word(reference: str) -> str:
+    """Return what a missing image asks for, as ``plan`` prints it."""
+    return f"{'make' if reference.startswith(LOCAL) else 'pull'} {reference} (absent)"
+
+
+def locked(lock: pathlib.Path) -> dict[str, str]:
+    """Return the rows of images.lock. Raises AgentError ``state.corrupt``."""
+    try:
+        return images.parse_lock(files.read(lock, MAX_LOCK_BYTES))
+    except ValueError as error:
+        raise AgentError("state.corrupt", f"{lock}: {error}") from error
+
+
+def registry(settings: Settings) -> Registry | None:
+    """Return the credentials of the registry that the images come from."""
+    if settings.registry_user is None or settings.registry_password is None:
+        return None
+    return Registry(settings.registry_user, settings.registry_password)

@@ -1,0 +1,290 @@
+"""The containers of this VM: what Docker has, which images are there, and the steps to the wish.
+
+Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake the loop; what is
+true is always listed.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+import tenacity
+
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError
+from flower_agent.wanted.containers import CPU_SHARES, Container, Existing
+from flower_agent.wanted.images import Image, Registry, pinned
+
+from . import backoff, plan
+from .backoff import Trouble
+from .ends import Ends
+from .engine import Engine
+from .plan import Action, Step
+
+RETRY_WATCH_S = 1.0
+RETRY_PULL_S = (10.0, 60.0)
+SETTLING_S = 20.0
+LIST_EVERY_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Workload:
+    """The containers of one agent and their images."""
+
+    def __init__(
+        self, engine: Engine, errands: Errands, *, wake: Callable[[], None], scale: float = 1.0
+    ) -> None:
+        self.engine = engine
+        self.ends = Ends(engine, rng=random.SystemRandom(), scale=scale)
+        self._errands = errands
+        self._wake = wake
+        self._scale = scale
+        self._have: tuple[Existing, ...] = ()
+        self._listed_at = float("-inf")
+        self._dirty = True
+        self._watching = False
+        self._troubles: dict[str, Trouble] = {}
+        self._images: dict[str, Image] = {}
+        self._registry: Registry | None = None
+        self._refusals: dict[str, AgentError] = {}
+        self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
+        self.progress = ""
+        """What the running pull last said."""
+
+    @property
+    def have(self) -> tuple[Existing, ...]:
+        """The agent's own containers as last listed."""
+        return tuple(c for c in self._have if c.mine)
+
+    def existing(self, name: str) -> Existing | None:
+        """Return the container of that name as last listed."""
+        return next((c for c in self.have if c.name == name), None)
+
+    def restarts(self, name: str) -> int:
+        """Return how often a container was started again lately."""
+        found = self.existing(name)
+        return max(self.failures(name) - (found is None or not found.running), 0)
+
+    def failures(self, name: str) -> int:
+        """Return how often a container ended, or was refused, in a row."""
+        return self._troubles[name].failures if name in self._troubles else 0
+
+    def observe(self, now: float) -> None:
+        """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        fresh = self._watching and not self._dirty
+        if fresh and now - self._listed_at < LIST_EVERY_S * self._scale:
+            return
+        self._dirty = False
+        try:
+            self._have = self.engine.containers()
+        except AgentError:
+            self._dirty = True
+            raise
+        self._listed_at = now
+        before = self._troubles
+        counted = backoff.count(before, self._have, now=now, scale=self._scale)
+        self._troubles = {
+            name: trouble if trouble == before.get(name) else self._judge(name, trouble, now)
+            for name, trouble in counted.items()
+        }
+
+    def watch(self, stop: threading.Event) -> None:
+        """Follow Docker's events in a thread of its own until `stop`; each event wakes the loop."""
+
+        def follow() -> None:
+            while not stop.is_set():
+                try:
+                    self._watching = True
+                    self.engine.watch(self._changed)
+                except AgentError:
+                    pass  # the loop meets the same and reports it
+                self._watching = False
+                self._changed()
+                stop.wait(RETRY_WATCH_S * self._scale)
+
+        threading.Thread(target=follow, name="docker-events", daemon=True).start()
+
+    def missing_images(self, images: tuple[str, ...], pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Return those of `images` that are not here, or not as pinned."""
+        absent = []
+        for reference in images:
+            if reference not in self._images:
+                found = self.engine.image(reference)
+                if found is None or pinned(reference, found, pins.get(reference, "")) is None:
+                    absent.append(reference)
+                    continue
+                self._images[reference] = found
+                self._pull_errors.pop(reference, None)
+                if self._errands.take(f"pull {reference}") is not None:
+                    log.info("image.pulled", image=reference)
+        return tuple(absent)
+
+    def pardon(self) -> None:
+        """Forget what ended or was refused: with other settings it may well start."""
+        self._troubles.clear()
+        self._refusals.clear()
+        self.ends.forget()
+        self._dirty = True
+
+    def fetch(
+        self,
+        images: tuple[str, ...],
+        pins: Mapping[str, str],
+        registry: Registry | None,
+        now: float,
+    ) -> AgentError | None:
+        """Begin to pull what is missing, one at a time; return why the last try failed.
+
+        A failed pull is made again after a wait, or at once with other credentials.
+        """
+        if registry != self._registry:
+            self._registry = registry
+            self._pull_errors.clear()
+        failed: AgentError | None = None
+        for reference in images:
+            done = self._errands.take(f"pull {reference}")
+            if done is not None:
+                final = done.error is not None and not done.error.retryable
+                again_at = now + RETRY_PULL_S[final] * self._scale
+                self._pull_errors[reference] = (done.error, again_at)
+            if done is not None and done.error is not None:
+                log.warning("image.pull_failed", image=reference, reason=str(done.error))
+            error, _ = self._pull_errors.get(reference, (None, now))
+            failed = failed or error
+        due = [r for r in images if now >= self._pull_errors.get(r, (None, now))[1]]
+        if due and not any(self._errands.running(f"pull {r}") for r in images):
+            self._pull(due[0], pins.get(due[0], ""), registry)
+        return failed
+
+    def digest(self, reference: str) -> str:
+        """Return ``sha256:…`` of a pulled image; empty for one that was built here."""
+        image = self._images.get(reference)
+        name = pinned(reference, image) if image else None
+        return name.partition("@")[2] if name else ""
+
+    def steps(self, want: tuple[Container, ...], *, settled: bool, now: float) -> tuple[Step, ...]:
+        """Return what stands between `want` and what Docker has.
+
+        Raises AgentError ``container.foreign`` where somebody else has one of the names.
+        """
+        for taken in plan.foreign(want, self._have):
+            raise AgentError(
+                "container.foreign",
+                f"container {taken.name} is not this agent's: it lacks its label",
+            )
+        resting = {name for name, t in self._troubles.items() if now < t.not_before}
+        return plan.plan(want, self._have, resting=resting, settled=settled)
+
+    def apply(self, steps: tuple[Step, ...], pins: Mapping[str, str]) -> None:
+        """Do the steps in order, then list again. Raises AgentError of the first that fails."""
+        try:
+            for step in steps:
+                event = f"container.{step.action}"
+                log.info(event, name=step.name, cause=step.cause)
+                self._do(step, pins)
+        finally:
+            if steps:
+                self._dirty = True
+
+    def rest_s(self, now: float) -> float:
+        """Return the seconds until the next container may be started again."""
+        waits = [t.not_before - now for t in self._troubles.values() if t.not_before > now]
+        return min(waits, default=float("inf"))
+
+    def ended(self, name: str) -> AgentError:
+        """Return why a container that should run does not, with its last words."""
+        found = self.existing(name)
+        if name in self._refusals:
+            return self._refusals[name]
+        if found is None:
+            return AgentError("container.exited", f"{name} is not there", retryable=True)
+        if found.status == "created":
+            said = found.error or "it was created and not started"
+            return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
+        return self.ends.why(found, self.failures(name))
+
+    def _judge(self, name: str, new: Trouble, now: float) -> Trouble:
+        found = self.existing(name)
+        return self.ends.judge(found, self._troubles.get(name), new, now) if found else new
+
+    def _pull(self, reference: str, digest: str, registry: Registry | None) -> None:
+        def say(text: str) -> None:
+            self.progress = text
+
+        def again(tried: tenacity.RetryCallState) -> None:
+            error = tried.outcome.exception() if tried.outcome else None
+            log.warning("image.pull_failed", image=reference, reason=str(error))
+            say(f"tries again after: {error}")
+
+        def pull() -> None:
+            patience(again, self._scale)(
+                self.engine.pull, reference, digest=digest, registry=registry, progress=say
+            )
+
+        if self._errands.start(f"pull {reference}", pull):
+            log.info("image.pull", image=reference)
+
+    def _do(self, step: Step, pins: Mapping[str, str]) -> None:
+        match step.action:
+            case Action.CREATE:
+                if step.container is None:
+                    raise ValueError(f"{step} has no container")
+                reference = step.container.image
+                image = self._images.get(reference) or self.engine.image(reference)
+                name = pinned(reference, image, pins.get(reference, "")) if image else None
+                if name is None:
+                    self._images.pop(reference, None)
+                    raise AgentError("image.pull", f"{reference} is gone", retryable=True)
+                self._create(step.container, name)
+            case Action.START:
+                self._start(step.name)
+            case Action.STOP:
+                self.engine.stop(step.name)
+            case Action.REMOVE:
+                self.engine.remove(step.name)
+                self._troubles.pop(step.name, None)
+                self._refusals.pop(step.name, None)
+            case Action.UPDATE:
+                self.engine.give_cpu(step.name, CPU_SHARES)
+
+    def _create(self, container: Container, image: str) -> None:
+        try:
+            self.engine.create(container, image)
+        except AgentError as error:
+            self._images.pop(container.image, None)  # it may be gone: look again
+            self._note_refusal(container.name, error)
+            raise
+
+    def _start(self, name: str) -> None:
+        try:
+            self.engine.start(name)
+        except AgentError as error:
+            self._note_refusal(name, error)
+            raise
+        self._refusals.pop(name, None)
+
+    def _note_refusal(self, name: str, error: AgentError) -> None:
+        """Let what Docker refuses rest like what ends; the reason stays known meanwhile."""
+        if error.finding.code.startswith(("container.refused", "gpu.")):
+            known = self._troubles.get(name)
+            self._troubles[name] = backoff.refused(known, now=self._listed_at, scale=self._scale)
+            self._refusals[name] = error
+
+    def _changed(self) -> None:
+        self._dirty = True
+        self._wake()
+
+
+def patience(
+    before_sleep: Callable[[tenacity.RetryCallState], None], scale: float
+) -> tenacity.Retrying:
+    """Try three times what may pass; waits are random, so that VMs do not march in step."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, AgentError) and e.retryable),
+        wait=tenacity.wait_random_exponential(multiplier=2 * scale, min=scale, max=30 * scale),
+        stop=tenacity.stop_after_attempt(3),
+        before_sleep=before_sleep,
+        reraise=True,
+    )

@@ -1,0 +1,1 @@
+"""Settings and facts to wanted containers; Flower's versions."""

@@ -1,0 +1,137 @@
+"""Image references and digests: what is pinned stays pinned. Pure.
+
+Reference grammar: distribution/reference (``host:port/path:tag@digest``).
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flower_agent.errors import AgentError
+from flower_agent.secret import Secret
+
+LABEL_MADE_OF = "org.flower-agent.made-of"
+"""On a derived image: what it was made of, see `frameworks.made_of`."""
+
+DENIALS = (
+    "denied",
+    "unauthorized",
+    "no basic auth",
+    "not found",
+    "manifest unknown",
+    "name unknown",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reference:
+    """An image reference taken apart."""
+
+    repository: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Split ``registry:5000/flwr/superlink:1.25.0`` at the colon of its tag."""
+        head, slash, last = text.rpartition("/")
+        name, _, tag = last.partition(":")
+        return cls(f"{head}{slash}{name}", tag or "latest")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Image:
+    """A local image (``GET /images/NAME/json``)."""
+
+    image_id: str
+    """``sha256:…`` of its configuration."""
+
+    digests: tuple[str, ...]
+    """``repository@sha256:…`` for each registry it came from; empty when built here."""
+
+    made_of: str = ""
+    """``sha256:…`` of what a derived image was made of (`frameworks.made_of`), off its label."""
+
+    size_bytes: int = 0
+    """All layers together."""
+
+    entrypoint: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Registry:
+    """Credentials of a private registry."""
+
+    user: str
+    password: Secret
+
+
+def locked_reference(reference: str, digest: str) -> str:
+    """Return ``repository@digest``."""
+    return f"{Reference.parse(reference).repository}@{digest}"
+
+
+def pinned(reference: str, image: Image, digest: str = "") -> str | None:
+    """Return by which name to create a container from `image`, by digest where one is known.
+
+    None when `digest` is pinned and `image` is another one: a tag that moved is never used by
+    stealth. An image that was built here has no digest of a registry: what is pinned is its ID, or
+    what it was made of; unpinned, its tag must do.
+    """
+    if digest and digest in (image.image_id, image.made_of):
+        return image.image_id
+    repository = _familiar(Reference.parse(reference).repository)
+    names = tuple(name for name in image.digests if name.startswith(f"{repository}@"))
+    if digest:
+        wanted = f"{repository}@{digest}"
+        return wanted if wanted in names else None
+    return names[0] if names else reference
+
+
+def _familiar(repository: str) -> str:
+    """Return a repository as Docker shows it: without the host of its own registry."""
+    host, _, rest = repository.partition("/")
+    return rest.removeprefix("library/") if host in ("docker.io", "index.docker.io") else repository
+
+
+def parse_lock(data: bytes | None) -> dict[str, str]:
+    """Return reference → digest of an ``images.lock``; absent is empty. Raises ValueError."""
+    if data is None:
+        return {}
+    found = json.loads(data)
+    rows = found.get("images") if isinstance(found, dict) else None
+    if not isinstance(rows, dict) or not all(isinstance(v, str) for v in rows.values()):
+        raise ValueError('want {"images": {"REFERENCE": "sha256:…"}}')
+    return {str(reference): digest for reference, digest in rows.items()}
+
+
+def dump_lock(rows: Mapping[str, str]) -> bytes:
+    """Return the content of an ``images.lock``."""
+    document = {"images": dict(sorted(rows.items()))}
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def pin(reference: str, image: Image) -> str:
+    """Return what ``images.lock`` says of an image: what it was made of, digest, or ID."""
+    name = pinned(reference, image)
+    digest = name.partition("@")[2] if name else ""
+    return image.made_of or digest or image.image_id
+
+
+def inspected_image(row: dict[str, Any]) -> Image:
+    """Return the image in an answer of ``GET /images/NAME/json``."""
+    config = row.get("Config") or {}
+    return Image(
+        image_id=str(row["Id"]),
+        digests=tuple(row.get("RepoDigests") or ()),
+        made_of=str((config.get("Labels") or {}).get(LABEL_MADE_OF, "")),
+        size_bytes=int(row.get("Size") or 0),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+    )
+
+
+def pull_failure(reference: str, reason: str) -> AgentError:
+    """Tell a denial by its words: Docker answers it with status 404 or 500, or in the stream."""
+    if any(words in reason for words in DENIALS):
+        return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
+    return AgentError("image.pull", f"{reference} could not be pulled: {reason}", retryable=True)

@@ -1,0 +1,313 @@
+"""From settings and facts to the containers that this VM should run. Pure.
+
+The containers use the host's network: every API is bound by a flag of Flower's own, nothing is
+NATed. What each may touch is mounted singly, the CA's key never.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from flower_agent.address import Address
+from flower_agent.config.parsers import GpuMode, Isolation, LogLevel, Plugin, Role
+from flower_agent.config.settings import Settings
+from flower_agent.machine.gpu import ENVIRONMENT, Access
+from flower_agent.service.discovery import SuperLink
+
+from . import arguments, flower, frameworks
+from .arguments import Endpoint, Endpoints, Trust
+from .containers import FLOWER_UID, Container, Mount, Part
+
+LOOPBACK = "127.0.0.1"
+KEPT_FREE_BYTES = 512 * 1024 * 1024
+"""Left to the system and the agent when an app takes all it may."""
+
+MEMORY_STEP_BYTES = 128 * 1024 * 1024
+
+LEAST_BYTES = 256 * 1024 * 1024
+
+TMPFS = (
+    (flower.HOME, f"uid={FLOWER_UID},gid={FLOWER_UID},mode=700"),
+    ("/tmp", "mode=1777"),  # noqa: S108  # in the container, private to it
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The facts beside the settings that shape the containers."""
+
+    prefix: str = ""
+    """In front of every container name, so that several agents run side by side."""
+
+    ca_file: str
+    chain_file: str
+    key_file: str
+    appio_ca_file: str = ""
+    appio_chain_file: str = ""
+    appio_key_file: str = ""
+    """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
+
+    appio_name: str = ""
+    """SuperLink: by which name its SuperExec dials it, where the certificate names no address."""
+
+    superlink_dir: str
+    data_dir: str
+
+    digests: Mapping[str, str]
+    """Hex SHA-256 of each certificate file that is there, by path."""
+
+    fleet_host: str = LOOPBACK
+    """SuperLink: where its Fleet API listens."""
+
+    superlink: SuperLink | None = None
+    """SuperNode: the one to dial."""
+
+    trust: Trust = Trust.CA
+    """SuperNode, SuperExec: whom it believes."""
+
+    node_config: tuple[tuple[str, str], ...] = ()
+
+    node_auth: bool = False
+    """SuperLink: it wants a registered key of every SuperNode."""
+
+    node_key_file: str = ""
+    """SuperNode: its private key; empty: it needs none."""
+
+    node_key_digest: str = ""
+    """Hex SHA-256 of that file."""
+
+    memory_bytes: int = 0
+    """What the VM has."""
+
+    gpu: Access = Access.NONE
+    """How NVIDIA GPUs are handed over, where they are wanted and usable."""
+
+    cuda: bool = False
+    """Apps run in the CUDA variant of their framework's image."""
+
+    data_propagation: str = "rslave"
+    """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
+
+
+def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
+    """Return the wanted containers, the one that others attach to first."""
+    match settings.role:
+        case Role.SUPERLINK:
+            return _superlink(settings, site)
+        case Role.SUPERNODE:
+            return _supernode(settings, site)
+        case Role.SUPEREXEC:
+            return _lone_superexec(settings, site)
+
+
+def images(settings: Settings, *, cuda: bool = False) -> tuple[str, ...]:
+    """Return the images that `containers` will name, known before anything else is."""
+    role = settings.role
+    main = () if role is Role.SUPEREXEC else (_image(settings, Part(role.value), cuda=cuda),)
+    runs_apps = role is Role.SUPEREXEC or has_superexec(settings)
+    return (*main, *((_image(settings, Part.SUPEREXEC, cuda=cuda),) if runs_apps else ()))
+
+
+def wants_cuda(settings: Settings, *, devices: bool) -> bool:
+    """Tell whether apps get the CUDA variant of their framework; `devices`: the VM has a GPU."""
+    may = settings.gpu is GpuMode.AUTO and devices
+    return settings.role is not Role.SUPERLINK and (settings.gpu is GpuMode.YES or may)
+
+
+def parent_image(settings: Settings) -> str:
+    """Return Flower's own SuperExec image, of which those with a framework are made."""
+    return flower.image(settings.image_prefix, Part.SUPEREXEC.value, settings.version)
+
+
+def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
+    """Return where the SuperLink's APIs are."""
+    return arguments.superlink_endpoints(
+        settings.version,
+        fleet=Address(fleet_host, fleet_port(settings)),
+        control=settings.control_address,
+        serverappio=settings.appio_listen or Address(LOOPBACK, settings.serverappio_port),
+        tls=settings.tls,
+        appio_tls=settings.appio_listen is not None,
+    )
+
+
+def fleet_port(settings: Settings) -> int:
+    """Return the SuperLink's Fleet port."""
+    return settings.fleet_port or flower.default_fleet_port(settings.version)
+
+
+def clientappio(settings: Settings) -> Endpoint:
+    """Return where a SuperNode serves its AppIo; on loopback alone it needs no TLS."""
+    return arguments.supernode_appio(
+        settings.version,
+        settings.appio_listen or Address(LOOPBACK, settings.clientappio_port),
+        tls=settings.tls and settings.appio_listen is not None,
+    )
+
+
+def attach_address(settings: Settings, fleet_host: str) -> Address:
+    """Return where the SuperExec beside a SuperLink or SuperNode attaches."""
+    if settings.role is Role.SUPERLINK:
+        return endpoints(settings, fleet_host).appio.dial
+    return clientappio(settings).dial
+
+
+def health(settings: Settings, part: Part) -> Address:
+    """Return the health service of a container: three loopback ports in a row."""
+    return Address(LOOPBACK, settings.health_port + list(Part).index(part))
+
+
+def name(prefix: str, part: Part) -> str:
+    """Return the Docker name of a container."""
+    return f"{prefix}-flower-{part}" if prefix else f"flower-{part}"
+
+
+def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
+    places = endpoints(settings, site.fleet_host)
+    mounts = [Mount(site.superlink_dir, flower.STATE, read_only=False)]
+    if settings.tls:
+        mounts += [
+            _file(site, site.ca_file, flower.CA_FILE),
+            _file(site, site.chain_file, flower.CERTIFICATE_FILE),
+            _file(site, site.key_file, flower.KEY_FILE),
+        ]
+    main = _container(
+        settings,
+        site,
+        Part.SUPERLINK,
+        arguments.superlink_command(
+            settings.version,
+            fleet=places.fleet.listen,
+            control=places.control.listen,
+            serverappio=places.appio.listen,
+            health=health(settings, Part.SUPERLINK),
+            tls=settings.tls,
+            isolation=settings.isolation.value,
+            node_auth=site.node_auth,
+            appio_tls=places.appio.tls,
+        ),
+        mounts,
+        listens=(places.fleet.listen, places.control.listen, places.appio.listen),
+    )
+    if not has_superexec(settings):
+        return (main,)
+    trust = Trust.CA if places.appio.tls else Trust.INSECURE
+    dial = places.appio.dial
+    if not site.appio_name:
+        return main, _superexec(settings, site, Plugin.SERVERAPP, dial, trust)
+    called = Address(site.appio_name, dial.port)
+    apps = _superexec(settings, site, Plugin.SERVERAPP, called, trust)
+    return main, dataclasses.replace(apps, hosts=((called.host, dial.host),))
+
+
+def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
+    if site.superlink is None:
+        raise ValueError("a SuperNode wants a SuperLink")
+    appio = clientappio(settings)
+    mounts = [_file(site, site.ca_file, flower.CA_FILE)] if site.trust is Trust.CA else []
+    if appio.tls:
+        mounts += [
+            _file(site, site.appio_ca_file, flower.APPIO_CA_FILE),
+            _file(site, site.appio_chain_file, flower.APPIO_CERTIFICATE_FILE),
+            _file(site, site.appio_key_file, flower.APPIO_KEY_FILE),
+        ]
+    if site.node_key_file:
+        mounts.append(Mount(site.node_key_file, flower.NODE_KEY_FILE, digest=site.node_key_digest))
+    main = _container(
+        settings,
+        site,
+        Part.SUPERNODE,
+        arguments.supernode_command(
+            settings.version,
+            superlink=site.superlink.endpoint,
+            clientappio=appio.listen,
+            health=health(settings, Part.SUPERNODE),
+            trust=site.trust,
+            isolation=settings.isolation.value,
+            node_config=site.node_config,
+            private_key=bool(site.node_key_file),
+            appio_tls=appio.tls,
+        ),
+        mounts,
+        listens=(appio.listen,),
+    )
+    if not has_superexec(settings):
+        return (main,)
+    trust = Trust.INSECURE  # a SuperNode's AppIo is plaintext on loopback
+    return main, _superexec(settings, site, Plugin.CLIENTAPP, appio.dial, trust)
+
+
+def _lone_superexec(settings: Settings, site: Site) -> tuple[Container, ...]:
+    if settings.appio_address is None:
+        raise ValueError("a lone SuperExec wants an address to attach to")
+    plugin = settings.superexec_plugin
+    return (_superexec(settings, site, plugin, settings.appio_address, site.trust),)
+
+
+def _superexec(
+    settings: Settings, site: Site, plugin: Plugin, attach: Address, trust: Trust
+) -> Container:
+    command = arguments.superexec_command(
+        settings.version,
+        plugin=plugin.value,
+        attach=attach,
+        health=health(settings, Part.SUPEREXEC),
+        trust=trust,
+    )
+    mounts = [_file(site, site.ca_file, flower.CA_FILE)] if trust is Trust.CA else []
+    container = _container(settings, site, Part.SUPEREXEC, command, mounts)
+    alone = settings.role is Role.SUPEREXEC
+    return container if alone else dataclasses.replace(container, yields_cpu=True)
+
+
+def _container(
+    settings: Settings,
+    site: Site,
+    part: Part,
+    command: tuple[str, ...],
+    mounts: list[Mount],
+    *,
+    listens: tuple[Address, ...] = (),
+) -> Container:
+    runs_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
+    computes = runs_apps and settings.role is not Role.SUPERLINK
+    if runs_apps:
+        mounts = [*mounts, Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)]
+    access = site.gpu if computes else Access.NONE
+    debug = settings.log_level is LogLevel.DEBUG
+    environment = flower.environment(settings.version, debug=debug)
+    return Container(
+        name=name(site.prefix, part),
+        part=part,
+        image=_image(settings, part, cuda=site.cuda),
+        command=command,
+        environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
+        mounts=tuple(mounts),
+        tmpfs=TMPFS,
+        memory_bytes=_memory(settings, site) if runs_apps else None,
+        gpu=access,
+        listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
+    )
+
+
+def _image(settings: Settings, part: Part, *, cuda: bool) -> str:
+    if part is Part.SUPEREXEC and settings.framework:
+        name = frameworks.variant(settings.framework.value, cuda=cuda)
+        return frameworks.image(settings.version.release, name)
+    return flower.image(settings.image_prefix, part.value, settings.version)
+
+
+def _memory(settings: Settings, site: Site) -> int | None:
+    if settings.memory_limit is not None:
+        return settings.memory_limit
+    # In steps, so that a kernel which counts a little differently replaces no container.
+    rest = (site.memory_bytes - KEPT_FREE_BYTES) // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
+    return rest if rest >= LEAST_BYTES else None
+
+
+def has_superexec(settings: Settings) -> bool:
+    """Tell whether a SuperExec runs beside the SuperLink or SuperNode."""
+    return settings.isolation is Isolation.PROCESS and settings.appio_listen is None
+
+
+def _file(site: Site, source: str, target: str) -> Mount:
+    return Mount(source, target, digest=site.digests.get(source, ""))
