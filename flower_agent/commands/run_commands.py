@@ -173,7 +173,7 @@ def _row(run: RunInfo, known: Submission | None) -> dict[str, str]:
         "status": run.sub_status or str(run.status),
         "submitted_at": run.pending_at,
         "finished_at": run.finished_at,
-        "app": f"{run.fab_id} {run.fab_version}",
+        "app": f"{run.fab_id} {run.fab_version}".strip(),
         "by": "context" if mine else "",
         "details": run.details,
     }
