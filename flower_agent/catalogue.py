@@ -245,10 +245,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Read its last lines: flower-agent logs",
     ),
     "image.build": (
-        "The image for ML_FRAMEWORK could not be made; the agent tries again.",
+        "The image for ML_FRAMEWORK or an app could not be made; the agent tries again.",
         (
             "Check that the VM reaches its package index and has room on the disk, or make the "
-            "image on another machine: flower-agent bake --framework NAME"
+            "image on another machine: flower-agent bake --framework NAME --app URL"
         ),
     ),
     "image.denied": (
@@ -259,8 +259,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "image.framework": (
-        "There is no image for ML_FRAMEWORK with this Flower version, and none can be made.",
-        "Use another FLOWER_VERSION, or leave ML_FRAMEWORK empty.",
+        "No image for ML_FRAMEWORK or the app can be made with this Flower version.",
+        "Use another FLOWER_VERSION or ML_FRAMEWORK, or let the app want releases that fit it.",
     ),
     "image.pull": (
         "An image could not be pulled; the agent tries again.",
@@ -396,10 +396,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "setting.no_effect": (
         "A variable is set that cannot have an effect here.",
         "Take it out, or set what it needs beside it.",
-    ),
-    "setting.unsupported": (
-        "A variable asks for something that this version of the agent does not do.",
-        "See docs/variables.md and CHANGELOG.md.",
     ),
     "state.corrupt": (
         "A file of the agent's state cannot be read.",

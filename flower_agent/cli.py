@@ -162,6 +162,9 @@ def _add_bake(parser: argparse.ArgumentParser) -> None:
         choices=("sklearn", "pytorch", "pytorch-cuda", "tensorflow", "tensorflow-cuda"),
         help="make its SuperExec image, too (ml_framework)",
     )
+    parser.add_argument(
+        "--app", action="append", default=[], metavar="URL", help="as in CUSTOM_APP_REPO: its needs"
+    )
     parser.add_argument("--index-url", default="", metavar="URL", help="package index (PyPI)")
     parser.add_argument("--wheels", default="", metavar="DIR", help="wheels to look at first")
 
@@ -313,7 +316,7 @@ def _bake(options: argparse.Namespace) -> int:
     from flower_agent.commands import bake
 
     where = bake.source(options.index_url, options.wheels, dict(os.environ))
-    return bake.run(_paths(options), options.flower, options.framework, where)
+    return bake.run(_paths(options), options.flower, options.framework, where, options.app)
 
 
 def _down(options: argparse.Namespace) -> int:

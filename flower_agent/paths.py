@@ -76,6 +76,11 @@ class Paths:
         return self.state / "bake"
 
     @property
+    def app(self) -> pathlib.Path:
+        """The app of CUSTOM_APP_REPO, while what it needs is looked up (0700)."""
+        return self.state / "app"
+
+    @property
     def runtime(self) -> pathlib.Path:
         """Files of this boot."""
         return self.root / "run/flower-agent"

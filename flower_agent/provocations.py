@@ -165,9 +165,6 @@ PROVOCATIONS: dict[str, str] = {
     "setting.no_effect": (
         f"{CHECK}`FLOWER_ROLE=server`, `ML_FRAMEWORK=sklearn`, `FLOWER_ISOLATION=subprocess`."
     ),
-    "setting.unsupported": (
-        f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `CUSTOM_APP_REPO=https://git.example.org/app.git`."
-    ),
     "state.corrupt": "Write nonsense into `/usr/share/flower-agent/images.lock`.",
     "state.other_vm": "Clone the disk of a VM that ran, and start another VM from it.",
     "state.unwritable": "Mount `/var/lib/flower-agent` read-only.",

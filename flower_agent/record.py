@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from flower_agent.config import pem
 from flower_agent.service.discovery import Partition
 from flower_agent.service.enrolment import Pin
+from flower_agent.wanted import app_needs
+from flower_agent.wanted.app_needs import Needs
 
 from .address import Address, parse_address
 
@@ -51,6 +53,12 @@ class Record:
     flower: str | None = None
     """The Flower version that last worked here; a SuperLink's database is of it."""
 
+    app: Needs | None = None
+    """What the app of CUSTOM_APP_REPO needs; its branch is not looked at again."""
+
+    app_image: tuple[str, str] | None = None
+    """The image with that, and what it was made of."""
+
     refused: tuple[str, str] | None = None
     """The Flower version whose upgrade failed, and why."""
 
@@ -71,6 +79,8 @@ def dump(record: Record) -> bytes:
         "images": dict(record.images),
         "flower": record.flower,
         "refused": record.refused,
+        "app": app_needs.document(record.app) if record.app else None,
+        "app_image": record.app_image,
     }
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -97,6 +107,8 @@ def load(data: bytes) -> Record:
             images=tuple(sorted((str(k), str(v)) for k, v in document["images"].items())),
             flower=_text(document.get("flower")),
             refused=_pair(document.get("refused")),
+            app=app_needs.read(document["app"]) if document.get("app") else None,
+            app_image=_pair(document.get("app_image")),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not a state file: {error!r}") from error

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flower_agent.config import names, parsers, rules, settings, variable
+from flower_agent.config import names, parsers, settings, variable
 
 from .catalogue import CATALOGUE
-from .errors import Severity
 from .provocations import PROVOCATIONS
 
 _ROLE_NAMES = {
@@ -43,12 +42,6 @@ name that is not in this list is an error.
 [errors.md](errors.md).
 """
 
-_UNSUPPORTED = """\
-## Not in this release
-
-Setting one of these is a finding `setting.unsupported`: an error stops the VM, a warning does not.
-"""
-
 _ERRORS = """\
 # Errors and warnings
 
@@ -70,7 +63,7 @@ def variables() -> str:
         yes=_words(value=True),
         no=_words(value=False),
     )
-    return _page("flower_agent/config/settings.py", head, [*_variable_tables(), _unsupported()])
+    return _page("flower_agent/config/settings.py", head, _variable_tables())
 
 
 def errors() -> str:
@@ -115,14 +108,6 @@ def _variable(row: variable.Setting[Any]) -> tuple[str, ...]:
     meaning = row.help + (" A secret: never shown." if row.secret else "")
     sample = f"`{row.sample}`" if row.sample else ""
     return f"`{row.name}`", "required" if row.required else default, meaning, sample
-
-
-def _unsupported() -> str:
-    rows = [
-        (f"`{name}`", "error" if severity is Severity.ERROR else "warning", f"{sentence}.")
-        for name, _, severity, sentence, _ in rules.UNSUPPORTED
-    ]
-    return f"{_UNSUPPORTED}\n{_table(('variable', 'finding', 'why'), rows)}"
 
 
 def _error(code: str) -> str:

@@ -10,7 +10,7 @@ that ``onevm updateconf`` sets later.
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from flower_agent.config import names, rules
+from flower_agent.config import names
 from flower_agent.config.settings import SETTINGS, Role, Setting
 
 BY_THE_TEMPLATE = frozenset({"FLOWER_ROLE"})
@@ -52,11 +52,10 @@ def offered_in_a_service() -> tuple[Setting[Any], ...]:
 
 
 def _offered(roles: Collection[Role], kept: Collection[str]) -> tuple[Setting[Any], ...]:
-    lacking = {name for name, *_ in rules.UNSUPPORTED}
     return tuple(
         row
         for row in SETTINGS
-        if row.stem is None and row.name not in {*kept, *lacking} and {*row.roles} & {*roles}
+        if row.stem is None and row.name not in kept and {*row.roles} & {*roles}
     )
 
 

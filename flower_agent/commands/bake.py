@@ -10,24 +10,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from flower_agent import files
-from flower_agent.config import inputs, settings
+from flower_agent.config import app_source, inputs, settings
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Severity
 from flower_agent.machine import cpu, host
 from flower_agent.paths import Paths
-from flower_agent.steps import baker, supply
+from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.git import Git
+from flower_agent.steps import app_supply, baker, supply
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.steps.workbench import Workbench
-from flower_agent.wanted import flower, frameworks, images
+from flower_agent.wanted import app_images, flower, frameworks, images
+from flower_agent.wanted.app_needs import Needs
 from flower_agent.wanted.images import Image
 
 PARTS = ("superlink", "supernode", "superexec")
 SAY_EVERY_S = 2.0
 
 
-def run(paths: Paths, version: str, wanted: Sequence[str], where: Source) -> int:
-    """Bring Flower's images and those of frameworks here, pin them, and print their sizes."""
+def run(
+    paths: Paths, version: str, wanted: Sequence[str], where: Source, apps: Sequence[str] = ()
+) -> int:
+    """Bring Flower's images here, make those of frameworks and apps, pin them, print sizes."""
+    sources = [_source(text) for text in apps]
     good = _settings(paths, version)
     names = wanted or ([good.framework.value] if good.framework else [])
     for finding in cpu.findings(host.cpu_flags(), names):
@@ -39,6 +45,10 @@ def run(paths: Paths, version: str, wanted: Sequence[str], where: Source) -> int
             _pin(paths.images_lock, reference, pin)
             total += image.size_bytes
             print(f"{reference}  {pin}  {_size(image.size_bytes)}")
+        parents = [frameworks.image(good.version.release, name) for name in names]
+        parents = parents or [flower.image(good.image_prefix, "superexec", good.version)]
+        for app in sources:
+            total += sum(_app(engine, paths, parents, where=where, source=app))
     print(f"pinned in {paths.images_lock}; {_size(total)}, of which layers in common count once")
     return 0
 
@@ -86,10 +96,51 @@ def _images(
         yield reference, made
 
 
-def _pin(lock: pathlib.Path, reference: str, pin: str) -> None:
-    rows = {**supply.locked(lock), reference: pin}
+def _app(
+    engine: Engine,
+    paths: Paths,
+    parents: Sequence[str],
+    *,
+    where: Source,
+    source: app_source.Source,
+) -> Iterator[int]:
+    """Make the images with what an app needs beside what `parents` have; yield their sizes."""
+    needs = app_supply.fetch(Git(paths.app), source)
+    _pin(paths.images_lock, needs=needs)
+    print(f"{source}: {needs}")
+    wanted = app_images.needed(needs.dependencies)
+    pins = supply.locked(paths.images_lock)
+    oven = Baker(engine, Workbench(engine), paths.bake)
+    for parent in parents:
+        if not Bundler(engine).lacking(parent, wanted):
+            print(f"{parent} has what {needs} needs")
+            continue
+        reference = app_images.image(parent, wanted)
+        with _telling(reference) as progress:
+            made = oven.ensure_app(parent, wanted, where=where, pins=pins, progress=progress)
+        pin = images.pin(reference, made)
+        _pin(paths.images_lock, reference, pin)
+        print(f"{reference}  {pin}  {_size(made.size_bytes)}")
+        yield made.size_bytes
+
+
+def _source(app: str) -> app_source.Source:
+    try:
+        return app_source.parse_source(app)
+    except ValueError as error:
+        raise AgentError("run.no_app", f"--app names no repository: {error}") from None
+
+
+def _pin(
+    lock: pathlib.Path, reference: str = "", pin: str = "", *, needs: Needs | None = None
+) -> None:
+    rows, apps = supply.locked(lock), supply.locked_apps(lock)
+    if reference:
+        rows[reference] = pin
+    if needs is not None:
+        apps[needs.source] = needs
     files.directory(lock.parent, 0o755)
-    files.write_atomic(lock, images.dump_lock(rows), 0o644)
+    files.write_atomic(lock, images.dump_lock(rows, apps), 0o644)
 
 
 @contextlib.contextmanager

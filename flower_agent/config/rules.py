@@ -1,7 +1,7 @@
 """What variables must be to each other. Pure.
 
 `RULES` names for each rule the variables that it reads; a rule is left out while one of them has
-no valid value, so that one mistake is not told twice. `UNSUPPORTED` is what this release lacks.
+no valid value, so that one mistake is not told twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from flower_agent import address
-from flower_agent.errors import Finding, Severity, warning
+from flower_agent.errors import Finding, warning
 from flower_agent.wanted import flower
 
 from .parsers import SYSTEM, Isolation, Role
@@ -22,17 +22,6 @@ Rule = Callable[["Settings", AbstractSet[str]], Iterator[Finding]]
 HEALTH_PORTS = 3
 """Ports in a row from FLOWER_HEALTH_PORT, one a container."""
 
-# A release that learns one of these deletes its line. Variable, field, what it does, sentence, VMs.
-UNSUPPORTED = (
-    (
-        "CUSTOM_APP_REPO",
-        "app_repo",
-        Severity.WARNING,
-        "this release installs no dependencies of an app on a SuperNode; put them into its image",
-        (Role.SUPERNODE,),
-    ),
-)
-
 
 def check(
     settings: "Settings", given: AbstractSet[str], bad: AbstractSet[str]
@@ -42,18 +31,12 @@ def check(
     `given` are the variables that somebody set, `bad` those whose field holds a stand-in because
     the value was not valid; with FLOWER_ROLE in `bad` the field `role` is not read.
     """
-    found = [
+    return [
         (names[0], finding)
         for names, rule in RULES
         if not bad & set(names)
         for finding in rule(settings, given)
     ]
-    for name, field, severity, sentence, lacking in UNSUPPORTED:
-        here = lacking == tuple(Role) or ("FLOWER_ROLE" not in bad and settings.role in lacking)
-        if here and name not in bad and getattr(settings, field):
-            message = f"{name} is set: {sentence}"
-            found.append((name, Finding("setting.unsupported", message, severity=severity)))
-    return found
 
 
 def _version_is_known(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:

@@ -91,8 +91,8 @@ class Settings:
     app_repo: str | None = setting(
         "CUSTOM_APP_REPO", parsers.app,
         "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`; https, ssh or git. "
-        "The SuperLink submits it once.",
-        quiet=True, roles=LINK + NODE, sample="https://git.example.org/team/app.git@v1")
+        "The SuperLink submits it once; where its code runs, the image gets what it needs.",
+        quiet=True, roles=LINK + NODE + EXEC, sample="https://git.example.org/team/app.git@v1")
     isolation: Isolation = setting(
         "FLOWER_ISOLATION", parsers.choice(Isolation),
         "`process`: apps run in SuperExec containers. `subprocess`: inside SuperLink and "

@@ -48,6 +48,7 @@ from flower_agent.service.finder import Finder
 from flower_agent.service.look import Look
 from flower_agent.service.registrar import Registrar
 from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.app_supply import AppSupply
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.bakery import Bakery
 from flower_agent.steps.engine import Engine
@@ -105,8 +106,18 @@ class Agent:
         self._prober = prober = Prober()
         engine = Engine(options.name or "default", url=options.docker_url)
         self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
+        oven = Baker(engine, Workbench(engine), options.paths.bake)
+        self._apps = AppSupply(
+            engine,
+            self._errands,
+            Git(self._paths.app),
+            Bundler(engine),
+            oven,
+            where=options.wheels,
+            scale=options.scale,
+        )
         self._bakery = Bakery(
-            Baker(engine, Workbench(engine), options.paths.bake),
+            oven,
             self._errands,
             options.wheels,
             scale=options.scale,
@@ -154,7 +165,7 @@ class Agent:
                 self._errands,
                 scale=options.scale,
             ),
-            supplies=Supply(self._paths.images_lock, self._workload, self._bakery),
+            supplies=Supply(self._paths.images_lock, self._workload, self._bakery, self._apps),
             dry=dry,
             scale=options.scale,
         )
@@ -287,6 +298,7 @@ class Agent:
         self._finder.forget()
         self._workload.pardon()
         self._bakery.forget()
+        self._apps.forget()
         self._life = life.restarted(self._life, time.monotonic())
 
     def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:

@@ -112,6 +112,10 @@ class Converger:
         self.planned += [supply.word(reference) for reference in missing]
         if missing and not turn.running and not self.dry:
             self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
+        choice = self._supply.for_app(turn, pins, self._workload.existing(self._runner(turn)))
+        turn.app_image = choice.image
+        if choice.image:
+            pins[choice.image] = choice.made_of
         computing = (c.gpu for c in self._workload.have if c.running and c.gpu)
         access = self._accelerator.choose(turn, next(computing, Access.NONE))
         if access is None:
@@ -136,10 +140,18 @@ class Converger:
             turn.phase = Phase.IMAGE
             error = self._supply.fetch(turn, needed, pins)
             return turn.unmet(error) if error else Unmet(Phase.IMAGE)
+        if choice.pending and _makes(self._runner(turn), steps):
+            return Unmet(Phase.IMAGE)
         self._supply.record(turn, pins)
         if not self._apply(turn, want, steps, pins):
             return Unmet(turn.phase)
         return self._check(turn, want, duty, fresh=_starts(want[0], steps))
+
+    def _runner(self, turn: Turn) -> str:
+        """Return the container that runs apps."""
+        beside = roles.has_superexec(turn.settings)
+        part = Part.SUPEREXEC if beside else Part(turn.settings.role.value)
+        return roles.name(self._prefix, part)
 
     def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.Wanted) -> None:
         if wanted.source is trust.Source.OFF:
@@ -175,6 +187,7 @@ class Converger:
             memory_bytes=turn.host.memory_bytes,
             gpu=access,
             cuda=turn.cuda,
+            app_image=turn.app_image,
             data_propagation=turn.data_propagation,
             **known,
         )
@@ -308,6 +321,11 @@ class Converger:
                 self._computed_at = turn.monotonic
         busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
         turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+
+
+def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` make the container of that name."""
+    return any(step.name == name and step.container is not None for step in steps)
 
 
 def _starts(main: Container, steps: tuple[plan.Step, ...]) -> bool:

@@ -55,6 +55,9 @@ class Turn:
     fleet_host: str = "127.0.0.1"
     """Where a SuperLink's Fleet API listens; set by its `prepare`."""
 
+    app_image: str = ""
+    """In which apps run, where it is not the image of the role; set by the turn."""
+
     dry: bool = False
     """Nothing may be changed: `plan` asks."""
 

@@ -250,7 +250,7 @@ class Submitter:
         """Warn of dependencies that the image lacks, where apps run on this VM."""
         if known.end or not known.dependencies or turn.settings.appio_listen is not None:
             return
-        asked = (roles.images(turn.settings)[-1], known.dependencies)
+        asked = (turn.app_image or roles.app_parent(turn.settings), known.dependencies)
         done = self._errands.take(_NEEDS)
         if done is not None and done.error is None:
             self._lacking = done.value

@@ -5,6 +5,7 @@ The wheels are fetched in a container of Flower's own image, whose pip and Pytho
 They are installed in a second container without a network, which becomes the image.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import structlog
 
 from flower_agent import files
 from flower_agent.errors import AgentError
-from flower_agent.wanted import frameworks, images
+from flower_agent.wanted import app_images, frameworks, images
 from flower_agent.wanted.containers import FLOWER_UID
 from flower_agent.wanted.frameworks import GIVEN, PLACE, Lock
 from flower_agent.wanted.images import LABEL_MADE_OF, Image, Registry
@@ -72,6 +73,16 @@ def read_lock(name: str, python: str) -> Lock:
     return frameworks.parse_lock(path.read_text("utf-8"))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One image that is to be made."""
+
+    reference: str
+    base: Image
+    made_of: str
+    module: str = ""
+
+
 class Baker:
     """Builds derived images, one at a time on this machine."""
 
@@ -103,25 +114,61 @@ class Baker:
         `parent` is Flower's image, pulled where it is absent. Raises AgentError ``image.build``,
         retryable, ``image.framework``, or what a pull raises.
         """
+        with self._alone(reference):
+            base = self._parent(parent, pins, registry, progress)
+            name = frameworks.split(reference)[1]
+            wheels = self._read(name, self._python(base))
+            made_of = frameworks.made_of(images.pin(parent, base), wheels)
+            wanted = _Wanted(reference, base, made_of, frameworks.module(name))
+            return self._make(wanted, lambda: wheels, where, progress)
+
+    def ensure_app(
+        self,
+        parent: str,
+        dependencies: tuple[str, ...],
+        *,
+        where: Source,
+        pins: Mapping[str, str],
+        registry: Registry | None = None,
+        progress: Progress = lambda _: None,
+    ) -> Image:
+        """Return the image with what an app declares beside what `parent` has.
+
+        A `parent` that no registry has must be here. Raises as `ensure` does.
+        """
+        needed = app_images.needed(dependencies)
+        reference = app_images.image(parent, needed)
+        with self._alone(reference):
+            base = self._parent(parent, pins, registry, progress)
+            made_of = app_images.made_of(images.pin(parent, base), needed)
+            wanted = _Wanted(reference, base, made_of)
+            return self._make(
+                wanted, lambda: self._resolve(wanted, needed, where, progress), where, progress
+            )
+
+    @contextlib.contextmanager
+    def _alone(self, reference: str) -> Iterator[None]:
         files.directory(self._place, 0o770, group=FLOWER_UID)
         lock = files.lock(self._place / "lock")
         if lock is None:
             raise AgentError("image.build", f"another build of {reference} runs", retryable=True)
         with lock:
             self._workbench.sweep()
-            base = self._parent(parent, pins, registry, progress)
-            name = frameworks.split(reference)[1]
-            wheels = self._read(name, self._python(base))
-            made_of = frameworks.made_of(images.pin(parent, base), wheels)
-            found = self._engine.image(reference)
-            if found is None or found.made_of != made_of:
-                self._fetch(reference, base, wheels, where, progress)
-                progress(f"installs {len(wheels.names)} wheels")
-                self._install(reference, name, base, made_of)
-                found = self._engine.image(reference)
-            self._clear()
-        if found is None or found.made_of != made_of:
-            raise AgentError("image.build", f"{reference} is gone again", retryable=True)
+            yield
+
+    def _make(
+        self, wanted: _Wanted, wheels: Callable[[], Lock], where: Source, progress: Progress
+    ) -> Image:
+        found = self._engine.image(wanted.reference)
+        if found is None or found.made_of != wanted.made_of:
+            lock = wheels()
+            self._fetch(wanted, lock, where, progress)
+            progress(f"installs {len(lock.names)} wheels")
+            self._install(wanted)
+            found = self._engine.image(wanted.reference)
+        self._clear()
+        if found is None or found.made_of != wanted.made_of:
+            raise AgentError("image.build", f"{wanted.reference} is gone again", retryable=True)
         return found
 
     def _parent(
@@ -142,55 +189,77 @@ class Baker:
         with self._workbench.run(base.image_id, ask, mounts={}, online=False) as ended:
             return frameworks.python_of(ended.said)
 
-    def _fetch(
-        self, reference: str, base: Image, lock: Lock, where: Source, progress: Progress
-    ) -> None:
+    def _resolve(
+        self, wanted: _Wanted, needed: tuple[str, ...], where: Source, progress: Progress
+    ) -> Lock:
+        self._write(app_images.WANTED, "".join(f"{line}\n" for line in needed))
+        with self._online(wanted.base, app_images.resolve(), where, "", progress) as ended:
+            _succeeded(ended, f"what {wanted.reference} needs could not be resolved")
+        report = files.read(self._place / app_images.REPORT, app_images.MAX_REPORT_BYTES)
+        try:
+            return app_images.lock(report or b"{}")
+        except ValueError as error:
+            raise AgentError("image.build", f"pip told no lock: {error}", retryable=True) from error
+
+    def _fetch(self, wanted: _Wanted, lock: Lock, where: Source, progress: Progress) -> None:
         room = files.room_bytes(self._place)
         if room is not None and room < lock.size_bytes:
             sizes = f"{_mb(lock.size_bytes)} of wheels, {_mb(room)} are free"
-            raise AgentError("image.build", f"{reference} needs {sizes}", retryable=True)
+            raise AgentError("image.build", f"{wanted.reference} needs {sizes}", retryable=True)
         wheels = self._place / "wheels"
         files.directory(wheels, 0o770, group=FLOWER_UID)
         self._write("lock.txt", lock.text)
+
+        def say(line: str) -> None:
+            done = sum(1 for _ in wheels.glob("*.whl"))
+            size = f", {_mb(lock.size_bytes)}" if lock.size_bytes else ""
+            progress(f"{done} of {len(lock.names)} wheels{size}: {line}")
+
+        for number, part in enumerate(lock.parts):
+            self._write(f"part-{number}.txt", part.text)
+            command = frameworks.download(number)
+            with self._online(wanted.base, command, where, part.index, say) as ended:
+                _succeeded(ended, f"the wheels of {wanted.reference} could not be fetched")
+
+    @contextlib.contextmanager
+    def _online(
+        self, base: Image, command: tuple[str, ...], where: Source, index: str, progress: Progress
+    ) -> Iterator[Ended]:
+        """Run pip with the VM's network and the settings of `where`."""
         mounts = {PLACE: (str(self._place), True)}
         if where.given is not None:
             mounts[GIVEN] = (str(where.given), False)
         if where.authorities is not None:
             self._write("ca.crt", where.authorities.read_text("utf-8"))
-
-        def say(line: str) -> None:
-            done = sum(1 for _ in wheels.glob("*.whl"))
-            progress(f"{done} of {len(lock.names)} wheels, {_mb(lock.size_bytes)}: {line}")
-
-        for number, part in enumerate(lock.parts):
-            self._write(f"part-{number}.txt", part.text)
-            settings = frameworks.pip_conf(
-                part.index or where.index, cert=where.authorities is not None, proxy=where.proxy
-            )
-            self._write("pip.conf", settings)
-            with self._workbench.run(
-                base.image_id,
-                frameworks.download(number),
-                mounts=mounts,
-                online=True,
-                environment={"PIP_CONFIG_FILE": f"{PLACE}/pip.conf"},
-                progress=say,
-            ) as ended:
-                _succeeded(ended, f"the wheels of {reference} could not be fetched")
-
-    def _install(self, reference: str, name: str, base: Image, made_of: str) -> None:
-        mounts = {PLACE: (str(self._place), False)}
+        trusted = where.authorities is not None
+        settings = frameworks.pip_conf(index or where.index, cert=trusted, proxy=where.proxy)
+        self._write("pip.conf", settings)
+        environment = {"PIP_CONFIG_FILE": f"{PLACE}/pip.conf"}
         with self._workbench.run(
-            base.image_id, frameworks.install(name), mounts=mounts, online=False
+            base.image_id,
+            command,
+            mounts=mounts,
+            online=True,
+            environment=environment,
+            progress=progress,
+        ) as ended:
+            yield ended
+
+    def _install(self, wanted: _Wanted) -> None:
+        mounts = {PLACE: (str(self._place), False)}
+        command = frameworks.install(wanted.module)
+        with self._workbench.run(
+            wanted.base.image_id, command, mounts=mounts, online=False
         ) as ended:
             if ended.exit_code == frameworks.CHECK_FAILED:
-                why = f"{name} does not fit Flower's image: {ended.said.splitlines()[-1]}"
+                why = (
+                    f"{wanted.reference} does not fit Flower's image: {ended.said.splitlines()[-1]}"
+                )
                 raise AgentError("image.framework", why, "Use another FLOWER_VERSION.")
-            _succeeded(ended, f"{reference} could not be made")
-            self._workbench.commit(
-                ended.container_id, reference, base, f"{LABEL_MADE_OF}={made_of}"
-            )
-        log.info("image.made", image=reference, made_of=made_of)
+            _succeeded(ended, f"{wanted.reference} could not be made")
+            label = f"{LABEL_MADE_OF}={wanted.made_of}"
+            self._workbench.commit(ended.container_id, wanted.reference, wanted.base, label)
+        log.info("image.made", image=wanted.reference, made_of=wanted.made_of)
 
     def _write(self, name: str, text: str) -> None:
         files.write_atomic(

@@ -11,9 +11,12 @@ from flower_agent.loop.turn import Turn
 from flower_agent.machine import cpu
 from flower_agent.reporting.status import Mark
 from flower_agent.wanted import images, roles
+from flower_agent.wanted.app_needs import Needs
+from flower_agent.wanted.containers import Existing
 from flower_agent.wanted.frameworks import LOCAL
 from flower_agent.wanted.images import Registry
 
+from .app_supply import AppSupply, Choice
 from .bakery import Bakery
 from .workload import Workload
 
@@ -23,10 +26,17 @@ MAX_LOCK_BYTES = 1 << 20
 class Supply:
     """Images as `images.lock` and the record want them."""
 
-    def __init__(self, lock: pathlib.Path, workload: Workload, bakery: Bakery) -> None:
+    def __init__(
+        self,
+        lock: pathlib.Path,
+        workload: Workload,
+        bakery: Bakery,
+        apps: AppSupply | None = None,
+    ) -> None:
         self._lock = lock
         self._workload = workload
         self._bakery = bakery
+        self._apps = apps
 
     def pins(self, turn: Turn) -> dict[str, str]:
         """Return the digests that count: those of images.lock, else those recorded here."""
@@ -69,6 +79,13 @@ class Supply:
         turn.note("image", Mark.WAITING, f"makes {reference}{': ' + said if said else ''}")
         return error
 
+    def for_app(self, turn: Turn, pins: Mapping[str, str], existing: Existing | None) -> Choice:
+        """Return the image with what the context's app needs, for the container that runs apps."""
+        if self._apps is None:
+            return Choice()
+        baked = locked_apps(self._lock)
+        return self._apps.choose(turn, pins, baked, registry(turn.settings), existing)
+
     def record(self, turn: Turn, pins: Mapping[str, str]) -> None:
         """Write down the digest of each image that was pulled, which counts from then on."""
         found = {
@@ -91,6 +108,14 @@ def locked(lock: pathlib.Path) -> dict[str, str]:
     """Return the rows of images.lock. Raises AgentError ``state.corrupt``."""
     try:
         return images.parse_lock(files.read(lock, MAX_LOCK_BYTES))
+    except ValueError as error:
+        raise AgentError("state.corrupt", f"{lock}: {error}") from error
+
+
+def locked_apps(lock: pathlib.Path) -> dict[str, Needs]:
+    """Return the apps of images.lock. Raises AgentError ``state.corrupt``."""
+    try:
+        return images.parse_apps(files.read(lock, MAX_LOCK_BYTES))
     except ValueError as error:
         raise AgentError("state.corrupt", f"{lock}: {error}") from error
 

@@ -81,6 +81,11 @@ def image(release: tuple[int, int, int], name: str) -> str:
     return f"{LOCAL}superexec:{'.'.join(map(str, release))}-{name}"
 
 
+def module(name: str) -> str:
+    """Return the module that a framework's image must have."""
+    return MODULES[name.removesuffix("-cuda")]
+
+
 def split(reference: str) -> tuple[str, str]:
     """Return Flower's version and the framework's name of a derived image."""
     release, _, name = Reference.parse(reference).tag.partition("-")
@@ -157,18 +162,22 @@ done <{PLACE}/part-{part}.txt
     return ("sh", "-ec", script)
 
 
-def install(name: str) -> tuple[str, ...]:
+def install(module: str) -> tuple[str, ...]:
     """Return the command that installs the wheels without a network, and sees that they work.
+
+    `module` must be there in the end; empty: only Flower must.
 
     Flower's own dependencies may have come with the image in odd versions; only what the lock
     brings must have what it wants.
     """
     pip = "python -m pip --isolated --disable-pip-version-check"
     script = f"""
-{pip} install --no-index --no-deps --require-hashes --no-cache-dir --compile \\
-    --find-links {PLACE}/wheels -r {PLACE}/lock.txt
+if grep -q == {PLACE}/lock.txt; then
+    {pip} install --no-index --no-deps --require-hashes --no-cache-dir --compile \\
+        --find-links {PLACE}/wheels -r {PLACE}/lock.txt
+fi
 ours=$(sed -n 's/==.*//p' {PLACE}/lock.txt | paste -sd '|' -)
 if {pip} check | grep -E "^($ours) "; then exit {CHECK_FAILED}; fi
-python -c 'import flwr.client, flwr.server, {MODULES[name.removesuffix("-cuda")]}'
+python -c 'import flwr.client, flwr.server{f", {module}" if module else ""}'
 """
     return ("sh", "-ec", script)

@@ -11,6 +11,9 @@ from typing import Any
 from flower_agent.errors import AgentError
 from flower_agent.secret import Secret
 
+from . import app_needs
+from .app_needs import Needs
+
 LABEL_MADE_OF = "org.flower-agent.made-of"
 """On a derived image: what it was made of, see `frameworks.made_of`."""
 
@@ -105,9 +108,22 @@ def parse_lock(data: bytes | None) -> dict[str, str]:
     return {str(reference): digest for reference, digest in rows.items()}
 
 
-def dump_lock(rows: Mapping[str, str]) -> bytes:
+def parse_apps(data: bytes | None) -> dict[str, Needs]:
+    """Return what baked apps need, by source. Raises ValueError."""
+    found = json.loads(data) if data is not None else {}
+    rows = found.get("apps") if isinstance(found, dict) else None
+    if rows is None:
+        return {}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError('want {"apps": [{"source": …}]}')
+    return {needs.source: needs for needs in map(app_needs.read, rows)}
+
+
+def dump_lock(rows: Mapping[str, str], apps: Mapping[str, Needs] | None = None) -> bytes:
     """Return the content of an ``images.lock``."""
-    document = {"images": dict(sorted(rows.items()))}
+    document: dict[str, object] = {"images": dict(sorted(rows.items()))}
+    if apps:
+        document["apps"] = [app_needs.document(apps[name]) for name in sorted(apps)]
     return (json.dumps(document, indent=1) + "\n").encode()
 
 

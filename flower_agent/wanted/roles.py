@@ -84,6 +84,9 @@ class Site:
     cuda: bool = False
     """Apps run in the CUDA variant of their framework's image."""
 
+    app_image: str = ""
+    """The image with what the context's app needs; empty: none is needed, or there is none."""
+
     data_propagation: str = "rslave"
     """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
 
@@ -111,6 +114,16 @@ def wants_cuda(settings: Settings, *, devices: bool) -> bool:
     """Tell whether apps get the CUDA variant of their framework; `devices`: the VM has a GPU."""
     may = settings.gpu is GpuMode.AUTO and devices
     return settings.role is not Role.SUPERLINK and (settings.gpu is GpuMode.YES or may)
+
+
+def runs_apps(settings: Settings) -> bool:
+    """Tell whether apps run on this VM."""
+    return settings.appio_listen is None
+
+
+def app_parent(settings: Settings, *, cuda: bool = False) -> str:
+    """Return the image in which apps run, without what an app brings."""
+    return images(settings, cuda=cuda)[-1]
 
 
 def parent_image(settings: Settings) -> str:
@@ -278,7 +291,7 @@ def _container(
     return Container(
         name=name(site.prefix, part),
         part=part,
-        image=_image(settings, part, cuda=site.cuda),
+        image=(site.app_image if runs_apps else "") or _image(settings, part, cuda=site.cuda),
         command=command,
         environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
         mounts=tuple(mounts),

@@ -17,7 +17,7 @@ from flower_agent.paths import Paths
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.engine import Engine
 from flower_agent.steps.workbench import LABEL_BUILD, Workbench
-from flower_agent.wanted import frameworks, images
+from flower_agent.wanted import app_images, frameworks, images
 
 pytestmark = pytest.mark.engine
 
@@ -64,7 +64,7 @@ class Rig:
         self.given = tmp_path / "given"
         self.given.mkdir()
         self.place = tmp_path / "state" / "bake"
-        self.said = []
+        self.said, self.made = [], []
         self.lock = ""
         self.bench = Workbench(self.engine)
         self.baker = Baker(
@@ -76,6 +76,12 @@ class Rig:
         return self.baker.ensure(
             self.reference, PARENT, where=where, pins={}, progress=self.said.append
         )
+
+    def app(self, *dependencies):
+        where = Source(index=NOWHERE, given=self.given)
+        made = self.baker.ensure_app(PARENT, dependencies, where=where, pins={})
+        self.made.append(app_images.image(PARENT, app_images.needed(dependencies)))
+        return made
 
     def left(self):
         """Return the building containers that are there."""
@@ -92,8 +98,9 @@ def rig(docker_url, missing, tmp_path):
     with contextlib.closing(rig.engine):
         yield rig
         with client(docker_url) as api:
-            for image in api.images(filters={"reference": rig.reference}):
-                api.remove_image(image["Id"], force=True)
+            for name in (rig.reference, *rig.made):
+                for image in api.images(filters={"reference": name}):
+                    api.remove_image(image["Id"], force=True)
 
 
 def test_an_image_is_flowers_own_with_the_wheels_of_the_lock(rig):
@@ -205,6 +212,28 @@ def test_a_build_that_hangs_is_given_up(rig):
     assert rig.left() == []
 
 
+def test_what_an_app_declares_is_added_where_flowers_image_lacks_it(rig):
+    wheel(rig.given, name="fetched")
+    made = rig.app("flwr[simulation]>=1.23", "fetched ~= 1.9", "numpy>=1.26")
+    assert made.entrypoint == ("flower-superexec",)
+    ask = ("python", "-c", "import fetched; print(fetched.answer)")
+    with rig.bench.run(made.image_id, ask, mounts={}, online=False) as ended:
+        assert ended.said == "42"
+    (rig.given / FETCHED).unlink()
+    assert rig.app("numpy>=1.26", "fetched ~= 1.9").image_id == made.image_id
+
+
+def test_an_app_that_needs_nothing_more_has_an_image_too(rig):
+    assert rig.app("flwr>=1.23,<2", "numpy>=1.26").made_of
+
+
+def test_an_app_that_wants_what_no_index_has_makes_no_image(rig):
+    with pytest.raises(AgentError, match=r"could not be resolved.*nowhere-to-be-found") as caught:
+        rig.app("nowhere-to-be-found>=1")
+    assert caught.value.finding.code == "image.build"
+    assert rig.left() == []
+
+
 def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
     paths = Paths(tmp_path / "root")
     assert bake.run(paths, "1.25.0", [], Source()) == 0
@@ -221,3 +250,9 @@ def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
         assert images.pinned(reference, rig.engine.image(reference), pin)
         assert re.search(f"{re.escape(reference)}  {pin}  [0-9,]+ MB", said)
     assert paths.images_lock.stat().st_mode & 0o777 == 0o644
+
+
+def test_bake_refuses_an_app_that_is_no_repository(tmp_path):
+    with pytest.raises(AgentError, match="--app names no repository") as caught:
+        bake.run(Paths(tmp_path / "root"), "1.25.0", [], Source(), ["../here"])
+    assert caught.value.finding.code == "run.no_app"

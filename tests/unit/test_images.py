@@ -2,11 +2,13 @@
 
 import pytest
 
+from flower_agent.wanted.app_needs import Needs
 from flower_agent.wanted.images import (
     Image,
     Reference,
     dump_lock,
     locked_reference,
+    parse_apps,
     parse_lock,
     pin,
     pinned,
@@ -110,3 +112,16 @@ def test_a_pulled_image_is_pinned_by_its_digest_and_another_one_by_its_id():
 def test_a_lock_that_was_written_is_read_as_the_same():
     rows = {TAG: OLD, "flower-agent/superexec:1.25.0-sklearn": NEW}
     assert parse_lock(dump_lock(rows)) == rows
+
+
+def test_baked_apps_stand_beside_the_images_and_are_read_back():
+    needs = Needs("https://git.example.org/app@v1", "c" * 40, "me/mine 1.0", ("tabulate",))
+    data = dump_lock({TAG: NEW}, {needs.source: needs})
+    assert (parse_lock(data), parse_apps(data)) == ({TAG: NEW}, {needs.source: needs})
+    assert parse_apps(dump_lock({TAG: NEW})) == parse_apps(None) == {}
+
+
+@pytest.mark.parametrize("apps", ["{}", "[1]", "[{}]", '[{"source": "a"}]'])
+def test_anything_else_is_no_list_of_apps(apps):
+    with pytest.raises(ValueError, match="want "):
+        parse_apps(f'{{"images": {{}}, "apps": {apps}}}'.encode())

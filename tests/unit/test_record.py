@@ -12,6 +12,7 @@ from flower_agent.address import Address
 from flower_agent.record import Record
 from flower_agent.service.discovery import Partition
 from flower_agent.service.enrolment import Pin
+from flower_agent.wanted.app_needs import Needs
 
 KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"
@@ -30,6 +31,8 @@ WHOLE = Record(
     images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
     flower="1.25.0",
     refused=("1.34.0", "flower-superlink ended with status 1"),
+    app=Needs("https://git.example.org/app@main", "c" * 40, "me/mine 1.0", ("tabulate>=0.9",)),
+    app_image=("flower-agent/superexec:1.25.0-app-0123456789ab", "sha256:cc"),
 )
 
 
@@ -53,6 +56,13 @@ def test_the_file_says_what_it_is():
         "images": {"flwr/superexec:1.25.0": "sha256:aa", "flwr/supernode:1.25.0": "sha256:bb"},
         "flower": "1.25.0",
         "refused": ["1.34.0", "flower-superlink ended with status 1"],
+        "app": {
+            "source": "https://git.example.org/app@main",
+            "commit": "c" * 40,
+            "app": "me/mine 1.0",
+            "dependencies": ["tabulate>=0.9"],
+        },
+        "app_image": ["flower-agent/superexec:1.25.0-app-0123456789ab", "sha256:cc"],
     }
 
 
@@ -74,6 +84,8 @@ def test_a_file_of_another_agent_may_hold_more():
         b'{"images": {}, "partition": {"partition_id": 1e999, "num_partitions": 1}}',
         b'{"images": {}, "pins": {"30": {"key": "no key", "own": true}}}',
         b'{"images": {}, "in_service": "yes"}',
+        b'{"images": {}, "app": {"source": "a", "commit": "b", "app": "c"}}',
+        b'{"images": {}, "app": {"source": 1, "commit": "b", "app": "c", "dependencies": []}}',
     ],
 )
 def test_anything_else_is_not_a_state_file(data):

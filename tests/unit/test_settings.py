@@ -626,15 +626,8 @@ def test_a_superlink_submits_the_app_of_its_context():
     assert parse({**SERVER, "CUSTOM_APP_REPO": "https://h/app"}).findings == ()
 
 
-@pytest.mark.parametrize(
-    ("variables", "severity"),
-    [
-        ({**CLIENT, "CUSTOM_APP_REPO": "https://h/app"}, Severity.WARNING),
-    ],
-)
-def test_what_this_release_lacks_is_said(variables, severity):
-    (finding,) = parse(variables).findings
-    assert (finding.code, finding.severity) == ("setting.unsupported", severity)
+def test_a_supernode_gets_what_the_app_needs():
+    assert parse({**CLIENT, "CUSTOM_APP_REPO": "https://h/app"}).findings == ()
 
 
 # The table

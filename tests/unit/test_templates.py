@@ -22,7 +22,7 @@ from test_docs import attributes as published
 
 from flower_agent import cli
 from flower_agent.commands import check
-from flower_agent.config import names, rules, settings
+from flower_agent.config import names, settings
 from flower_agent.paths import Paths
 from flower_agent.wanted import flower
 
@@ -141,12 +141,11 @@ def test_a_network_may_be_given_beforehand():
 def test_every_variable_is_asked_for_or_is_left_out_for_a_reason():
     asked = {row.name for row in user_inputs.offered_in_a_service()}
     kept = user_inputs.BY_THE_TEMPLATE | user_inputs.FOR_ONE_MACHINE | user_inputs.OUTSIDE_A_SERVICE
-    lacking = {name for name, *_ in rules.UNSUPPORTED}
     lone = {row.name for row in settings.SETTINGS if row.roles == (settings.Role.SUPEREXEC,)}
     families = {row.name for row in settings.SETTINGS if row.stem}
     assert kept <= {row.name for row in settings.SETTINGS}
-    assert asked | kept | lacking | lone | families == {row.name for row in settings.SETTINGS}
-    assert not asked & (kept | lacking | lone)
+    assert asked | kept | lone | families == {row.name for row in settings.SETTINGS}
+    assert not asked & (kept | lone)
 
 
 def test_a_vm_by_itself_is_asked_for_what_its_role_reads():

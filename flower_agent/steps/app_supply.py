@@ -1,0 +1,300 @@
+"""The image with what the app of CUSTOM_APP_REPO needs: which one counts, and the way to it.
+
+Fetching and making are errands, tried again ever later. What runs is kept meanwhile: an image that
+cannot be made is a warning, and another one is used only while no app computes.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from flower_agent.config.app_source import Source, parse_source
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError, warning
+from flower_agent.loop.turn import Turn
+from flower_agent.reporting.status import Mark
+from flower_agent.runs import run_app
+from flower_agent.runs.run_errands import Repository
+from flower_agent.wanted import app_images, app_needs, images, roles
+from flower_agent.wanted.app_needs import Needs
+from flower_agent.wanted.containers import Existing
+from flower_agent.wanted.images import Image, Registry
+
+from . import backoff
+from .baker import Progress
+from .baker import Source as Wheels
+from .engine import Engine
+
+IDLE_S = 60.0
+"""So long no app may have computed before another image is used: rounds have pauses."""
+
+LOOK_S = 5.0
+
+_COMPUTES = ("flwr-clientapp", "flwr-serverapp")
+
+log = structlog.get_logger()
+
+
+class Oven(Protocol):
+    """What makes an image: `baker.Baker`."""
+
+    def ensure_app(
+        self,
+        parent: str,
+        dependencies: tuple[str, ...],
+        *,
+        where: Wheels,
+        pins: Mapping[str, str],
+        registry: Registry | None,
+        progress: Progress,
+    ) -> Image:
+        """Return the image with what an app declares."""
+
+
+class Scales(Protocol):
+    """What tells what an image lacks: `bundler.Bundler`."""
+
+    def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
+        """Tell which dependencies an image lacks."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """The image in which apps run, where it is not that of roles."""
+
+    image: str = ""
+    """Empty: the one of `roles.images` has all."""
+
+    made_of: str = ""
+
+    pending: bool = False
+    """It is not known yet, and nothing failed so far: a start is worth waiting."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Failure:
+    error: AgentError
+    tries: int
+    again_at: float
+
+
+class AppSupply:
+    """The app's image of one VM."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        errands: Errands,
+        repository: Repository,
+        scales: Scales,
+        oven: Oven,
+        *,
+        where: Wheels | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        self._engine = engine
+        self._errands = errands
+        self._repository = repository
+        self._scales = scales
+        self._oven = oven
+        self._where = where or Wheels()
+        self._scale = scale
+        self._failures: dict[str, _Failure] = {}
+        self._enough: set[str] = set()
+        """What the images here lack nothing of: `app_images.made_of`."""
+
+        self._idle_since: float | None = None
+        self._progress = ""
+
+    def choose(
+        self,
+        turn: Turn,
+        pins: Mapping[str, str],
+        baked: Mapping[str, Needs],
+        registry: Registry | None,
+        existing: Existing | None,
+    ) -> Choice:
+        """Return the image for the container that runs apps, `existing` where it is there."""
+        if turn.settings.app_repo is None or not roles.runs_apps(turn.settings):
+            turn.record = dataclasses.replace(turn.record, app=None, app_image=None)
+            return Choice()
+        parent = roles.app_parent(turn.settings, cuda=turn.cuda)
+        kept = self._kept(turn, parent, existing)
+        try:
+            found = self._found(turn, parent, pins, baked, registry)
+        except AgentError as error:
+            self._tell(turn, error, kept)
+            return kept
+        if found is None:
+            return dataclasses.replace(kept, pending=not kept.image)
+        busy = self._holds(kept.image or parent, existing) if found != kept else None
+        if busy is not None and not turn.dry and self._computes(turn, busy):
+            turn.note("app", Mark.WAITING, "its image is there; it waits until no app computes")
+            return kept
+        self._idle_since = None
+        if not turn.dry:
+            held = (found.image, found.made_of) if found.image else None
+            turn.record = dataclasses.replace(turn.record, app_image=held)
+        return found
+
+    def forget(self) -> None:
+        """Try again at once: with other settings it may well work."""
+        self._failures.clear()
+
+    def _kept(self, turn: Turn, parent: str, existing: Existing | None) -> Choice:
+        """Return what was chosen last, where it still fits; else the image of the role."""
+        image, made_of = turn.record.app_image or ("", "")
+        if not image or not app_images.derives(image, parent):
+            return Choice()
+        if existing is None or not existing.running:
+            found = self._engine.image(image)
+            if found is None or found.made_of != made_of:
+                return Choice()
+        return Choice(image, made_of)
+
+    def _found(
+        self,
+        turn: Turn,
+        parent: str,
+        pins: Mapping[str, str],
+        baked: Mapping[str, Needs],
+        registry: Registry | None,
+    ) -> Choice | None:
+        """Return the image that counts; None while that is not known. Raises AgentError."""
+        needs = self._needs(turn, parse_source(turn.settings.app_repo or ""), baked)
+        if needs is None:
+            return None
+        wanted = app_images.needed(needs.dependencies)
+        base = self._engine.image(parent) if wanted else None
+        if not wanted:
+            turn.note("app", Mark.OK, f"{needs} needs nothing beside Flower")
+            return Choice()
+        if base is None or images.pinned(parent, base, pins.get(parent, "")) is None:
+            turn.note("app", Mark.WAITING, f"{needs} waits for {parent}")
+            return None
+        reference = app_images.image(parent, wanted)
+        made_of = app_images.made_of(images.pin(parent, base), wanted)
+        found = self._engine.image(reference)
+        if (found is None or found.made_of != made_of) and made_of not in self._enough:
+            make = functools.partial(self._make, parent, wanted, pins, registry)
+            made = self._try(turn, f"make {reference}", make)
+            if made is None:
+                said = f": {self._progress}" if self._progress else ""
+                turn.note("app", Mark.WAITING, f"makes {reference} for {needs}{said}")
+                return None
+            if not made.value:
+                self._enough.add(made_of)
+        if made_of in self._enough:
+            turn.note("app", Mark.OK, f"{needs} has what it needs in {parent}")
+            return Choice()
+        turn.note("app", Mark.OK, f"{needs} has what it needs in {reference}")
+        return Choice(reference, made_of)
+
+    def _needs(self, turn: Turn, source: Source, baked: Mapping[str, Needs]) -> Needs | None:
+        name = str(source)
+        known = turn.record.app
+        if name in baked and known != baked[name]:
+            known = baked[name]
+        elif known is None or known.source != name:
+            done = self._try(turn, f"fetch {name}", lambda: fetch(self._repository, source))
+            if done is None:
+                turn.note("app", Mark.WAITING, f"fetches {name} to see what it needs")
+                return None
+            known = done.value
+            log.info("app.needs", source=name, commit=known.commit, needs=known.dependencies)
+        if not turn.dry:
+            turn.record = dataclasses.replace(turn.record, app=known)
+        return known
+
+    def _make(
+        self,
+        parent: str,
+        wanted: tuple[str, ...],
+        pins: Mapping[str, str],
+        registry: Registry | None,
+    ) -> bool:
+        """Make the image where `parent` lacks something; tell whether it was needed."""
+        if not self._scales.lacking(parent, wanted):
+            return False
+        self._oven.ensure_app(
+            parent,
+            wanted,
+            where=self._where,
+            pins=pins,
+            registry=registry,
+            progress=self._say,
+        )
+        return True
+
+    def _try(self, turn: Turn, errand: str, call: Callable[[], Any]) -> "_Got | None":
+        """Return what the errand brought, None while it is under way. Raises AgentError."""
+        done = self._errands.take(errand)
+        if done is not None and done.error is None:
+            self._failures.pop(errand, None)
+            self._progress = ""
+            return _Got(done.value)
+        last = self._failures.get(errand)
+        if done is not None and done.error is not None:
+            tries = last.tries + 1 if last else 1
+            wait_s = backoff.LONGEST_DELAY_S
+            if done.error.retryable:
+                wait_s = backoff.delay_s(tries + 1)
+            last = _Failure(done.error, tries, turn.monotonic + wait_s * self._scale)
+            self._failures[errand] = last
+            self._progress = ""
+            log.warning("app.failed", errand=errand, reason=str(done.error))
+        if not turn.dry and (last is None or turn.monotonic >= last.again_at):
+            self._errands.start(errand, call)
+        if last is not None:
+            turn.next_s = min(
+                turn.next_s, max(last.again_at - turn.monotonic, LOOK_S * self._scale)
+            )
+            raise last.error
+        return None
+
+    def _holds(self, reference: str, existing: Existing | None) -> Existing | None:
+        """Return the container where it runs `reference`, as far as can be told."""
+        if existing is None or not existing.running:
+            return None
+        now, then = self._engine.image(existing.image), self._engine.image(reference)
+        other = now is not None and then is not None and now.image_id != then.image_id
+        return None if other else existing
+
+    def _computes(self, turn: Turn, existing: Existing) -> bool:
+        """Tell whether an app computed in the container within `IDLE_S`, as far as was looked."""
+        turn.next_s = min(turn.next_s, LOOK_S * self._scale)
+        running: tuple[str, ...] = ()
+        with contextlib.suppress(AgentError):  # wants `ps` on the VM
+            running = self._engine.processes(existing.name)
+        if self._idle_since is None or any(
+            word in command for command in running for word in _COMPUTES
+        ):
+            self._idle_since = turn.monotonic
+        return turn.monotonic - self._idle_since < IDLE_S * self._scale
+
+    def _tell(self, turn: Turn, error: AgentError, kept: Choice) -> None:
+        found = error.finding
+        runs = kept.image or "the image without the app's dependencies"
+        turn.note("app", Mark.BAD, f"apps run in {runs}: see the warning")
+        turn.warnings.append(
+            warning(found.code, f"{found.message}; apps run in {runs}", found.hint)
+        )
+
+    def _say(self, text: str) -> None:
+        self._progress = text
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Got:
+    value: Any
+
+
+def fetch(repository: Repository, source: Source) -> Needs:
+    """Fetch an app and read what it declares. Raises AgentError ``run.…``."""
+    commit, found = repository.fetch(source)
+    app = run_app.read(found.get(run_app.FILE), str(source))
+    return app_needs.Needs(str(source), commit, str(app), app.dependencies)
