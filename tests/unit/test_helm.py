@@ -1,7 +1,8 @@
 """The values for Flower's charts: every variable has a counterpart or is said to be lost.
 
-The charts cannot be had, so nothing is rendered: `tests/data/helm` has the names of their
-parameters as Flower's documentation lists them (framework/docs/source/helm, March 2026).
+The charts cannot be had, so `test_helm_template` renders one of its own: `tests/data/helm` has the
+names of their parameters as Flower's documentation lists them (framework/docs/source/helm, March
+2026).
 """
 
 import pathlib
