@@ -21,7 +21,8 @@ import payload  # noqa: E402
 from targets import ARCHITECTURES, TARGETS, Form, Target  # noqa: E402
 
 CACHE = ROOT / "build" / "package"
-PACK_S = 300
+PACK_S = 1800
+"""nfpm computes for seconds; a machine that emulates a VM at its side has let it wait minutes."""
 
 
 def main() -> None:
