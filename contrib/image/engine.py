@@ -1,39 +1,56 @@
 """Container images inside a tree, so that a VM needs no network for its first start.
 
-A Docker Engine of its own writes them: with its data below the tree and no network. Docker keeps
-layers as directories with extended attributes and devices, which `mke2fs -d` takes over.
+A Docker Engine of its own, with its data below the tree, holds them; `flower-agent bake` of this
+checkout fills it and pins what it holds in the tree's images.lock. Docker keeps layers as
+directories with extended attributes and devices, which `mke2fs -d` takes over.
 """
 
 import contextlib
+import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-START_S, IMAGE_S = 60, 600
+START_S, IMAGE_S, BAKE_S = 300, 1800, 4 * 3600
 DATA = "var/lib/docker"
+AGENT = pathlib.Path(sys.executable).with_name("flower-agent")
 
 
-def load(tree: pathlib.Path, images: Sequence[str]) -> None:
-    """Put images of this machine's Docker Engine into the tree. Raises RuntimeError."""
-    if not images:
-        return
-    with _running(tree / DATA) as socket:
+def bake(tree: pathlib.Path, images: Sequence[str], arguments: Sequence[str]) -> None:
+    """Put Flower's images into the tree and pin them there.
+
+    `images` come from this machine's Docker Engine, what else it takes from the registry;
+    `arguments` are those of ``flower-agent bake``. Raises RuntimeError.
+    """
+    with running(tree / DATA) as socket:
         for image in images:
-            save = ["docker", "save", image]
-            with subprocess.Popen(save, stdout=subprocess.PIPE) as saving:
-                command = ["docker", "--host", socket, "load", "--quiet"]
-                done = subprocess.run(
-                    command, check=False, stdin=saving.stdout, capture_output=True, timeout=IMAGE_S
-                )
-            if saving.returncode or done.returncode:
-                raise RuntimeError(f"{image}: {done.stderr.decode().strip() or 'docker save'}")
+            _copy(image, socket)
+        ours = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME"}
+        inherited = {name: text for name, text in os.environ.items() if name not in ours}
+        command = [str(AGENT), "--root", str(tree), "bake", *arguments]
+        done = subprocess.run(
+            command, check=False, env={**inherited, "DOCKER_HOST": socket}, timeout=BAKE_S
+        )
+    if done.returncode:
+        raise RuntimeError("flower-agent bake could not bring all images into the tree")
     (tree / DATA / "engine-id").unlink(missing_ok=True)  # two VMs must not share it
 
 
+def _copy(image: str, socket: str) -> None:
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
+        command = ["docker", "--host", socket, "load", "--quiet"]
+        done = subprocess.run(
+            command, check=False, stdin=saving.stdout, capture_output=True, timeout=IMAGE_S
+        )
+    if saving.returncode or done.returncode:
+        raise RuntimeError(f"{image}: {done.stderr.decode().strip() or 'docker save'}")
+
+
 @contextlib.contextmanager
-def _running(data: pathlib.Path) -> Iterator[str]:
+def running(data: pathlib.Path) -> Iterator[str]:
     """Yield the address of a Docker Engine that keeps everything in `data`."""
     with tempfile.TemporaryDirectory(prefix="image-engine-") as run:
         socket = f"unix://{run}/docker.sock"

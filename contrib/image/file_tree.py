@@ -1,7 +1,7 @@
 """The file tree of an image: a distribution, Docker, the agent, and nothing that must differ.
 
 mmdebstrap makes it (its man page: `--customize-hook` runs with the tree as $1). Files of ours are
-copied from contrib/image/files; what a clone must not share is removed last.
+copied from contrib/image/files; `clean` removes last what clones must not share.
 """
 
 import pathlib
@@ -32,6 +32,7 @@ def build(
     suite: Suite,
     *,
     mirror: str,
+    keyring: pathlib.Path,
     packages: tuple[pathlib.Path, ...],
     stand_in: bool,
 ) -> None:
@@ -42,6 +43,7 @@ def build(
     """
     include = ",".join((*PACKAGES, *suite.network, suite.kernel))
     command = ["mmdebstrap", "--variant=apt", f"--components={suite.components}"]
+    command += [f"--keyring={keyring}"]
     command += [f"--include={include}", "--aptopt=Acquire::Retries 3"]
     for package in packages:
         command += [f"--customize-hook=copy-in {shlex.quote(str(package))} /root"]
@@ -60,7 +62,6 @@ def build(
         shutil.copytree(FILES / "stand-in", tree, dirs_exist_ok=True)
         enable(tree, "flower-image-context.service", "multi-user.target")
     configure(tree, suite)
-    clean(tree)
 
 
 def configure(tree: pathlib.Path, suite: Suite) -> None:

@@ -18,6 +18,12 @@ class Suite:
     """Which of the agent's packages fits."""
 
     mirror: str
+    keyring: str
+    """Of the keys that sign the mirror's archive; both distributions have it at the same place."""
+
+    keyring_package: tuple[str, str] = ("", "")
+    """Where the mirror has the deb with it, and its SHA-256, for machines without."""
+
     components: str
     kernel: str
     """With AHCI and IDE: OpenNebula's CONTEXT CD hangs on one of them, and the cloud kernel of
@@ -39,6 +45,7 @@ SUITES = {
             title=("Debian", "12"),
             target="debian12",
             mirror="http://deb.debian.org/debian",
+            keyring="/usr/share/keyrings/debian-archive-keyring.gpg",
             components="main",
             kernel="linux-image-amd64",
             kernel_files="/",
@@ -50,6 +57,11 @@ SUITES = {
             title=("Ubuntu", "24.04"),
             target="ubuntu24.04",
             mirror="http://archive.ubuntu.com/ubuntu",
+            keyring="/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+            keyring_package=(
+                "pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb",
+                "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8",
+            ),
             components="main,universe",
             kernel="linux-image-generic",
             kernel_files="/boot/",

@@ -16,13 +16,15 @@ import pytest
 from guest import Guest, write_context
 
 ROOT = pathlib.Path(__file__).parents[2]
+BUILD_S = 2 * 3600
 NOT_RUNNING = 3
 """Exit code of ``flower-agent status``."""
 
 STARTED_S = 900
 """How long an agent may take to run, on a machine that emulates the processor."""
 
-CONTAINERS = ("flwr/superlink:1.25.0-py3.13-ubuntu24.04", "flwr/superexec:1.25.0")
+SUPERLINK, SUPEREXEC = "flwr/superlink:1.25.0-py3.13-ubuntu24.04", "flwr/superexec:1.25.0"
+BAKED = (SUPERLINK, "flwr/supernode:1.25.0-py3.13-ubuntu24.04", SUPEREXEC)
 CONTEXT = {
     "ETH0_IP": "10.0.2.15",
     "ETH0_MAC": "52:54:00:12:34:56",
@@ -42,8 +44,8 @@ def image(docker_url, tmp_path_factory):
         return pathlib.Path(given)
     output = tmp_path_factory.mktemp("image") / "flower.qcow2"
     command = [str(ROOT / "contrib/image/build")]
-    command += [word for name in CONTAINERS for word in ("--image", name)]
-    subprocess.run([*command, "--output", str(output)], check=True, timeout=3600)
+    command += [word for name in BAKED for word in ("--image", name)]
+    subprocess.run([*command, "--output", str(output)], check=True, timeout=BUILD_S)
     return output
 
 
@@ -86,10 +88,20 @@ def timeline(guest, status):
     return reached
 
 
+def runs_what_was_baked(guest):
+    """Hold that the image's lock names all of Flower's, and that the containers are of these."""
+    text = guest.run("/bin/cat", "/usr/share/flower-agent/images.lock")[1]
+    lock = json.loads(text)["images"]
+    assert sorted(lock) == sorted(BAKED)
+    ask = ("/usr/bin/docker", "inspect", "-f", "{{.Image}}", "flower-superlink", "flower-superexec")
+    assert guest.run(*ask)[1].split() == [lock[SUPERLINK], lock[SUPEREXEC]]
+
+
 def test_it_boots_comes_to_ready_takes_a_changed_cd_and_powers_off(booted, tmp_path, capsys):
     guest = booted("bios")
     status = ready(guest)
     assert status["role"] == "superlink"
+    runs_what_was_baked(guest)
     lines = [f"  {at:6.1f} s  {name}\n" for name, at in timeline(guest, status).items()]
     with capsys.disabled():
         sys.stdout.write("\n" + "".join(lines))
@@ -111,4 +123,6 @@ def test_it_boots_comes_to_ready_takes_a_changed_cd_and_powers_off(booted, tmp_p
 
 
 def test_it_boots_with_uefi_as_a_vm_with_a_gpu_does(booted):
-    assert ready(booted("uefi"))["role"] == "superlink"
+    guest = booted("uefi")
+    assert ready(guest)["role"] == "superlink"
+    assert guest.run("/bin/ls", "/sys/firmware/efi")[0] == 0

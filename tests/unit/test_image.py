@@ -2,13 +2,17 @@
 
 import ast
 import base64
+import dataclasses
+import hashlib
 import re
 import stat
 import subprocess
 
+import archive_keys
 import disk
 import file_tree
 import hcl2
+import make
 import pytest
 import suites
 
@@ -65,10 +69,14 @@ def test_docker_comes_with_apparmor_which_it_only_recommends():
 
 
 def test_two_vms_of_an_image_share_no_identity(tmp_path):
-    kept = ("etc/ssh/sshd_config", "var/log/apt", "usr/bin/flower-agent")
+    kept = (
+        "etc/ssh/sshd_config", "var/log/apt", "usr/bin/flower-agent",
+        "usr/share/flower-agent/images.lock",
+    )  # fmt: skip
     gone = (
         "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub",
         "var/lib/systemd/random-seed", "var/lib/flower-agent/tls/ca/ca.pem",
+        "var/lib/flower-agent/bake/lock",
         "var/log/journal/abc/system.journal", "var/log/apt/term.log", "var/log/dpkg.log",
     )  # fmt: skip
     for name in (*kept[:1], *kept[2:], *gone):
@@ -119,13 +127,58 @@ def test_the_stand_in_steps_back_for_one_context():
 def test_the_recipe_needs_the_standard_library_only():
     import sys
 
-    ours = {"disk", "engine", "file_tree", "suites"}
+    ours = {"archive_keys", "disk", "engine", "file_tree", "suites"}
     for path in FILES.parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.partition(".")[0] in {*sys.stdlib_module_names, *ours}
+
+
+@pytest.fixture
+def far(tmp_path):
+    """A distribution whose keys this machine has not got, and the folder that is its mirror."""
+    mirror, content = tmp_path / "mirror", tmp_path / "content"
+    keys = content / "usr/share/keyrings/far.gpg"
+    for folder in (mirror, keys.parent, content / "DEBIAN"):
+        folder.mkdir(parents=True)
+    keys.write_bytes(b"keys")
+    control = "Package: far\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+    (content / "DEBIAN/control").write_text(control)
+    command = ["dpkg-deb", "--build", str(content), str(mirror / "far.deb")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    sha256 = hashlib.sha256((mirror / "far.deb").read_bytes()).hexdigest()
+    keyring_of_it = "/usr/share/keyrings/far.gpg"
+    return dataclasses.replace(
+        suites.SUITES["noble"], keyring=keyring_of_it, keyring_package=("far.deb", sha256)
+    ), mirror
+
+
+def test_the_keys_of_another_distribution_come_from_its_own_package(far, tmp_path):
+    suite, mirror = far
+    found = archive_keys.find(suite, f"{mirror.as_uri()}/", tmp_path)
+    assert found.read_bytes() == b"keys"
+
+
+def test_a_mirror_with_another_keyring_than_is_known_is_not_believed(far, tmp_path):
+    suite, mirror = far
+    (mirror / "far.deb").write_bytes((mirror / "far.deb").read_bytes() + b"!")
+    with pytest.raises(RuntimeError, match=r"another far\.deb"):
+        archive_keys.find(suite, mirror.as_uri(), tmp_path)
+
+
+def test_a_distribution_whose_keys_cannot_be_had_is_told(far, tmp_path):
+    suite, mirror = far
+    without = dataclasses.replace(suite, keyring_package=("", ""))
+    with pytest.raises(RuntimeError, match=r"no /usr/share/keyrings/far\.gpg"):
+        archive_keys.find(without, mirror.as_uri(), tmp_path)
+
+
+def test_what_the_build_is_told_of_flower_goes_to_bake():
+    words = ["--flower", "1.34.0", "--framework", "sklearn", "pytorch", "--wheels", "/srv"]
+    assert sorted(make.bake_arguments(make.parser().parse_args(words))) == sorted(words)
+    assert make.bake_arguments(make.parser().parse_args([])) == []
 
 
 PACKER = FILES.parent / "packer"
