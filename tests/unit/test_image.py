@@ -119,9 +119,34 @@ def test_the_stand_in_steps_back_for_one_context():
     script = FILES / "stand-in/usr/local/sbin/flower-image-context"
     assert script.stat().st_mode & stat.S_IXUSR
     assert "eval" not in script.read_text()
+    assert not re.search(r"^\s*rm ", script.read_text(), re.MULTILINE), (
+        "an agent that looks in between finds no context, and says failed"
+    )
     assert not re.search(r"^\s*(\.|source) ", script.read_text(), re.MULTILINE), (
         "data, not a script"
     )
+
+
+def test_the_stand_in_hands_a_changed_cd_over(tmp_path):
+    place, cd, tools = (tmp_path / name for name in ("one-context", "cd", "tools"))
+    for folder in (cd, tools):
+        folder.mkdir()
+    for name, text in (("mount", f'cp {cd}/* "$5"'), ("umount", 'rm "$1"/*')):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    script = (FILES / "stand-in/usr/local/sbin/flower-image-context").read_text()
+    script = script.replace("/run/one-context", str(place))
+    for vmid in ("7", "8"):
+        (cd / "context.sh").write_text(f"VMID='{vmid}'\nONEGATE_ENDPOINT='http://h:5030'\n")
+        (cd / "token.txt").write_text("secret")
+        path = {"PATH": f"{tools}:/usr/bin:/bin"}
+        subprocess.run(["sh", "-c", script], check=True, env=path, timeout=30)
+        for stage in ("local", "online", "network"):
+            held = context.parse((place / f"context.sh.{stage}").read_bytes())
+            assert held["VMID"] == vmid
+        assert f'export VMID="{vmid}"' in (place / "one_env").read_text()
+    assert len([*place.iterdir()]) == 4
+    assert (place / "one_env").stat().st_mode & 0o777 == 0o400
 
 
 def test_the_recipe_needs_the_standard_library_only():
