@@ -51,6 +51,11 @@ def offered_in_a_service() -> tuple[Setting[Any], ...]:
     return _offered(IN_A_SERVICE, BY_THE_TEMPLATE | FOR_ONE_MACHINE | OUTSIDE_A_SERVICE)
 
 
+def offered_by_an_appliance() -> tuple[Setting[Any], ...]:
+    """Return the rows that an image is described by, whichever role its VM gets."""
+    return tuple(row for row in SETTINGS if row.stem is None and row.name not in FOR_ONE_MACHINE)
+
+
 def _offered(roles: Collection[Role], kept: Collection[str]) -> tuple[Setting[Any], ...]:
     return tuple(
         row

@@ -27,7 +27,10 @@ PAGES = sorted(
 )
 OURS = [page for page in PAGES if page not in GENERATED and not page.startswith("contrib/")]
 
-OF_THE_ENVIRONMENT = {"FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME", "FLOWER_AGENT_MAINTAINER"}
+OF_THE_ENVIRONMENT = {
+    *("FLOWER_AGENT_ROOT", "FLOWER_AGENT_NAME", "FLOWER_AGENT_MAINTAINER"),
+    *("FLOWER_AGENT_PACKAGE", "FLOWER_AGENT_PACKAGE_SHA256"),
+}
 NO_CODES = {"area.what", "context.node_config", "docker.io"}
 """The pattern of a code, a name of Flower's, and a package of Debian's."""
 
