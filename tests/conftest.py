@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("sandbox", "templates", "app", "image")
-sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
+sys.path[:0] = [*(str(ROOT / "contrib" / name) for name in PLACES), str(ROOT / "tests/bench")]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that programs can be interrupted

@@ -1,0 +1,129 @@
+"""Measures the agent beside what it is compared with, and writes docs/performance.md's tables.
+
+Names of measurements on the command line: `commands`, `storm` (no real time passes), `ten-thousand`
+(the same, larger: many minutes); without a name the first two. Each writes its own part of the
+page, so a part is as old as the last run of its measurement.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+
+import structlog
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "contrib/sandbox"))
+
+import commands  # noqa: E402 - storm finds the sandbox by the line above
+import storm  # noqa: E402
+
+PAGE = ROOT / "docs/performance.md"
+USUAL = ("commands", "storm")
+
+
+def main():
+    """Measure what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument("--times", type=int, default=7, help="samples of each (default 7)")
+    parser.add_argument("--print", action="store_true", help="leave docs/performance.md as it is")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    unknown = set(options.names) - set(MEASUREMENTS)
+    if unknown:
+        parser.error(f"no measurement is called {', '.join(sorted(unknown))}")
+    for name in options.names or USUAL:
+        text = MEASUREMENTS[name](options)
+        print(text, flush=True)
+        if not options.print:
+            PAGE.write_text(replaced(PAGE.read_text(), name, text))
+    return 0
+
+
+def of_commands(options):
+    """Return the table of the commands."""
+    found = commands.measure(options.times)
+    bare = [median(found[commands.BARE], part) for part in range(3)]
+    rows = []
+    for name, taken in found.items():
+        ratios = [times(median(taken, part) / bare[part]) for part in range(3)]
+        rows.append((f"`{name}`", ratios[0], spread(taken, 0), *ratios[1:]))
+    return table(("command", "wall time", "its spread", "processor time", "memory"), rows)
+
+
+def of_storms(tries):
+    """Return the table of some storms, one column each."""
+    results = [storm.run(each) for _, each in tries]
+    lines = (
+        ("half of the SuperNodes ready after", lambda r: f"{r.half_s:.0f} s"),
+        ("OneGate knows all of them ready after", lambda r: f"{r.ready_s:.0f} s"),
+        ("bodies of each until then", lambda r: f"{r.puts:.2f}"),
+        ("look-ups of each until then", lambda r: f"{r.looks:.2f}"),
+        ("requests that failed until then", lambda r: str(r.failed)),
+        ("requests in the busiest second", lambda r: str(r.burst)),
+        ("later, in the busiest second", lambda r: str(r.calm)),
+        ("later, on average a second", lambda r: f"{r.mean:.2f}"),
+        ("busiest second after two minutes without OneGate", lambda r: str(r.back)),
+        ("reports lost", lambda r: str(r.lost)),
+        ("one SuperLink's own requests a minute, later", lambda r: f"{r.link_a_minute:.1f}"),
+    )
+    rows = [(name, *map(show, results)) for name, show in lines]
+    return table(("", *(name for name, _ in tries)), rows)
+
+
+def of_storm(_):
+    """Return what a thousand do, and what they would do otherwise."""
+    return of_storms(
+        (
+            ("20", storm.Storm(20)),
+            ("200", storm.Storm(200)),
+            ("1,000", storm.Storm(1000)),
+            ("1,000 without chance", storm.Storm(1000, still=True)),
+            ("1,000, OneGate answers 60 a second", storm.Storm(1000, a_second=60)),
+            ("1,000, OneGate is away at first", storm.Storm(1000, dark_s=storm.OUTAGE_S)),
+        )
+    )
+
+
+def of_ten_thousand(_):
+    """Return what ten services of a thousand do at one OneGate."""
+    return of_storms((("10 times 1,000", storm.Storm(10_000, services=10)),))
+
+
+def table(head, rows):
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def replaced(page, name, text):
+    """Return the page with another text between a measurement's markers."""
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    before, rest = page.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
+
+
+def median(samples, part):
+    return statistics.median(sample[part] for sample in samples)
+
+
+def spread(samples, part):
+    """Return the least and the most of the samples, as parts of their median."""
+    middle = median(samples, part)
+    values = [sample[part] / middle for sample in samples]
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def times(ratio):
+    return f"{ratio:.2f}"
+
+
+MEASUREMENTS = {
+    "commands": of_commands,
+    "storm": of_storm,
+    "ten-thousand": of_ten_thousand,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
