@@ -1,8 +1,8 @@
 """Measures the agent beside what it is compared with, and writes docs/performance.md's tables.
 
-Names of measurements on the command line: `commands`, `storm` (no real time passes), `ten-thousand`
-(the same, larger: many minutes); without a name the first two. Each writes its own part of the
-page, so a part is as old as the last run of its measurement.
+Names of measurements on the command line: `commands`, `starts` and `daemon` (root, Docker and
+Flower's images), `storm` (no real time passes), `ten-thousand` (the same, larger); without a name
+all but the last. Each writes its own part of the page: it is as old as that measurement's last run.
 """
 
 import argparse
@@ -13,13 +13,17 @@ import sys
 import structlog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "contrib/sandbox"))
+PLACES = ("sandbox", "templates")
+sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
 
-import commands  # noqa: E402 - storm finds the sandbox by the line above
+import commands  # noqa: E402 - the others find the sandbox by the line above
+import daemon  # noqa: E402
+import starts  # noqa: E402
 import storm  # noqa: E402
 
 PAGE = ROOT / "docs/performance.md"
-USUAL = ("commands", "storm")
+BASE_PORT = 28600
+USUAL = ("commands", "starts", "daemon", "storm")
 
 
 def main():
@@ -27,6 +31,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--times", type=int, default=7, help="samples of each (default 7)")
+    parser.add_argument("--idle", type=int, default=600, help="seconds of rest (default 600)")
+    parser.add_argument("--base-port", type=int, default=BASE_PORT)
     parser.add_argument("--print", action="store_true", help="leave docs/performance.md as it is")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -50,6 +56,37 @@ def of_commands(options):
         ratios = [times(median(taken, part) / bare[part]) for part in range(3)]
         rows.append((f"`{name}`", ratios[0], spread(taken, 0), *ratios[1:]))
     return table(("command", "wall time", "its spread", "processor time", "memory"), rows)
+
+
+def of_starts(options):
+    """Return the table of the starts."""
+    found = starts.measure(ROOT / "build/bench", options.base_port, options.times)
+    rows = []
+    for role, shown in (("superlink", "SuperLink"), ("supernode", "SuperNode")):
+        agent, script = found["agent", role], found["script", role]
+        for part, until in enumerate(("containers run", "`READY=YES` at OneGate")):
+            ratio = median(agent, part) / median(script, part)
+            rows.append((shown, until, times(ratio), spread(agent, part), spread(script, part)))
+    head = ("VM", "from the context until", "agent / script", "agent, spread", "script, spread")
+    return table(head, rows)
+
+
+def of_daemon(options):
+    """Return the table of the daemon at rest, and of killed containers."""
+    place = ROOT / "build/bench"
+    found = daemon.measure(place, options.base_port, options.times, options.idle)
+    agent, bare = found["memory"]
+    own, docker = ([(taken,) for taken in found["restarts"][way]] for way in ("agent", "docker"))
+    ratio = times(median(own, 0) / median(docker, 0))
+    restart = f"{ratio}, {spread(own, 0)}; of Docker {spread(docker, 0)}"
+    rows = (
+        ("resident memory, SuperLink", "its libraries alone", times(agent / bare)),
+        ("the same", "72 MiB", times(agent / 72)),
+        ("processor at rest, SuperLink", "one core", f"{found['cpu']:.2%}"),
+        ("end of a killed container to its next start", "Docker's restart policy", restart),
+        ("the longest of these", "a second", times(max(own)[0])),
+    )
+    return table(("what", "beside", "ratio"), rows)
 
 
 def of_storms(tries):
@@ -121,6 +158,8 @@ def times(ratio):
 
 MEASUREMENTS = {
     "commands": of_commands,
+    "starts": of_starts,
+    "daemon": of_daemon,
     "storm": of_storm,
     "ten-thousand": of_ten_thousand,
 }
