@@ -280,7 +280,7 @@ def test_the_agent_ends_and_boots_beside_a_docker_that_hangs(vm, engine):
     time.sleep(3)  # the loop now waits for an answer
     begin = time.monotonic()
     hung.federation.stop_agent(hung.machine)
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 5  # the call would wait for at least 6 more
     hung.federation.start_agent(hung.machine)
     hung.wait_error("docker.down")
     assert hung.state == "starting"
