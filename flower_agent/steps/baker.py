@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 
 import structlog
@@ -228,6 +229,7 @@ class Baker:
         """Run pip with the VM's network and the settings of `where`."""
         mounts = {PLACE: (str(self._place), True)}
         if where.given is not None:
+            _readable(where.given)
             mounts[GIVEN] = (str(where.given), False)
         if where.authorities is not None:
             self._write("ca.crt", where.authorities.read_text("utf-8"))
@@ -277,6 +279,14 @@ class Baker:
 
     def _leftovers(self) -> Iterator[pathlib.Path]:
         return (path for path in self._place.iterdir() if path.name != "lock")
+
+
+def _readable(folder: pathlib.Path) -> None:
+    """Raise AgentError ``image.build`` where pip, which is not root there, sees no wheels."""
+    needed = stat.S_IROTH | stat.S_IXOTH
+    if not folder.is_dir() or folder.stat().st_mode & needed != needed:
+        message = f"{folder} is not there, or closed to the container that reads the wheels"
+        raise AgentError("image.build", message, f"chmod -R a+rX {folder}", retryable=True)
 
 
 def _succeeded(ended: Ended, what: str) -> None:

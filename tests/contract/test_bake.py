@@ -165,6 +165,16 @@ def test_what_was_fetched_before_an_index_went_away_is_kept_for_the_next_try(rig
     assert rig.ensure().made_of
 
 
+def test_a_directory_that_pip_may_not_read_is_named_with_the_remedy(rig):
+    rig.lock = wheel(rig.given)
+    rig.given.chmod(0o700)
+    with pytest.raises(AgentError, match="closed to the container") as caught:
+        rig.ensure()
+    assert caught.value.finding.hint == f"chmod -R a+rX {rig.given}"
+    rig.given.chmod(0o755)
+    assert rig.ensure().made_of
+
+
 def test_a_module_that_ends_at_its_import_makes_no_image(rig):
     rig.lock = wheel(rig.given, module="raise RuntimeError('built with baseline X86_V2')\n")
     with pytest.raises(AgentError, match="X86_V2") as caught:
