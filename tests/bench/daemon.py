@@ -71,14 +71,11 @@ def libraries():
 
 def restarted(name):
     """Kill a container's process; return the seconds from its end to its next start."""
-    os.kill(state(name)["Pid"], signal.SIGKILL)
-    starts.wait_for(lambda: later(state(name)))
+    before = state(name)
+    os.kill(before["Pid"], signal.SIGKILL)
+    starts.wait_for(lambda: state(name)["StartedAt"] != before["StartedAt"])
     found = state(name)
     return at(found["StartedAt"]) - at(found["FinishedAt"])
-
-
-def later(found):
-    return found["Running"] and at(found["StartedAt"]) > at(found["FinishedAt"]) > 0
 
 
 def state(name):
@@ -89,8 +86,8 @@ def state(name):
 
 
 def at(text):
-    """Return Docker's time in seconds since 1970; 0 for its zero."""
-    return 0.0 if text.startswith("0001") else datetime.datetime.fromisoformat(text).timestamp()
+    """Return Docker's time in seconds since 1970."""
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def resident_mib(pid):
