@@ -72,10 +72,10 @@ def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> Non
     if not path.parent.is_dir():
         directory(path.parent, 0o755)
     with writing(path):
-        made = False
-        if not path.is_dir():
-            path.mkdir(0o700)
-            made = True
+        made = not path.is_dir()
+        if made:
+            # An errand's thread may make the same one; a file in the way stays an error.
+            path.mkdir(0o700, exist_ok=True)
         found = path.stat()
         if group is not None and found.st_gid != group:
             os.chown(path, _KEEP, group)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import pytest
 
@@ -144,6 +145,20 @@ def test_a_directory_is_given_to_a_group_and_keeps_its_setgid_bit(tmp_path):
     files.directory(tmp_path / "superlink", 0o2770, group=GROUP)
     assert mode(tmp_path / "superlink") == 0o2770
     assert (tmp_path / "superlink").stat().st_gid == GROUP
+
+
+def test_threads_may_make_the_same_directory_at_once(tmp_path):
+    places = [tmp_path / str(number) / "a" / "b" for number in range(200)]
+    together = threading.Barrier(4, timeout=10)
+
+    def make(_):
+        for place in places:
+            together.wait()
+            files.directory(place, 0o750)
+
+    with futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(4)))
+    assert {stat.S_IMODE(place.stat().st_mode) for place in places} == {0o750}
 
 
 def test_a_directory_that_is_right_is_not_touched(tmp_path):
