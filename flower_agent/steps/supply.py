@@ -83,7 +83,7 @@ class Supply:
         """Return the image with what the context's app needs, for the container that runs apps."""
         if self._apps is None:
             return Choice()
-        baked = locked_apps(self._lock)
+        baked = locked_apps(self._lock) if turn.settings.app_repo else {}
         return self._apps.choose(turn, pins, baked, registry(turn.settings), existing)
 
     def record(self, turn: Turn, pins: Mapping[str, str]) -> None:

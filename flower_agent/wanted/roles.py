@@ -106,8 +106,8 @@ def images(settings: Settings, *, cuda: bool = False) -> tuple[str, ...]:
     """Return the images that `containers` will name, known before anything else is."""
     role = settings.role
     main = () if role is Role.SUPEREXEC else (_image(settings, Part(role.value), cuda=cuda),)
-    runs_apps = role is Role.SUPEREXEC or has_superexec(settings)
-    return (*main, *((_image(settings, Part.SUPEREXEC, cuda=cuda),) if runs_apps else ()))
+    superexec = role is Role.SUPEREXEC or has_superexec(settings)
+    return (*main, *((_image(settings, Part.SUPEREXEC, cuda=cuda),) if superexec else ()))
 
 
 def wants_cuda(settings: Settings, *, devices: bool) -> bool:
@@ -281,9 +281,9 @@ def _container(
     *,
     listens: tuple[Address, ...] = (),
 ) -> Container:
-    runs_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
-    computes = runs_apps and settings.role is not Role.SUPERLINK
-    if runs_apps:
+    for_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
+    computes = for_apps and settings.role is not Role.SUPERLINK
+    if for_apps:
         mounts = [*mounts, Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)]
     access = site.gpu if computes else Access.NONE
     debug = settings.log_level is LogLevel.DEBUG
@@ -291,12 +291,12 @@ def _container(
     return Container(
         name=name(site.prefix, part),
         part=part,
-        image=(site.app_image if runs_apps else "") or _image(settings, part, cuda=site.cuda),
+        image=(site.app_image if for_apps else "") or _image(settings, part, cuda=site.cuda),
         command=command,
         environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
         mounts=tuple(mounts),
         tmpfs=TMPFS,
-        memory_bytes=_memory(settings, site) if runs_apps else None,
+        memory_bytes=_memory(settings, site) if for_apps else None,
         gpu=access,
         listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
     )
