@@ -113,7 +113,7 @@ class Converger:
         if missing and not turn.running and not self.dry:
             self._supply.fetch(turn, missing, pins)  # beside the look for the SuperLink
         choice = self._supply.for_app(turn, pins, self._workload.existing(self._runner(turn)))
-        turn.app_image = choice.image
+        turn.app_image, turn.app_short = choice.image, choice.short
         if choice.image:
             pins[choice.image] = choice.made_of
         computing = (c.gpu for c in self._workload.have if c.running and c.gpu)

@@ -58,6 +58,9 @@ class Turn:
     app_image: str = ""
     """In which apps run, where it is not the image of the role; set by the turn."""
 
+    app_short: bool = False
+    """The context's app lacks something in that image, as far as is known; set by the turn."""
+
     dry: bool = False
     """Nothing may be changed: `plan` asks."""
 

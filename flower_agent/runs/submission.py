@@ -69,6 +69,9 @@ class Due(enum.StrEnum):
     WAIT = "wait"
     """Too few SuperNodes are connected."""
 
+    IMAGE = "image"
+    """What the app wants is not here yet: its ServerApp would fail at once."""
+
     SUBMIT = "submit"
     FOLLOW = "follow"
     NOTHING = "nothing"
@@ -86,10 +89,19 @@ def key_of(settings: Settings, source: Source) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def due(known: Submission | None, key: str, vmid: str | None, *, online: int, least: int) -> Due:
+def due(
+    known: Submission | None,
+    key: str,
+    vmid: str | None,
+    *,
+    online: int,
+    least: int,
+    short: bool = False,
+) -> Due:
     """Return what to do next.
 
-    A run that is active is followed to its end before a changed context is submitted.
+    A run that is active is followed to its end before a changed context is submitted. `short` of
+    what its app wants, none is.
     """
     if known is None:
         return Due.PREPARE
@@ -100,7 +112,14 @@ def due(known: Submission | None, key: str, vmid: str | None, *, online: int, le
         return Due.PREPARE
     if known.run_id is not None:
         return Due.NOTHING
-    return Due.WAIT if online < least else Due.SUBMIT
+    if online < least:
+        return Due.WAIT
+    return Due.IMAGE if short else Due.SUBMIT
+
+
+def awaited(online: int, least: int) -> str:
+    """Return what a prepared run waits for: ``waiting 1 of 2 nodes``, or its app's image."""
+    return f"waiting {online} of {least} nodes" if online < least else "waiting for the app's image"
 
 
 def adopted(known: Submission, runs: Collection[RunInfo]) -> str | None:

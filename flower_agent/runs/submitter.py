@@ -84,11 +84,12 @@ class Submitter:
         source = parse_source(turn.settings.app_repo)
         key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
         self._take(turn, key, source)
-        match submission.due(self._known, key, turn.record.vmid, online=online, least=least):
+        vmid, short = turn.record.vmid, turn.app_short
+        match submission.due(self._known, key, vmid, online=online, least=least, short=short):
             case Due.PREPARE:
                 self._prepare(turn, key, source, image)
-            case Due.WAIT:
-                self._tell(turn, Mark.WAITING, f"waiting {online} of {least} nodes")
+            case Due.WAIT | Due.IMAGE:
+                self._tell(turn, Mark.WAITING, submission.awaited(online, least))
                 turn.next_s = min(turn.next_s, LOOK_S * self._scale)
             case Due.SUBMIT:
                 self._submit(turn, key, source, image, connect)

@@ -74,6 +74,9 @@ class Choice:
     pending: bool = False
     """It is not known yet, and nothing failed so far: a start is worth waiting."""
 
+    short: bool = False
+    """What the app wants is not in it, or that is not known: a run would be in vain."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Failure:
@@ -128,13 +131,13 @@ class AppSupply:
             found = self._found(turn, parent, pins, baked, registry)
         except AgentError as error:
             self._tell(turn, error, kept)
-            return kept
+            return dataclasses.replace(kept, short=True)
         if found is None:
-            return dataclasses.replace(kept, pending=not kept.image)
+            return dataclasses.replace(kept, pending=not kept.image, short=True)
         busy = self._holds(kept.image or parent, existing) if found != kept else None
         if busy is not None and not turn.dry and self._computes(turn, busy):
             turn.note("app", Mark.WAITING, "its image is there; it waits until no app computes")
-            return kept
+            return dataclasses.replace(kept, short=True)
         self._idle_since = None
         if not turn.dry:
             held = (found.image, found.made_of) if found.image else None

@@ -112,7 +112,7 @@ def test_a_first_boot_waits_for_what_the_app_needs_and_then_uses_it(vm):
     assert unmet.phase is Phase.IMAGE
     assert vm.engine.kept == {}
     vm.look()
-    assert vm.used() == vm.image
+    assert (vm.used(), vm.last.app_short) == (vm.image, False)
     assert vm.engine.kept[SUPEREXEC].shown.image == vm.engine.image(vm.image).image_id
     assert vm.used(SUPERNODE) == vm.images[0]
     assert vm.fact().mark is Mark.OK
@@ -130,14 +130,14 @@ def test_subprocess_isolation_has_it_in_the_supernode_itself(vm):
 def test_an_app_that_needs_nothing_more_makes_no_image(vm):
     vm.app_oven.has = NEEDS
     vm.look()
-    assert (vm.used(), vm.app_oven.made) == (vm.parent, [])
+    assert (vm.used(), vm.app_oven.made, vm.last.app_short) == (vm.parent, [], False)
     assert vm.fact().mark is Mark.OK
 
 
 def test_without_its_git_server_a_vm_starts_says_so_and_tries_again(vm):
     vm.repository.trouble = away()
     vm.look()
-    assert vm.used() == vm.parent
+    assert (vm.used(), vm.last.app_short) == (vm.parent, True)
     assert vm.warned()["run.clone"].message.startswith("it does not answer; apps run in the image")
     assert vm.fact().mark is Mark.BAD
     vm.repository.trouble = None
@@ -173,6 +173,7 @@ def test_an_image_that_cannot_be_made_is_a_warning_and_what_runs_is_kept(vm):
     assert vm.engine.kept[SUPEREXEC].shown.container_id == kept
     assert "no such wheel" in vm.warned()["image.build"].message
     assert vm.warned()["image.build"].hint
+    assert vm.last.app_short
 
 
 def test_what_an_app_may_not_want_is_refused(vm):
@@ -199,7 +200,7 @@ def test_another_image_waits_until_no_app_computes(vm):
     for _ in range(10):
         vm.pass_time(IDLE_S)
         vm.look()
-    assert vm.used() == vm.parent
+    assert (vm.used(), vm.last.app_short) == (vm.parent, True)
     assert vm.fact().detail == "its image is there; it waits until no app computes"
     vm.engine.processes = processes
     vm.look()
@@ -257,7 +258,7 @@ def test_without_an_app_in_the_context_the_image_of_the_role_is_back_at_once(vm)
     vm.look()
     vm.set(CUSTOM_APP_REPO="")
     vm.look()
-    assert vm.used() == vm.parent
+    assert (vm.used(), vm.last.app_short) == (vm.parent, False)
     assert (vm.record.app, vm.record.app_image) == (None, None)
 
 

@@ -231,6 +231,14 @@ def test_a_moved_branch_is_shown_and_not_run(vm):
     assert vm.repository.fetched == ["main"]
 
 
+def test_a_run_waits_for_what_its_app_wants_and_is_then_submitted_once(vm):
+    held = vm.turn(3, app_short=True)
+    assert held.told["FLOWER_RUN"] == "waiting for the app's image"
+    assert vm.superlink.runs == {}
+    vm.turn(3)
+    assert len(vm.superlink.runs) == 1
+
+
 def test_a_branch_that_moves_while_nodes_are_awaited_is_not_run(vm):
     vm.online = 0
     vm.turn(2)

@@ -3,7 +3,7 @@
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from watched import WatchedFederation
@@ -22,13 +22,19 @@ def lone(tmp_path: pathlib.Path, images: None) -> Iterator[Callable[..., Watched
     """Makes federations that are taken down at the end; `deploy` decides which VMs exist."""
     made: list[WatchedFederation] = []
 
-    def make(base_port: int, name: str, scale: float = 1.0, **variables: str) -> WatchedFederation:
+    def make(
+        base_port: int,
+        name: str,
+        scale: float = 1.0,
+        environment: Mapping[str, str] | None = None,
+        **variables: str,
+    ) -> WatchedFederation:
         federation = WatchedFederation(
             tmp_path / name,
             name=name,
             base_port=base_port,
             variables=variables,
-            environment={"FLOWER_AGENT_TIME_SCALE": str(scale)},
+            environment={"FLOWER_AGENT_TIME_SCALE": str(scale), **(environment or {})},
             say=lambda _: None,
         )
         federation.start_onegate()

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 from federation import APP
@@ -12,6 +13,7 @@ from watched import docker, started, wait_for
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
 GIT_PORT = 23190
+INDEX_PORT = 23191
 URL = f"git://127.0.0.1:{GIT_PORT}/app@main"
 VARIABLES = {
     "CUSTOM_APP_REPO": URL,
@@ -21,14 +23,17 @@ VARIABLES = {
 }
 
 
-def want(made, dependency):
-    """Let the app want something more, and use it on both sides."""
+BOTH = ("client_app.py", "server_app.py")
+
+
+def want(made, dependency, sides=BOTH):
+    """Let the app want something more, and use it on those sides."""
     shutil.copytree(APP, made, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     project = made / "pyproject.toml"
     wanted = '"scikit-learn>=1.5,<2",\n'
     assert wanted in project.read_text()
     project.write_text(project.read_text().replace(wanted, f'{wanted}  "{dependency}",\n'))
-    for side in ("client_app.py", "server_app.py"):
+    for side in sides:
         path = made / "digits" / side
         path.write_text(path.read_text() + "\nimport tabulate\n\nprint(tabulate.__version__)\n")
     commit(made, dependency)
@@ -54,6 +59,22 @@ def served(made):
             yield
         finally:
             daemon.terminate()
+
+
+@contextlib.contextmanager
+def index(directory):
+    """Serve a package index with that one package."""
+    package = directory / "tabulate"
+    package.mkdir(parents=True, exist_ok=True)
+    fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", package, "tabulate"]
+    subprocess.run(fetch, check=True, timeout=120)
+    serve = [sys.executable, "-m", "http.server", str(INDEX_PORT), "--bind", "127.0.0.1"]
+    with subprocess.Popen([*serve, "--directory", directory]) as server:
+        wait_for(lambda: answers(INDEX_PORT), "the package index")
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +140,25 @@ def test_a_git_server_that_is_away_harms_no_vm_and_the_image_follows(made, lone)
     with served(made):
         wait_for(lambda: has(link, "superexec"), "the image with what the app wants", 120)
     assert started(f"{link.prefix}-flower-superlink") == before
+
+
+def test_a_run_is_held_back_until_the_image_with_what_its_app_wants_is_there(tmp_path, made, lone):
+    want(made, "tabulate>=0.9,<1", sides=["server_app.py"])
+    closed = {"PIP_INDEX_URL": f"http://127.0.0.1:{INDEX_PORT}", "PIP_FIND_LINKS": ""}
+    federation = lone(23160, "late", scale=0.1, environment=closed, **VARIABLES)
+    link = federation.superlink
+    with served(made):
+        for machine in federation.machines:
+            federation.deploy(machine)
+        held = "waiting for the app's image"
+        wait_for(lambda: fact(federation, link, "run").startswith(held), "a run held back", 240)
+        assert "image.build" in warnings(federation, link)
+        assert federation.agent(link, "runs").stdout.count("\n") <= 1
+        with index(tmp_path / "index"):
+            ends = ("finished", "failed")
+            wait_for(lambda: fact(federation, link, "run").startswith(ends), "the run's end", 240)
+    assert fact(federation, link, "run").startswith("finished")
+    assert has(link, "superexec")
 
 
 def test_a_dependency_that_no_index_has_is_a_warning_with_pips_words(made, lone):

@@ -19,8 +19,8 @@ SUBMITTED = dataclasses.replace(KNOWN, run_id="7", asked_at=1_000_000.0)
 FINISHED = dataclasses.replace(SUBMITTED, end="finished")
 
 
-def due(known, *, key="k", vmid="41", online=2, least=2):
-    return submission.due(known, key, vmid, online=online, least=least)
+def due(known, *, key="k", vmid="41", online=2, least=2, short=False):
+    return submission.due(known, key, vmid, online=online, least=least, short=short)
 
 
 def test_an_app_is_prepared_then_waits_for_nodes_then_is_submitted_then_followed():
@@ -29,6 +29,14 @@ def test_an_app_is_prepared_then_waits_for_nodes_then_is_submitted_then_followed
     assert due(KNOWN) is Due.SUBMIT
     assert due(SUBMITTED) is Due.FOLLOW
     assert due(FINISHED) is Due.NOTHING
+
+
+def test_a_run_whose_app_lacks_something_is_held_back_and_one_that_was_submitted_is_not():
+    assert due(None, short=True) is Due.PREPARE
+    assert due(KNOWN, online=1, short=True) is Due.WAIT
+    assert due(KNOWN, short=True) is Due.IMAGE
+    assert due(SUBMITTED, short=True) is Due.FOLLOW
+    assert due(FINISHED, short=True) is Due.NOTHING
 
 
 def test_nodes_that_leave_do_not_touch_a_run_that_was_submitted():
