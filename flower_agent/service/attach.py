@@ -11,12 +11,11 @@ from flower_agent.config.parsers import Plugin
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 
-from . import discovery, offers
+from . import discovery, offers, pace
 from .discovery import Peer
 from .offers import Offer
 from .onegate import OneGate
 
-RETRY_S = (5.0, 15.0)
 _LOOKUP = "onegate-offer"
 
 _Target = tuple[Address, Plugin]
@@ -33,6 +32,7 @@ class Search:
         self._found: Offer | None = None
         self._trouble: AgentError | None = None
         self._stale = False
+        self._failures = 0
         self._next = 0.0
 
     def forget(self) -> None:
@@ -67,7 +67,9 @@ class Search:
         asked, found = done.value if done.error is None else (target, done.error)
         if asked != target:
             return
-        self._next = now + self._random.uniform(*RETRY_S) * self._scale
+        code = found.finding.code if isinstance(found, AgentError) else ""
+        self._failures = pace.failures(self._failures, code)
+        self._next = now + pace.pause_s(self._failures, self._random.random()) * self._scale
         if isinstance(found, AgentError):
             self._trouble = found
             if not found.finding.code.startswith("onegate."):

@@ -1,7 +1,7 @@
 """How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
 
 The look-ups run as errands. Requests are few: one ``/service`` and one ``/vms/ID``, again only
-while something is missing or the SuperLink is lost, every 5 to 15 s.
+while something is missing or the SuperLink is lost, as `pace` has it.
 """
 
 import dataclasses
@@ -16,11 +16,10 @@ from flower_agent.errors import AgentError
 from flower_agent.record import Record
 from flower_agent.wanted import roles
 
-from . import discovery
+from . import discovery, pace
 from .discovery import Partition, SuperLink
 from .onegate import OneGate
 
-RETRY_S = (5.0, 15.0)
 _LOOKUP = "onegate-lookup"
 
 log = structlog.get_logger()
@@ -47,6 +46,7 @@ class Finder:
         self._found: Found | None = None
         self._stale = False
         self._trouble: AgentError | None = None
+        self._failures = 0
         self._next_lookup = 0.0
 
     def forget(self) -> None:
@@ -124,8 +124,10 @@ class Finder:
         done = self._errands.take(_LOOKUP)
         if done is not None:
             self._note(done.value, done.error)
-            wait = self._random.uniform(*RETRY_S) * self._scale
-            self._next_lookup = now + wait
+            code = done.error.finding.code if done.error else ""
+            self._failures = pace.failures(self._failures, code)
+            wait_s = pace.pause_s(self._failures, self._random.random())
+            self._next_lookup = now + wait_s * self._scale
         partition = settings.node_config is None and record.partition is None
         missing = (
             self._stale

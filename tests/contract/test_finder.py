@@ -21,7 +21,7 @@ from flower_agent.probes.health import Prober
 from flower_agent.record import Record
 from flower_agent.reporting import report
 from flower_agent.secret import Secret
-from flower_agent.service import finder
+from flower_agent.service import pace
 from flower_agent.service.discovery import Partition, SuperLink
 from flower_agent.service.finder import Finder
 from flower_agent.service.look import Look
@@ -40,7 +40,7 @@ PLAIN = {"TLS_ENABLED": "NO"}
 NUMBERED = {"FLOWER_NODE_CONFIG": "partition-id=3 num-partitions=9"}
 NOW = datetime.datetime.now(datetime.UTC)
 OTHER_CA = issue("another CA")
-RETRY_LEAST, RETRY_MOST = finder.RETRY_S
+RETRY_LEAST, RETRY_MOST = pace.RETRY_S
 
 
 def supernode(**variables):
@@ -336,9 +336,18 @@ def test_a_waiting_node_asks_every_5_to_15_seconds(service):
 
 
 @pytest.mark.parametrize("kind", ["down", "401", "500", "garbage", "drop_reply"])
-def test_a_onegate_in_trouble_is_asked_no_more_often(service, kind):
+def test_a_onegate_in_trouble_is_asked_ever_more_seldom_and_soon_again_after_an_answer(
+    service, kind
+):
     service.gate.fault(kind)
-    holds_the_pace(paced(service, supernode(), 300), 300)
+    times = paced(service, supernode(), 600)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    most = 2**pace.MOST_DOUBLINGS
+    assert RETRY_LEAST <= gaps[0] <= RETRY_MOST + 2
+    assert all(RETRY_LEAST * most <= gap <= RETRY_MOST * most + 2 for gap in gaps[2:]), gaps
+    assert len(gaps) >= 600 / (RETRY_MOST * most + 3)
+    service.gate.heal()
+    holds_the_pace(paced(service, supernode(), 300)[1:], 300 - RETRY_MOST * most)
 
 
 def test_a_node_that_lost_its_superlink_asks_no_more_often(service):

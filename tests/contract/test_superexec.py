@@ -24,7 +24,7 @@ from flower_agent.probes.health import Prober
 from flower_agent.record import Record
 from flower_agent.reporting import report
 from flower_agent.secret import Secret
-from flower_agent.service import attach
+from flower_agent.service import attach, pace
 from flower_agent.service.look import Look
 from flower_agent.service.onegate import Access, OneGate
 from flower_agent.wanted.arguments import Trust
@@ -169,9 +169,19 @@ def test_while_nobody_offers_it_onegate_is_asked_every_5_to_15_s(vm):
     for _ in range(60):
         assert vm.refusal(after_s=1).code == "discover.waiting"
     rounds = vm.asked()[before:].count("/service")
-    assert 60 / attach.RETRY_S[1] - 1 <= rounds <= 60 / attach.RETRY_S[0] + 1
+    assert 60 / pace.RETRY_S[1] - 1 <= rounds <= 60 / pace.RETRY_S[0] + 1
     vm.say(NODE)
     assert vm.prepared(after_s=15).trust.ca_pem == authority().pem
+
+
+def test_a_onegate_that_fails_is_asked_ever_more_seldom(vm):
+    vm.gate.fault("500")
+    assert vm.refusal().code == "onegate.refused"
+    for _ in range(240):
+        vm.refusal(after_s=1)
+    rounds = vm.asked().count("/service")
+    most = 2**pace.MOST_DOUBLINGS
+    assert 240 / (pace.RETRY_S[1] * most) <= rounds <= 4 + 240 / (pace.RETRY_S[0] * most)
 
 
 def test_without_tls_nobody_is_asked(vm):
