@@ -8,6 +8,7 @@ that nothing can hide between the blocks that another reader of the same file wo
 import base64
 import binascii
 import dataclasses
+import functools
 import re
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ UNREADABLE = (  # what the library raises on a certificate that is none; parts a
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+KEPT = 32
+"""So many certificates are kept read: each turn looks at the same few."""
+
 _ExtensionT = TypeVar("_ExtensionT", bound=x509.ExtensionType)
 
 
@@ -194,6 +198,7 @@ def dump(certificates: tuple[x509.Certificate, ...]) -> str:
     return "".join(certificate.public_bytes(pem).decode() for certificate in certificates)
 
 
+@functools.lru_cache(maxsize=KEPT)
 def describe(certificate: x509.Certificate) -> Certificate:
     """Return what the agent needs to know of `certificate`."""
     san = extension(certificate, x509.SubjectAlternativeName) or ()
@@ -227,6 +232,7 @@ def issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=KEPT)
 def _parse(body: str) -> x509.Certificate:
     try:
         with warnings.catch_warnings():

@@ -79,11 +79,11 @@ class Engine:
         """Return the client; the first call asks the daemon for its API version."""
         with self._lock:
             if self._client is None:
-                self._client = docker.APIClient(self._url, version="auto", timeout=self._timeout_s)
+                self._client = _client(self._url, "auto", self._timeout_s)
             return self._client
 
     def _another(self, timeout_s: int) -> docker.APIClient:
-        return docker.APIClient(self._url, version=self._api().api_version, timeout=timeout_s)
+        return _client(self._url, self._api().api_version, timeout_s)
 
     @contextlib.contextmanager
     def calling(
@@ -286,6 +286,13 @@ def auth(registry: Registry | None) -> dict[str, str] | None:
     if registry is None:
         return None
     return {"username": registry.user, "password": registry.password.reveal()}
+
+
+def _client(url: str, version: str, timeout_s: int) -> docker.APIClient:
+    """Return a client to which no proxy and no .netrc of the environment applies."""
+    client = docker.APIClient(url, version=version, timeout=timeout_s)
+    client.trust_env = False
+    return client
 
 
 def _host_config(api: docker.APIClient, container: Container) -> Any:

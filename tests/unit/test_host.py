@@ -90,7 +90,7 @@ def test_a_listener_of_this_machine_is_found_in_the_kernels_table():
 
 def test_a_machine_without_ipv6_still_has_sockets(tmp_path):
     write(tmp_path / "net/tcp", "head\n 0: 0100007F:0001 00000000:0000 0A\n")
-    assert len(host.read_sockets(tmp_path)) == 1
+    assert len(list(host.read_sockets(tmp_path))) == 1
 
 
 def test_the_default_route_with_the_lowest_metric_wins():
