@@ -233,7 +233,12 @@ def test_a_superlink_restarted_with_its_database_keeps_its_nodes(two):
     wait_for(lambda: "state.degraded" in logged(two, node, begun), "the node saw it")
     ready_anew(two, node, begun)
     assert node_id(two, node) == before
-    assert [n.status for n in nodes(two) if n.node_id == before] == [NodeStatus.ONLINE]
+
+    def online():
+        """The SuperLink counts it again at its next heartbeat, which comes each 30 s."""
+        return [n.status for n in nodes(two) if n.node_id == before] == [NodeStatus.ONLINE]
+
+    wait_for(online, "the same node is online")
     assert ids(node) == kept
 
 
