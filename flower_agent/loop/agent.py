@@ -17,6 +17,7 @@ import structlog
 
 from flower_agent import __version__, files
 from flower_agent import log as logging
+from flower_agent.address import Address
 from flower_agent.config.intake import Intake
 from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
@@ -30,6 +31,7 @@ from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.keyring import Keyring
 from flower_agent.pki.node_keys import NodeKeys
 from flower_agent.pki.server_certificate import ServerCertificate
+from flower_agent.probes import health
 from flower_agent.probes.health import Prober
 from flower_agent.reporting import life, portrait, publisher
 from flower_agent.reporting.exporter import Exporter
@@ -69,6 +71,9 @@ log = structlog.get_logger()
 IDLE_S = 10.0
 WAITING_S = 1.0
 SETTLING_PAUSE_S = 0.05
+OPENING_LOOK_S = 0.01
+"""Until a container's port is open, nothing but that is looked at: it loads on the same cores."""
+
 READY_TIMEOUT_S = 600.0
 
 
@@ -182,6 +187,7 @@ class Agent:
         self._memory = Memory(options.paths.record)
         self._orders = OrderBox(options.paths.orders)
         self._turn: Turn | None = None
+        self._opening: Address | None = None
         self._bug = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -348,6 +354,11 @@ class Agent:
             pause = SETTLING_PAUSE_S
         else:
             pause = WAITING_S
+        self._opening = self._turn.opening if self._turn else None
+        if self._opening is not None and not health.opened(self._opening):
+            pause = WAITING_S
+        else:
+            self._opening = None
         pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
         due = self._turn.next_s if self._turn else float("inf")
         return max(min(pause, due, self._workload.rest_s(monotonic)), 0.01)
@@ -355,11 +366,14 @@ class Agent:
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
         """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
         end = time.monotonic() + pause_s
+        look_s = WAITING_S * self._scale if self._opening is None else OPENING_LOOK_S
         while not stop.is_set():
             left = end - time.monotonic()
-            if left <= 0 or self._wake.wait(min(left, WAITING_S * self._scale)):
+            if left <= 0 or self._wake.wait(min(left, look_s)):
                 break
             if self._intake.changed():
+                break
+            if self._opening is not None and health.opened(self._opening):
                 break
         self._wake.clear()
 

@@ -92,4 +92,4 @@ def _defers(turn: Turn, port: int) -> bool:
 
 
 def _attached(port: int) -> tuple[str, ...]:
-    return sockets.accepted(host.read_sockets(port=port), port)
+    return sockets.accepted(host.read_sockets(ports={port}), port)

@@ -243,7 +243,9 @@ class Converger:
             self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
         main = existing[0]
         turn.phase = Phase.HEALTH
+        health = roles.health(turn.settings, Part(turn.settings.role.value))
         if fresh:  # a look would read what its last start wrote, before this turn's own time
+            turn.opening = health
             return Unmet(turn.phase)
         name, started_at = main.name, main.started_at or turn.now
         read = self._workload.engine.logs
@@ -252,6 +254,7 @@ class Converger:
             duty.check(turn, running)
         except AgentError as error:
             if self._excuses(turn, main, error):
+                turn.opening = health
                 return Unmet(turn.phase)
             raise
         self._hung = (None, 0.0)

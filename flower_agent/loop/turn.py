@@ -5,6 +5,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from flower_agent.address import Address
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding
 from flower_agent.machine.gpu import Files
@@ -91,6 +92,9 @@ class Turn:
 
     version_told: str = ""
     """The Flower version that other VMs may count on, where it is not that of the settings."""
+
+    opening: Address | None = None
+    """Where the first container opens its port when it has loaded; set while that is awaited."""
 
     hung: bool = False
     """The first container's process lives but will never work again: it wants a restart."""

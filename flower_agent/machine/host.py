@@ -11,7 +11,7 @@ import pathlib
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from . import cpu, interfaces, sockets
 
@@ -85,15 +85,15 @@ def cpu_flags(proc: pathlib.Path = pathlib.Path("/proc")) -> frozenset[str]:
 
 
 def read_sockets(
-    proc: pathlib.Path = pathlib.Path("/proc"), *, port: int | None = None
+    proc: pathlib.Path = pathlib.Path("/proc"), *, ports: Collection[int] = ()
 ) -> Iterator[sockets.Socket]:
-    """Yield the TCP sockets of this network namespace; with `port` those that have it.
+    """Yield the TCP sockets of this network namespace; with `ports` those that have one.
 
     Each file takes the kernel milliseconds. gRPC's sockets are in the first, so who looks for one
     of them and stops there saves half.
     """
     for name in ("tcp6", "tcp"):
-        yield from sockets.parse(_text(proc / "net" / name), port)
+        yield from sockets.parse(_text(proc / "net" / name), ports)
 
 
 def mountinfo(proc: pathlib.Path = pathlib.Path("/proc")) -> str:

@@ -22,14 +22,19 @@ def free(
     if any(step.action is Action.STOP for step in steps):
         return
     starting = {step.name for step in steps if step.action is Action.START}
-    for container in want:
-        found = existing(container.name)
-        if container.name not in starting or (found is not None and found.running):
-            continue
-        for address in container.listens:
-            if sockets.taken(host.read_sockets(port=address.port), address.host, address.port):
-                raise AgentError(
-                    "port.taken",
-                    f"{container.name} cannot listen at {address}: another process does",
-                    retryable=True,
-                )
+    starting -= {name for name in starting if (found := existing(name)) and found.running}
+    wanted = [
+        (container, address)
+        for container in want
+        if container.name in starting
+        for address in container.listens
+    ]
+    ports = {address.port for _, address in wanted}
+    seen = tuple(host.read_sockets(ports=ports)) if ports else ()
+    for container, address in wanted:
+        if sockets.taken(seen, address.host, address.port):
+            raise AgentError(
+                "port.taken",
+                f"{container.name} cannot listen at {address}: another process does",
+                retryable=True,
+            )

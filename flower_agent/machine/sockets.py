@@ -46,13 +46,13 @@ class Socket:
     state: State | str
 
 
-def parse(text: str, port: int | None = None) -> tuple[Socket, ...]:
-    """Return the sockets in the text of either file, those with `port` at either end if given.
+def parse(text: str, ports: Collection[int] = ()) -> tuple[Socket, ...]:
+    """Return the sockets in the text of either file; with `ports` those with one at either end.
 
-    Lines of another form are left out. A busy VM has thousands: naming the port is much cheaper.
+    Lines of another form are left out. A busy VM has thousands: naming the ports is much cheaper.
     """
-    mark = "" if port is None else f":{port:04X} "
-    lines = (line for line in text.splitlines()[1:] if mark in line)
+    marks = [f":{port:04X} " for port in ports] or [""]
+    lines = (line for line in text.splitlines()[1:] if any(mark in line for mark in marks))
     return tuple(found for line in lines if (found := _socket(line.split())))
 
 

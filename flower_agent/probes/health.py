@@ -28,6 +28,8 @@ ALPN_GRPC = ("h2",)
 ALPN_HTTP = ("h2", "http/1.1")
 """What is offered to a Flower that speaks HTTP (1.37 and later); it may select none of it."""
 
+OPENED_S = 0.2
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A list of all nodes of a large federation outgrows gRPC's own 4 MiB."""
 
@@ -56,6 +58,15 @@ class TlsPeer:
 
     not_after: datetime.datetime
     """End of the leaf certificate."""
+
+
+def opened(address: Address) -> bool:
+    """Tell whether something on this machine listens at `address`: cheap, and no more than that."""
+    try:
+        socket.create_connection((address.host, address.port), OPENED_S).close()
+    except OSError:
+        return False
+    return True
 
 
 class Channel:

@@ -71,4 +71,4 @@ class Connections:
 
 
 def _connected(peer: Address, addresses: frozenset[str]) -> bool:
-    return sockets.established_to(host.read_sockets(port=peer.port), addresses, peer.port)
+    return sockets.established_to(host.read_sockets(ports={peer.port}), addresses, peer.port)
