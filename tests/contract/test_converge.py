@@ -390,6 +390,20 @@ def test_a_container_is_not_judged_in_the_turn_that_starts_it_again(vm):
     assert vm.engine.calls[-1] == f"start {SUPERNODE}"
 
 
+def test_a_container_that_loads_is_awaited_at_its_health_port_until_it_works(vm):
+    for image in vm.images:
+        vm.engine.hold(image)
+    health = roles.health(vm.settings, Part.SUPERNODE)
+    vm.duty.error = AgentError("endpoint.refused", "it loads", retryable=True)
+    vm.turn()
+    assert vm.last.opening == health
+    vm.turn()
+    assert vm.last.opening == health
+    vm.duty.error = None
+    vm.turn()
+    assert vm.last.opening is None
+
+
 def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_time(vm):
     for image in vm.images:
         vm.engine.hold(image)

@@ -156,6 +156,12 @@ def test_a_closed_port_is_refused(prober):
     assert (finding.code, finding.message) == ("endpoint.refused", f"Nothing listens at {address}")
 
 
+def test_an_open_port_is_told_from_a_closed_one():
+    assert not health.opened(endpoints.closed_port())
+    with endpoints.silent_server() as address:
+        assert health.opened(address)
+
+
 def test_a_name_that_does_not_resolve_is_an_unknown_host(prober):
     finding = refusal(prober.probe_tcp, Address("superlink.invalid", 9092), 2)
     assert finding.code == "endpoint.unknown_host"
