@@ -1,8 +1,9 @@
 """Measures the agent beside what it is compared with, and writes docs/performance.md's tables.
 
-Names of measurements on the command line: `commands`, `starts` and `daemon` (root, Docker and
-Flower's images), `storm` (no real time passes), `ten-thousand` (the same, larger); without a name
-all but the last. Each writes its own part of the page: it is as old as that measurement's last run.
+Names of measurements on the command line: `commands`; `starts`, `cold`, `reactions` and `daemon`
+(root, Docker and Flower's images); `storm` (no real time passes), `ten-thousand` (the same,
+larger); without a name all but the last. Each writes its own part of the page: it is as old as
+that measurement's last run.
 """
 
 import argparse
@@ -18,12 +19,13 @@ sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
 
 import commands  # noqa: E402 - the others find the sandbox by the line above
 import daemon  # noqa: E402
+import reactions  # noqa: E402
 import starts  # noqa: E402
 import storm  # noqa: E402
 
 PAGE = ROOT / "docs/performance.md"
 BASE_PORT = 28600
-USUAL = ("commands", "starts", "daemon", "storm")
+USUAL = ("commands", "starts", "cold", "reactions", "daemon", "storm")
 
 
 def main():
@@ -58,9 +60,9 @@ def of_commands(options):
     return table(("command", "wall time", "its spread", "processor time", "memory"), rows)
 
 
-def of_starts(options):
+def of_starts(options, *, cold=False):
     """Return the table of the starts."""
-    found = starts.measure(ROOT / "build/bench", options.base_port, options.times)
+    found = starts.measure(ROOT / "build/bench", options.base_port, options.times, cold=cold)
     rows = []
     for role, shown in (("superlink", "SuperLink"), ("supernode", "SuperNode")):
         agent, script = found["agent", role], found["script", role]
@@ -69,6 +71,32 @@ def of_starts(options):
             rows.append((shown, until, times(ratio), spread(agent, part), spread(script, part)))
     head = ("VM", "from the context until", "agent / script", "agent, spread", "script, spread")
     return table(head, rows)
+
+
+def of_cold(options):
+    """Return the table of the first starts after a boot."""
+    return of_starts(options, cold=True)
+
+
+def of_reactions(options):
+    """Return the table of what the agent reacts to."""
+    found = reactions.measure(ROOT / "build/bench", options.base_port, options.times)
+    pairs = (
+        ("changed context to the new container's start", "`docker restart`", "changed", "restart"),
+        (
+            "SuperLink's READY to that of a SuperNode that waited",
+            "a SuperNode's start beside a SuperLink that is there",
+            "late",
+            "there",
+        ),
+    )
+    rows = []
+    for what, beside, name, other in pairs:
+        own, its = ([(taken,) for taken in found[each]] for each in (name, other))
+        rows.append(
+            (what, beside, times(median(own, 0) / median(its, 0)), spread(own, 0), spread(its, 0))
+        )
+    return table(("from", "beside", "ratio", "spread", "spread of the other"), rows)
 
 
 def of_daemon(options):
@@ -159,6 +187,8 @@ def times(ratio):
 MEASUREMENTS = {
     "commands": of_commands,
     "starts": of_starts,
+    "cold": of_cold,
+    "reactions": of_reactions,
     "daemon": of_daemon,
     "storm": of_storm,
     "ten-thousand": of_ten_thousand,

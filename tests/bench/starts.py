@@ -69,9 +69,11 @@ class Bed(Federation):
         shutil.rmtree(machine.root, ignore_errors=True)
 
 
-def by_agent(bed, machine):
+def by_agent(bed, machine, *, cold=False):
     """Return the seconds until the containers run, and until READY."""
     bed.boot(machine)
+    if cold:
+        forget()
     begin = bed.appear(machine)
     bed.signal(machine)
     ready = bed.ready(machine, begin)
@@ -84,7 +86,7 @@ def by_agent(bed, machine):
     return started, ready
 
 
-def by_script(bed, machine):
+def by_script(bed, machine, *, cold=False):
     """Return the same of the script."""
     place = machine.root / "run/one-context"
     place.mkdir(parents=True)
@@ -102,6 +104,8 @@ def by_script(bed, machine):
     with subprocess.Popen(command, env=environment) as process:
         try:
             time.sleep(0.5)
+            if cold:
+                forget()
             begin = bed.appear(machine)
             ready = bed.ready(machine, begin)
             started = max(map(started_at, names)) - begin
@@ -111,6 +115,12 @@ def by_script(bed, machine):
             subprocess.run(["docker", "rm", "-f", *names], check=False, capture_output=True)
             bed.vanish(machine)
     return started, ready
+
+
+def forget():
+    """Let the kernel drop what it holds of the disk, as on a first boot."""
+    os.sync()
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def started_at(name):
@@ -145,7 +155,7 @@ def make(directory, base_port):
     return bed
 
 
-def measure(directory, base_port, times):
+def measure(directory, base_port, times, *, cold=False):
     """Return the samples by name: of each way and role, (started, ready) so many times."""
     bed = make(directory, base_port)
     found = {(way, role): [] for way in ("agent", "script") for role in ("superlink", "supernode")}
@@ -153,12 +163,12 @@ def measure(directory, base_port, times):
     try:
         for _ in range(times):
             for way, begin in ways.items():
-                found[way, "superlink"].append(begin(bed, bed.superlink))
+                found[way, "superlink"].append(begin(bed, bed.superlink, cold=cold))
         bed.deploy(bed.superlink)
         bed.wait_ready(bed.superlink)
         for _ in range(times):
             for way, begin in ways.items():
-                found[way, "supernode"].append(begin(bed, bed.supernodes[0]))
+                found[way, "supernode"].append(begin(bed, bed.supernodes[0], cold=cold))
     finally:
         bed.down()
         shutil.rmtree(directory, ignore_errors=True)
