@@ -130,7 +130,7 @@ class SuperLink:
         )
 
     def _active(self, turn: Turn, places: Endpoints, public: Address) -> bool:
-        """Tell whether a run is active.
+        """Tell whether a run needs the SuperLink as it is.
 
         A SuperLink that runs and does not answer just now may have one all the same.
         """
@@ -138,7 +138,7 @@ class SuperLink:
             runs = self._api(places, public, turn.keyring.held_ca()).list_runs(TIMEOUT_S)
         except AgentError:
             return turn.running
-        return any(run.active for run in runs)
+        return any(run.needs_superlink(turn.now) for run in runs)
 
     def _fleet(self, turn: Turn, places: Endpoints, public: Address, ca_pem: str | None) -> None:
         dial = places.fleet.dial

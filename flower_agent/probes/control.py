@@ -16,6 +16,9 @@ from . import protobuf
 
 E = TypeVar("E", bound=enum.StrEnum)
 
+LOG_LAG = datetime.timedelta(seconds=30)
+"""So long after its end a run's log may still be read."""
+
 Scalar = bool | int | float | str
 """A value of an app's config."""
 
@@ -81,6 +84,17 @@ class RunInfo:
     def active(self) -> bool:
         """Tell whether it still needs its SuperLink and nodes."""
         return self.status is not RunStatus.FINISHED
+
+    def needs_superlink(self, now: datetime.datetime) -> bool:
+        """Tell whether a restart would harm it: it is active, or its last lines are being read.
+
+        ``flwr run --stream`` gets the log some seconds late, and hangs where it is cut off.
+        """
+        try:
+            ended = datetime.datetime.fromisoformat(self.finished_at)
+        except ValueError:
+            return self.active
+        return self.active or datetime.timedelta() <= now - ended < LOG_LAG
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import datetime
 import pytest
 
 from flower_agent.probes import control, protobuf
+from flower_agent.probes.control import RunInfo, RunStatus
 
 BIG_ID = 2**64 - 5
 
@@ -139,3 +140,27 @@ def test_a_request_names_run_and_limit_only_when_given():
 
 def test_a_run_is_stopped_by_its_unsigned_id():
     assert protobuf.decode(control.encode_stop_run(str(BIG_ID))).fields == ((1, BIG_ID),)
+
+
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+
+
+def ended(seconds_ago):
+    at = (NOW - datetime.timedelta(seconds=seconds_ago)).isoformat()
+    return RunInfo("7", RunStatus.FINISHED, "completed", finished_at=at)
+
+
+def test_an_active_run_needs_its_superlink_and_one_that_ended_long_ago_does_not():
+    assert RunInfo("7", RunStatus.RUNNING).needs_superlink(NOW)
+    assert RunInfo("7", "a state of tomorrow").needs_superlink(NOW)
+    assert not ended(31).needs_superlink(NOW)
+
+
+def test_a_run_that_has_just_ended_keeps_it_for_those_who_read_its_log():
+    assert ended(0).needs_superlink(NOW)
+    assert ended(29).needs_superlink(NOW)
+
+
+def test_a_run_without_a_date_or_from_before_the_clock_was_set_keeps_nothing():
+    assert not RunInfo("7", RunStatus.FINISHED).needs_superlink(NOW)
+    assert not ended(-3600).needs_superlink(NOW)
