@@ -91,10 +91,10 @@ class RunInfo:
         ``flwr run --stream`` gets the log some seconds late, and hangs where it is cut off.
         """
         try:
-            ended = datetime.datetime.fromisoformat(self.finished_at)
-        except ValueError:
+            age = now - datetime.datetime.fromisoformat(self.finished_at)
+        except (TypeError, ValueError):  # no date, or none with a zone
             return self.active
-        return self.active or datetime.timedelta() <= now - ended < LOG_LAG
+        return self.active or datetime.timedelta() <= age < LOG_LAG
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -147,12 +147,12 @@ NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
 def ended(seconds_ago):
     at = (NOW - datetime.timedelta(seconds=seconds_ago)).isoformat()
-    return RunInfo("7", RunStatus.FINISHED, "completed", finished_at=at)
+    return RunInfo(run_id="7", status=RunStatus.FINISHED, finished_at=at)
 
 
 def test_an_active_run_needs_its_superlink_and_one_that_ended_long_ago_does_not():
-    assert RunInfo("7", RunStatus.RUNNING).needs_superlink(NOW)
-    assert RunInfo("7", "a state of tomorrow").needs_superlink(NOW)
+    assert RunInfo(run_id="7", status=RunStatus.RUNNING).needs_superlink(NOW)
+    assert RunInfo(run_id="7", status="a state of tomorrow").needs_superlink(NOW)
     assert not ended(31).needs_superlink(NOW)
 
 
@@ -162,5 +162,5 @@ def test_a_run_that_has_just_ended_keeps_it_for_those_who_read_its_log():
 
 
 def test_a_run_without_a_date_or_from_before_the_clock_was_set_keeps_nothing():
-    assert not RunInfo("7", RunStatus.FINISHED).needs_superlink(NOW)
+    assert not RunInfo(run_id="7", status=RunStatus.FINISHED).needs_superlink(NOW)
     assert not ended(-3600).needs_superlink(NOW)
