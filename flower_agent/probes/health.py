@@ -29,6 +29,7 @@ ALPN_HTTP = ("h2", "http/1.1")
 """What is offered to a Flower that speaks HTTP (1.37 and later); it may select none of it."""
 
 OPENED_S = 0.2
+"""A listener on this machine takes a connection at once, or its queue is full."""
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A list of all nodes of a large federation outgrows gRPC's own 4 MiB."""

@@ -100,8 +100,8 @@ def due(
 ) -> Due:
     """Return what to do next.
 
-    A run that is active is followed to its end before a changed context is submitted. `short` of
-    what its app wants, none is.
+    A run that is active is followed to its end before a changed context is submitted. None is
+    submitted while the image for its app is `short` of something.
     """
     if known is None:
         return Due.PREPARE
