@@ -1,4 +1,4 @@
-"""The loop, and the only place that joins the parts: observe, decide, act, report.
+"""The loop: observe, decide, act, report. `assembly` joined the parts that it speaks to.
 
 Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
 the next. Turns come when something happens (a container's end, a changed context, an errand's
@@ -7,7 +7,6 @@ answer, a signal) and otherwise every ten seconds.
 
 import dataclasses
 import datetime
-import pathlib
 import random
 import threading
 import time
@@ -24,47 +23,20 @@ from flower_agent.config.settings import Settings
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.machine import host, mounts, nvidia
-from flower_agent.machine.packet_filter import PacketFilter
 from flower_agent.memory import Memory
-from flower_agent.paths import Paths
-from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.pki.server_certificate import ServerCertificate
 from flower_agent.probes import health
-from flower_agent.probes.health import Prober
 from flower_agent.reporting import life, portrait, publisher
 from flower_agent.reporting.exporter import Exporter
 from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.notify import Notifier
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.reporting.status import Status
-from flower_agent.runs.bundler import Bundler
-from flower_agent.runs.git import Git
-from flower_agent.runs.run_files import RunFiles
-from flower_agent.runs.submitter import Submitter
-from flower_agent.service.attach import Search
-from flower_agent.service.connections import Connections
-from flower_agent.service.enroller import Enroller
-from flower_agent.service.finder import Finder
-from flower_agent.service.look import Look
-from flower_agent.service.registrar import Registrar
-from flower_agent.steps.accelerator import Accelerator
-from flower_agent.steps.app_supply import AppSupply
-from flower_agent.steps.baker import Baker, Source
-from flower_agent.steps.bakery import Bakery
-from flower_agent.steps.engine import Engine
-from flower_agent.steps.supply import Supply
-from flower_agent.steps.upgrader import Upgrader
-from flower_agent.steps.workbench import Workbench
-from flower_agent.steps.workload import Workload
 
-from .converge import Converger
+from . import assembly
+from .assembly import Options
 from .orders import OrderBox, Orders
-from .superexec import SuperExec
-from .superlink import SuperLink
-from .supernode import SuperNode
-from .turn import Duty, Turn
+from .turn import Turn
 
 log = structlog.get_logger()
 
@@ -77,112 +49,27 @@ OPENING_LOOK_S = 0.01
 READY_TIMEOUT_S = 600.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How this process was started."""
-
-    paths: Paths
-    name: str = ""
-    """Prefix of the containers' names, so that several agents run side by side."""
-
-    docker_url: str = "unix:///var/run/docker.sock"
-    context_file: pathlib.Path | None = None
-    """Read instead of the VM's context; for `preview`."""
-
-    wheels: Source | None = None
-    """Where the wheels of framework images come from."""
-
-    notify_socket: str = ""
-    tty: bool = False
-    scale: float = 1.0
-    """Shortens every wait; for tests only."""
-
-
 class Agent:
     """One agent; `run` is the daemon, `preview` one look without a touch."""
 
     def __init__(self, options: Options, *, dry: bool = False) -> None:
         self._options = options
         self._paths = options.paths
+        self._scale = options.scale
         self._wake = threading.Event()
         self._errands = Errands(self._wake.set)
-        self._scale = options.scale
         rng = random.SystemRandom()
-        self._prober = prober = Prober()
-        engine = Engine(options.name or "default", url=options.docker_url)
-        self._workload = Workload(engine, self._errands, wake=self._wake.set, scale=options.scale)
-        oven = Baker(engine, Workbench(engine), options.paths.bake)
-        self._apps = AppSupply(
-            engine,
-            self._errands,
-            Git(self._paths.app),
-            Bundler(engine),
-            oven,
-            where=options.wheels,
-            scale=options.scale,
+        self._parts = parts = assembly.assemble(
+            options, self._errands, wake=self._wake.set, rng=rng, dry=dry
         )
-        self._bakery = Bakery(
-            oven,
-            self._errands,
-            options.wheels,
-            scale=options.scale,
-        )
-        search = Finder(self._errands, rng=rng, scale=options.scale)
-        self._finder = search
-        registrar = Registrar(self._errands, rng=rng, scale=options.scale)
-        submitter = Submitter(
-            self._errands,
-            Git(self._paths.runs),
-            Bundler(engine),
-            RunFiles(self._paths.runs),
-            scale=options.scale,
-        )
-        enroller = Enroller(registrar, scale=options.scale)
-        connections = Connections(self._errands, scale=options.scale)
-        look = Look(self._errands, prober, rng=rng, scale=options.scale)
-        offers = Search(self._errands, rng=rng, scale=options.scale)
-        keys = NodeKeys(options.paths.keys)
-        self._supernode = SuperNode(prober, search, keys, look, connections, scale=options.scale)
-        duties: dict[Role, Duty] = {
-            Role.SUPERLINK: SuperLink(
-                prober,
-                enroller,
-                submitter,
-                ServerCertificate(CertificateFiles(self._paths.certificates)),
-                PacketFilter(self._paths.filter_rules, self._errands, scale=options.scale),
-                database=self._paths.superlink,
-            ),
-            Role.SUPERNODE: self._supernode,
-            Role.SUPEREXEC: SuperExec(prober, offers, look, connections),
-        }
-        self._converger = Converger(
-            self._paths,
-            options.name,
-            self._workload,
-            duties,
-            connections=connections,
-            accelerator=Accelerator(engine, self._errands, scale=options.scale),
-            upgrader=Upgrader(
-                options.name,
-                self._paths,
-                self._workload,
-                search,
-                self._errands,
-                scale=options.scale,
-            ),
-            supplies=Supply(self._paths.images_lock, self._workload, self._bakery, self._apps),
-            dry=dry,
-            scale=options.scale,
-        )
+        self._converger = parts.converger
         self._keyring = Keyring(self._paths.tls)
-        memory = self._paths.runtime / "onegate.json"
-        self._reporter = Reporter(
-            memory, self._errands, now=time.monotonic(), rng=rng, scale=options.scale
-        )
+        memory, now = self._paths.runtime / "onegate.json", time.monotonic()
+        self._reporter = Reporter(memory, self._errands, now=now, rng=rng, scale=options.scale)
         notifier = Notifier(options.notify_socket)
         self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
         self._exporter = Exporter(self._paths, self._keyring)
-        self._life = life.born(_now(), time.monotonic())
+        self._life = life.born(_now(), now)
         self._intake = Intake(options.paths, options.context_file)
         self._memory = Memory(options.paths.record)
         self._orders = OrderBox(options.paths.orders)
@@ -194,7 +81,7 @@ class Agent:
         """Turn until `stop` is set; the containers stay as they are then."""
         files.sweep(self._paths.runtime)
         log.info("agent.start", version=__version__, root=str(self._paths.root))
-        self._workload.watch(stop)
+        self._parts.workload.watch(stop)
         while not stop.is_set():
             pause = self._turn_safely()
             self._rest(pause, stop)
@@ -301,10 +188,10 @@ class Agent:
     def _take(self, good: Settings) -> None:
         """Use new settings from now on."""
         logging.configure(good.log_level.value, tty=self._options.tty)
-        self._finder.forget()
-        self._workload.pardon()
-        self._bakery.forget()
-        self._apps.forget()
+        self._parts.finder.forget()
+        self._parts.workload.pardon()
+        self._parts.bakery.forget()
+        self._parts.apps.forget()
         self._life = life.restarted(self._life, time.monotonic())
 
     def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:
@@ -324,7 +211,7 @@ class Agent:
         self._exporter.publish(
             found,
             wanted=good is not None and good.metrics,
-            health_s=self._prober.health_s,
+            health_s=self._parts.prober.health_s,
             monotonic=monotonic,
         )
 
@@ -333,14 +220,14 @@ class Agent:
         good, read = self._intake.good, self._intake.inputs
         if good is None or read is None or good.role is not Role.SUPERNODE:
             return {}
-        return self._supernode.introduction(good, self._memory.recall(read.vmid).vmid)
+        return self._parts.supernode.introduction(good, self._memory.recall(read.vmid).vmid)
 
     def _status(self, now: datetime.datetime) -> Status:
         return portrait.draw(
             life=self._life,
             intake=self._intake,
             turn=self._turn,
-            workload=self._workload,
+            workload=self._parts.workload,
             reporter=self._reporter,
             other_vm=self._memory.other_vm,
             name=self._options.name,
@@ -361,7 +248,7 @@ class Agent:
             self._opening = None
         pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
         due = self._turn.next_s if self._turn else float("inf")
-        return max(min(pause, due, self._workload.rest_s(monotonic)), 0.01)
+        return max(min(pause, due, self._parts.workload.rest_s(monotonic)), 0.01)
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
         """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""

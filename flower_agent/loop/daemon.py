@@ -20,7 +20,8 @@ from flower_agent.steps import baker
 from flower_agent.steps.engine import socket_url
 
 from . import ownership
-from .agent import Agent, Options
+from .agent import Agent
+from .assembly import Options
 
 END_S = 1.5
 """SIGTERM ends the agent within two seconds, whatever the loop waits for."""

@@ -20,8 +20,9 @@ import time
 from fake_engine import FakeEngine
 
 from flower_agent import log
-from flower_agent.loop import agent
-from flower_agent.loop.agent import Agent, Options
+from flower_agent.loop import assembly
+from flower_agent.loop.agent import Agent
+from flower_agent.loop.assembly import Options
 from flower_agent.paths import Paths
 from flower_agent.wanted import roles
 
@@ -95,8 +96,8 @@ class Soak:
     def __init__(self, directory, onegate_url):
         self.paths = Paths(directory)
         self.engine = FakeEngine()
-        agent.Engine = lambda *_, **__: self.engine
-        agent.Prober = Answering
+        assembly.Engine = lambda *_, **__: self.engine
+        assembly.Prober = Answering
         write(self.paths, BASE)
         self.paths.runtime.mkdir()
         token = {"TOKENTXT": "soak", "VMID": "29", "ONEGATE_ENDPOINT": onegate_url}

@@ -1,0 +1,124 @@
+"""Puts the agent's parts together, once: every edge, every duty, and the loop's stages."""
+
+import dataclasses
+import pathlib
+import random
+from collections.abc import Callable
+
+from flower_agent.config.parsers import Role
+from flower_agent.errands import Errands
+from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.paths import Paths
+from flower_agent.pki.certificate_files import CertificateFiles
+from flower_agent.pki.node_keys import NodeKeys
+from flower_agent.pki.server_certificate import ServerCertificate
+from flower_agent.probes.health import Prober
+from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.git import Git
+from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.submitter import Submitter
+from flower_agent.service.attach import Search
+from flower_agent.service.connections import Connections
+from flower_agent.service.enroller import Enroller
+from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
+from flower_agent.service.registrar import Registrar
+from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.app_supply import AppSupply
+from flower_agent.steps.baker import Baker, Source
+from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.engine import Engine
+from flower_agent.steps.supply import Supply
+from flower_agent.steps.upgrader import Upgrader
+from flower_agent.steps.workbench import Workbench
+from flower_agent.steps.workload import Workload
+
+from .converge import Converger
+from .superexec import SuperExec
+from .superlink import SuperLink
+from .supernode import SuperNode
+from .turn import Duty
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How this process was started."""
+
+    paths: Paths
+    name: str = ""
+    """Prefix of the containers' names, so that several agents run side by side."""
+
+    docker_url: str = "unix:///var/run/docker.sock"
+    context_file: pathlib.Path | None = None
+    """Read instead of the VM's context; for `preview`."""
+
+    wheels: Source | None = None
+    """Where the wheels of framework images come from."""
+
+    notify_socket: str = ""
+    tty: bool = False
+    scale: float = 1.0
+    """Shortens every wait; for tests only."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop speaks to by name; the rest is reached through these."""
+
+    converger: Converger
+    workload: Workload
+    prober: Prober
+    finder: Finder
+    supernode: SuperNode
+    bakery: Bakery
+    apps: AppSupply
+
+
+def assemble(
+    options: Options,
+    errands: Errands,
+    *,
+    wake: Callable[[], None],
+    rng: random.Random,
+    dry: bool,
+) -> Parts:
+    """Return the parts of one agent; nothing is read or begun yet."""
+    paths, scale = options.paths, options.scale
+    engine = Engine(options.name or "default", url=options.docker_url)
+    workload = Workload(engine, errands, wake=wake, scale=scale)
+    oven, bundler = Baker(engine, Workbench(engine), paths.bake), Bundler(engine)
+    apps = AppSupply(
+        engine, errands, Git(paths.app), bundler, oven, where=options.wheels, scale=scale
+    )
+    bakery = Bakery(oven, errands, options.wheels, scale=scale)
+    prober, finder = Prober(), Finder(errands, rng=rng, scale=scale)
+    connections = Connections(errands, scale=scale)
+    look = Look(errands, prober, rng=rng, scale=scale)
+    superlink = SuperLink(
+        prober,
+        Enroller(Registrar(errands, rng=rng, scale=scale), scale=scale),
+        Submitter(errands, Git(paths.runs), bundler, RunFiles(paths.runs), scale=scale),
+        ServerCertificate(CertificateFiles(paths.certificates)),
+        PacketFilter(paths.filter_rules, errands, scale=scale),
+        database=paths.superlink,
+    )
+    supernode = SuperNode(prober, finder, NodeKeys(paths.keys), look, connections, scale=scale)
+    search = Search(errands, rng=rng, scale=scale)
+    duties: dict[Role, Duty] = {
+        Role.SUPERLINK: superlink,
+        Role.SUPERNODE: supernode,
+        Role.SUPEREXEC: SuperExec(prober, search, look, connections),
+    }
+    converger = Converger(
+        paths,
+        options.name,
+        workload,
+        duties,
+        connections=connections,
+        accelerator=Accelerator(engine, errands, scale=scale),
+        upgrader=Upgrader(options.name, paths, workload, finder, errands, scale=scale),
+        supplies=Supply(paths.images_lock, workload, bakery, apps),
+        dry=dry,
+        scale=scale,
+    )
+    return Parts(converger, workload, prober, finder, supernode, bakery, apps)
