@@ -119,7 +119,7 @@ def due(
 
 def awaited(online: int, least: int) -> str:
     """Return what a prepared run waits for: ``waiting 1 of 2 nodes``, or its app's image."""
-    return f"waiting {online} of {least} nodes" if online < least else "waiting for the app's image"
+    return f"waiting {online} of {least} nodes" if online < least else "waiting for the app image"
 
 
 def adopted(known: Submission, runs: Collection[RunInfo]) -> str | None:

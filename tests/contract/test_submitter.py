@@ -233,7 +233,7 @@ def test_a_moved_branch_is_shown_and_not_run(vm):
 
 def test_a_run_waits_for_what_its_app_wants_and_is_then_submitted_once(vm):
     held = vm.turn(3, app_short=True)
-    assert held.told["FLOWER_RUN"] == "waiting for the app's image"
+    assert held.told["FLOWER_RUN"] == "waiting for the app image"
     assert vm.superlink.runs == {}
     vm.turn(3)
     assert len(vm.superlink.runs) == 1

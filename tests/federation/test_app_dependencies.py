@@ -150,7 +150,7 @@ def test_a_run_is_held_back_until_the_image_with_what_its_app_wants_is_there(tmp
     with served(made):
         for machine in federation.machines:
             federation.deploy(machine)
-        held = "waiting for the app's image"
+        held = "waiting for the app image"
         wait_for(lambda: fact(federation, link, "run").startswith(held), "a run held back", 240)
         assert "image.build" in warnings(federation, link)
         assert federation.agent(link, "runs").stdout.count("\n") <= 1
