@@ -13,7 +13,7 @@ from .inputs import Inputs
 from .settings import Settings
 
 MISSING_CONTEXT_S = 30.0
-"""A context may come late in a boot; after this its absence is a failure."""
+"""A context may come late in a boot, or be written anew; after this its absence is a failure."""
 
 log = structlog.get_logger()
 
@@ -27,6 +27,7 @@ class Intake:
         self._stamp: object = None
         self.inputs: Inputs | None = None
         self.findings: tuple[Finding, ...] = ()
+        self._missing_since: float | None = None
         self.good: Settings | None = None
         """The last settings without an error; a bad context does not replace them."""
 
@@ -64,12 +65,21 @@ class Intake:
         self.good = found_settings
         return True
 
-    def refusal(self, *, waited_s: float, scale: float) -> Unmet | None:
-        """Return why the inputs cannot be used, None when they can."""
-        if not self.errors:
+    def refusal(self, *, now: float, scale: float) -> Unmet | None:
+        """Return why the inputs cannot be used, None when they can; `now` is monotonic seconds.
+
+        A context that is not there may be on its way. One that vanished has as long as a first one,
+        and counts until then: contextualization writes it anew.
+        """
+        first = self.errors[0] if self.errors else None
+        if first is None or first.code != "context.missing":
+            self._missing_since = None
+            return Unmet(Phase.CONTEXT, first, fatal=True) if first else None
+        if self._missing_since is None:
+            self._missing_since = now
+        late = now - self._missing_since > MISSING_CONTEXT_S * scale
+        if self.good is not None and not late:
             return None
-        first = self.errors[0]
-        late = first.code != "context.missing" or waited_s > MISSING_CONTEXT_S * scale
         return Unmet(Phase.CONTEXT, first, fatal=late)
 
 

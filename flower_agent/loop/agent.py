@@ -137,8 +137,7 @@ class Agent:
                 self._take(self._intake.good)
             if first:
                 self._publish_safely(_now(), time.monotonic())
-        waited_s = time.monotonic() - self._life.start_monotonic
-        refusal = self._intake.refusal(waited_s=waited_s, scale=self._scale)
+        refusal = self._intake.refusal(now=time.monotonic(), scale=self._scale)
         if self._intake.good is None:
             return refusal
         orders = self._orders.read()

@@ -124,7 +124,7 @@ class Soak:
         """Turn until it is ready, or has said why not."""
         for _ in range(200):
             self.turn()
-            refused = self.agent._intake.refusal(waited_s=0.0, scale=SCALE)
+            refused = self.agent._intake.refusal(now=0.0, scale=SCALE)
             if refused or self.agent._life.state.value == "ready":
                 return
             time.sleep(0.002)

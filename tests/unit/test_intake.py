@@ -37,8 +37,8 @@ class Machine:
         assert not self.intake.changed()
         return new
 
-    def refusal(self, waited_s=0.0):
-        return self.intake.refusal(waited_s=waited_s, scale=1.0)
+    def refusal(self, now=0.0):
+        return self.intake.refusal(now=now, scale=1.0)
 
 
 @pytest.fixture
@@ -99,8 +99,9 @@ def test_a_context_that_goes_back_to_what_is_in_use_is_no_news_and_well(machine)
 def test_a_late_context_is_waited_for_and_then_missed(machine):
     machine.intake.read()
     assert codes(machine.intake.errors) == ["context.missing"]
-    assert not machine.refusal(waited_s=intake.MISSING_CONTEXT_S).fatal
-    assert machine.refusal(waited_s=intake.MISSING_CONTEXT_S + 1).fatal
+    assert not machine.refusal(now=1000.0).fatal
+    assert not machine.refusal(now=1000.0 + intake.MISSING_CONTEXT_S).fatal
+    assert machine.refusal(now=1001.0 + intake.MISSING_CONTEXT_S).fatal
     assert machine.read(GOOD)
 
 
@@ -111,6 +112,22 @@ def test_a_context_that_vanishes_keeps_the_settings(machine):
     assert not machine.intake.read()
     assert machine.intake.good is not None
     assert codes(machine.intake.errors) == ["context.missing"]
+
+
+def test_a_context_that_is_written_anew_changes_no_state_and_one_that_stays_away_does(machine):
+    machine.read(GOOD)
+    for gone in (1000.0, 5000.0):
+        machine.context.unlink()
+        machine.intake.read()
+        assert machine.refusal(now=gone) is None
+        assert machine.refusal(now=gone + intake.MISSING_CONTEXT_S) is None
+        machine.read(GOOD)
+        assert machine.refusal(now=gone + intake.MISSING_CONTEXT_S + 1) is None
+    machine.context.unlink()
+    machine.intake.read()
+    assert machine.refusal(now=9000.0) is None
+    found = machine.refusal(now=9001.0 + intake.MISSING_CONTEXT_S)
+    assert (found.finding.code, found.fatal) == ("context.missing", True)
 
 
 def test_a_bad_config_refuses_a_good_context(machine):
