@@ -141,9 +141,9 @@ def of_storm(_):
     """Return what a thousand do, and what they would do otherwise."""
     return of_storms(
         (
-            ("20", storm.Storm(20)),
             ("200", storm.Storm(200)),
             ("1,000", storm.Storm(1000)),
+            ("1,000 without keys", storm.Storm(1000, keys=False)),
             ("1,000 without chance", storm.Storm(1000, still=True)),
             ("1,000, OneGate answers 60 a second", storm.Storm(1000, a_second=60)),
             ("1,000, OneGate is away at first", storm.Storm(1000, dark_s=storm.OUTAGE_S)),

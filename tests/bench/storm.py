@@ -64,6 +64,9 @@ class Storm:
     a_second: float = float("inf")
     """Requests that OneGate answers."""
 
+    keys: bool = True
+    """SuperNodes need keys, and wait to be enrolled."""
+
     still: bool = False
     dark_s: float = 0.0
     """OneGate is away so long from the moment on in which the VMs boot."""
@@ -126,8 +129,9 @@ class Guest:
 class Link(Guest):
     """A SuperLink that is ready, and the nodes that its Flower knows."""
 
-    def __init__(self, *of_a_guest, rng):
+    def __init__(self, keys, *of_a_guest, rng):
         super().__init__(*of_a_guest, rng=rng)
+        self.keys = keys
         self.registrar = Registrar(self.errands, rng=self.rng, sleep=self.errands.sleep)
         self.pins, self.nodes = (), {}
         self._judged = 0
@@ -142,9 +146,11 @@ class Link(Guest):
                 "FLOWER_TLS": "YES",
                 "FLOWER_ENDPOINT": "172.20.0.4:9092",
                 "FLOWER_CA_CERT": CA,
-                "FLOWER_NODE_AUTH": "YES",
+                "FLOWER_NODE_AUTH": "YES" if self.keys else "NO",
             }
         )
+        if not self.keys:
+            return agent.IDLE_S
         self.registrar.watch(self.reporter.client, self.pins, self.nodes, now)
         told = sum(claim.key is not None for claim in self.registrar.claims.values())
         if told != self._judged:
@@ -170,7 +176,7 @@ class Node(Guest):
         self._settings = settings.parse(NODE, {}).settings
         self._finder = Finder(self.errands, rng=self.rng)
         self._key = public_key()
-        self._told = {"FLOWER_NODE_KEY": self._key}
+        self._told = {"FLOWER_NODE_KEY": self._key} if link.keys else {}
         self._state, self._phase, self._error = "starting", "context", ""
         self._partition = None
 
@@ -199,12 +205,13 @@ class Node(Guest):
     def _knock(self):
         """Do what Flower's SuperNode does: it is let in, or ends and is started again."""
         node = enrolment.node_of(self._key, self._link.nodes)
-        if node is None:
+        if node is None and self._link.keys:
             self._phase, self._error = "enrol", "enrol.waiting"
             self.world.at(self.world.now + self.rng.uniform(*REFUSED_S), self._knock)
         else:
-            online = dataclasses.replace(node, status=NodeStatus.ONLINE)
-            self._link.nodes[node.public_key] = online
+            if node is not None:
+                online = dataclasses.replace(node, status=NodeStatus.ONLINE)
+                self._link.nodes[node.public_key] = online
             self._state, self._phase, self._error = "ready", "", ""
             self._settled(self)
         self.wake()
@@ -224,7 +231,7 @@ class Cluster:
             first = 1 + number * (each + 1)
             self.cloud.add_service(number + 1, "flower", [("superlink", 1), ("supernode", each)])
             name = f"superlink_0_(service_{number + 1})"
-            self.links.append(self._guest(Link, first, name)())
+            self.links.append(self._guest(Link, first, name, storm.keys)())
             for index in range(each):
                 name = f"supernode_{index}_(service_{number + 1})"
                 self.names[first + 1 + index] = (name, self.links[-1])

@@ -18,6 +18,11 @@ def test_a_start_is_two_bodies_and_two_look_ups_and_none_is_lost():
     assert found.burst <= 4 * NODES
 
 
+def test_without_keys_it_is_two_bodies_and_two_look_ups_exactly():
+    found = run(storm.Storm(NODES, keys=False))
+    assert (found.puts, found.looks, found.lost, found.failed) == (2, 2, 0, 0)
+
+
 def test_a_superlink_asks_no_more_of_onegate_when_it_has_more_nodes():
     few, many = (run(storm.Storm(nodes)).link_a_minute for nodes in (5, NODES))
     assert few == many
