@@ -418,7 +418,7 @@ def replace(path: pathlib.Path, text: str) -> None:
 
 def main() -> int:
     """Run the main job; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("contrib/sandbox/run", description=__doc__)
     parser.add_argument("--directory", type=pathlib.Path, default=REPOSITORY / "build" / "sandbox")
     parser.add_argument("--keep", action="store_true", help="leave it running at the end")
     parser.add_argument("--down", action="store_true", help="take down what --keep left")

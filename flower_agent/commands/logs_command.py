@@ -29,6 +29,8 @@ MAX_BYTES = 1 << 22
 WINDOW_S = 0.5
 """Lines that come within this are put into their order while they are followed."""
 
+NOTHING = "no containers and no events of this agent; of another: --name NAME"
+
 Ends = queue.SimpleQueue[Line | Exception | None]
 
 
@@ -56,8 +58,12 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     told = [story.of_container(c.name, engine.logs(c.name, tail=lines, stamped=True))
             for c in chosen]  # fmt: skip
     own = list(story.of_agent(_read(events, lines))) if events else []
-    for line in story.merged([line for each in told for line in each] + own):
+    lines_told = story.merged([line for each in told for line in each] + own)
+    for line in lines_told:
         say(line)
+    if not chosen and not own:
+        print(NOTHING, file=sys.stderr)
+        return 1
     return 0
 
 

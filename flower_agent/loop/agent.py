@@ -31,7 +31,7 @@ from flower_agent.reporting.exporter import Exporter
 from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.notify import Notifier
 from flower_agent.reporting.reporter import Reporter
-from flower_agent.reporting.status import Status
+from flower_agent.reporting.status import Mark, Status
 
 from . import assembly
 from .assembly import Options
@@ -143,9 +143,12 @@ class Agent:
         orders = self._orders.read()
         self._turn = turn = self._begin(self._intake.good, orders)
         unmet = self._converger.turn(turn)
+        if refusal is not None and turn.running:
+            told = "not taken over: the containers run on with those before"
+            turn.note("settings", Mark.WAITING, told)
         if not self._converger.dry:
-            kept = self._remember(turn)
-            done = Orders(turn.renewed, orders.trust if kept else None)
+            saved = self._remember(turn)
+            done = Orders(turn.renewed, orders.trust if saved else None)
             if done != Orders():
                 self._orders.done(done)
                 log.info("orders.done", renew=done.renew, trust=done.trust)

@@ -127,7 +127,8 @@ class SuperNode:
         turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
         version = found.version[:MAX_WORDS] or None
         turn.superlink = Link(endpoint=str(found.endpoint), vmid=found.vmid, version=version)
-        turn.note("superlink", Mark.OK, str(turn.superlink))
+        other = f", which publishes {found.published}" if found.published else ""
+        turn.note("superlink", Mark.OK, f"{turn.superlink}{other}")
         turn.told["FLOWER_BUSY"] = "0"
         site = {
             "superlink": found,

@@ -76,7 +76,8 @@ def _onegate(reporter: Reporter) -> Fact:
         return Fact("onegate", Mark.OFF, "the context has no token")
     if reporter.trouble:
         return Fact("onegate", Mark.BAD, reporter.trouble.message)
-    return Fact("onegate", Mark.OK, reporter.client.access.endpoint)
+    endpoint, told_at = reporter.client.access.endpoint, reporter.told_at
+    return Fact("onegate", Mark.OK, f"{endpoint}, last told {told_at}" if told_at else endpoint)
 
 
 def _warnings(

@@ -69,6 +69,9 @@ class Reporter:
         self._sent = report.Sent(heartbeat_at=heartbeat_at)
         self._body: dict[str, str] = {}
         self._trouble: Finding | None = None
+        self.told_at = ""
+        """FLOWER_SEEN of the last body that OneGate took."""
+
         self._verify_at = now + VERIFY_S * rng.random() * scale
         self.overwritten: tuple[str, ...] = ()
         """Names that another VM had overwritten at the last look; they are put back."""
@@ -158,6 +161,7 @@ class Reporter:
             if self._trouble is not None:
                 log.info("onegate.recovered")
             self._trouble = None
+            self.told_at = self._body.get("FLOWER_SEEN", "")
             self._sent = report.acknowledged(
                 self._sent, self._body, now=now, phase=chance, scale=self._scale
             )

@@ -86,6 +86,9 @@ class SuperLink:
     node_auth: bool | None = None
     """Whether it wants node keys, as published; None where nothing says."""
 
+    published: Address | None = None
+    """What it publishes, where the settings name another endpoint."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Partition:

@@ -88,7 +88,9 @@ class Finder:
         self._look_up(settings, client, record, now=now, superlink=True)
         if self._found is not None and self._found.superlink is not None:
             seen = self._found.superlink
-            return dataclasses.replace(seen, endpoint=known.endpoint) if known else seen
+            if known is None or known.endpoint == seen.endpoint:
+                return seen
+            return dataclasses.replace(seen, endpoint=known.endpoint, published=seen.endpoint)
         away = self._trouble is not None and self._trouble.finding.code.startswith("onegate.")
         if record.superlink is not None and (away or (running and self._trouble is None)):
             return known or SuperLink(record.superlink, vmid=record.superlink_vmid)

@@ -304,6 +304,14 @@ def test_a_remembered_superlink_that_left_the_service_is_searched_anew(service):
     assert service.found(supernode()).vmid == str(SUPERLINK)
 
 
+def test_an_address_that_is_set_counts_and_what_is_published_is_known_beside_it(service):
+    service.say(SUPERLINK, published())
+    found = service.found(supernode(**STATIC))
+    assert (found.endpoint, found.published) == (Address("fl.example.org", 9092), ENDPOINT)
+    same = supernode(FLOWER_SERVER_ADDRESS=str(ENDPOINT))
+    assert service.found(same).published is None
+
+
 def test_a_vm_outside_a_service_can_find_nothing(service):
     service.use(service.guest(LONER, service.gate.add_vm(LONER, "loner")))
     assert service.refusal(supernode()).finding.code == "onegate.no_service"

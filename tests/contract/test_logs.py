@@ -105,6 +105,15 @@ def test_without_docker_the_agent_still_tells(engine, events, capsys):
     assert ask(capsys)[0] == 1
 
 
+def test_neither_containers_nor_events_is_no_success(engine, events, capsys):
+    for part in (Part.SUPERLINK, Part.SUPEREXEC):
+        engine.stop(f"flower-{part}")
+        engine.remove(f"flower-{part}")
+    code, said = ask(capsys, "--events", str(events.path))
+    assert (code, said.out) == (1, "")
+    assert "--name NAME" in said.err
+
+
 def test_what_is_not_there_is_told(engine, capsys):
     code, said = ask(capsys, "supernode")
     assert (code, said.out) == (1, "")

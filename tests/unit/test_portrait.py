@@ -38,6 +38,7 @@ class Seen:
     have: tuple = ()
     client: object = None
     trouble: object = None
+    told_at: str = ""
     token_lost: bool = False
     overwritten: tuple = ()
     skew_s: float = 0.0
@@ -133,6 +134,9 @@ def test_a_onegate_that_answers_is_shown_without_the_token():
     found = draw(reporter=Seen(client=Seen(access=access)))
     assert fact(found, "onegate") == Fact("onegate", Mark.OK, "http://169.254.16.9:5030")
     assert TOKEN not in repr(found)
+    heard = Seen(client=Seen(access=access), told_at="2026-03-01T12:00:00Z")
+    told = "http://169.254.16.9:5030, last told 2026-03-01T12:00:00Z"
+    assert fact(draw(reporter=heard), "onegate").detail == told
 
 
 def test_a_onegate_that_is_away_is_a_warning_and_no_more():
