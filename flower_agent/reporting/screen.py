@@ -12,6 +12,9 @@ from typing import Any
 from .status import SCHEMA, STALE_AFTER_S, age_s, moment
 
 WIDTH = 80
+UNUSED = "not used"
+"""The rest says why, and does not fit into the table."""
+
 NODES = 10
 """Rows of SuperNodes that are shown; `flower-agent nodes` has them all."""
 
@@ -187,7 +190,8 @@ def _nodes(document: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     yield from ["", line.format("SUPERNODE", "VM", "STATE", "LAST SEEN", "GPU")]
     for node in nodes[:NODES]:
         texts = (node["node_id"], node["vmid"] or "-", node["state"], _seen(node, now))
-        text = line.format(*texts, node["gpu"] or "-")
+        gpu = node["gpu"] or "-"
+        text = line.format(*texts, UNUSED if gpu.startswith(UNUSED) else gpu)
         yield text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…"
     if len(nodes) > NODES:
         yield f"  and {len(nodes) - NODES} more: flower-agent nodes"
