@@ -16,6 +16,7 @@ from flower_agent.pki import node_trust
 from flower_agent.pki.keyring import Keyring
 from flower_agent.probes.control import NodeStatus
 from flower_agent.probes.health import ALPN_GRPC, ALPN_HTTP, Prober
+from flower_agent.record import Record
 from flower_agent.service import discovery, finder
 from flower_agent.service.onegate import OneGate
 from flower_agent.wanted import flower, roles
@@ -67,9 +68,9 @@ def _superlink(
     paths: Paths, read: Inputs, settings: Settings, client: OneGate | None, prober: Prober
 ) -> Iterator[Check]:
     record = Memory(paths.record).recall(read.vmid)
-    link = _find(settings, client, record.superlink_vmid)
+    link, source = _known(settings, client, record)
     where = f"VM {link.vmid}, " if link.vmid else ""
-    yield well("discover", f"the SuperLink is {where}{link.endpoint}")
+    yield well("discover", f"the SuperLink is {where}{link.endpoint}{source}")
     for finding in (
         node_trust.mismatch(settings, link),
         discovery.mixed_versions(settings.version, link.version),
@@ -82,6 +83,18 @@ def _superlink(
         ca_pem = node_trust.trusted_ca(settings, link.ca_pem, record, held_pem)
     _dial(prober, settings, link.endpoint, ca_pem, link.endpoint.host)
     yield well("superlink", f"{link.endpoint} answers{' with TLS' if settings.tls else ''}")
+
+
+def _known(
+    settings: Settings, client: OneGate | None, record: Record
+) -> tuple[discovery.SuperLink, str]:
+    """Return the SuperLink that the agent uses, and whence where OneGate fails to tell."""
+    try:
+        return _find(settings, client, record.superlink_vmid), ""
+    except AgentError as error:
+        if record.superlink is None or not error.finding.code.startswith("onegate."):
+            raise
+    return discovery.SuperLink(record.superlink, vmid=record.superlink_vmid), ", from memory"
 
 
 def _find(settings: Settings, client: OneGate | None, known: str | None) -> discovery.SuperLink:

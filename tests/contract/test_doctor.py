@@ -16,7 +16,9 @@ from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
 from flower_agent import cli, memory
+from flower_agent.address import parse_address
 from flower_agent.paths import Paths
+from flower_agent.pki.keyring import Keyring
 from flower_agent.record import Record
 from flower_agent.reporting import report
 from flower_agent.secret import Secret
@@ -116,6 +118,20 @@ def test_a_superlink_that_onegate_tells_of_is_found_and_dialled_with_its_ca(serv
     assert checks["discover"]["detail"].startswith("the SuperLink is VM 28, 127.0.0.1:")
     assert checks["superlink"]["detail"].endswith("answers with TLS")
     assert (checks["discover"]["verdict"], checks["superlink"]["verdict"]) == ("ok", "ok")
+
+
+def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(served):
+    address = parse_address(served.check("superlink")["detail"].split()[0])
+    record = Record(vmid=str(NODE), superlink=address, superlink_vmid=str(LINK))
+    memory.Memory(served.paths.record).keep(record)
+    ca = Keyring(served.paths.tls).ca
+    ca.parent.mkdir(parents=True, exist_ok=True)
+    ca.write_text(authority().pem)
+    served.gate.fault("down")
+    _, checks = served.run()
+    assert checks["onegate"]["code"] == "onegate.down"
+    assert checks["discover"]["detail"] == f"the SuperLink is VM 28, {address}, from memory"
+    assert checks["superlink"]["verdict"] == "ok"
 
 
 def test_a_superlink_of_another_ca_is_not_trusted(served):
