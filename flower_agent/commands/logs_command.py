@@ -58,8 +58,7 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     told = [story.of_container(c.name, engine.logs(c.name, tail=lines, stamped=True))
             for c in chosen]  # fmt: skip
     own = list(story.of_agent(_read(events, lines))) if events else []
-    lines_told = story.merged([line for each in told for line in each] + own)
-    for line in lines_told:
+    for line in story.merged([line for each in told for line in each] + own):
         say(line)
     if not chosen and not own:
         print(NOTHING, file=sys.stderr)

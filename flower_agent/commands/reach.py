@@ -94,7 +94,9 @@ def _known(
     except AgentError as error:
         if record.superlink is None or not error.finding.code.startswith("onegate."):
             raise
-    return discovery.SuperLink(record.superlink, vmid=record.superlink_vmid), ", from memory"
+    remembered = discovery.SuperLink(record.superlink, vmid=record.superlink_vmid)
+    fixed = finder.fixed(settings)  # counts more than what was found under other settings
+    return (fixed, "") if fixed else (remembered, ", from memory")
 
 
 def _find(settings: Settings, client: OneGate | None, known: str | None) -> discovery.SuperLink:

@@ -132,6 +132,8 @@ def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(serve
     assert checks["onegate"]["code"] == "onegate.down"
     assert checks["discover"]["detail"] == f"the SuperLink is VM 28, {address}, from memory"
     assert checks["superlink"]["verdict"] == "ok"
+    served.context["FLOWER_SERVER_ADDRESS"] = str(closed_port())
+    assert served.check("superlink")["code"] == "endpoint.refused"
 
 
 def test_a_superlink_of_another_ca_is_not_trusted(served):
