@@ -225,9 +225,17 @@ class SecondEngine:
         The kernel forgets them at its own end only.
         """
         end = time.monotonic() + 10
-        roots = list(pathlib.Path("/sys/fs/cgroup").glob(f"**/{self.directory.name}"))
+        roots = [path for path in _folders("/sys/fs/cgroup") if path.name == self.directory.name]
         while any(root.exists() for root in roots):
             assert time.monotonic() < end, "the second engine's containers do not end"
-            for path in sorted((p for root in roots for p in root.glob("**/")), reverse=True):
+            for path in [path for root in roots for path in _folders(root)]:
                 with contextlib.suppress(OSError):
                     path.rmdir()
+
+
+def _folders(top: str | pathlib.Path) -> list[pathlib.Path]:
+    """Return the directories under one, it included, the deepest first.
+
+    One that another test's container takes away meanwhile is passed over.
+    """
+    return [pathlib.Path(here) for here, _, _ in os.walk(top, topdown=False)]
