@@ -80,7 +80,10 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
     access = read.access
     client = OneGate(access, connect_s=TIMEOUT_S, read_s=TIMEOUT_S) if access else None
     patient = Patient(paths, Inspector(name or "default", url=socket_url()), read, settings, client)
-    with contextlib.closing(patient.engine):
+    with contextlib.ExitStack() as ends:
+        ends.callback(patient.engine.close)
+        if client is not None:
+            ends.callback(client.close)
         yield _agent(paths)
         yield from _context(read, settings, findings)
         yield from _docker(patient)
@@ -95,8 +98,6 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         yield from _gpu(patient)
         if settings is not None:
             yield from reach.examine(paths, read, settings, client)
-    if client is not None:
-        client.close()
 
 
 def _agent(paths: Paths) -> Check:

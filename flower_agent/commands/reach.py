@@ -44,8 +44,6 @@ def examine(
             yield well("appio", f"{settings.appio_address} answers")
     except AgentError as error:
         yield found("appio" if settings.role is Role.SUPEREXEC else "superlink", error.finding)
-    finally:
-        prober.close()
 
 
 def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iterator[Check]:

@@ -6,6 +6,7 @@ written, so it is never enough. Nothing here depends on SuperNodes or runs.
 """
 
 import base64
+import contextlib
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -59,8 +60,6 @@ class SuperLink:
         self._enroller = enroller
         self._submitter = submitter
         self._database = database
-        self._control: Control | None = None
-        self._control_key: object = None
 
     def prepare(self, turn: Turn) -> Prepared:
         """Return the wanted certificates and the address to listen on.
@@ -98,24 +97,18 @@ class SuperLink:
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
         ca_pem = turn.keyring.held_ca() if settings.tls else None
         self._fleet(turn, places, public, ca_pem)
-        api = self._api(places, public, ca_pem)
-        nodes = api.list_nodes(TIMEOUT_S)
-        self._room()
-        turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
-        online = self._note_nodes(turn, nodes, api)
         dial = functools.partial(connect, places, public, ca_pem)
+        with contextlib.closing(dial()) as api:
+            nodes = api.list_nodes(TIMEOUT_S)
+            self._room()
+            turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
+            online = self._note_nodes(turn, nodes, api)
         self._submitter.follow(turn, online, running.image, dial)
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
             self._tell_ca(turn, ca_pem)
         turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
-
-    def close(self) -> None:
-        """Close the kept channel."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
 
     def _trust(self, turn: Turn, host: str, public: Address) -> trust.Wanted:
         settings, places = turn.settings, roles.endpoints(turn.settings, host)
@@ -134,8 +127,10 @@ class SuperLink:
 
         A SuperLink that runs and does not answer just now may have one all the same.
         """
+        ca_pem = turn.keyring.held_ca()
         try:
-            runs = self._api(places, public, turn.keyring.held_ca()).list_runs(TIMEOUT_S)
+            with contextlib.closing(connect(places, public, ca_pem)) as api:
+                runs = api.list_runs(TIMEOUT_S)
         except AgentError:
             return turn.running
         return any(run.needs_superlink(turn.now) for run in runs)
@@ -170,15 +165,6 @@ class SuperLink:
             turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
         turn.supernodes = roster.roster(nodes, turn.record.pins, self._enroller.claims)
         return online
-
-    def _api(self, places: Endpoints, public: Address, ca_pem: str | None) -> Control:
-        """Return the Control API, over the kept connection while nothing changed."""
-        key = (places.control, public.host, ca_pem)
-        if self._control is None or self._control_key != key:
-            self.close()
-            self._control = connect(places, public, ca_pem)
-            self._control_key = key
-        return self._control
 
     def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
         turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()

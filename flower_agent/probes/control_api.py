@@ -51,7 +51,7 @@ _DATABASE = re.compile(
 class Control:
     """The Control API of one SuperLink; `ca_pem` None speaks without TLS.
 
-    Keeps one gRPC channel; make another object when the CA changes. For one thread at a time.
+    Close it soon; see `health.Channel`. For one thread at a time.
     `server_hostname` is what the certificate must name where it does not name the dialled host.
     Failures are AgentErrors ``control.unavailable`` and ``control.database``, which may pass, and
     ``control.refused``.
@@ -141,14 +141,13 @@ class Control:
         return self._call_http(method, body, timeout_s)
 
     def close(self) -> None:
-        """Close the kept channel."""
+        """End the connection."""
         self._channel.close()
 
     def _call_grpc(self, method: str, body: bytes, timeout_s: float) -> bytes:
         try:
             path = f"/flwr.proto.Control/{method}"
-            harmless = method.startswith("List")
-            return self._channel.call(path, body, timeout_s, repeatable=harmless)
+            return self._channel.call(path, body, timeout_s)
         except grpc.RpcError as error:
             code, details = health.rpc_status(error)
             words = f"{code.name}: {_words(details)}"

@@ -39,9 +39,6 @@ _SERVING = 1
 _CONTEXTS = 16
 """TLS contexts kept; a hostile OneGate could hand over another CA each turn."""
 
-_CHANNELS = 4
-"""Health channels kept: one a container, and one spare."""
-
 _UNTIMELY = {9, 10}
 _WRONG_NAME = {62, 64}
 """OpenSSL's X509_V_ERR_…: not yet valid and expired; another host name or IP address."""
@@ -71,10 +68,10 @@ def opened(address: Address) -> bool:
 
 
 class Channel:
-    """One gRPC channel that is kept, and made anew after a failure.
+    """One gRPC channel, made by its first call and anew after a failure. For one thread at a time.
 
-    gRPC waits longer and longer before it connects again (up to two minutes); a new channel does
-    not, so a server that is back is seen at the next call. For one thread at a time.
+    Close it soon: gRPC waits longer and longer before it connects again (up to two minutes), where
+    a new channel does so at once; and an open one keeps gRPC's threads awake, ten times a second.
     """
 
     def __init__(
@@ -91,27 +88,17 @@ class Channel:
             self._options.append(("grpc.ssl_target_name_override", server_hostname))
         self._channel: grpc.Channel | None = None
 
-    @property
-    def fresh(self) -> bool:
-        """Tell whether the next call connects first."""
-        return self._channel is None
-
-    def call(
-        self, method: str, body: bytes, timeout_s: float, *, repeatable: bool = False
-    ) -> bytes:
-        """Call ``/package.Service/Method`` with raw bytes. Raises grpc.RpcError.
-
-        A `repeatable` call is made once more when a kept connection turns out to be dead.
-        """
-        kept = not self.fresh
+    def call(self, method: str, body: bytes, timeout_s: float) -> bytes:
+        """Call ``/package.Service/Method`` with raw bytes. Raises grpc.RpcError."""
+        remote = self._open().unary_unary(
+            method, request_serializer=bytes, response_deserializer=bytes
+        )
         try:
-            return self._call(method, body, timeout_s)
-        except grpc.RpcError as error:
+            reply: bytes = remote(body, timeout=timeout_s)
+        except grpc.RpcError:
             self.close()
-            dead = kept and rpc_status(error)[0] is grpc.StatusCode.UNAVAILABLE
-            if dead and repeatable:
-                return self.call(method, body, timeout_s)
             raise
+        return reply
 
     def stream(self, method: str, body: bytes, timeout_s: float) -> Iterator[bytes]:
         """Call a method whose responses are a stream. Raises grpc.RpcError, as at its deadline."""
@@ -121,17 +108,10 @@ class Channel:
         yield from remote(body, timeout=timeout_s)
 
     def close(self) -> None:
-        """End the connection; the next call makes a new one."""
+        """End the connection; another call would make a new one."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-
-    def _call(self, method: str, body: bytes, timeout_s: float) -> bytes:
-        remote = self._open().unary_unary(
-            method, request_serializer=bytes, response_deserializer=bytes
-        )
-        reply: bytes = remote(body, timeout=timeout_s)
-        return reply
 
     def _open(self) -> grpc.Channel:
         if self._channel is None:
@@ -145,7 +125,7 @@ class Channel:
 
 
 class Prober:
-    """Probes endpoints; keeps TLS contexts and health channels between turns.
+    """Probes endpoints; keeps TLS contexts between turns, and no connection.
 
     Every failure is an AgentError that may pass by itself (retryable) and names the address.
     Resolving a name has the resolver's own time limit on top of `timeout_s`.
@@ -153,7 +133,6 @@ class Prober:
 
     def __init__(self) -> None:
         self._contexts: dict[tuple[str | None, tuple[str, ...]], ssl.SSLContext] = {}
-        self._channels: dict[Address, Channel] = {}
         self.health_s: float | None = None
         """How long the last health service that served took to say so."""
 
@@ -220,16 +199,13 @@ class Prober:
         Sends an empty request (the whole server). Raises AgentError ``health.not_serving``, at
         once when nothing listens.
         """
-        if address not in self._channels and len(self._channels) >= _CHANNELS:
-            self.close()  # of addresses that were
-        channel = self._channels.setdefault(address, Channel(address))
         begun = time.monotonic()
         deadline = begun + timeout_s
         try:
-            if channel.fresh:  # a plain connect is refused ten times as fast as a new channel
-                self.probe_tcp(address, timeout_s)
+            self.probe_tcp(address, timeout_s)  # refused ten times as fast as a gRPC channel
             left_s = max(deadline - time.monotonic(), 0.001)
-            reply = channel.call(_CHECK, b"", left_s, repeatable=True)
+            with contextlib.closing(Channel(address)) as channel:
+                reply = channel.call(_CHECK, b"", left_s)
             status = protobuf.decode(reply).integer(1)
         except AgentError as error:
             reason = error.finding.message
@@ -244,11 +220,6 @@ class Prober:
                 return
             reason = f"{address} answered health status {status}"
         raise AgentError("health.not_serving", reason, retryable=True)
-
-    def close(self) -> None:
-        """Close the kept channels."""
-        while self._channels:
-            self._channels.popitem()[1].close()
 
     def _context(self, ca_pem: str | None, alpn: tuple[str, ...]) -> ssl.SSLContext:
         key = (ca_pem, alpn)

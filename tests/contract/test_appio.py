@@ -78,9 +78,8 @@ class Node:
 
     def check(self, address, *, tls=True):
         """Return the turn after a check."""
-        turn, prober = self.turn(), Prober()
-        with contextlib.closing(prober):
-            appio.check_supernode(turn, prober, self.offered(address, tls=tls))
+        turn = self.turn()
+        appio.check_supernode(turn, Prober(), self.offered(address, tls=tls))
         return turn
 
 
@@ -154,9 +153,9 @@ def test_without_tls_there_is_no_certificate_and_a_connection_is_enough(node):
 )
 def test_nothing_is_published_while_it_does_not_answer(node, server, code):
     node.certify(Address("127.0.0.1", 9094))
-    turn, prober = node.turn(), Prober()
-    with server() as served, contextlib.closing(prober), pytest.raises(AgentError) as caught:
-        appio.check_supernode(turn, prober, node.offered(served))
+    turn = node.turn()
+    with server() as served, pytest.raises(AgentError) as caught:
+        appio.check_supernode(turn, Prober(), node.offered(served))
     assert caught.value.finding.code == f"endpoint.{code}"
     assert turn.told == {}
 

@@ -153,4 +153,3 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     enroller = Enroller(registrar)
     duty = superlink.SuperLink(Prober(), enroller, submitter, certificate, rules, database=tmp_path)
     assert duty.prepare(turn).trust.defer is running
-    duty.close()

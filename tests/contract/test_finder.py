@@ -137,7 +137,6 @@ def service():
         service = Service(gate, prober)
         yield service
         service.close()
-    prober.close()
 
 
 # A static address

@@ -1,6 +1,8 @@
 """Probes against real servers on loopback; a real gRPC client agrees with the TLS probe."""
 
 import re
+import subprocess
+import sys
 import time
 
 import endpoints
@@ -18,9 +20,7 @@ SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 @pytest.fixture
 def prober():
-    prober = health.Prober()
-    yield prober
-    prober.close()
+    return health.Prober()
 
 
 def refusal(call, *args, **wishes):
@@ -264,11 +264,22 @@ def test_a_silent_health_port_times_out(prober):
     assert str(address) in finding.message
 
 
-def test_a_closed_prober_can_be_used_again(prober):
+def test_grpc_sleeps_between_two_probes():
+    program = """
+import os, sys, time
+from flower_agent.address import parse_address
+from flower_agent.probes.health import Prober
+
+Prober().probe_serving(parse_address(sys.argv[1], 1), 5)
+end = time.monotonic() + 5
+while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+    time.sleep(0.01)
+print(len(os.listdir("/proc/self/task")))
+"""
     with endpoints.health_server() as address:
-        prober.probe_serving(address, 2)
-        prober.close()
-        prober.probe_serving(address, 2)
+        command = [sys.executable, "-c", program, str(address)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert int(done.stdout) == 1  # its threads ended with the connection
 
 
 def test_a_proxy_in_the_environment_is_not_used(prober, monkeypatch):

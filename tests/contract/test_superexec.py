@@ -133,7 +133,6 @@ def vm(tmp_path):
         vm = Vm(gate, tmp_path, prober)
         with contextlib.closing(vm.client):
             yield vm
-    prober.close()
 
 
 def test_the_nodes_own_ca_is_trusted_and_pinned(vm):
