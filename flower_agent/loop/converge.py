@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from flower_agent import files
+from flower_agent.address import Address
 from flower_agent.config.parsers import Role
 from flower_agent.errors import AgentError
 from flower_agent.machine import ports
@@ -35,6 +36,9 @@ from .turn import Duty, Running, Turn
 log = structlog.get_logger()
 
 DETACHED_AFTER_S = 60.0
+ATTACHED_LOOK_S = 30.0
+"""A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
+
 BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE)
 
 HUNG_AFTER_S = 20.0
@@ -78,7 +82,7 @@ class Converger:
         self._settled: tuple[str, object] | None = None
         self._seen_at: dict[str, tuple[object, float]] = {}
         self._hung: tuple[Existing | None, float] = (None, 0.0)
-        self._attached_at = 0.0
+        self._attached_at = float("-inf")
         self._computed_at = self._busy_look_at = float("-inf")
         self.planned: list[str] = []
         """What a dry turn would do."""
@@ -298,8 +302,7 @@ class Converger:
     def _superexec(self, turn: Turn, superexec: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run."""
         attach = roles.attach_address(turn.settings, turn.fleet_host)
-        if self._connections.held(attach, now=turn.monotonic):
-            self._attached_at = turn.monotonic
+        if self._attached(turn, superexec, attach):
             turn.note("superexec", Mark.OK, f"attached to {attach}")
         else:
             turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
@@ -313,6 +316,15 @@ class Converger:
                 )
         if turn.settings.role is Role.SUPERNODE:
             self._busy(turn, superexec.name)
+
+    def _attached(self, turn: Turn, superexec: Existing, attach: Address) -> bool:
+        seen_s = turn.monotonic - self._attached_at
+        if seen_s < min(ATTACHED_LOOK_S * self._scale, self._age_s(superexec, turn.monotonic)):
+            return True
+        if not self._connections.held(attach, now=turn.monotonic):
+            return False
+        self._attached_at = turn.monotonic
+        return True
 
     def _busy(self, turn: Turn, name: str) -> None:
         if turn.monotonic >= self._busy_look_at:

@@ -7,6 +7,7 @@ netlink socket, so the unit may forbid those.
 import array
 import dataclasses
 import fcntl
+import functools
 import pathlib
 import re
 import socket
@@ -79,6 +80,7 @@ def observe(
     )
 
 
+@functools.lru_cache(maxsize=1)  # to read it wakes every core of the VM
 def cpu_flags(proc: pathlib.Path = pathlib.Path("/proc")) -> frozenset[str]:
     """Return the flags of the first processor; empty where it is no x86."""
     return cpu.flags(_text(proc / "cpuinfo"))

@@ -223,6 +223,7 @@ def extension(certificate: x509.Certificate, kind: type[_ExtensionT]) -> _Extens
         return None
 
 
+@functools.lru_cache(maxsize=KEPT)
 def issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
     """Tell whether `parent` has the name of `child`'s issuer and made its signature."""
     try:

@@ -1,5 +1,6 @@
 """Tells the world how the VM does: the status file, systemd, and OneGate through `reporter`."""
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class Publisher:
         self._notifier = notifier
         self._reporter = reporter
         self._appliance = ApplianceFiles(paths)
-        self._written: tuple[str, float] | None = None
+        self._written: tuple[Status, float] | None = None
         self._shown = ""
         self._unwritable = False
 
@@ -56,11 +57,10 @@ class Publisher:
         self._notifier.stopping()
 
     def _write(self, found: Status, monotonic: float) -> None:
-        document = status.document(found)
-        same = json.dumps({**document, "written_at": ""}, sort_keys=True)
+        same = dataclasses.replace(found, written_at=found.since)
         if self._written and self._written[0] == same and monotonic < self._written[1] + REWRITE_S:
             return
-        data = json.dumps(document, indent=1).encode() + b"\n"
+        data = json.dumps(status.document(found), indent=1).encode() + b"\n"
         try:
             files.write_atomic(self._paths.status, data, 0o644, durable=False)
         except AgentError as error:

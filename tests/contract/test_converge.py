@@ -342,6 +342,29 @@ def test_a_cpu_that_numpy_ends_on_is_a_warning_and_no_failure(vm):
     assert [str(found.code) for found in vm.last.warnings] == ["cpu.old"]
 
 
+def test_a_superexec_that_lets_go_is_noticed(vm):
+    vm.boot()
+    assert vm.turn() is None
+    vm.close()  # the connection, and the AppIo's port
+    vm.pass_time(29)
+    assert vm.turn() is None  # it is not looked at in each turn
+    vm.pass_time(2)
+    vm.turn()
+    assert vm.last.facts["superexec"].mark is Mark.WAITING
+    vm.pass_time(30)
+    assert vm.turn().finding.code == "superexec.detached"
+    vm.attach()
+    assert vm.turn() is None
+
+
+def test_a_superexec_that_started_again_attaches_anew(vm):
+    vm.boot()
+    assert vm.turn() is None
+    vm.close()
+    vm.engine.end(SUPEREXEC)
+    vm.settle(lambda _: vm.last.facts["superexec"].mark is Mark.WAITING)
+
+
 def test_a_young_container_may_take_its_time(vm):
     vm.duty.error = AgentError("peer.waiting", "not yet", retryable=True)
     vm.boot()
