@@ -255,7 +255,10 @@ class Agent:
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
         """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
         end = time.monotonic() + pause_s
-        look_s = WAITING_S * self._scale if self._opening is None else OPENING_LOOK_S
+        look_s = WAITING_S * self._scale
+        if self._opening is not None:
+            look_s = OPENING_LOOK_S
+            self._parts.prober.warm()
         while not stop.is_set():
             left = end - time.monotonic()
             if left <= 0 or self._wake.wait(min(left, look_s)):

@@ -36,6 +36,10 @@ from .turn import Duty, Running, Turn
 log = structlog.get_logger()
 
 DETACHED_AFTER_S = 60.0
+DETACHED_LOOK_S = 1.0
+LOADS_S = 0.4
+"""No SuperExec attaches sooner."""
+
 ATTACHED_LOOK_S = 30.0
 """A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
 
@@ -306,6 +310,7 @@ class Converger:
             turn.note("superexec", Mark.OK, f"attached to {attach}")
         else:
             turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            turn.next_s = min(turn.next_s, DETACHED_LOOK_S * self._scale)
             limit = DETACHED_AFTER_S * self._scale
             since = turn.monotonic - self._attached_at
             if min(self._age_s(superexec, turn.monotonic), since) > limit:
@@ -319,9 +324,11 @@ class Converger:
 
     def _attached(self, turn: Turn, superexec: Existing, attach: Address) -> bool:
         seen_s = turn.monotonic - self._attached_at
-        if seen_s < min(ATTACHED_LOOK_S * self._scale, self._age_s(superexec, turn.monotonic)):
+        age_s = self._age_s(superexec, turn.monotonic)
+        if seen_s < min(ATTACHED_LOOK_S * self._scale, age_s):
             return True
-        if not self._connections.held(attach, now=turn.monotonic):
+        loads = age_s < LOADS_S
+        if loads or not self._connections.held(attach, now=turn.monotonic):
             return False
         self._attached_at = turn.monotonic
         return True

@@ -23,6 +23,9 @@ import urllib3.exceptions
 from flower_agent.errors import AgentError, innermost
 from flower_agent.machine import gpu
 from flower_agent.wanted.containers import (
+    CPU_PERIOD_US,
+    CPU_QUOTA_STARTING_US,
+    CPU_SHARES,
     CPU_SHARES_STARTING,
     FLOWER_UID,
     LABEL_FINGERPRINT,
@@ -176,10 +179,10 @@ class Engine:
         with self.calling(f"remove {name}") as api, contextlib.suppress(docker.errors.NotFound):
             api.remove_container(name, v=True)
 
-    def give_cpu(self, name: str, shares: int) -> None:
-        """Set the CPU weight of a running container."""
+    def give_cpu(self, name: str) -> None:
+        """Give a running container that yielded its CPU the usual weight, and no limit."""
         with self.calling(f"update {name}") as api:
-            api.update_container(name, cpu_shares=shares)
+            api.update_container(name, cpu_shares=CPU_SHARES, cpu_quota=-1)
 
     def logs(
         self,
@@ -302,6 +305,7 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         )
         for m in container.mounts
     ]
+    yields = container.yields_cpu
     return api.create_host_config(
         network_mode="host",
         extra_hosts=dict(container.hosts) or None,
@@ -315,7 +319,9 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         pids_limit=PIDS_LIMIT,
         mem_limit=container.memory_bytes,
         memswap_limit=container.memory_bytes,
-        cpu_shares=CPU_SHARES_STARTING if container.yields_cpu else None,
+        cpu_shares=CPU_SHARES_STARTING if yields else None,
+        cpu_period=CPU_PERIOD_US if yields else None,
+        cpu_quota=CPU_QUOTA_STARTING_US if yields else None,
         log_config=docker.types.LogConfig(type="json-file", config=LOG_OPTIONS),
         device_requests=[docker.types.DeviceRequest(**r) for r in gpu.requests(container.gpu)],
     )

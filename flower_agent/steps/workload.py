@@ -13,7 +13,7 @@ import tenacity
 
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
-from flower_agent.wanted.containers import CPU_SHARES, Container, Existing
+from flower_agent.wanted.containers import Container, Existing
 from flower_agent.wanted.images import Image, Registry, pinned
 
 from . import backoff, plan
@@ -247,7 +247,7 @@ class Workload:
                 self._troubles.pop(step.name, None)
                 self._refusals.pop(step.name, None)
             case Action.UPDATE:
-                self.engine.give_cpu(step.name, CPU_SHARES)
+                self.engine.give_cpu(step.name)
 
     def _create(self, container: Container, image: str) -> None:
         try:

@@ -26,6 +26,10 @@ CPU_SHARES = 1024
 CPU_SHARES_STARTING = 2
 """The weight of a SuperExec until the first container answers, so that it does not slow it."""
 
+CPU_PERIOD_US = 100_000
+CPU_QUOTA_STARTING_US = 20_000
+"""What it may take of one core until then: cores that look apart share memory, caches and host."""
+
 
 class Part(enum.StrEnum):
     """Which of Flower's long-running programs a container runs."""
@@ -87,7 +91,7 @@ class Container:
     """Where its program listens, on the VM's own network; `command` says so too."""
 
     yields_cpu: bool = False
-    """Starts with `CPU_SHARES_STARTING`; a step gives it the full share later."""
+    """Starts with `CPU_SHARES_STARTING` and `CPU_QUOTA_STARTING_US`; a step frees it later."""
 
     @property
     def fingerprint(self) -> str:

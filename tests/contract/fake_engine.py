@@ -15,7 +15,7 @@ import threading
 from flower_agent.errors import AgentError
 from flower_agent.machine import gpu
 from flower_agent.machine.gpu import Offers
-from flower_agent.wanted.containers import CPU_SHARES_STARTING, Container, Existing
+from flower_agent.wanted.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Existing
 from flower_agent.wanted.images import Image, Reference, locked_reference
 
 KILLED = 137
@@ -148,9 +148,9 @@ class FakeEngine:
             self._happen()
         self._reply("remove")
 
-    def give_cpu(self, name, shares):
+    def give_cpu(self, name):
         self._known(name, self._begin("update", name), "docker.refused")
-        self._show(name, cpu_shares=shares)
+        self._show(name, cpu_shares=CPU_SHARES)
         self._reply("give_cpu")
 
     def logs(self, name, *, since=None, tail=None, stamped=False):

@@ -22,6 +22,8 @@ from flower_agent.errors import AgentError
 from flower_agent.machine.gpu import Access, Answer, Offers
 from flower_agent.steps.engine import PIDS_LIMIT, Engine
 from flower_agent.wanted.containers import (
+    CPU_PERIOD_US,
+    CPU_QUOTA_STARTING_US,
     CPU_SHARES,
     CPU_SHARES_STARTING,
     LABEL_FINGERPRINT,
@@ -383,7 +385,7 @@ def test_an_absent_container_tells_nothing(rig, call):
 
 
 def test_an_absent_container_gets_no_cpu(rig):
-    finding = refusal(rig.engine.give_cpu, f"{rig.owner}-absent", CPU_SHARES)
+    finding = refusal(rig.engine.give_cpu, f"{rig.owner}-absent")
     assert finding.code == "docker.refused"
 
 
@@ -478,7 +480,7 @@ def test_a_stopped_container_has_no_processes(rig):
 def test_a_container_that_yields_gets_its_full_share_later(rig):
     name = started(rig, yields_cpu=True)
     assert found(rig, name).cpu_shares == CPU_SHARES_STARTING
-    rig.engine.give_cpu(name, CPU_SHARES)
+    rig.engine.give_cpu(name)
     assert found(rig, name).cpu_shares == CPU_SHARES
 
 
@@ -537,7 +539,7 @@ def test_while_docker_is_away_every_call_says_so_and_then_all_is_well(rig):
         "start": (name,),
         "stop": (name,),
         "remove": (name,),
-        "give_cpu": (name, CPU_SHARES),
+        "give_cpu": (name,),
         "logs": (name,),
         "processes": (name,),
         "image": (rig.image,),
@@ -576,12 +578,18 @@ def test_containers_are_shut_in(real, tmp_path):
         "Memory": MEMORY_BYTES,
         "MemorySwap": MEMORY_BYTES,
         "CpuShares": CPU_SHARES_STARTING,
+        "CpuPeriod": CPU_PERIOD_US,
+        "CpuQuota": CPU_QUOTA_STARTING_US,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
         "Binds": None,
         "DeviceRequests": [],
         "AutoRemove": False,
     }
     assert {key: host[key] for key in expected} == expected
+    real.engine.start(want.name)
+    real.engine.give_cpu(want.name)
+    host = real.look(want.name)["HostConfig"]
+    assert (host["CpuShares"], host["CpuQuota"]) == (CPU_SHARES, -1)
 
 
 @pytest.mark.engine

@@ -264,6 +264,20 @@ def test_a_silent_health_port_times_out(prober):
     assert str(address) in finding.message
 
 
+def test_a_warmed_prober_has_loaded_what_a_probe_wants():
+    program = """
+import sys
+from flower_agent.probes.health import Prober
+
+prober, before = Prober(), set(sys.modules)
+prober.warm()
+print(*(set(sys.modules) - before))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert {"grpc._channel", "_strptime"} <= set(done.stdout.split())
+
+
 def test_grpc_sleeps_between_two_probes():
     program = """
 import os, sys, time
