@@ -107,13 +107,13 @@ class Ends:
 
     def _explain(self, found: Existing, failures: int) -> AgentError:
         told = exits.explain(found.exit_code, found.oom_killed, self._tail(found.name))
-        again = f", {failures} times in a row" if failures > 1 else ""
+        often = f" {failures} times in a row, the last time" if failures > 1 else ""
         code = told.error
         if code == "container.exited" and failures >= backoff.LOOP_AT:
             code = "container.crash_loop"
         status = f"status {found.exit_code}"
         because = f": {told.meaning}" if told.meaning not in ("", status) else ""
-        message = f"{found.name} ended with {status}{again}{because}"
+        message = f"{found.name} ended{often} with {status}{because}"
         return AgentError(code, message, told.hint, retryable=True)
 
     def _tail(self, name: str) -> str:

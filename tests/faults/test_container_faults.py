@@ -144,11 +144,11 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
         told = reasons(federation, machine)
         assert (
             "container.exited",
-            f"{name} ended with status 1, 2 times in a row: {meaning}",
+            f"{name} ended 2 times in a row, the last time with status 1: {meaning}",
         ) in told
         assert (
             "container.crash_loop",
-            f"{name} ended with status 1, 3 times in a row: {meaning}",
+            f"{name} ended 3 times in a row, the last time with status 1: {meaning}",
         ) in told
         assert "\x1b[91mERROR" in docker("logs", name)  # the code stands nowhere else
         wait_for(
