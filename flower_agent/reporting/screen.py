@@ -78,6 +78,8 @@ def headline(document: dict[str, Any] | None, *, running: bool, now: datetime.da
 
 def age(seconds: float) -> str:
     """Return a duration in the one unit that says enough."""
+    if seconds == float("inf"):
+        return "an unknown time"
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
@@ -124,12 +126,15 @@ def _lines(
 ) -> Iterator[str]:
     first = headline(document, running=running, now=now)
     yield from textwrap.wrap(first, WIDTH, subsequent_indent="  ")
+    if not running:
+        yield "  fix: systemctl start flower-agent"
     if document is None or document.get("schema") != SCHEMA:
-        if not running:
-            yield "  fix: systemctl start flower-agent"
-        elif document is not None:
+        if running and document is not None:
             yield "  fix: use the flower-agent command of the agent that runs"
         return
+    old_s = age_s(document, now)
+    if not running or old_s > STALE_AFTER_S:
+        yield from ["", f"what follows is {age(old_s)} old"]
     yield from _trouble(document)
     facts = list(_facts(document))
     yield from ["", *facts] if facts else []
