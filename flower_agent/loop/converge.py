@@ -5,6 +5,7 @@ for; nothing that stops a turn ever stops a container.
 """
 
 import contextlib
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,8 +38,8 @@ log = structlog.get_logger()
 
 DETACHED_AFTER_S = 60.0
 DETACHED_LOOK_S = 1.0
-LOADS_S = 0.4
-"""No SuperExec attaches sooner."""
+LOADS = (datetime.timedelta(), datetime.timedelta(seconds=0.4))
+"""No SuperExec is attached so soon after its start."""
 
 ATTACHED_LOOK_S = 30.0
 """A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
@@ -324,11 +325,12 @@ class Converger:
 
     def _attached(self, turn: Turn, superexec: Existing, attach: Address) -> bool:
         seen_s = turn.monotonic - self._attached_at
-        age_s = self._age_s(superexec, turn.monotonic)
-        if seen_s < min(ATTACHED_LOOK_S * self._scale, age_s):
+        if seen_s < min(ATTACHED_LOOK_S * self._scale, self._age_s(superexec, turn.monotonic)):
             return True
-        loads = age_s < LOADS_S
-        if loads or not self._connections.held(attach, now=turn.monotonic):
+        started_at = superexec.started_at or turn.now
+        if LOADS[0] <= turn.now - started_at < LOADS[1]:
+            return False
+        if not self._connections.held(attach, now=turn.monotonic):
             return False
         self._attached_at = turn.monotonic
         return True

@@ -62,7 +62,8 @@ def libraries():
     """Return the memory (MiB) of a process that has the agent's libraries and does nothing."""
     command = [sys.executable, "-c", f"{LIBRARIES}; print(flush=True); input()"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+    environment = {**os.environ, **starts.unit_environment()}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
         process.stdout.readline()
         found = resident_mib(process.pid)
         process.communicate(b"\n")

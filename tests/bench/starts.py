@@ -141,6 +141,13 @@ def wait_for(true):
         time.sleep(0.005)
 
 
+def unit_environment():
+    """Return the environment that the agent's unit gives to it, by name."""
+    lines = (HERE.parents[1] / "systemd/flower-agent.service").read_text().splitlines()
+    rows = (line.removeprefix("Environment=") for line in lines if line.startswith("Environment="))
+    return dict(row.split("=", 1) for row in rows)
+
+
 def make(directory, base_port):
     """Return a federation without VMs, whose OneGate answers."""
     bed = Bed(
@@ -149,6 +156,7 @@ def make(directory, base_port):
         base_port=base_port,
         supernodes=2,
         variables=VARIABLES,
+        environment=unit_environment(),
         say=lambda _: None,
     )
     bed.start_onegate()

@@ -51,7 +51,7 @@ class Answering:
     def probe_tcp(self, _address, _timeout_s):
         pass
 
-    def close(self):
+    def warm(self):
         pass
 
 

@@ -278,22 +278,34 @@ print(*(set(sys.modules) - before))
     assert {"grpc._channel", "_strptime"} <= set(done.stdout.split())
 
 
-def test_grpc_sleeps_between_two_probes():
+def test_probes_leave_nothing_behind_and_grpc_sleeps_between_two():
     program = """
-import os, sys, time
+import os, pathlib, sys, time
 from flower_agent.address import parse_address
 from flower_agent.probes.health import Prober
 
-Prober().probe_serving(parse_address(sys.argv[1], 1), 5)
+def resident_kib():
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.partition("VmRSS:")[2].split()[0])
+
+prober, address = Prober(), parse_address(sys.argv[1], 1)
+for number in range(3000):
+    if number == 1000:
+        before = resident_kib()
+    prober.probe_serving(address, 5)
 end = time.monotonic() + 5
 while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
     time.sleep(0.01)
-print(len(os.listdir("/proc/self/task")))
+print(len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")))
+print(resident_kib() - before)
 """
     with endpoints.health_server() as address:
         command = [sys.executable, "-c", program, str(address)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
-    assert int(done.stdout) == 1  # its threads ended with the connection
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    threads, files, grown_kib = map(int, done.stdout.split())
+    assert threads == 1  # its own; gRPC's ended with the connection
+    assert files <= 4  # the standard three, and the directory that is read
+    assert grown_kib < 512
 
 
 def test_a_proxy_in_the_environment_is_not_used(prober, monkeypatch):
