@@ -2,8 +2,8 @@
 
 Names of measurements on the command line: `commands`; `starts`, `cold`, `reactions` and `daemon`
 (root, Docker and Flower's images); `storm` (no real time passes), `ten-thousand` (the same,
-larger); without a name all but the last. Each writes its own part of the page: it is as old as
-that measurement's last run.
+larger); `packages` (builds a deb; a VM image by `--image`); without a name all but the last two.
+Each writes its own part of the page: it is as old as that measurement's last run.
 """
 
 import argparse
@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
 
 import commands  # noqa: E402 - the others find the sandbox by the line above
 import daemon  # noqa: E402
+import packages  # noqa: E402
 import reactions  # noqa: E402
 import starts  # noqa: E402
 import storm  # noqa: E402
@@ -34,6 +35,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--times", type=int, default=7, help="samples of each (default 7)")
     parser.add_argument("--idle", type=int, default=600, help="seconds of rest (default 600)")
+    parser.add_argument("--image", metavar="FILE", help="a QCOW2 of contrib/image/build")
     parser.add_argument("--base-port", type=int, default=BASE_PORT)
     parser.add_argument("--print", action="store_true", help="leave docs/performance.md as it is")
     options = parser.parse_args()
@@ -117,6 +119,21 @@ def of_daemon(options):
     return table(("what", "beside", "ratio"), rows)
 
 
+def of_packages(options):
+    """Return the table of what is installed."""
+    found = packages.package(ROOT / "build/bench-package")
+    wheels, unpacked = "the wheels of its libraries", "the same wheels, unpacked"
+    rows = [
+        ("package (deb, Debian 12)", wheels, times(found["deb"] / found["wheels"])),
+        ("what it installs", unpacked, times(found["installed"] / found["unpacked"])),
+        ("the agent's own modules", "what is installed", times(found["own"] / found["installed"])),
+    ]
+    if options.image:
+        image, superexec = packages.image(options.image)
+        rows.append(("VM image", f"Docker's `{packages.SUPEREXEC}`", times(image / superexec)))
+    return table(("bytes of", "beside", "ratio"), rows)
+
+
 def of_storms(tries):
     """Return the table of some storms, one column each."""
     results = [storm.run(each) for _, each in tries]
@@ -192,6 +209,7 @@ MEASUREMENTS = {
     "daemon": of_daemon,
     "storm": of_storm,
     "ten-thousand": of_ten_thousand,
+    "packages": of_packages,
 }
 
 if __name__ == "__main__":
