@@ -272,7 +272,7 @@ class Converger:
         if computes and not self._accelerator.check(turn, existing[-1]):
             return Unmet(turn.phase)
         if len(existing) > 1:
-            self._superexec(turn, existing[1])
+            self._superexec(turn, existing[1], main)
         return None
 
     def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
@@ -304,8 +304,11 @@ class Converger:
             self._seen_at[container.name] = (start, since)
         return monotonic - since
 
-    def _superexec(self, turn: Turn, superexec: Existing) -> None:
-        """Note whether the local SuperExec is attached; without it no app can run."""
+    def _superexec(self, turn: Turn, superexec: Existing, main: Existing) -> None:
+        """Note whether the local SuperExec is attached; without it no app can run.
+
+        It has its time from the last start of either side: to what is not there none attaches.
+        """
         attach = roles.attach_address(turn.settings, turn.fleet_host)
         if self._attached(turn, superexec, attach):
             turn.note("superexec", Mark.OK, f"attached to {attach}")
@@ -313,8 +316,8 @@ class Converger:
             turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
             turn.next_s = min(turn.next_s, DETACHED_LOOK_S * self._scale)
             limit = DETACHED_AFTER_S * self._scale
-            since = turn.monotonic - self._attached_at
-            if min(self._age_s(superexec, turn.monotonic), since) > limit:
+            ages_s = [self._age_s(each, turn.monotonic) for each in (superexec, main)]
+            if min(*ages_s, turn.monotonic - self._attached_at) > limit:
                 raise AgentError(
                     "superexec.detached",
                     f"{superexec.name} holds no connection to {attach}",

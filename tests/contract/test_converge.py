@@ -357,6 +357,19 @@ def test_a_superexec_that_lets_go_is_noticed(vm):
     assert vm.turn() is None
 
 
+def test_a_superexec_has_its_time_once_what_it_attaches_to_is_back(vm):
+    vm.boot()
+    assert vm.turn() is None
+    vm.close()
+    vm.pass_time(100)  # turned away and tried again, say
+    vm.engine.end(SUPERNODE)
+    vm.settle(lambda unmet: unmet is None)
+    vm.pass_time(59)
+    assert vm.turn() is None
+    vm.pass_time(2)
+    assert vm.turn().finding.code == "superexec.detached"
+
+
 def test_a_superexec_that_started_again_attaches_anew(vm):
     vm.boot()
     assert vm.turn() is None

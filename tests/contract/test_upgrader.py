@@ -247,7 +247,7 @@ def test_a_version_that_ends_again_and_again_is_taken_back(vm):
         vm.turn()
     vm.settle()
     assert vm.version == OLD
-    assert "ended with status 1" in vm.last.warnings[0].message
+    assert "ended 3 times in a row, the last time with status 1" in vm.last.warnings[0].message
 
 
 def test_a_version_that_works_for_a_moment_only_is_taken_back(vm):

@@ -37,7 +37,7 @@ def image_line(federation, machine):
 
 
 def test_a_vm_makes_the_image_of_its_framework_at_its_first_boot(unmade, lone):
-    federation = lone(23100, "firstboot", FLOWER_VERSION=UNMADE)
+    federation = lone(23500, "firstboot", FLOWER_VERSION=UNMADE)
     link = federation.superlink
     federation.deploy(link)
     wait_for(lambda: f"makes {MADE}" in image_line(federation, link), "it says what it makes")
@@ -51,7 +51,7 @@ def test_a_vm_makes_the_image_of_its_framework_at_its_first_boot(unmade, lone):
 
 
 def test_a_vm_runs_what_bake_pinned_and_nothing_else(images, lone):
-    federation = lone(23140, "pinned")
+    federation = lone(23540, "pinned")
     link = federation.superlink
     baked = federation.agent(link, "bake", "--framework", "sklearn")
     assert baked.returncode == 0, baked.stderr

@@ -153,7 +153,7 @@ def test_an_upgrade_that_fails_is_taken_back_with_the_database_and_says_why(brok
     wait_for(lambda: "version.failed" in warnings(federation, link), "it was given up", 180)
     wait_for(lambda: ready(federation, link, OLD), "the old version runs", 120)
     assert runs(link, OLD)
-    assert "ended with status 1" in warnings(federation, link)["version.failed"]
+    assert "with status 1" in warnings(federation, link)["version.failed"]
     assert federation.attributes(link)["FLOWER_VERSION"] == OLD
     for node in federation.supernodes:
         wait_for(lambda node=node: ready(federation, node, OLD), "a node that came back", 120)
