@@ -34,6 +34,30 @@ def measure(times):
     return found
 
 
+def begin(times):
+    """Return so many times the seconds from the daemon's process to the context that is read."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="flower-bench-") as directory:
+        place = pathlib.Path(directory) / "run/one-context"
+        place.mkdir(parents=True)
+        (place / "context.sh.network").write_text(CONTEXT)
+        command = [sys.executable, "-m", "flower_agent", "run", "--root", directory]
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{directory}/no-docker.sock"}
+        for _ in range(times):
+            since = time.monotonic()
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ) as process:
+                while b"context.read" not in (line := process.stdout.readline()):
+                    if b"context.missing" in line or not line:
+                        process.kill()
+                        raise RuntimeError(line)
+                found.append(time.monotonic() - since)
+                process.terminate()
+                process.stdout.read()
+    return found
+
+
 def cost(command):
     """Return the seconds that a command takes, those of the processor, and its most KiB."""
     begin = time.monotonic()
