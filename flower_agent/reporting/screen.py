@@ -132,11 +132,11 @@ def _lines(
         if running and document is not None:
             yield "  fix: use the flower-agent command of the agent that runs"
         return
+    trouble, facts = list(_trouble(document)), list(_facts(document))
     old_s = age_s(document, now)
-    if not running or old_s > STALE_AFTER_S:
+    if (trouble or facts) and (not running or old_s > STALE_AFTER_S):
         yield from ["", f"what follows is {age(old_s)} old"]
-    yield from _trouble(document)
-    facts = list(_facts(document))
+    yield from trouble
     yield from ["", *facts] if facts else []
     yield from _nodes(document, now)
     yield from _commands(document)

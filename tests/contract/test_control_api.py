@@ -215,6 +215,11 @@ def test_no_call_is_made_twice(superlink):
         superlink.refuse = ("UNAVAILABLE", 503, "database is locked")
         failure(api.stop_run, str(RUN_ID), 2)
         assert superlink.calls == ["ListNodes", "StopRun"]
+        superlink.refuse = None
+        api.list_nodes(2)
+        superlink.refuse = ("UNAVAILABLE", 503, "database is locked")
+        failure(api.list_nodes, 2)
+        assert superlink.calls[2:] == ["ListNodes", "ListNodes"]
     api.close()
 
 

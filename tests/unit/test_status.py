@@ -162,18 +162,24 @@ def test_an_agent_that_never_ran(document):
 
 
 def test_an_agent_that_ended_leaves_its_last_word():
-    document = written(version="1.25.0-py3.13-ubuntu24.04", written_at=ago(minutes=7))
+    document = written(
+        version="1.25.0-py3.13-ubuntu24.04",
+        written_at=ago(minutes=7),
+        facts=(Fact("tls", Mark.OK, "until 2027-01-01"),),
+    )
     assert text(document, running=False).splitlines() == [
         "not running: no agent runs here; its last word was: ready for 3 hours",
         "  (SuperLink, Flower 1.25.0-py3.13-ubuntu24.04)",
         "  fix: systemctl start flower-agent",
         "",
         "what follows is 7 min old",
+        "",
+        "  tls         ok       until 2027-01-01",
     ]
 
 
 def test_an_agent_that_fell_silent():
-    document = written(written_at=ago(minutes=7))
+    document = written(written_at=ago(minutes=7), facts=(Fact("tls", Mark.OK, "until 2027"),))
     assert text(document).splitlines()[:4] == [
         "unknown: no word for 7 min; the last was: ready for 3 hours (SuperLink, Flower",
         "  1.25.0)",
