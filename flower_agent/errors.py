@@ -6,6 +6,7 @@ A test keeps the codes that the source gives and those of the `catalogue` equal.
 import dataclasses
 import enum
 
+from . import foreign_text
 from .catalogue import CATALOGUE
 
 
@@ -32,8 +33,10 @@ class Finding:
     severity: Severity = Severity.ERROR
 
     def __post_init__(self) -> None:
-        if not self.hint:
-            object.__setattr__(self, "hint", CATALOGUE[self.code][1])
+        # The words of git, pip, Docker or a peer stand in many messages; here all of them pass.
+        object.__setattr__(self, "message", foreign_text.message(self.message))
+        hint = foreign_text.message(self.hint) or CATALOGUE[self.code][1]
+        object.__setattr__(self, "hint", hint)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -48,8 +51,8 @@ class AgentError(Exception):
     """A failure that the agent understands; edges translate every library's error into one."""
 
     def __init__(self, code: str, message: str, hint: str = "", *, retryable: bool = False) -> None:
-        super().__init__(code, message)
         self.finding = Finding(code, message, hint)
+        super().__init__(code, self.finding.message)
         self.retryable = retryable
 
     def __str__(self) -> str:
@@ -62,4 +65,4 @@ def innermost(error: BaseException) -> str:
     for known in ("FileNotFoundError", "Connection refused", "Permission denied", "timed out"):
         if known in text:
             return {"FileNotFoundError": "its socket is not there"}.get(known, known.lower())
-    return text[:200]
+    return foreign_text.printable(text, limit=200)

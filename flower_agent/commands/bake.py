@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from flower_agent import files
+from flower_agent import files, foreign_text
 from flower_agent.config import app_source, inputs, settings
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Severity
@@ -152,7 +152,7 @@ def _telling(reference: str) -> Iterator[Callable[[str], None]]:
         nonlocal said, at
         if text and text != said and time.monotonic() - at >= SAY_EVERY_S:
             said, at = text, time.monotonic()
-            print(f"{reference}: {text}", flush=True)
+            print(f"{reference}: {foreign_text.message(text)}", flush=True)
 
     yield say
     sys.stdout.flush()

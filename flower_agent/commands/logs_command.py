@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from flower_agent import foreign_text
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
-from flower_agent.probes import exits
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.wanted import roles
 from flower_agent.wanted.containers import Existing, Part
@@ -76,7 +76,7 @@ def _printer(*, as_json: bool, alone: bool) -> Callable[[Line], None]:
     color = sys.stdout.isatty()
 
     def say(line: Line) -> None:
-        plain = line.text if color else exits.strip_ansi(line.text)
+        plain = foreign_text.printable(line.text, color=color)
         text = story.as_json(line) if as_json else story.shown(line, color=color)
         print(plain if alone and not as_json else text, flush=True)
 
@@ -106,7 +106,9 @@ def _read(events: tuple[str, ...] | pathlib.Path, lines: int) -> str:
         try:
             with events.open("rb") as file:
                 file.seek(max(events.stat().st_size - MAX_BYTES, 0))
-                rows = file.read().decode("utf-8", "replace").splitlines()
+                rows = (
+                    file.read(MAX_BYTES).decode("utf-8", "replace").removesuffix("\n").split("\n")
+                )
         except OSError as error:
             message = f"{events} cannot be read: {error.strerror}"
             raise AgentError("state.corrupt", message, "Name the file of its events.") from error
@@ -122,7 +124,7 @@ def _read(events: tuple[str, ...] | pathlib.Path, lines: int) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.decode("utf-8", "replace")
+    return foreign_text.decoded(done.stdout).removesuffix("\n")
 
 
 def _follow(
@@ -173,10 +175,9 @@ def _tell(came: Ends, running: int, say: Callable[[Line], None]) -> None:
 
 
 def _of(engine: Engine, name: str, lines: int) -> Iterator[Line]:
-    rest = ""
-    for chunk in engine.follow(name, tail=lines, stamped=True):
-        *whole, rest = (rest + chunk).split("\n")
-        yield from story.of_container(name, "\n".join(whole))
+    chunks = engine.follow(name, tail=lines, stamped=True)
+    for line in foreign_text.streamed(chunks, color=True):
+        yield from story.of_container(name, line)
 
 
 def _of_events(events: tuple[str, ...] | pathlib.Path, lines: int) -> Iterator[Line]:
@@ -188,4 +189,4 @@ def _of_events(events: tuple[str, ...] | pathlib.Path, lines: int) -> Iterator[L
         follow, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as program:
         for row in program.stdout or ():
-            yield from story.of_agent(row.decode("utf-8", "replace"))
+            yield from story.of_agent(row.decode("utf-8", "replace").removesuffix("\n"))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 
+from flower_agent import foreign_text
 from flower_agent.config import pem
 from flower_agent.errors import AgentError
 from flower_agent.memory import Memory
@@ -33,7 +34,8 @@ def show(paths: Paths, *, as_json: bool) -> int:
     line = "{:<20}  {:<12}  {:>7}  {}"
     print(line.format("NODE", "STATUS", "VM", "KEY"))
     for row in rows:
-        print(line.format(row["node_id"], row["status"], row["vmid"] or "-", row["key"]))
+        shown = line.format(row["node_id"], row["status"], row["vmid"] or "-", row["key"])
+        print(foreign_text.message(shown))
     return 0
 
 

@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flower_agent.probes import exits
+from flower_agent import foreign_text
 
 AGENT = "agent"
+MOST = 1_000_000
+"""Lines of one text: whoever asks for many shall have them."""
+
 _STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?(.*)")
 _OWN = ("event", "level", "timestamp", "exception")
 _QUIET = ("debug", "info")
@@ -32,7 +35,7 @@ class Line:
 
 def of_container(who: str, text: str) -> Iterator[Line]:
     """Yield the lines that Docker stamped; one without a stamp goes on the one before."""
-    for line in text.splitlines():
+    for line in foreign_text.lines(text, most=MOST, color=True):
         match = _STAMPED.match(line)
         if match is None:
             yield Line(None, who, line)
@@ -46,7 +49,7 @@ def of_container(who: str, text: str) -> Iterator[Line]:
 
 def of_agent(text: str) -> Iterator[Line]:
     """Yield the agent's events, out of journalctl's JSON or as the agent wrote them."""
-    for line in text.splitlines():
+    for line in text.split("\n") if text else ():
         found = _object(line)
         if found is not None and "MESSAGE" in found:
             message, at = found["MESSAGE"], _micros(found.get("__REALTIME_TIMESTAMP"))
@@ -68,14 +71,13 @@ def merged(lines: Iterable[Line]) -> list[Line]:
 def shown(line: Line, *, color: bool = False) -> str:
     """Return a line for a person."""
     at = f"{line.at:%Y-%m-%dT%H:%M:%S}.{line.at.microsecond // 1000:03}Z" if line.at else " " * 24
-    text = line.text if color else exits.strip_ansi(line.text)
-    return f"{at} {line.who} | {text}"
+    return f"{at} {line.who} | {foreign_text.printable(line.text, color=color)}"
 
 
 def as_json(line: Line) -> str:
     """Return a line as one JSON object: ``at``, ``from``, ``text``."""
     at = line.at.isoformat(timespec="microseconds") if line.at else None
-    return json.dumps({"at": at, "from": line.who, "text": exits.strip_ansi(line.text)})
+    return json.dumps({"at": at, "from": line.who, "text": foreign_text.printable(line.text)})
 
 
 def _event(found: dict[str, Any] | None, at: datetime.datetime | None, line: str) -> Iterator[Line]:

@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flower_agent import __version__, files, log
+from flower_agent import __version__, files, foreign_text, log
 from flower_agent.config import context, inputs
 from flower_agent.errors import AgentError
 from flower_agent.loop import daemon
@@ -67,7 +67,9 @@ def run(paths: Paths, name: str, output: pathlib.Path | None) -> int:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for file, text in gather(paths, name, read, now):
-            _add(archive, f"{stem}/{file}", hide.text(text), now)
+            # Whoever reads it has a terminal, too; and no escape may part a secret in two.
+            plain = hide.text(foreign_text.printable(hide.text(text)))
+            _add(archive, f"{stem}/{file}", plain, now)
     files.write_atomic(target.absolute(), buffer.getvalue(), 0o600)
     print(f"{target} ({len(buffer.getvalue()) // 1024} KiB)\nread it before you send it")
     return 0
@@ -186,7 +188,7 @@ def _ran(program: tuple[str, ...]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}\n"
-    return done.stdout.decode("utf-8", "replace")
+    return foreign_text.decoded(done.stdout)
 
 
 def _listed(folder: pathlib.Path) -> Iterator[str]:

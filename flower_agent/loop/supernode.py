@@ -11,6 +11,7 @@ import datetime
 
 import structlog
 
+from flower_agent import foreign_text
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import Settings
@@ -262,11 +263,11 @@ class SuperNode:
 
     def _gave_up(self, turn: Turn, running: Running) -> bool:
         """Tell whether its log has the end of a SuperNode, which its process may outlive."""
-        peer = exits.peer(self._read(turn, running).splitlines())
+        peer = exits.peer(self._read(turn, running).split("\n"))
         return peer.failed or peer.refusal is exits.Refusal.FORGOTTEN
 
     def _check_peer(self, turn: Turn, running: Running) -> None:
-        peer = exits.peer(self._read(turn, running).splitlines())
+        peer = exits.peer(self._read(turn, running).split("\n"))
         endpoint = turn.record.superlink
         turn.hung = peer.failed
         if peer.clock_refused:
@@ -317,5 +318,6 @@ class SuperNode:
             since = max(since, started_at)
         text = running.read_log(since)
         self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
-        self._seen.lines = exits.telling((*self._seen.lines, *text.splitlines()))
+        new = foreign_text.lines(text, first=foreign_text.FIRST_LINES)
+        self._seen.lines = exits.telling((*self._seen.lines, *new))
         return "\n".join(self._seen.lines)

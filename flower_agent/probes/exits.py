@@ -11,6 +11,8 @@ import enum
 import re
 from collections.abc import Iterable, Iterator
 
+from flower_agent import foreign_text
+
 from .exit_table import (
     FLOWER_CODES,
     LOST,
@@ -21,7 +23,6 @@ from .exit_table import (
     Meaning,
 )
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]|\r")
 _FLOWER_CODE = re.compile(r"Exit Code: (\d{1,4})\b")
 _SUPERLINK = re.compile(r"Starting Flower SuperLink|\[Fleet\.|\[/flwr\.|\[uvicorn\.")
 _LEFT = "SuperNode terminated gracefully"
@@ -126,7 +127,7 @@ def explain(exit_code: int | None, oom_killed: bool, log_tail: str) -> Exit:  # 
     Status 0 of a program that should run for ever is a failure too. With None, of a container
     that runs, only its log is looked at.
     """
-    text = strip_ansi(log_tail)
+    text = "\n".join(foreign_text.lines(log_tail))
     numbers = [int(number) for number in _FLOWER_CODE.findall(text)] if _tells(exit_code) else []
     code = next((number for number in reversed(numbers) if number in FLOWER_CODES), None)
     meaning = OUT_OF_MEMORY if oom_killed else _meaning(exit_code, code, text)
@@ -163,13 +164,13 @@ def _from_log(exit_code: int | None, text: str) -> Meaning | None:
         return dataclasses.replace(meaning, text=meaning.text.format(*names))
     if exit_code == 0 and _LEFT in text:
         whole = "Starting Flower SuperNode" in text
-        return SILENT_REFUSAL if whole and peer(text.splitlines()).clock_refused else LOST
+        return SILENT_REFUSAL if whole and peer(text.split("\n")).clock_refused else LOST
     return None
 
 
 def _last_words(exit_code: int, text: str) -> Meaning:
     """Return the last line that says something."""
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     said = (line for line in lines if re.search(r"\w", line) and not _IDLE.match(line))
     *_, words = ("", *said)
     return Meaning(f"status {exit_code}" + (f", after: {words[:_LAST_WORDS]}" if words else ""))
@@ -177,7 +178,7 @@ def _last_words(exit_code: int, text: str) -> Meaning:
 
 def strip_ansi(text: str) -> str:
     """Return `text` without colours; Flower colours its logs even without a terminal."""
-    return _ANSI.sub("", text)
+    return foreign_text.printable(text)
 
 
 def telling(lines: Iterable[str]) -> tuple[str, ...]:
@@ -188,7 +189,7 @@ def telling(lines: Iterable[str]) -> tuple[str, ...]:
     """
     last: dict[_Kind, str] = {}
     for line in lines:
-        plain = strip_ansi(line)
+        plain = foreign_text.printable(line, limit=foreign_text.LINE)
         for kind, _ in _kinds(plain):
             last.pop(kind, None)
             last[kind] = plain
@@ -205,7 +206,7 @@ def peer(log_lines: Iterable[str]) -> Peer:
     """
     node_id, last, cause, retry, failed = None, None, "", "", False
     for line in log_lines:
-        for kind, found in _kinds(strip_ansi(line)):
+        for kind, found in _kinds(foreign_text.printable(line, limit=foreign_text.LINE)):
             match kind:
                 case _Kind.CAUSE:
                     cause = found

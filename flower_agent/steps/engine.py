@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import docker
@@ -20,6 +20,7 @@ import docker.types
 import requests
 import urllib3.exceptions
 
+from flower_agent import foreign_text
 from flower_agent.errors import AgentError, innermost
 from flower_agent.machine import gpu
 from flower_agent.wanted.containers import (
@@ -57,6 +58,10 @@ UNREACHABLE = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
 )
+
+CHUNK = 1 << 16
+_HEADER = 8
+"""Bytes in front of each piece of a log."""
 
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 
@@ -194,16 +199,23 @@ class Engine:
     ) -> str:
         """Return a container's output, at most the last `tail` lines, from `since` on.
 
-        `stamped` puts Docker's time in front of each line.
+        `stamped` puts Docker's time in front of each line. Of much output the begin is kept, and
+        the end (`foreign_text`).
         """
         with self.calling(f"read the logs of {name}") as api:
-            raw = api.logs(
-                name,
-                since=since.timestamp() if since else None,  # docker-py drops a datetime's fraction
-                tail="all" if tail is None else tail,
-                timestamps=stamped,
-            )
-        return bytes(raw).decode("utf-8", "replace")
+            # docker-py holds a log of 30 MiB several times, or streams it without a time limit.
+            url = f"{api.base_url}/v{api.api_version}/containers/{name}/logs"
+            asked = {
+                "stdout": 1,
+                "stderr": 1,
+                "timestamps": int(stamped),
+                "tail": "all" if tail is None else tail,
+                **({"since": since.timestamp()} if since else {}),
+            }
+            with api.get(url, params=asked, timeout=self._timeout_s, stream=True) as answer:
+                _raise_for_status(answer)
+                chunks = _unframed(answer.iter_content(CHUNK))
+                return foreign_text.decoded(chunks, first=foreign_text.FIRST_BYTES)
 
     def processes(self, name: str) -> tuple[str, ...]:
         """Return the command lines of a running container's processes."""
@@ -282,6 +294,36 @@ class Engine:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+
+def _raise_for_status(answer: requests.Response) -> None:
+    """Raise docker-py's error where Docker refuses."""
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        docker.errors.create_api_error_from_http_exception(error)
+
+
+def _unframed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what stands in Docker's frames: 8 bytes tell the stream and a length, then the text.
+
+    A container without a terminal has them: docs.docker.com, Engine API, ContainerAttach.
+    """
+    header, left = b"", 0
+    for chunk in chunks:
+        at = 0
+        while at < len(chunk):
+            if left:
+                piece = chunk[at : at + left]
+                yield piece
+                left -= len(piece)
+                at += len(piece)
+                continue
+            more = chunk[at : at + _HEADER - len(header)]
+            header += more
+            at += len(more)
+            if len(header) == _HEADER:
+                header, left = b"", int.from_bytes(header[4:], "big")
 
 
 def auth(registry: Registry | None) -> dict[str, str] | None:

@@ -1,11 +1,13 @@
 """What a container's end and its log mean. The logs were printed by live runs of Flower."""
 
 import pathlib
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flower_agent import foreign_text
 from flower_agent.catalogue import CATALOGUE
 from flower_agent.probes import exit_table, exits
 from flower_agent.probes.exits import Refusal
@@ -319,3 +321,27 @@ def test_any_log_is_read_without_an_error(text):
 
 def test_colours_and_carriage_returns_are_taken_off():
     assert exits.strip_ansi("\x1b[92mINFO \x1b[0m: x\x1b[2K\r\n") == "INFO : x\n"
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_an_app_cannot_write_a_line_in_flowers_name(end):
+    log = f"INFO : app says{end}RuntimeError: generator didn't yield\n"
+    lines = exits.telling(foreign_text.lines(log))
+    assert not exits.peer(lines).failed
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "Path argument " * 60_000,
+        "Connection attempt failed with exception: " * 20_000,
+        '"public_message": "' * 40_000,
+        "[SSL: " * 100_000 + "x",
+        "Path argument \n" * 60_000,
+    ],
+)
+def test_a_line_without_end_is_read_in_a_moment(flood):
+    began = time.monotonic()
+    exits.peer(exits.telling(foreign_text.lines(flood)))
+    exits.explain(1, False, flood)
+    assert time.monotonic() - began < 3

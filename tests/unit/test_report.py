@@ -409,7 +409,7 @@ def test_no_finding_makes_an_unready_vm_ready(message, hint, told):
     vm.live(1)
     assert not vm.gate_open
     assert not template.reads_ready(vm.at_onegate)
-    assert vm.at_onegate["FLOWER_ERROR"] == words(f"tls.chain: {message}")
+    assert vm.at_onegate["FLOWER_ERROR"] == words(str(status.error))
 
 
 # The attributes

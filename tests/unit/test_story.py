@@ -90,3 +90,19 @@ def test_a_line_is_shown_with_time_and_writer_and_without_colors():
     assert "\x1b[92m" in story.shown(line, color=True)
     assert story.shown(Line(None, "agent", "x")) == f"{'':<24} agent | x"
     assert json.loads(story.as_json(line))["text"] == "INFO : ready"
+
+
+def test_what_a_terminal_gets_is_colours_at_most():
+    said = "\x1b[31mred\x1b[0m \x1b]52;c;ZXZpbA==\x07\x1b[2J\u202etold"
+    stamped = f"2026-03-01T12:00:01Z {said}\n"
+    (line,) = story.of_container("x", stamped)
+    assert story.shown(line, color=True).endswith("x | \x1b[31mred\x1b[0m told")
+    assert story.shown(line).endswith("x | red told")
+    (own,) = story.of_agent(json.dumps({"event": "run.says", "text": said.replace(" ", "")}))
+    assert "\x1b]" not in story.shown(own, color=True)
+    assert json.loads(story.as_json(own))["text"] == "run.says text=redtold"
+
+
+def test_a_line_of_an_app_cannot_pass_for_another_containers():
+    text = "2026-03-01T12:00:01Z app\x852026-03-01T12:00:01Z forged\n"
+    assert len(list(story.of_container("x", text))) == 1
