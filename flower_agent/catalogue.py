@@ -318,9 +318,25 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM was not ready within FLOWER_READY_TIMEOUT; the agent goes on trying.",
         "The phase and its error say what it waits for.",
     ),
+    "run.active": (
+        "The run has not ended, so what it leaves cannot be removed yet.",
+        "Stop it first: flower-agent stop RUN",
+    ),
     "run.build": (
         "Flower cannot make a bundle of the app.",
         "Read flwr's words in the message; try `flwr build` in the app.",
+    ),
+    "run.client_died": (
+        "A ClientApp's process ended without an answer; the run waits for it until its time-out.",
+        "Read why: flower-agent logs superexec. On the SuperLink's VM: flower-agent stop RUN",
+    ),
+    "run.client_failed": (
+        "A ClientApp raised an exception; its SuperLink counts a failed reply.",
+        "The whole traceback is in: flower-agent logs superexec",
+    ),
+    "run.clients_failed": (
+        "The run finished, and replies of some clients did not count.",
+        "Each round with its causes: flower-agent runs show RUN",
     ),
     "run.clone": (
         "The app's repository cannot be fetched; the agent tries again.",
@@ -342,6 +358,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The run failed; it is not submitted again by itself.",
         "Read its log in /var/lib/flower-agent/runs/. To run it again: flower-agent submit",
     ),
+    "run.launch_unknown": (
+        "This Flower starts apps in an unknown way; what they write is kept by process, not run.",
+        "Use a FLOWER_VERSION that the agent knows, or a newer agent.",
+    ),
     "run.lost": (
         "The SuperLink does not know the run any more: its database was lost.",
         "To run the app again: flower-agent submit",
@@ -354,6 +374,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "There is no Flower app where one should be.",
         "Name the app's directory: CUSTOM_APP_REPO=URL@ref#subdirectory",
     ),
+    "run.no_outputs": (
+        "The run left no files, or not the one that was named.",
+        "Look at what there is: flower-agent runs show RUN",
+    ),
     "run.no_git": (
         "There is no git on this VM.",
         "apt install git, or dnf install git",
@@ -362,13 +386,25 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The repository has no such branch, tag or commit.",
         "Check what stands behind the @ in CUSTOM_APP_REPO.",
     ),
+    "run.outputs": (
+        "What a run left could not be taken into safety; it is tried again each minute.",
+        "Read the reason, then: docker info; df -h /var/lib/flower-agent",
+    ),
     "run.refused": (
         "The SuperLink refuses the run.",
         "Read its words in the message.",
     ),
+    "run.stalled": (
+        "A round takes much longer than the rounds before it: a client may have died or be slow.",
+        "Look for a node with a warning: flower-agent nodes. To end it: flower-agent stop RUN",
+    ),
     "run.too_large": (
         "The repository or the app is larger than the agent or Flower takes.",
         "Keep data out of the app's repository; nodes have theirs in data/.",
+    ),
+    "run.unknown": (
+        "Nothing is kept of a run of that id on this VM.",
+        "List the runs: flower-agent runs",
     ),
     "run.unread": (
         "A variable is set that the app does not read.",

@@ -100,12 +100,12 @@ def _add_commands(commands: Any) -> None:
     _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
     _add_bake(command("bake", _bake, "for image builders: bring images here, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
-    made = command("runs", _runs, "the runs of this SuperLink")
-    made.add_argument("--json", action="store_true", help="as JSON")
+    _add_runs(command("runs", _runs, "runs: list, show, log, fetch, delete"))
     made = command("stop", _stop, "stop a run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
     command("down", _down, "stop the agent and remove its containers")
     made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
+    made.add_argument("--caches", action="store_true", help="clear the apps' download caches alone")
     made.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -128,6 +128,31 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         help="a key of the run's config; may be given again",
     )  # fmt: skip
     parser.add_argument("--detach", action="store_true", help="do not wait for its end")
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    kinds = parser.add_subparsers(metavar="show|log|fetch|delete")
+    made = kinds.add_parser("show", help="config, rounds, failures and outputs of one run")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
+    made.add_argument("--json", action="store_true", help="as JSON")
+    made.set_defaults(run=_runs_show)
+    made = kinds.add_parser("log", help="what a run's ServerApp wrote")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
+    made.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    made.set_defaults(run=_runs_log)
+    made = kinds.add_parser("fetch", help="copy a run's outputs: its model, its plots")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
+    made.add_argument("names", nargs="*", metavar="NAME", help="files of it (all)")
+    made.add_argument(
+        "-o", "--output", type=pathlib.Path, metavar="DIR", help="where to (./run-RUN)"
+    )
+    made.set_defaults(run=_runs_fetch)
+    made = kinds.add_parser("delete", help="remove outputs, log and metrics of ended runs")
+    made.add_argument("run_ids", nargs="+", metavar="RUN", type=_id, help="ids, as `runs` shows")
+    made.set_defaults(run=_runs_delete)
+    for kind in kinds.choices.values():
+        _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
@@ -301,9 +326,34 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_commands
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from flower_agent.commands import run_views
 
-    return run_commands.show(_paths(options), as_json=options.json)
+    return run_views.show_all(_paths(options), as_json=options.json)
+
+
+def _runs_show(options: argparse.Namespace) -> int:
+    from flower_agent.commands import run_views
+
+    return run_views.show(_paths(options), options.run_id, as_json=options.json)
+
+
+def _runs_log(options: argparse.Namespace) -> int:
+    from flower_agent.commands import run_views
+
+    return run_views.log(_paths(options), options.run_id, follow=options.follow)
+
+
+def _runs_fetch(options: argparse.Namespace) -> int:
+    from flower_agent.commands import run_views
+
+    return run_views.fetch(_paths(options), options.run_id, options.names, options.output)
+
+
+def _runs_delete(options: argparse.Namespace) -> int:
+    from flower_agent.commands import run_views
+
+    return run_views.delete(_paths(options), options.run_ids)
 
 
 def _stop(options: argparse.Namespace) -> int:
@@ -328,11 +378,15 @@ def _down(options: argparse.Namespace) -> int:
 def _reset(options: argparse.Namespace) -> int:
     from flower_agent.commands import operate
 
+    if options.caches:
+        return operate.clear_caches(_paths(options))
     if not options.yes and sys.stdin.isatty():
-        answer = input("This clears the CA, so every node must trust anew. Type yes: ")
+        answer = input(
+            "This clears the CA, so that every node must trust a new one, and all runs. Type yes: "
+        )
         if answer.strip() != "yes":
             return 1
     elif not options.yes:
-        print("reset clears the CA and the database; say so with --yes", file=sys.stderr)
+        print("reset clears the CA, the database and all runs; say so with --yes", file=sys.stderr)
         return USAGE
     return operate.reset(_paths(options), options.name)

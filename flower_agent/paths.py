@@ -62,8 +62,23 @@ class Paths:
 
     @property
     def runs(self) -> pathlib.Path:
-        """The run of the context, and logs and metrics of runs (0700)."""
+        """The run of the context, and what is kept of runs (0710: Flower's group passes)."""
         return self.state / "runs"
+
+    @property
+    def live_runs(self) -> pathlib.Path:
+        """What running apps write, mounted into the containers that run apps."""
+        return self.runs / "live"
+
+    @property
+    def caches(self) -> pathlib.Path:
+        """What apps download, one directory for each bundle; mounted there, too."""
+        return self.state / "caches"
+
+    @property
+    def launcher(self) -> pathlib.Path:
+        """The programs that start apps, mounted there read-only."""
+        return self.state / "launcher"
 
     @property
     def data(self) -> pathlib.Path:

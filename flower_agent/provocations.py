@@ -138,23 +138,32 @@ PROVOCATIONS: dict[str, str] = {
     "peer.waiting": "The same before a SuperNode has connected for the first time.",
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
+    "run.active": "`flower-agent runs delete RUN` while the run goes on.",
     "run.build": (
         "In the app of `CUSTOM_APP_REPO`, name a module that is not there as `serverapp`."
     ),
+    "run.client_died": "Submit an app whose ClientApp calls `os._exit(7)`.",
+    "run.client_failed": "Submit an app whose ClientApp raises an exception on one node.",
+    "run.clients_failed": "The same: look at the SuperLink once the run has ended.",
     "run.clone": "Set `CUSTOM_APP_REPO=https://nowhere.invalid/app` on a SuperLink.",
     "run.config": "Set `FL_CONFIG_LOCAL_EPOCHS=many` beside the app of `contrib/app`.",
     "run.denied": "Name a repository in `CUSTOM_APP_REPO` that its host does not have.",
     "run.dependency": "Add `torch` to the dependencies of an app; leave `ML_FRAMEWORK` empty.",
     "run.failed": "Set `FL_STRATEGY=FedNone` beside the app of `contrib/app`.",
+    "run.launch_unknown": "Use images of a Flower that has no `BaseExecPlugin.launch_task`.",
     "run.lost": "While a run goes on, remove the SuperLink's database and its container.",
     "run.moved": "Push to the branch in `CUSTOM_APP_REPO` after its run.",
     "run.no_app": "Name a repository in `CUSTOM_APP_REPO` without a `pyproject.toml`.",
+    "run.no_outputs": "`flower-agent runs fetch RUN no-such-file`",
     "run.no_git": "Remove git from a SuperLink with `CUSTOM_APP_REPO`.",
     "run.no_ref": "Name a branch in `CUSTOM_APP_REPO` that the repository does not have.",
+    "run.outputs": "Remove the image of the SuperExec while a run goes on.",
     "run.refused": (
         "Not seen with a Flower of the table: a newer one may refuse what the agent sends."
     ),
+    "run.stalled": "Pause the SuperExec of a node in the middle of a run: `docker pause`.",
     "run.too_large": "Commit a file `data.json` of 40 MiB to the app of `CUSTOM_APP_REPO`.",
+    "run.unknown": "`flower-agent runs show 7`",
     "run.unread": "Set `FL_CONFIG_COLOUR=blue` beside the app of `contrib/app`.",
     "setting.conflict": (
         f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=YES`, `ONEAPP_TLS_ENABLED=NO`."

@@ -434,7 +434,8 @@ def main() -> int:
     shutil.rmtree(federation.directory, ignore_errors=True)
     try:
         federation.up()
-        show_run(federation)
+        accuracy = show_run(federation)
+        kept = show_outputs(federation)
         show_status(federation)
     except (SandboxError, OSError) as error:
         print(f"FAILED: {error}", file=sys.stderr)
@@ -446,9 +447,12 @@ def main() -> int:
         if not options.keep:
             federation.down()
         lock.close()
+    where = f"--root {federation.superlink.root} --name {federation.superlink.prefix}"
+    state = "it runs on" if options.keep else "federation taken down"
+    print(f"\n{state}; accuracy {accuracy}; model, log and metrics in {kept}")
     if options.keep:
-        where = "--root build/sandbox/superlink"
-        print(f"\nIt runs on: build/venv/bin/flower-agent status {where}")
+        print(f"Look at it: build/venv/bin/flower-agent status {where}")
+        print(f"Fetch the model: build/venv/bin/flower-agent runs {where} fetch {kept.name}")
         print(f"Take it down: {HERE.relative_to(REPOSITORY)}/run --down")
     return 0
 
@@ -464,8 +468,8 @@ def only_one(directory: pathlib.Path) -> TextIO:
     return lock
 
 
-def show_run(federation: Federation) -> None:
-    """Submit the app and show its rounds."""
+def show_run(federation: Federation) -> str:
+    """Submit the app and show its rounds; return the accuracy that the last line tells."""
     print("\nRun: the reference app is submitted")
     seen = []
     for line in federation.submit():
@@ -475,6 +479,25 @@ def show_run(federation: Federation) -> None:
             print(f"  {match[1]}")
     if not any(line.startswith("finished") for line in seen):
         raise SandboxError("the run did not say that it finished")
+    return seen[-1].rpartition("accuracy ")[2]
+
+
+def show_outputs(federation: Federation) -> pathlib.Path:
+    """Show what the run left, once the agent keeps it; return its directory."""
+    runs = federation.superlink.root / "var/lib/flower-agent/runs"
+    end = time.monotonic() + READY_TIMEOUT_S
+    while (
+        not (found := sorted(runs.glob("*/outputs.json")))
+        or not found[0].with_name("run.json").exists()
+    ):
+        if time.monotonic() > end:
+            raise SandboxError(f"the run's outputs are not in {runs}")
+        time.sleep(0.2)
+    run = found[0].parent
+    for arguments in (("runs",), ("runs", "show", run.name)):
+        print(f"\n$ flower-agent {' '.join(arguments)}      # on {federation.superlink.name}")
+        print(federation.agent(federation.superlink, *arguments).stdout.rstrip())
+    return run
 
 
 def show_status(federation: Federation) -> None:

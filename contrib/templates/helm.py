@@ -39,6 +39,8 @@ LOST: Mapping[str, str] = {
     "FLOWER_CA_FINGERPRINT": "whoever makes the CA's Secret is believed",
     "FLOWER_APPIO_LISTEN": "install the chart twice, with superexec.supernode.address",
     "FLOWER_READY_TIMEOUT": "Kubernetes probes Flower's health service, which always answers",
+    "FLOWER_OUTPUTS_LIMIT": "an app's files go with its pod",
+    "FLOWER_CACHE_LIMIT": "an app's files go with its pod",
     "FLOWER_METRICS": "use the cluster's own",
 }
 """Variables without a counterpart, and what is left to do."""

@@ -43,6 +43,15 @@ def reset(paths: Paths, name: str) -> int:
     return 0
 
 
+def clear_caches(paths: Paths) -> int:
+    """Remove what apps downloaded; running apps download it again."""
+    if paths.caches.is_dir():
+        for entry in paths.caches.iterdir():
+            _delete(entry)
+    print("the apps' download caches are cleared")
+    return 0
+
+
 @contextlib.contextmanager
 def _only_one(paths: Paths, name: str) -> Iterator[None]:
     """Be the one process of this root and name, after the unit was stopped."""

@@ -1,11 +1,12 @@
-"""``flower-agent submit``, ``runs`` and ``stop``, on a SuperLink's VM."""
+"""``flower-agent submit`` and ``stop``, on a SuperLink's VM."""
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+import pwd
 import sys
+import time
 from collections.abc import Sequence
 
 from flower_agent.config.app_source import parse_source
@@ -13,22 +14,23 @@ from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.probes.control import RunInfo, Scalar
-from flower_agent.runs import local_app, rounds, run_app, run_config, submission
+from flower_agent.runs import local_app, outcome, rounds, run_app, run_config
 from flower_agent.runs.bundler import Bundler
 from flower_agent.runs.git import Git
+from flower_agent.runs.rounds import Progress
 from flower_agent.runs.run_app import App
 from flower_agent.runs.run_errands import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
-from flower_agent.runs.run_files import Journal, RunFiles
-from flower_agent.runs.submission import Submission
+from flower_agent.runs.run_files import RunFiles
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.wanted import flower, roles
 from flower_agent.wanted.containers import Part
 
-from . import own_superlink
+from . import own_superlink, run_views
 from .own_superlink import OwnSuperLink
+from .run_views import printable
 
-LIMIT = 1000
-"""Runs that are listed at most."""
+KEPT_AFTER_S = 60.0
+"""So long after a run's end `submit` waits for the agent to keep what the run left."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,34 +56,23 @@ def submit(
         bundle = _bundle(name, own.settings, found.files)
         band = flower.band(own.settings.version)
         run_id = own.api.start_run(bundle, found.config, band.federation, START_TIMEOUT_S)
+        _note(paths, run_id, found)
         print(f"run {run_id}: {found.app} from {found.source} {found.commit[:10]}".rstrip())
         if detach:
+            print(f"flower-agent runs show {run_id}")
             return 0
         try:
-            return _follow(paths, own, run_id, found)
+            return _follow(paths, own, run_id)
         except KeyboardInterrupt:
             print(f"\nit goes on; to end it: flower-agent stop {run_id}", file=sys.stderr)
             raise
 
 
-def show(paths: Paths, *, as_json: bool) -> int:
-    """Print the SuperLink's runs, the newest last."""
-    with own_superlink.reach(paths) as own:
-        found = own.api.list_runs(CALL_TIMEOUT_S, limit=LIMIT)
-    known = RunFiles(paths.runs).load()
-    rows = [_row(run, known) for run in found]
-    if as_json:
-        print(json.dumps({"schema": 1, "runs": rows}, indent=1))
-        return 0
-    if not rows:
-        print("the SuperLink has no runs")
-        return 0
-    line = "{:<20}  {:<10}  {:<20}  {:<28}  {}"
-    print(line.format("RUN", "STATUS", "SUBMITTED", "APP", "BY").rstrip())
-    for row in rows:
-        when = row["submitted_at"][:19]
-        print(line.format(row["run_id"], row["status"], when, row["app"], row["by"]).rstrip())
-    return 0
+def _note(paths: Paths, run_id: str, found: _Found) -> None:
+    """Write beside the run who submitted what; the daemon keeps the rest."""
+    document = {"by": _caller(), "app": str(found.app), "source": found.source}
+    more = {"commit": found.commit, "config": dict(found.config)}
+    RunFiles(paths.runs).submitted(run_id, {**document, **more})
 
 
 def stop(paths: Paths, run_id: str) -> int:
@@ -134,46 +125,54 @@ def _bundle(name: str, settings: Settings, files: dict[str, bytes]) -> bytes:
         return Bundler(engine).build(image, files)
 
 
-def _follow(paths: Paths, own: OwnSuperLink, run_id: str, found: _Found) -> int:
-    journal = RunFiles(paths.runs).journal(run_id)
-    shown = 0
+def _follow(paths: Paths, own: OwnSuperLink, run_id: str) -> int:
+    """Print the rounds as they end, then how the run ended and where its outputs are."""
+    progress, latest, shown = Progress(), 0.0, 0
     while True:
         (run,) = own.api.list_runs(CALL_TIMEOUT_S, run_id=run_id)
-        for piece in own.api.stream_logs(run_id, journal.latest, LAST_LOOK_S):
-            journal.add(piece)
-            shown = _show_rounds(journal, shown, ended=False)
+        for piece in own.api.stream_logs(run_id, latest, LAST_LOOK_S):
+            progress, latest = rounds.follow(progress, piece.text), max(latest, piece.latest)
+            shown = _show_rounds(progress, shown, ended=False)
         if not run.active:
             break
-    _show_rounds(journal, shown, ended=True)
-    known = Submission(
-        key="", vmid=None, source=found.source, commit=found.commit, app=str(found.app), bundle="",
-        overrides=found.config, run_id=run_id,
-    )  # fmt: skip
-    ended = submission.after(known, run, journal.progress.cause)
-    journal.end(run, ended)
-    print(f"{submission.words(ended, run, '')}; its log is in {paths.runs / run_id}")
-    return 0 if ended.end == "finished" else 1
+    _show_rounds(progress, shown, ended=True)
+    return _tell_end(RunFiles(paths.runs), run, progress, paths.live_runs / run_id)
 
 
-def _show_rounds(journal: Journal, shown: int, *, ended: bool) -> int:
+def _tell_end(kept: RunFiles, run: RunInfo, progress: Progress, live: pathlib.Path) -> int:
+    """Say how a run ended, as the daemon wrote it down once the outputs are kept."""
+    end = time.monotonic() + KEPT_AFTER_S
+    while time.monotonic() < end and (not kept.ended(run.run_id) or live.exists()):
+        time.sleep(0.2)
+    found = kept.ended(run.run_id)
+    if found:
+        words = outcome.words(str(found["end"]), str(found.get("cause") or ""))
+    else:
+        seen = outcome.of(run, progress, None)
+        words = f"{seen.words() if seen else run.status}; the agent does not keep its outputs yet"
+    print(printable(words))
+    for line in run_views.outputs(kept, run.run_id):
+        print(line)
+    print(f"flower-agent runs show {run.run_id}")
+    return 0 if words.startswith("finished") else 1
+
+
+def _show_rounds(progress: Progress, shown: int, *, ended: bool) -> int:
     """Print the rounds that are over and were not shown; return how many were by now."""
-    progress = journal.progress
     over = progress.rounds if ended else progress.rounds[:-1]
     for each in over[shown:]:
         of = f" of {progress.total}" if progress.total else ""
-        measured = rounds.measured(each)
-        print(f"round {each.number}{of}{': ' + measured if measured else ''}", flush=True)
+        said = "; ".join(filter(None, (rounds.measured(each), rounds.replies(each))))
+        print(printable(f"round {each.number}{of}{': ' + said if said else ''}"), flush=True)
     return max(len(over), shown)
 
 
-def _row(run: RunInfo, known: Submission | None) -> dict[str, str]:
-    mine = known is not None and known.run_id == run.run_id
-    return {
-        "run_id": run.run_id,
-        "status": run.sub_status or str(run.status),
-        "submitted_at": run.pending_at,
-        "finished_at": run.finished_at,
-        "app": f"{run.fab_id} {run.fab_version}".strip(),
-        "by": "context" if mine else "",
-        "details": run.details,
-    }
+def _caller() -> str:
+    """Return who submits: behind sudo the user who called it."""
+    name = os.environ.get("SUDO_USER", "")
+    if name:
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -176,6 +176,15 @@ class Settings:
         "FLOWER_MEMORY_LIMIT", parsers.memory_bytes,
         "Memory limit of the SuperExec container, so that an app and not the agent is killed.",
         unset="what the VM has, less 512 MiB", sample="4G")
+    outputs_limit: int | None = setting(
+        "FLOWER_OUTPUTS_LIMIT", parsers.memory_bytes,
+        "What the outputs of all runs may take in sum; the oldest ended runs make room, and a run "
+        "that goes over all the same is ended.",
+        unset="a quarter of the disk", sample="20G")
+    cache_limit: int | None = setting(
+        "FLOWER_CACHE_LIMIT", parsers.memory_bytes,
+        "What apps' download caches may take in sum.",
+        unset="a quarter of the disk", sample="20G")
     log_level: LogLevel = setting(
         "FLOWER_LOG_LEVEL", parsers.choice(LogLevel),
         "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",

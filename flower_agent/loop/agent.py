@@ -269,7 +269,7 @@ class Agent:
             left = end - time.monotonic()
             if left <= 0 or self._wake.wait(min(left, look_s)):
                 break
-            if self._intake.changed():
+            if self._intake.changed() or self._parts.app_runs.changed():
                 break
             if self._opening is not None and health.opened(self._opening):
                 break

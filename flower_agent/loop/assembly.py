@@ -1,9 +1,10 @@
 """Puts the agent's parts together, once: every edge, every duty, and the loop's stages."""
 
 import dataclasses
+import functools
 import pathlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from flower_agent.config.parsers import Role
 from flower_agent.errands import Errands
@@ -13,7 +14,9 @@ from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.node_keys import NodeKeys
 from flower_agent.pki.server_certificate import ServerCertificate
 from flower_agent.probes.health import Prober
+from flower_agent.runs.app_runs import CODE, AppRuns
 from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.follower import Follower
 from flower_agent.runs.git import Git
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.runs.submitter import Submitter
@@ -23,6 +26,7 @@ from flower_agent.service.enroller import Enroller
 from flower_agent.service.finder import Finder
 from flower_agent.service.look import Look
 from flower_agent.service.registrar import Registrar
+from flower_agent.steps import one_shot
 from flower_agent.steps.accelerator import Accelerator
 from flower_agent.steps.app_supply import AppSupply
 from flower_agent.steps.baker import Baker, Source
@@ -72,6 +76,7 @@ class Parts:
     supernode: SuperNode
     bakery: Bakery
     apps: AppSupply
+    app_runs: AppRuns
 
 
 def assemble(
@@ -94,20 +99,26 @@ def assemble(
     prober, finder = Prober(), Finder(errands, rng=rng, scale=scale)
     connections = Connections(errands, scale=scale)
     look = Look(errands, prober, rng=rng, scale=scale)
+    app_runs = AppRuns(paths, errands, functools.partial(_one_shot, engine), scale=scale)
+    run_files = RunFiles(paths.runs)
+    follower = Follower(errands, run_files, app_runs, scale=scale)
     superlink = SuperLink(
         prober,
         Enroller(Registrar(errands, rng=rng, scale=scale), scale=scale),
-        Submitter(errands, Git(paths.runs), bundler, RunFiles(paths.runs), scale=scale),
+        Submitter(errands, Git(paths.runs), bundler, run_files, follower, scale=scale),
         ServerCertificate(CertificateFiles(paths.certificates)),
-        PacketFilter(paths.filter_rules, errands, scale=scale),
-        database=paths.superlink,
+        packet_filter=PacketFilter(paths.filter_rules, errands, scale=scale),
+        follower=follower,
+        paths=paths,
     )
-    supernode = SuperNode(prober, finder, NodeKeys(paths.keys), look, connections, scale=scale)
+    supernode = SuperNode(
+        prober, finder, NodeKeys(paths.keys), look, connections, apps=app_runs, scale=scale
+    )
     search = Search(errands, rng=rng, scale=scale)
     duties: dict[Role, Duty] = {
         Role.SUPERLINK: superlink,
         Role.SUPERNODE: supernode,
-        Role.SUPEREXEC: SuperExec(prober, search, look, connections),
+        Role.SUPEREXEC: SuperExec(prober, search, look, connections, apps=app_runs, paths=paths),
     }
     converger = Converger(
         paths,
@@ -121,4 +132,10 @@ def assemble(
         dry=dry,
         scale=scale,
     )
-    return Parts(converger, workload, prober, finder, supernode, bakery, apps)
+    return Parts(converger, workload, prober, finder, supernode, bakery, apps, app_runs)
+
+
+def _one_shot(
+    engine: Engine, image: str, command: Sequence[str], mounts: Mapping[str, tuple[str, bool]]
+) -> bytes:
+    return one_shot.run(engine, image, command, mounts=mounts, code=CODE)

@@ -13,7 +13,8 @@ import structlog
 
 from flower_agent import files
 from flower_agent.address import Address
-from flower_agent.config.parsers import Role
+from flower_agent.config.parsers import Plugin, Role
+from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
 from flower_agent.machine import ports
 from flower_agent.machine.gpu import Access
@@ -22,6 +23,8 @@ from flower_agent.pki import trust
 from flower_agent.pki.keyring import Keyring
 from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.status import Mark
+from flower_agent.runs import app_places
+from flower_agent.runs.app_runs import AppHost
 from flower_agent.service.connections import Connections
 from flower_agent.steps import plan, supply
 from flower_agent.steps.accelerator import Accelerator
@@ -88,6 +91,7 @@ class Converger:
         self._seen_at: dict[str, tuple[object, float]] = {}
         self._hung: tuple[Existing | None, float] = (None, 0.0)
         self._attached_at = float("-inf")
+        self._placed: Settings | None = None
         self._computed_at = self._busy_look_at = float("-inf")
         self.planned: list[str] = []
         """What a dry turn would do."""
@@ -179,6 +183,7 @@ class Converger:
         if not self.dry:
             if turn.settings.role is Role.SUPERLINK:
                 files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
+            self._app_places(turn.settings)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
         appio = turn.keyring.appio
@@ -192,6 +197,9 @@ class Converger:
             appio_key_file=str(appio.key),
             superlink_dir=str(self._paths.superlink),
             data_dir=str(self._paths.data),
+            launcher_dir=str(self._paths.launcher),
+            runs_dir=str(self._paths.live_runs),
+            caches_dir=str(self._paths.caches),
             digests={**turn.keyring.digests(), **appio.digests()},
             memory_bytes=turn.host.memory_bytes,
             gpu=access,
@@ -200,6 +208,12 @@ class Converger:
             data_propagation=turn.data_propagation,
             **known,
         )
+
+    def _app_places(self, settings: Settings) -> None:
+        """Make what apps need beside their containers; a settled turn looks at one directory."""
+        if self._placed is not settings or not self._paths.live_runs.is_dir():
+            app_places.prepare(self._paths, settings)
+            self._placed = settings
 
     def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
         main = self._workload.existing(want[0].name)
@@ -258,7 +272,8 @@ class Converger:
             return Unmet(turn.phase)
         name, started_at = main.name, main.started_at or turn.now
         read = self._workload.engine.logs
-        running = Running(started_at, lambda since: read(name, since=since), main.image)
+        apps = self._app_host(turn, existing[-1])
+        running = Running(started_at, lambda since: read(name, since=since), main.image, apps)
         try:
             duty.check(turn, running)
         except AgentError as error:
@@ -274,6 +289,16 @@ class Converger:
         if len(existing) > 1:
             self._superexec(turn, existing[1], main)
         return None
+
+    def _app_host(self, turn: Turn, last: Existing) -> AppHost | None:
+        """Return the container that runs apps; without one elsewhere it is the last of the VM."""
+        settings = turn.settings
+        if settings.appio_listen is not None or self.dry:
+            return None
+        server = settings.role is Role.SUPERLINK or (
+            settings.role is Role.SUPEREXEC and settings.superexec_plugin is Plugin.SERVERAPP
+        )
+        return AppHost(last.image, last.started_at or turn.now, keeps=server)
 
     def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
         """Tell whether a young container may fail so; stop one that will never work again."""

@@ -10,10 +10,13 @@ from flower_agent.address import Address
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding, Severity
+from flower_agent.paths import Paths
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.probes.health import Prober
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
+from flower_agent.runs import app_places, node_apps
+from flower_agent.runs.app_runs import AppRuns
 from flower_agent.service import attach, offers
 from flower_agent.service.connections import Connections
 from flower_agent.service.look import Look
@@ -51,12 +54,21 @@ class SuperExec:
     """What a VM with one SuperExec does beside its container."""
 
     def __init__(
-        self, prober: Prober, search: attach.Search, look: Look, connections: Connections
+        self,
+        prober: Prober,
+        search: attach.Search,
+        look: Look,
+        connections: Connections,
+        *,
+        apps: AppRuns,
+        paths: Paths,
     ) -> None:
         self._prober = prober
         self._search = search
         self._look = look
         self._connections = connections
+        self._apps = apps
+        self._paths = paths
         self._lost_at: float | None = None
 
     def prepare(self, turn: Turn) -> Prepared:
@@ -87,7 +99,7 @@ class SuperExec:
             hint = HINTS.get(found.code, found.hint)
             raise AgentError(found.code, found.message, hint, retryable=True) from error
 
-    def check(self, turn: Turn, running: Running) -> None:  # noqa: ARG002  # a Duty's shape
+    def check(self, turn: Turn, running: Running) -> None:
         """Raise AgentError while it is not attached."""
         settings = turn.settings
         self._prober.probe_serving(roles.health(settings, Part.SUPEREXEC), TIMEOUT_S)
@@ -97,6 +109,8 @@ class SuperExec:
         if self._connections.held(where, now=turn.monotonic):
             self._lost_at = None
             turn.note("peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}")
+            limit = app_places.outputs_limit(self._paths, settings)
+            node_apps.follow(turn, running, self._apps, limit)
             return
         self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
         if turn.monotonic - self._lost_at > LOST_AFTER_S:

@@ -18,6 +18,7 @@ from flower_agent.errors import AgentError
 from flower_agent.machine import interfaces
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.paths import Paths
 from flower_agent.pki import certificates, trust
 from flower_agent.pki.server_certificate import ServerCertificate
 from flower_agent.probes.control import NodeInfo, NodeStatus
@@ -25,6 +26,8 @@ from flower_agent.probes.control_api import Control
 from flower_agent.probes.health import ALPN_GRPC, ALPN_HTTP, Prober
 from flower_agent.reporting import roster
 from flower_agent.reporting.status import Mark
+from flower_agent.runs import app_places
+from flower_agent.runs.follower import Follower
 from flower_agent.runs.submitter import Submitter
 from flower_agent.service.enroller import Enroller
 from flower_agent.wanted import flower, roles
@@ -50,16 +53,19 @@ class SuperLink:
         enroller: Enroller,
         submitter: Submitter,
         certificate: ServerCertificate,
-        packet_filter: PacketFilter,
         *,
-        database: pathlib.Path,
+        packet_filter: PacketFilter,
+        follower: Follower,
+        paths: Paths,
     ) -> None:
         self._prober = prober
         self._certificate = certificate
         self._packet_filter = packet_filter
         self._enroller = enroller
+        self._follower = follower
         self._submitter = submitter
-        self._database = database
+        self._paths = paths
+        self._database = paths.superlink
 
     def prepare(self, turn: Turn) -> Prepared:
         """Return the wanted certificates and the address to listen on.
@@ -103,6 +109,7 @@ class SuperLink:
             self._room()
             turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
             online = self._note_nodes(turn, nodes, api)
+        self._follower.follow(turn, running, dial, app_places.outputs_limit(self._paths, settings))
         self._submitter.follow(turn, online, running.image, dial)
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)

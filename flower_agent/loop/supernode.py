@@ -22,6 +22,8 @@ from flower_agent.probes import exits
 from flower_agent.probes.health import Prober
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Link, Mark
+from flower_agent.runs import node_apps
+from flower_agent.runs.app_runs import AppRuns
 from flower_agent.service.connections import Connections
 from flower_agent.service.discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
 from flower_agent.service.finder import Finder
@@ -76,6 +78,7 @@ class SuperNode:
         look: Look,
         connections: Connections,
         *,
+        apps: AppRuns,
         scale: float = 1.0,
     ) -> None:
         self._prober = prober
@@ -83,6 +86,7 @@ class SuperNode:
         self._keys = keys
         self._look = look
         self._connections = connections
+        self._apps = apps
         self._scale = scale
         self._key: NodeKey | None = None
         self._linked: tuple[datetime.datetime, float] | None = None
@@ -172,6 +176,7 @@ class SuperNode:
         turn.phase = Phase.PEER
         self._check_peer(turn, running)
         self._lost_at = None
+        node_apps.follow(turn, running, self._apps, 0)
 
     def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
         settings = turn.settings

@@ -16,6 +16,7 @@ from flower_agent.pki.trust import Wanted
 from flower_agent.record import Record
 from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.status import Fact, Link, Mark, Node
+from flower_agent.runs.app_runs import AppHost
 from flower_agent.service.onegate import OneGate
 from flower_agent.steps.ends import Wait
 from flower_agent.wanted import roles
@@ -145,6 +146,9 @@ class Running:
 
     image: str = ""
     """By which reference it was made."""
+
+    apps: AppHost | None = None
+    """The container that runs apps, where one does on this VM."""
 
 
 class Duty(Protocol):

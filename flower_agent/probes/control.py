@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import enum
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from . import protobuf
@@ -18,6 +18,9 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 LOG_LAG = datetime.timedelta(seconds=30)
 """So long after its end a run's log may still be read."""
+
+_BOOL, _SINT = 13, 8
+"""Field numbers in Flower's Scalar."""
 
 Scalar = bool | int | float | str
 """A value of an app's config."""
@@ -75,6 +78,9 @@ class RunInfo:
     fab_version: str = ""
     fab_hash: str = ""
     federation: str = ""
+    config: tuple[tuple[str, Scalar], ...] = ()
+    """What its submission set of the app's config."""
+
     pending_at: str = ""
     starting_at: str = ""
     running_at: str = ""
@@ -193,16 +199,31 @@ def _run(run: protobuf.Message) -> RunInfo:
         sub_status=status.text(2),
         details=status.text(3),
         federation=run.text(12),
+        config=tuple(sorted(_config(run.messages(4)))),
     )
 
 
 def _scalar(value: Scalar) -> bytes:
     """Return a Scalar: a oneof in which each type has its number; integers are zigzag."""
     if isinstance(value, bool):
-        return protobuf.encode((13, int(value)))
+        return protobuf.encode((_BOOL, int(value)))
     if isinstance(value, int):
-        return protobuf.encode((8, value << 1 ^ value >> 63))
+        return protobuf.encode((_SINT, value << 1 ^ value >> 63))
     return protobuf.encode((1 if isinstance(value, float) else 14, value))
+
+
+def _config(entries: Iterable[protobuf.Message]) -> Iterator[tuple[str, Scalar]]:
+    """Yield keys and values of a map of scalars; what is none of the four types is left out."""
+    for entry in entries:
+        for number, value in entry.message(2).fields[-1:]:
+            if number == _BOOL:
+                yield entry.text(1), bool(value)
+            elif number == _SINT and isinstance(value, int):
+                yield entry.text(1), value >> 1 ^ -(value & 1)
+            elif isinstance(value, float):
+                yield entry.text(1), value
+            elif isinstance(value, bytes):
+                yield entry.text(1), value.decode("utf-8", "replace")
 
 
 def _known(kind: type[E], text: str) -> E | str:

@@ -1,8 +1,12 @@
-"""How far a run is, from what its ServerApp wrote. Pure.
+"""How far a run is and how its clients did, from what its ServerApp wrote. Pure.
 
 Leans on what Flower logs: ``flwr.serverapp.strategy`` (1.23 to 1.42) and the older ``flwr.server``
-both write ``[ROUND n…]``; the former writes each record of metrics on a line of its own. An app
-that brings a loop of its own writes none of it, and is followed by its state alone.
+both write ``[ROUND n…]`` and ``… received N results and M failures``; the former writes each record
+of metrics on a line of its own, and the reason of each failed reply. An app that brings a loop of
+its own writes none of it, and is followed by its state alone.
+
+A node chooses the text of its failures, and an app prints what it likes: all of this is the app's
+own word. So lines, rounds, metrics and causes are bounded, and nothing searches back in a line.
 """
 
 import ast
@@ -14,17 +18,46 @@ from collections.abc import Mapping
 
 from flower_agent.probes.exits import strip_ansi
 
+LINE_MAX = 1 << 16
+"""Characters of a line that are looked at."""
+
+ROUNDS_MAX = 10_000
+METRICS_MAX = 100
+"""Of one record; also values of a list in it."""
+
+CAUSES_MAX = 5
+"""Different causes that are kept of one round."""
+
+_CAUSE_MAX = 200
+_NAME_MAX = 100
+_TELLING = re.compile(
+    r"\[ROUND |Number of rounds|num_rounds=|eceived|valuation|MetricRecord|fit progress|"
+    r"Error|Exception|Interrupt|Exit|Warning"
+)
+"""What a line has that matters; most have nothing of it."""
+
 _ROUND = re.compile(r"\[ROUND (\d{1,9})(?:/(\d{1,9}))?\]")
 _TOTAL = re.compile(r"Number of rounds: (\d{1,9})|config: num_rounds=(\d{1,9})")
 _PART = re.compile(r"aggregate_(train|evaluate|fit): [Rr]eceived|(Global evaluation)$")
-_METRICS = re.compile(r"└──> (?:Aggregated )?MetricRecord: (\{.*\})$")
-_CENTRAL = re.compile(r"fit progress: \((\d+), ([^,]+), (\{.*?\}), [\d.]+\)")
+_REPLIES = re.compile(r": [Rr]eceived (\d{1,9}) results and (\d{1,9}) failures")
+_FAILED = re.compile(r"Received error in reply from node \d{1,20}: ")
+_CLASS = re.compile(r"<class '([\w.]{1,200})'>:<'")
+_RECORD = "└──> "
+_AGGREGATED = "Aggregated "
+_METRICS = "MetricRecord: {"
+_CENTRAL = "fit progress: ("
 _NAMED_ERROR = re.compile(
-    r"(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)(?::.*)?$"
+    r"(?:[A-Za-z_][\w.]{0,200}\.)?[A-Z]\w{0,100}(?:Error|Exception|Interrupt|Exit|Warning)(?::.*)?$"
 )
-_LINE_MAX = 100_000
-_CAUSE_MAX = 200
 _FIRST, _PARTS = "train", {"fit": "train", "Global evaluation": "server"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replies:
+    """How many of the clients' replies counted in one part of a round."""
+
+    results: int
+    failures: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +67,17 @@ class Round:
     number: int
     metrics: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
 
+    replies: Mapping[str, Replies] = dataclasses.field(default_factory=dict)
+    """Of ``train`` and ``evaluate``, as far as the strategy told."""
+
+    causes: tuple[str, ...] = ()
+    """Why replies failed, each once: ``ValueError: no column 'age'``."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a reply failed, or none counted where some were asked for."""
+        return any(each.failures or not each.results for each in self.replies.values())
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
@@ -41,7 +85,7 @@ class Progress:
 
     total: int | None = None
     rounds: tuple[Round, ...] = ()
-    """Those that have begun, in order."""
+    """Those that have begun, in order; the newest `ROUNDS_MAX`."""
 
     part: str = _FIRST
     """To which part of the round the next record belongs."""
@@ -68,14 +112,27 @@ def follow(progress: Progress, text: str) -> Progress:
     """Return the progress after more of the ServerApp's output."""
     *lines, rest = (progress.rest + text).split("\n")
     for line in lines:
-        progress = _line(progress, strip_ansi(line).rstrip())
-    return dataclasses.replace(progress, rest=rest[-_LINE_MAX:])
+        if _TELLING.search(line, 0, LINE_MAX):
+            progress = _line(progress, strip_ansi(line[:LINE_MAX]).rstrip())
+    return dataclasses.replace(progress, rest=rest[:LINE_MAX])
 
 
 def document(progress: Progress) -> bytes:
-    """Return the metrics as JSON, one line a round: ``{"round": 1, "train": {"loss": 0.5}, …}``."""
-    rows = ({"round": each.number, **each.metrics} for each in progress.rounds)
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    """Return the metrics as JSON, one line a round: ``{"round": 1, "train": {"loss": 0.5}, …}``.
+
+    ``replies`` has results and failures of each part, ``causes`` why replies failed.
+    """
+    return "".join(json.dumps(row(each)) + "\n" for each in progress.rounds).encode()
+
+
+def row(each: Round) -> dict[str, object]:
+    """Return one round for JSON."""
+    found: dict[str, object] = {"round": each.number, **each.metrics}
+    if each.replies:
+        found["replies"] = {part: dataclasses.asdict(n) for part, n in each.replies.items()}
+    if each.causes:
+        found["causes"] = list(each.causes)
+    return found
 
 
 def summary(progress: Progress) -> str:
@@ -96,56 +153,123 @@ def measured(each: Round) -> str:
     return ""
 
 
+def replies(each: Round) -> str:
+    """Return how a round's clients did where one failed; empty where all went in.
+
+    ``0 results, 2 failures: ValueError: no column 'age'``, after ``evaluation:`` where training did
+    well.
+    """
+    for part, count in each.replies.items():
+        if count.failures or not count.results:
+            which = "evaluation: " if part == "evaluate" else ""
+            why = f": {each.causes[-1]}" if each.causes else ""
+            return f"{which}{count.results} results, {count.failures} failures{why}"
+    return ""
+
+
 def _line(progress: Progress, line: str) -> Progress:
     replace = dataclasses.replace
     if found := _ROUND.search(line):
         number, total = int(found[1]), int(found[2]) if found[2] else progress.total
-        rounds = (*progress.rounds, Round(number))
+        rounds = (*progress.rounds, Round(number))[-ROUNDS_MAX:]
         return replace(progress, rounds=rounds, total=total, part=_FIRST)
     if found := _TOTAL.search(line):
         return replace(progress, total=int(found[1] or found[2]))
     if found := _PART.search(line):
         word = found[1] or found[2]
-        return replace(progress, part=_PARTS.get(word, word))
-    if found := _NAMED_ERROR.match(line.strip()):
+        part = _PARTS.get(word, word)
+        return _replied(replace(progress, part=part), line)
+    if found := _FAILED.search(line):
+        return _failed(progress, line[found.end() :])
+    if found := _NAMED_ERROR.match(line.strip()[: 2 * _CAUSE_MAX]):
         return replace(progress, cause=found[0][:_CAUSE_MAX])
     return _metrics(progress, line)
 
 
+def _replied(progress: Progress, line: str) -> Progress:
+    found = _REPLIES.search(line)
+    if found is None or not progress.rounds:
+        return progress
+    count = Replies(int(found[1]), int(found[2]))
+    last = progress.rounds[-1]
+    return _last(progress, replies={**last.replies, progress.part: count})
+
+
+def _failed(progress: Progress, reason: str) -> Progress:
+    if not progress.rounds:
+        return progress
+    cause, last = cause_of(reason), progress.rounds[-1]
+    if cause in last.causes or len(last.causes) >= CAUSES_MAX:
+        return progress
+    return _last(progress, causes=(*last.causes, cause))
+
+
+def cause_of(reason: str) -> str:
+    """Return why a reply failed: Flower sends ``<class 'ValueError'>:<'no column'>`` or words."""
+    found = _CLASS.match(reason[: 2 * _CAUSE_MAX])
+    if found is None:
+        return _plain(reason)
+    text = reason[found.end() : found.end() + _CAUSE_MAX].removesuffix("'>")
+    name = found[1].rpartition(".")[2]
+    return _plain(f"{name}: {text}" if text else name)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text[: 2 * _CAUSE_MAX].split())[:_CAUSE_MAX]
+
+
 def _metrics(progress: Progress, line: str) -> Progress:
-    if found := _METRICS.search(line):
-        return _measured(progress, progress.part, _record(found[1]))
-    if found := _CENTRAL.search(line):
-        return _measured(progress, "server", {"loss": _number(found[2]), **_record(found[3])})
+    _, arrow, record = line.rpartition(_RECORD)
+    record = record.removeprefix(_AGGREGATED)
+    if arrow and record.startswith(_METRICS) and record.endswith("}"):
+        return _measured(progress, progress.part, _record(record[len(_METRICS) - 1 :]))
+    _, told, record = line.rpartition(_CENTRAL)
+    if told and record.endswith(")"):
+        _, _, rest = record.partition(", ")
+        loss, _, rest = rest.partition(", ")
+        metrics, _, _ = rest.rpartition(", ")
+        return _measured(progress, "server", {"loss": _number(loss), **_record(metrics)})
     return progress
 
 
 def _measured(progress: Progress, part: str, record: Mapping[str, object]) -> Progress:
     if not progress.rounds or not record:
         return progress
+    return _last(progress, metrics={**progress.rounds[-1].metrics, part: record})
+
+
+def _last(progress: Progress, **changes: object) -> Progress:
+    """Return the progress with another last round."""
     *before, last = progress.rounds
-    return dataclasses.replace(
-        progress, rounds=(*before, Round(last.number, {**last.metrics, part: record}))
-    )
+    changed = dataclasses.replace(last, **changes)  # type: ignore[arg-type]  # its own fields
+    return dataclasses.replace(progress, rounds=(*before, changed))
 
 
 def _record(text: str) -> dict[str, object]:
     """Return a record that Python printed; ``nan`` and ``inf``, which JSON lacks, are None."""
     plain = re.sub(r"(?<=[:\[, ])-?(?:nan|inf)\b", "None", text)
-    plain = re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", plain)
+    plain = re.sub(r"\bnp\.\w{1,20}\(([^()]{0,100})\)", r"\1", plain)
     try:
         found = ast.literal_eval(plain)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
-    return {str(key): value for key, value in found.items() if _is_metric(value)}
+    kept = [(str(k)[:_NAME_MAX], v) for k, v in found.items() if _is_metric(v)]
+    return dict(kept[:METRICS_MAX])
 
 
 def _is_metric(value: object) -> bool:
     if isinstance(value, list):
-        return all(_is_metric(each) for each in value)
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        return len(value) <= METRICS_MAX and all(map(_is_number, value))
+    return _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value is None or small
 
 
 def _number(text: str) -> float | None:

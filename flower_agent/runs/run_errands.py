@@ -84,6 +84,12 @@ def start(connect: Connect, known: Submission, bundle: bytes, federation: str) -
         return api.start_run(bundle, known.overrides, federation, START_TIMEOUT_S)
 
 
+def list_runs(connect: Connect, limit: int) -> tuple[RunInfo, ...]:
+    """Return the SuperLink's newest runs, oldest first. Raises AgentError ``control.…``."""
+    with contextlib.closing(connect()) as api:
+        return api.list_runs(CALL_TIMEOUT_S, limit=limit)
+
+
 def look(connect: Connect, journal: Journal, look_s: float) -> RunInfo:
     """Return the run as it is, with its log read into `journal`: the whole log where it has ended.
 

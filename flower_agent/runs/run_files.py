@@ -1,7 +1,9 @@
 """What is kept of runs, below ``/var/lib/flower-agent/runs/``.
 
-``context.json`` and ``context.fab``: the run of the context. ``RUN/log.txt``, ``RUN/metrics.jsonl``
-and ``RUN/run.json``: what a run's ServerApp wrote, its metrics of each round, and how it ended.
+``context.json`` and ``context.fab``: the run of the context. ``RUN/``: ``log.txt`` and
+``metrics.jsonl``, what a run's ServerApp wrote and its metrics of each round; ``submitted.json``,
+who submitted which app, where this VM knows; ``outputs/`` and ``outputs.json``, the files that it
+left, with sizes and SHA-256; ``run.json``, how it ended.
 """
 
 import dataclasses
@@ -9,14 +11,19 @@ import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
 from flower_agent import files
 from flower_agent.errors import AgentError
 from flower_agent.probes.control import Log, RunInfo
+from flower_agent.probes.exits import strip_ansi
+from flower_agent.wanted.containers import FLOWER_UID
 
 from . import rounds, submission
+from .outcome import Outcome
 from .rounds import Progress
 from .submission import Submission
 
@@ -24,12 +31,27 @@ LOG_BYTES = 64 * 1024 * 1024
 """What is kept of one run's log; the rest is only read for its rounds."""
 
 RUNS = 20
-"""Runs that are kept; the oldest make room."""
+"""Ended runs that are kept; the oldest make room."""
 
-_RECORD_BYTES = 1 << 20
+NOTED = 500
+"""Ended runs of which at least ``run.json`` stays."""
+
+_RECORD_BYTES = 16 << 20
 _BUNDLE_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """An ended run that is kept."""
+
+    name: str
+    ended_at: float
+    """Unix seconds."""
+
+    size_bytes: int
+    """Of its outputs and its log."""
 
 
 class RunFiles:
@@ -51,7 +73,7 @@ class RunFiles:
 
     def keep(self, known: Submission, bundle: bytes | None = None) -> None:
         """Write the run of the context, and its bundle first. Raises AgentError."""
-        files.directory(self.directory, 0o700)
+        self._make()
         if bundle is not None:
             files.write_atomic(self._bundle, bundle, 0o600)
         files.write_atomic(self._record, submission.dump(known), 0o600)
@@ -63,20 +85,117 @@ class RunFiles:
         return data if whole else None
 
     def journal(self, run_id: str) -> "Journal":
-        """Begin the files of a run anew, and let the oldest runs make room."""
+        """Begin the files of a run."""
+        return Journal(self._place(run_id), run_id)
+
+    def submitted(self, run_id: str, document: Mapping[str, Any]) -> None:
+        """Write who submitted a run, and what. Raises AgentError ``state.unwritable``."""
+        data = json.dumps(dict(document), indent=1, sort_keys=True).encode() + b"\n"
+        files.write_atomic(self._place(run_id) / "submitted.json", data, 0o600)
+
+    def read(self, run_id: str, name: str) -> dict[str, Any]:
+        """Return a JSON document of a run; empty where there is none that can be read."""
+        try:
+            data = files.read(self.directory / run_id / f"{name}.json", _RECORD_BYTES)
+            found = json.loads(data) if data is not None else {}
+        except (AgentError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def ended(self, run_id: str) -> dict[str, Any]:
+        """Return ``run.json`` of a run that has ended; empty while it has not."""
+        found = self.read(run_id, "run")
+        return found if found.get("end") else {}
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Return the ended runs that have more than their ``run.json``."""
+        found = []
+        for place in self._places():
+            try:
+                ended_at = (place / "run.json").stat().st_mtime
+            except OSError:
+                continue
+            if not (place / "log.txt").exists() and not (place / "outputs").exists():
+                continue
+            outputs = self.read(place.name, "outputs").get("bytes")
+            size = outputs if isinstance(outputs, int) else 0
+            found.append(Kept(place.name, ended_at, size + _size(place / "log.txt")))
+        return tuple(found)
+
+    def clear(self, run_id: str, why: str) -> None:
+        """Remove all that is kept of a run but ``run.json``, which then says why.
+
+        Raises AgentError ``state.unwritable``.
+        """
         place = self.directory / run_id
-        files.directory(self.directory, 0o700)
-        files.directory(place, 0o700)
-        with files.writing(self.directory):
-            kept = [path for path in self.directory.iterdir() if path.name.isdecimal()]
-            old = sorted((p for p in kept if p != place), key=lambda p: p.stat().st_mtime)
-            for path in old[: max(len(kept) - RUNS, 0)]:
-                shutil.rmtree(path, ignore_errors=True)
-        return Journal(place, run_id)
+        with files.writing(place):
+            for path in (p for p in place.iterdir() if p.name != "run.json"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)  # follows no link
+                else:
+                    path.unlink()
+        if self.ended(run_id):
+            self._end(run_id, {**self.read(run_id, "run"), "outputs_gone": why})
+
+    def forget(self, most: int = NOTED) -> None:
+        """Remove the directories of all but the newest `most` ended runs."""
+        ended = [path for path in self._places() if (path / "run.json").exists()]
+        ended.sort(key=lambda path: (path / "run.json").stat().st_mtime)
+        for place in ended[: max(len(ended) - most, 0)]:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def end(
+        self, run: RunInfo, outcome: Outcome, progress: Progress, more: Mapping[str, Any]
+    ) -> None:
+        """Write how a run ended. Raises AgentError ``state.unwritable``."""
+        self._end(
+            run.run_id,
+            {
+                "schema": 1,
+                **dataclasses.asdict(run),
+                "end": outcome.end,
+                "cause": outcome.cause,
+                "shown": outcome.shown,
+                "rounds": [rounds.row(each) for each in progress.rounds],
+                **more,
+            },
+        )
+
+    def _end(self, run_id: str, document: Mapping[str, Any]) -> None:
+        text = json.dumps(dict(document), indent=1, sort_keys=True)
+        files.write_atomic(self._place(run_id) / "run.json", text.encode() + b"\n", 0o600)
+
+    def _places(self) -> list[pathlib.Path]:
+        try:
+            return [path for path in self.directory.iterdir() if path.name.isdecimal()]
+        except OSError:
+            return []
+
+    def _make(self) -> None:
+        files.directory(self.directory, 0o710, group=FLOWER_UID)
+
+    def _place(self, run_id: str) -> pathlib.Path:
+        """Make a run's directory; its outputs are moved into it by their owner."""
+        place = self.directory / run_id
+        self._make()
+        files.directory(place, 0o770, group=FLOWER_UID)
+        return place
+
+
+def prunable(kept: tuple[Kept, ...], limit_bytes: int, most: int = RUNS) -> tuple[str, ...]:
+    """Return the ended runs that make room, the oldest first. Pure."""
+    newest = sorted(kept, key=lambda run: run.ended_at, reverse=True)
+    total, found = 0, []
+    for place, run in enumerate(newest):
+        total += run.size_bytes
+        # The newest stays, whatever it takes: the launcher held it to the limit.
+        if place >= most or (total > limit_bytes and place > 0):
+            found.append(run.name)
+    return tuple(reversed(found))
 
 
 class Journal:
-    """The files of one run. Its log is written anew by each agent that follows the run."""
+    """Log and metrics of one run. They are written anew by each agent that follows the run."""
 
     def __init__(self, place: pathlib.Path, run_id: str) -> None:
         self.run_id = run_id
@@ -86,12 +205,11 @@ class Journal:
 
         self._log = place / "log.txt"
         self._metrics = place / "metrics.jsonl"
-        self._end = place / "run.json"
         self._size = 0
 
     def add(self, piece: Log) -> None:
         """Take a piece of the log. Raises AgentError ``state.unwritable``."""
-        data = piece.text.encode()
+        data = strip_ansi(piece.text).encode()
         with files.writing(self._log):
             with self._log.open("ab" if self._size else "wb") as file:
                 file.write(data[: max(LOG_BYTES - self._size, 0)])
@@ -104,10 +222,9 @@ class Journal:
             data = rounds.document(self.progress)
             files.write_atomic(self._metrics, data, 0o600, durable=False)
 
-    def end(self, run: RunInfo, known: Submission) -> None:
-        """Write how the run ended."""
-        more = {"end": known.end, "cause": known.cause, "app": known.app}
-        whence = {"source": known.source, "commit": known.commit}
-        document = {**dataclasses.asdict(run), **more, **whence, "config": dict(known.overrides)}
-        text = json.dumps(document, indent=1, sort_keys=True)
-        files.write_atomic(self._end, text.encode() + b"\n", 0o600)
+
+def _size(path: pathlib.Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -13,7 +13,9 @@ from collections.abc import Collection
 
 from flower_agent.config.app_source import Source
 from flower_agent.config.settings import Settings
-from flower_agent.probes.control import RunInfo, RunStatus, Scalar
+from flower_agent.probes.control import RunInfo, Scalar
+
+from . import outcome
 
 SLACK_S = 5.0
 """The clock of the SuperLink and the agent's are one, their reading is not."""
@@ -51,8 +53,8 @@ class Submission:
     end: str = ""
     """``finished``, ``stopped``, ``failed`` or ``lost``; empty while it may still run."""
 
-    cause: str = ""
-    """Why it failed."""
+    shown: str = ""
+    """Why it failed, or how clients did, as others may read it; the rest is in ``run.json``."""
 
     @property
     def active(self) -> bool:
@@ -131,27 +133,11 @@ def adopted(known: Submission, runs: Collection[RunInfo]) -> str | None:
     return mine[-1].run_id if mine else None
 
 
-def after(known: Submission, run: RunInfo, cause: str) -> Submission:
-    """Return the submission as `run` shows it; `cause` is what its log says of a failure."""
-    if run.active:
-        return known
-    if run.sub_status == "completed":
-        return dataclasses.replace(known, end="finished")
-    if run.sub_status == "stopped":
-        return dataclasses.replace(known, end="stopped")
-    why = cause or run.details or "its log does not say why"
-    return dataclasses.replace(known, end="failed", cause=why)
-
-
-def words(known: Submission, run: RunInfo | None, progress: str) -> str:
-    """Return the state of a submitted run: ``running 3 of 10``, ``finished``, ``failed: …``."""
-    if known.end in ("failed", "lost"):
-        return f"failed: {known.cause or 'the SuperLink does not know it any more'}"
-    if known.end:
-        return known.end
-    if progress or (run is not None and run.status is RunStatus.RUNNING):
-        return f"running {progress}".rstrip()
-    return str(run.status) if run is not None else "submitted"
+def words(known: Submission) -> str:
+    """Return the end of a run that has ended; ``lost`` is one that the SuperLink does not know."""
+    if known.end == "lost":
+        return "failed: the SuperLink does not know it any more"
+    return outcome.words(known.end, known.shown)
 
 
 def dump(known: Submission) -> bytes:
@@ -161,20 +147,26 @@ def dump(known: Submission) -> bytes:
 
 
 def load(data: bytes) -> Submission:
-    """Return the submission in a file's content. Raises ValueError for anything else."""
+    """Return the submission in a file's content. Raises ValueError for anything else.
+
+    Fields that another version of the agent wrote are left out, those it did not know are unset.
+    """
     try:
         document = json.loads(data)
-        fields = {f.name: document[f.name] for f in dataclasses.fields(Submission)}
-        for name in ("overrides", "unread"):
+        known = [f for f in dataclasses.fields(Submission) if f.name in document]
+        fields = {f.name: document[f.name] for f in known}
+        for name in fields.keys() & {"overrides", "unread"}:
             fields[name] = tuple((str(key), value) for key, value in fields[name])
-        fields["dependencies"] = tuple(map(str, fields["dependencies"]))
-        texts = ("key", "source", "commit", "app", "bundle", "end", "cause")
+        fields["dependencies"] = tuple(map(str, fields.get("dependencies", ())))
+        texts = ("key", "source", "commit", "app", "bundle")
         fields |= {name: _text(fields[name]) for name in texts}
-        if fields["asked_at"] is not None:
+        fields |= {name: _text(fields.get(name, "")) for name in ("end", "shown")}
+        if fields.get("asked_at") is not None:
             fields["asked_at"] = float(fields["asked_at"])
-        if fields["run_id"] is not None:
+        if fields.get("run_id") is not None:
             fields["run_id"] = str(int(fields["run_id"]))
-        fields["vmid"] = None if fields["vmid"] is None else str(fields["vmid"])
+        vmid = fields.get("vmid")
+        fields["vmid"] = None if vmid is None else str(vmid)
         return Submission(**fields)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not a submission: {error!r}") from error

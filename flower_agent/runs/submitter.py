@@ -13,24 +13,20 @@ from flower_agent.config.app_source import Source, parse_source
 from flower_agent.errands import Done, Errands
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.loop.turn import Turn
-from flower_agent.probes.control import RunInfo
 from flower_agent.reporting.status import Mark
 from flower_agent.wanted import flower, roles
 
-from . import rounds, run_config, run_errands, run_failure, submission
-from .rounds import Progress
+from . import follower, run_config, run_errands, run_failure, submission
+from .follower import LOOK_S, Follower
 from .run_errands import Bundles, Connect, Prepared, Repository
 from .run_failure import AGAIN_MAX_S, Failure
-from .run_files import Journal, RunFiles
+from .run_files import RunFiles
 from .submission import Due, Submission
-
-LOOK_S = 5.0
-"""So long one look at a run's log waits for more; the next begins at once."""
 
 WATCH_S = 600.0
 """So often a branch is looked at for whether it moved."""
 
-_PREPARE, _SUBMIT, _LOOK, _WATCH = "run-prepare", "run-submit", "run-look", "run-watch"
+_PREPARE, _SUBMIT, _WATCH = "run-prepare", "run-submit", "run-watch"
 _NEEDS = "run-needs"
 
 log = structlog.get_logger()
@@ -45,6 +41,7 @@ class Submitter:
         repository: Repository,
         bundler: Bundles,
         files: RunFiles,
+        follower: Follower,
         *,
         scale: float = 1.0,
     ) -> None:
@@ -52,12 +49,11 @@ class Submitter:
         self._repository = repository
         self._bundler = bundler
         self._files = files
+        self._follower = follower
         self._scale = scale
         self._known: Submission | None = None
         self._loaded = False
         self._failure: Failure | None = None
-        self._journal: Journal | None = None
-        self._run: RunInfo | None = None
         self._moved = ""
         self._watch_at = self._needs_at = float("-inf")
         self._lacking: tuple[object, tuple[str, ...]] = (None, ())
@@ -79,7 +75,7 @@ class Submitter:
         if not self._loaded:
             self._known, self._loaded = self._files.load(), True
         if turn.settings.app_repo is None:
-            self._without_app(turn, connect)
+            self._without_app(turn)
             return
         source = parse_source(turn.settings.app_repo)
         key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
@@ -93,9 +89,7 @@ class Submitter:
                 turn.next_s = min(turn.next_s, LOOK_S * self._scale)
             case Due.SUBMIT:
                 self._submit(turn, key, source, image, connect)
-            case Due.FOLLOW:
-                self._look(turn, connect)
-            case Due.NOTHING:
+            case Due.FOLLOW | Due.NOTHING:
                 self._tell_run(turn)
         if self._known is not None and self._known.key == key:
             self._watch(turn, source)
@@ -103,12 +97,12 @@ class Submitter:
         elif self._known is not None and self._known.active:
             turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
 
-    def _without_app(self, turn: Turn, connect: Connect) -> None:
+    def _without_app(self, turn: Turn) -> None:
         """Follow a run whose context is gone to its end."""
-        self._take_look(turn)
+        self._take_end()
         if self._known is not None and self._known.active:
-            self._look(turn, connect)
-        elif self._known is not None:
+            self._tell_run(turn)
+        elif self._follower.newest is None and self._known is not None:
             turn.told["FLOWER_RUN"] = ""
 
     def _take(self, turn: Turn, key: str, source: Source) -> None:
@@ -117,7 +111,7 @@ class Submitter:
             self._take_prepared(turn, done, key, source)
         if (done := self._errands.take(_SUBMIT)) is not None:
             self._take_submitted(turn, done, key)
-        self._take_look(turn)
+        self._take_end()
         done = self._errands.take(_WATCH)
         if done is not None and done.error is None and self._known is not None:
             self._moved = "" if done.value == self._known.commit else done.value
@@ -147,7 +141,6 @@ class Submitter:
         )
         self._files.keep(known, prepared.bundle)
         self._known, self._failure, self._moved = known, None, ""
-        self._journal = self._run = None
         log.info("run.prepared", source=known.source, commit=known.commit, app=known.app)
 
     def _take_submitted(self, turn: Turn, done: Done, key: str) -> None:
@@ -156,23 +149,27 @@ class Submitter:
         elif self._known is not None:
             self._failure = None
             self._keep(dataclasses.replace(self._known, run_id=done.value))
+            self._follower.expect()
+            self._note_submitted(self._known)
             log.info("run.submitted", run=done.value, commit=self._known.commit)
 
-    def _take_look(self, turn: Turn) -> None:
-        done, known, journal = self._errands.take(_LOOK), self._known, self._journal
-        if done is None or known is None or journal is None or journal.run_id != known.run_id:
+    def _take_end(self) -> None:
+        """Take the end of the context's run from what follows all runs."""
+        known = self._known
+        if known is None or known.run_id is None or known.end:
             return
-        if done.error is not None and done.error.finding.code == "control.refused":
+        found = self._follower.of(known.run_id)
+        if found is not None and found.outcome is not None:
+            ended = found.outcome
+            self._keep(dataclasses.replace(known, end=ended.end, shown=ended.shown))
+        elif found is None and self._follower.knows(known.run_id) is False:
             self._keep(dataclasses.replace(known, end="lost"))
-        elif done.error is not None:
-            _warn(turn, done.error.finding)
-        else:
-            self._run = done.value
-            ended = submission.after(known, done.value, journal.progress.cause)
-            if ended.end:
-                journal.end(done.value, ended)
-                self._keep(ended)
-                log.info("run.ended", run=known.run_id, end=ended.end, cause=ended.cause)
+
+    def _note_submitted(self, known: Submission) -> None:
+        """Write beside the run what was submitted, and for whom."""
+        document = {"by": "context", "app": known.app, "commit": known.commit}
+        more = {"source": known.source, "config": dict(known.overrides)}
+        self._files.submitted(known.run_id or "", {**document, **more})
 
     def _keep(self, known: Submission) -> None:
         self._known = known
@@ -207,17 +204,6 @@ class Submitter:
                 _SUBMIT, lambda: run_errands.start(connect, known, bundle, federation)
             )
         self._tell(turn, Mark.WAITING, "submitting")
-
-    def _look(self, turn: Turn, connect: Connect) -> None:
-        known = self._known
-        if known is None or known.run_id is None:
-            return
-        if self._journal is None or self._journal.run_id != known.run_id:
-            self._journal = self._files.journal(known.run_id)
-        journal, look_s = self._journal, LOOK_S * self._scale
-        self._errands.start(_LOOK, lambda: run_errands.look(connect, journal, look_s))
-        turn.next_s = min(turn.next_s, look_s)
-        self._tell_run(turn)
 
     def _watch(self, turn: Turn, source: Source) -> None:
         """Look whether the branch moved, now and then."""
@@ -263,30 +249,35 @@ class Submitter:
             turn.warnings.append(warning("run.dependency", message))
 
     def _tell_run(self, turn: Turn) -> None:
+        """Tell of the context's run, unless a newer one is told of already."""
         known = self._known
-        if known is None:
+        if known is None or known.run_id is None:
             return
-        progress = self._journal.progress if self._journal is not None else Progress()
-        words, failed = submission.words(known, self._run, str(progress)), known.end in _BAD
-        mark = Mark.BAD if failed else Mark.OK if known.end else Mark.WAITING
-        measured = rounds.summary(progress)
-        detail = f"{words}: {measured}" if measured and not failed else words
-        self._tell(turn, mark, words, f"{detail}; run {known.run_id}")
-        if failed:
-            message = f"run {known.run_id} of {known.app} {words.replace(':', ' with', 1)}"
-            turn.warnings.append(warning(_BAD[known.end], message))
+        newest, found = self._follower.newest, self._follower.of(known.run_id)
+        if newest is not None and newest.info.run_id != known.run_id:
+            return
+        if found is not None:
+            detail = f"{follower.described(found)} at {known.commit[:10]}"
+            mark = turn.facts["run"].mark if "run" in turn.facts else Mark.WAITING
+            self._tell(turn, mark, follower.state(found), detail)
+        elif known.end:
+            words, failed = submission.words(known), known.end in ("failed", "lost")
+            detail = f"{words}; run {known.run_id} of {known.app} at {known.commit[:10]}"
+            self._tell(turn, Mark.BAD if failed else Mark.OK, words, detail)
+        else:
+            self._tell(turn, Mark.WAITING, "submitted")
+        if known.end == "lost":
+            message = f"run {known.run_id} of {known.app}: {submission.words(known)}"
+            turn.warnings.append(warning("run.lost", message))
 
     def _tell(self, turn: Turn, mark: Mark, words: str, detail: str = "") -> None:
         known = self._known
         if known is None:
             return
         turn.told["FLOWER_RUN"] = words
-        turn.note("run", mark, f"{detail or words}; {known.app} at {known.commit[:10]}")
+        turn.note("run", mark, detail or f"{words}; {known.app} at {known.commit[:10]}")
         for message, hint in known.unread:
             turn.warnings.append(warning("run.unread", message, hint))
-
-
-_BAD = {"failed": "run.failed", "lost": "run.lost"}
 
 
 def _warn(turn: Turn, found: Finding) -> None:

@@ -151,6 +151,7 @@ class Engine:
             api.create_container(
                 image,
                 command=list(container.command),
+                entrypoint=list(container.entrypoint) or None,
                 name=container.name,
                 user=f"{FLOWER_UID}:{FLOWER_UID}",
                 environment=dict(container.environment),

@@ -72,6 +72,9 @@ class Container:
     command: tuple[str, ...]
     """Arguments behind the image's entry point."""
 
+    entrypoint: tuple[str, ...] = ()
+    """Program and first arguments in the place of the image's own; empty: the image's."""
+
     environment: tuple[tuple[str, str], ...] = ()
     """Names and values; never a secret, since ``docker inspect`` shows them."""
 

@@ -35,6 +35,15 @@ NODE_KEY_FILE = "/app/keys/node.key"
 STATE = "/app/state"
 DATA = "/app/data"
 HOME = "/app/.flwr"
+LAUNCHER = "/app/launcher"
+"""The agent's own programs that start apps (`flower_agent.launcher`), and their limits."""
+
+RUNS = "/app/runs"
+"""What apps write, one directory a run."""
+
+CACHES = "/app/caches"
+"""What apps download, one directory for each bundle."""
+
 WRITABLE = ("/tmp", HOME)  # noqa: S108 - paths in the container, each a tmpfs
 UID = 49999
 """Every official image's user and group, ``app``."""
@@ -139,6 +148,9 @@ class Band:
     node_appio_tls_flags: str = ""
     """Prefix of the flags that give a SuperNode's AppIo TLS; empty: it cannot have any."""
 
+    launch: str = "launch_app"
+    """Method of ``BaseExecPlugin`` in which a SuperExec knows the run of the app it starts."""
+
     announces_node: bool = True
     """A SuperNode logs its ID when it has connected; 1.23 logs nothing then."""
 
@@ -169,7 +181,14 @@ def _rows() -> tuple[Band, ...]:
     a28 = change(a26, since=(1, 28), environment=((update, "1"),))
     a29 = change(a28, since=(1, 29), storage=False)
     own = "--appio-ssl-"
-    b30 = change(a29, since=(1, 30), id="B", appio_tls_flags=own, node_appio_tls_flags=own)
+    b30 = change(
+        a29,
+        since=(1, 30),
+        id="B",
+        appio_tls_flags=own,
+        node_appio_tls_flags=own,
+        launch="launch_task",
+    )
     b32 = change(b30, since=(1, 32), environment=((install, "1"), (update, "1")))
     c35 = change(
         b32, since=(1, 35), id="C", appio=http, appio_flag=HOST_PORT, node_appio_flag=HOST_PORT

@@ -51,6 +51,14 @@ class Site:
 
     superlink_dir: str
     data_dir: str
+    launcher_dir: str
+    """The programs that start apps: `flower_agent.launcher`."""
+
+    runs_dir: str
+    """Where running apps write."""
+
+    caches_dir: str
+    """Where apps keep what they download."""
 
     digests: Mapping[str, str]
     """Hex SHA-256 of each certificate file that is there, by path."""
@@ -284,21 +292,39 @@ def _container(
     for_apps = part is Part.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
     computes = for_apps and settings.role is not Role.SUPERLINK
     if for_apps:
-        mounts = [*mounts, Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)]
+        mounts = [*mounts, *_app_mounts(site)]
     access = site.gpu if computes else Access.NONE
     debug = settings.log_level is LogLevel.DEBUG
     environment = flower.environment(settings.version, debug=debug)
+    if for_apps:
+        launch = flower.band(settings.version).launch
+        environment = (*environment, ("FLOWER_AGENT_LAUNCH", launch))
     return Container(
         name=name(site.prefix, part),
         part=part,
         image=(site.app_image if for_apps else "") or _image(settings, part, cuda=site.cuda),
         command=command,
+        entrypoint=_launching(part) if for_apps else (),
         environment=tuple(sorted((*environment, *(ENVIRONMENT if access else ())))),
         mounts=tuple(mounts),
         tmpfs=TMPFS,
         memory_bytes=_memory(settings, site) if for_apps else None,
         gpu=access,
         listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
+    )
+
+
+def _launching(part: Part) -> tuple[str, ...]:
+    """Return what starts Flower's program so that each app gets a launcher."""
+    return "python", f"{flower.LAUNCHER}/program.py", f"flower-{part}"
+
+
+def _app_mounts(site: Site) -> tuple[Mount, ...]:
+    return (
+        Mount(site.data_dir, flower.DATA, propagation=site.data_propagation),
+        Mount(site.launcher_dir, flower.LAUNCHER),
+        Mount(site.runs_dir, flower.RUNS, read_only=False),
+        Mount(site.caches_dir, flower.CACHES, read_only=False),
     )
 
 

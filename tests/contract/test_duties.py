@@ -14,13 +14,16 @@ from flower_agent.loop.supernode import SuperNode
 from flower_agent.loop.turn import Running, Turn
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.paths import Paths
 from flower_agent.pki import trust
 from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.keyring import Keyring
 from flower_agent.pki.server_certificate import ServerCertificate
 from flower_agent.probes.health import Prober
 from flower_agent.record import Record
+from flower_agent.runs.app_runs import AppRuns
 from flower_agent.runs.bundler import Bundler
+from flower_agent.runs.follower import Follower
 from flower_agent.runs.git import Git
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.runs.submitter import Submitter
@@ -56,7 +59,7 @@ class Node:
 
     def __init__(self, started_at):
         self.duty, self.log, self.started_at = (
-            SuperNode(Prober(), None, None, None, None),
+            SuperNode(Prober(), None, None, None, None, apps=None),
             Log(),
             started_at,
         )
@@ -147,9 +150,19 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     )
     errands = Errands(lambda: None)
     registrar = Registrar(errands, rng=random.Random(1))
-    submitter = Submitter(errands, Git(tmp_path), Bundler(Engine("duties")), RunFiles(tmp_path))
+    paths, kept = Paths(tmp_path), RunFiles(tmp_path)
+    follower = Follower(errands, kept, AppRuns(paths, errands, None))
+    submitter = Submitter(errands, Git(tmp_path), Bundler(Engine("duties")), kept, follower)
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
     rules = PacketFilter(tmp_path / "filter-rules", errands)
     enroller = Enroller(registrar)
-    duty = superlink.SuperLink(Prober(), enroller, submitter, certificate, rules, database=tmp_path)
+    duty = superlink.SuperLink(
+        Prober(),
+        enroller,
+        submitter,
+        certificate,
+        packet_filter=rules,
+        follower=follower,
+        paths=paths,
+    )
     assert duty.prepare(turn).trust.defer is running

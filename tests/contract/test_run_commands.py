@@ -42,7 +42,7 @@ def test_runs_are_listed_and_the_one_of_the_context_is_marked(link):
     RunFiles(link.paths.runs).keep(known)
     _, out, _ = link.command("runs")
     head, *rows = (line.split() for line in out.splitlines())
-    assert head == ["RUN", "STATUS", "SUBMITTED", "APP", "BY"]
+    assert head == ["RUN", "STATUS", "SUBMITTED", "TOOK", "ROUND", "METRICS", "APP", "BY"]
     assert [(row[0], row[1], row[-1] == "context") for row in rows] == [
         (first, "pending", False),
         (second, "pending", True),

@@ -13,12 +13,15 @@ from test_enroller import Inline
 
 from flower_agent.config import settings
 from flower_agent.errors import AgentError
-from flower_agent.loop.turn import Turn
+from flower_agent.loop.turn import Running, Turn
 from flower_agent.machine.host import HostFacts
+from flower_agent.paths import Paths
 from flower_agent.pki.keyring import Keyring
 from flower_agent.probes.control_api import Control
 from flower_agent.record import Record
 from flower_agent.reporting.status import Mark
+from flower_agent.runs.app_runs import AppRuns
+from flower_agent.runs.follower import Follower
 from flower_agent.runs.run_failure import AGAIN_MAX_S, AGAIN_S
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.runs.submitter import WATCH_S, Submitter
@@ -80,8 +83,10 @@ class Vm:
         self.restart()
 
     def restart(self):
-        files = RunFiles(self._directory / "runs")
-        self.submitter = Submitter(Inline(), self.repository, self, files)
+        files, errands = RunFiles(self._directory / "runs"), Inline()
+        apps = AppRuns(Paths(self._directory / "root"), errands, None)
+        self.follower = Follower(errands, files, apps)
+        self.submitter = Submitter(errands, self.repository, self, files, self.follower)
 
     def build(self, image, files):
         self.built.append(image)
@@ -107,6 +112,7 @@ class Vm:
                 **more,
             )
             connect = lambda: Control(self._address, Transport.GRPC, None)  # noqa: E731
+            self.follower.follow(turn, Running(turn.now, None, IMAGE), connect, 1 << 30)
             self.submitter.follow(turn, self.online, IMAGE, connect)
             self.now += 1
         return turn
@@ -142,7 +148,7 @@ def test_an_app_is_fetched_waits_for_nodes_is_submitted_and_followed_to_its_end(
     vm.online = 2
     assert vm.told() == "submitting"
     assert vm.told() == "submitted"
-    assert vm.told() == "pending"
+    assert vm.told(2) == "pending"
     vm.run.status = "running"
     assert vm.told(2) == "running"
     vm.run.say(ROUND.format(1, 0.5))
@@ -301,10 +307,13 @@ def test_a_failed_run_says_why_and_is_not_submitted_again(vm):
     vm.run.say("Traceback (most recent call last):\nValueError: no data in /app/data\n")
     vm.run.end("failed")
     turn = vm.turn(2)
-    assert turn.told["FLOWER_RUN"] == "failed: ValueError: no data in /app/data"
+    assert turn.told["FLOWER_RUN"] == "failed: ValueError"
     (found,) = turn.warnings
     assert found.code == "run.failed"
-    assert found.message.endswith("me/mine 1.0 failed with ValueError: no data in /app/data")
+    assert found.message.endswith("failed: ValueError")
+    assert found.hint.startswith("flower-agent runs show ")
+    assert "no data" not in repr((turn.told, turn.facts, turn.warnings))  # others read these
+    assert json.loads(vm.file("[0-9]*/run.json"))["cause"] == "ValueError: no data in /app/data"
     vm.now += 10 * AGAIN_MAX_S
     vm.restart()
     assert vm.told(3) == turn.told["FLOWER_RUN"]
@@ -321,7 +330,7 @@ def test_a_stopped_run_stays_stopped(vm):
 def test_a_lost_database_is_told_and_the_run_is_not_made_again(vm):
     vm.turn(5)
     vm.superlink.lose()
-    turn = vm.turn(3)
+    turn = vm.turn(6)
     assert turn.told["FLOWER_RUN"] == "failed: the SuperLink does not know it any more"
     assert [found.code for found in turn.warnings] == ["run.lost"]
     assert vm.superlink.runs == {}
@@ -334,8 +343,9 @@ def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
         turn = vm.turn()
         assert turn.told["FLOWER_RUN"] == "failed: run.clone: could not resolve host"
         assert turn.facts["run"].mark is Mark.BAD
-        assert pause - 1.5 < turn.next_s <= pause
-        vm.now += turn.next_s
+        assert turn.next_s <= pause
+        vm.now += pause - 2
+        assert vm.told() == "failed: run.clone: could not resolve host"
         assert vm.told() == "preparing"
     vm.repository.trouble = None
     vm.turn()
@@ -351,7 +361,10 @@ def test_what_does_not_pass_by_itself_is_a_warning_with_its_remedy_and_asked_sel
     assert turn.told["FLOWER_RUN"] == f"failed: {code}: so it is"
     (found,) = turn.warnings
     assert (found.code, bool(found.hint)) == (code, True)
-    assert turn.next_s > AGAIN_MAX_S - 5
+    vm.now += AGAIN_MAX_S - 5
+    assert vm.told() == f"failed: {code}: so it is"
+    vm.now += 5
+    assert vm.told() == "preparing"
 
 
 def test_what_is_no_app_is_told(vm):
@@ -404,7 +417,8 @@ def test_without_an_app_nothing_is_said_and_a_taken_away_one_is_followed_to_its_
     del vm.variables["CUSTOM_APP_REPO"]
     assert vm.told(2) == "pending"
     vm.run.end("completed")
-    assert vm.told(3) == ""
+    assert vm.told(3) == "finished"
+    assert json.loads(vm.file("[0-9]*/run.json"))["by"] == "context"
 
 
 def test_an_app_that_was_taken_away_before_its_submission_is_never_submitted(vm):
@@ -490,7 +504,14 @@ def test_twenty_runs_are_kept(vm, tmp_path):
     for rounds in range(1, 24):
         vm.variables["FL_NUM_ROUNDS"] = str(rounds)
         vm.turn(4)
-        list(vm.superlink.runs.values())[-1].end("completed")
+        newest = list(vm.superlink.runs.values())[-1]
+        newest.say("hello\n")
+        newest.end("completed")
         vm.turn(2)
-    kept = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
-    assert len(kept) == 20
+    vm.turn(10)
+    runs = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert len([run for run in runs if (run / "log.txt").exists()]) == 20
+    pruned = sorted(run.name for run in runs if not (run / "log.txt").exists())
+    assert pruned == sorted(run.name for run in runs)[:3]
+    note = json.loads((tmp_path / "runs" / pruned[0] / "run.json").read_text())
+    assert (note["end"], note["outputs_gone"]) == ("finished", "made room for newer runs")

@@ -62,7 +62,8 @@ class Vm:
         """Begin with what is on the disk."""
         rng = random.Random(1)
         search = attach.Search(self.errands, rng=rng)
-        self.duty = SuperExec(self.prober, search, Look(self.errands, self.prober, rng=rng), None)
+        look = Look(self.errands, self.prober, rng=rng)
+        self.duty = SuperExec(self.prober, search, look, None, apps=None, paths=None)
 
     def guest(self, vmid):
         return OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))

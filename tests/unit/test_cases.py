@@ -49,6 +49,9 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
         key_file="/var/lib/flower-agent/tls/server.key",
         superlink_dir="/var/lib/flower-agent/superlink",
         data_dir="/var/lib/flower-agent/data",
+        launcher_dir="/var/lib/flower-agent/launcher",
+        runs_dir="/var/lib/flower-agent/runs/live",
+        caches_dir="/var/lib/flower-agent/caches",
         digests={},
         fleet_host=found.address or "172.20.0.43",
         superlink=SuperLink(Address("172.20.0.43", 9092)) if node else None,
@@ -63,6 +66,7 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
 
 def shown(container):
     lines = [container.name, f"  image {container.image}"]
+    lines += [f"  entry {' '.join(container.entrypoint)}"] if container.entrypoint else []
     lines += [f"  {word}" for word in container.command]
     lines += [f"  env {name}={value}" for name, value in container.environment]
     for mount in container.mounts:

@@ -103,6 +103,9 @@ def site(found, **differences):
         appio_key_file=str(APPIO / "server.key"),
         superlink_dir=str(PATHS.superlink),
         data_dir=str(PATHS.data),
+        launcher_dir=str(PATHS.launcher),
+        runs_dir=str(PATHS.live_runs),
+        caches_dir=str(PATHS.caches),
         digests=digests(found),
         fleet_host=found.address or HOST,
         superlink=SuperLink(server),
@@ -197,20 +200,42 @@ def test_files_are_mounted_singly_and_the_cas_key_is_not(base, more):
         for mount in container.mounts:
             source = pathlib.PurePath(mount.source)
             assert not CA_KEY.is_relative_to(source)
-            assert source.parent == TLS or source in (PATHS.superlink, PATHS.data)
+            places = (PATHS.superlink, PATHS.data, PATHS.launcher, PATHS.live_runs, PATHS.caches)
+            assert source.parent == TLS or source in places
         assert len({mount.target for mount in container.mounts}) == len(container.mounts)
 
 
 @pytest.mark.parametrize(("base", "more"), EVERY_VM)
-def test_only_the_superlink_may_write_and_only_its_database(base, more):
-    writable = [
+def test_the_superlink_writes_its_database_and_apps_their_runs_and_caches(base, more):
+    found = vm(base, more)
+    writable = {
         (part, mount.source, mount.target)
-        for part, container in vm(base, more).items()
+        for part, container in found.items()
         for mount in container.mounts
         if not mount.read_only
-    ]
-    database = ("superlink", str(PATHS.superlink), flower.STATE)
-    assert writable == ([database] if base is LINK else [])
+    }
+    apps = "superexec" if "superexec" in found else next(iter(found))
+    allowed = {
+        (apps, str(PATHS.live_runs), flower.RUNS),
+        (apps, str(PATHS.caches), flower.CACHES),
+    }
+    database = {("superlink", str(PATHS.superlink), flower.STATE)} if base is LINK else set()
+    assert writable == allowed | database
+
+
+@pytest.mark.parametrize(("base", "more"), EVERY_VM)
+def test_what_starts_apps_is_started_by_the_launcher_and_nothing_else_is(base, more):
+    found = vm(base, more)
+    apps = "superexec" if "superexec" in found else next(iter(found))
+    for part, container in found.items():
+        told = dict(container.environment).get("FLOWER_AGENT_LAUNCH")
+        if part != apps:
+            assert (container.entrypoint, told) == ((), None)
+            continue
+        program = f"{flower.LAUNCHER}/program.py"
+        assert container.entrypoint == ("python", program, f"flower-{part}")
+        new = more.get("FLOWER_VERSION", "1.25.0") >= "1.30"
+        assert told == ("launch_task" if new else "launch_app")
 
 
 @pytest.mark.parametrize(("base", "more"), EVERY_VM)
@@ -250,9 +275,9 @@ def test_a_superlink_leaves_the_gpu_of_its_vm_alone(isolation):
 
 
 def test_the_data_follows_later_mounts_where_docker_allows_it():
-    (mount,) = vm(EXEC)["superexec"].mounts
+    mount, *_ = vm(EXEC)["superexec"].mounts
     assert (mount.source, mount.propagation) == (str(PATHS.data), "rslave")
-    (mount,) = vm(EXEC, data_propagation="rprivate")["superexec"].mounts
+    mount, *_ = vm(EXEC, data_propagation="rprivate")["superexec"].mounts
     assert mount.propagation == "rprivate"
 
 
@@ -584,6 +609,8 @@ REACHES = [
     ("FLOWER_MEMORY_LIMIT", {**NODE, **SUBPROCESS}, "1G", "supernode"),
     ("FLOWER_LOG_LEVEL", LINK, "DEBUG", "superlink superexec"),
     ("FLOWER_LOG_LEVEL", LINK, "ERROR", ""),
+    ("FLOWER_OUTPUTS_LIMIT", LINK, "2G", ""),
+    ("FLOWER_CACHE_LIMIT", NODE, "2G", ""),
     ("FLOWER_METRICS", LINK, "YES", ""),
     ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
 ]

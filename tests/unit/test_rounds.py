@@ -38,7 +38,7 @@ def test_a_finished_run_has_its_rounds_and_their_metrics():
 def test_the_newest_flower_is_followed_as_the_default_one():
     progress = read((LOGS / "1.42.0-finished.log").read_text("utf-8"))
     assert str(progress) == "2 of 2"
-    assert [sorted(row) for row in rows(progress)] == [["round", "server", "train"]] * 2
+    assert [sorted(row) for row in rows(progress)] == [["replies", "round", "server", "train"]] * 2
     assert rounds.summary(progress) == "accuracy 0.8384, loss 0.7033"
 
 
@@ -71,7 +71,8 @@ def test_the_older_server_is_followed_too():
         "INFO :      fit progress: (1, 0.51, {'accuracy': 0.9}, 12.3)\n"
     )
     assert str(progress) == "1 of 5"
-    assert rows(progress) == [{"round": 1, "server": {"loss": 0.51, "accuracy": 0.9}}]
+    row = {"round": 1, "server": {"loss": 0.51, "accuracy": 0.9}}
+    assert rows(progress) == [row | {"replies": {"train": {"results": 2, "failures": 0}}}]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """When the run of the context is due, and that it is submitted once."""
 
 import dataclasses
+import json
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from flower_agent.config import settings
 from flower_agent.config.app_source import parse_source
-from flower_agent.probes.control import RunInfo, RunStatus
+from flower_agent.probes.control import RunInfo
 from flower_agent.runs import submission
 from flower_agent.runs.submission import Due, Submission
 
@@ -90,35 +91,23 @@ def test_what_no_run_reads_makes_no_other():
     assert key(FLOWER_LOG_LEVEL="DEBUG", FL_NUM_ROUNDS="3") == key()
 
 
-def run(status=RunStatus.RUNNING, **more):
-    return RunInfo(run_id="7", status=status, **more)
+def test_an_end_reads_as_the_contract_says():
+    def words(end, shown=""):
+        return submission.words(dataclasses.replace(SUBMITTED, end=end, shown=shown))
+
+    assert words("finished") == "finished"
+    assert words("stopped") == "stopped"
+    assert words("failed", "ValueError") == "failed: ValueError"
+    failures = "round 2: 0 of 2 results: ValueError"
+    assert words("finished", failures) == f"finished with failures: {failures}"
+    assert words("lost") == "failed: the SuperLink does not know it any more"
 
 
-def ended(sub_status, cause="", details=""):
-    seen = run(RunStatus.FINISHED, sub_status=sub_status, details=details)
-    return submission.after(SUBMITTED, seen, cause)
-
-
-def test_a_run_reads_as_the_contract_says():
-    assert submission.words(SUBMITTED, None, "") == "submitted"
-    assert submission.words(SUBMITTED, run(RunStatus.PENDING), "") == "pending"
-    assert submission.words(SUBMITTED, run(), "") == "running"
-    assert submission.words(SUBMITTED, run(), "3 of 10") == "running 3 of 10"
-    assert submission.words(SUBMITTED, run(RunStatus.STARTING), "1 of 10") == "running 1 of 10"
-    assert submission.words(ended("completed"), None, "") == "finished"
-    assert submission.words(ended("stopped"), None, "") == "stopped"
-    assert submission.words(ended("failed", "ValueError: x"), None, "") == "failed: ValueError: x"
-
-
-def test_a_failure_is_told_by_the_log_else_by_flower_else_honestly():
-    assert ended("failed", "ValueError: x", "No heartbeat").cause == "ValueError: x"
-    assert ended("failed", "", "No heartbeat").cause == "No heartbeat"
-    assert ended("failed").cause == "its log does not say why"
-    assert ended("what is new", "", "").end == "failed"
-
-
-def test_a_run_that_goes_on_changes_nothing():
-    assert submission.after(SUBMITTED, run(), "ValueError: caught") == SUBMITTED
+def test_a_file_of_another_version_of_the_agent_is_read():
+    document = json.loads(submission.dump(FINISHED))
+    del document["shown"], document["unread"]
+    document |= {"cause": "of an older agent", "colour": "of a newer one"}
+    assert submission.load(json.dumps(document).encode()) == FINISHED
 
 
 def at(seconds):
@@ -154,7 +143,7 @@ scalars = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st
         asked_at=st.none() | st.floats(allow_nan=False, allow_infinity=False),
         run_id=st.none() | st.integers(0, 2**64).map(str),
         end=st.sampled_from(["", "finished", "failed", "stopped", "lost"]),
-        cause=st.text(),
+        shown=st.text(),
     )
 )
 def test_what_is_kept_is_read_as_it_was(known):

@@ -1,5 +1,9 @@
 """What the server does in a run: choose the strategy, start it, and tell how each round went."""
 
+import csv
+import pathlib
+
+import numpy
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp import strategy as strategies
@@ -15,7 +19,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = config.run_config(context.run_config)
     report = Report(settings.num_server_rounds)
     strategy = build_strategy(settings, report)
-    strategy.start(
+    result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(task.new_model()),
         num_rounds=settings.num_server_rounds,
@@ -24,6 +28,7 @@ def main(grid: Grid, context: Context) -> None:
         ),
         evaluate_fn=report.evaluate,
     )
+    save(result.arrays, report.history)
     say(f"finished: {count(report.rounds, 'round')}, accuracy {report.accuracy:.3f}")
 
 
@@ -59,6 +64,7 @@ class Report:
         self.rounds = rounds
         self.nodes = 0
         self.accuracy = 0.0
+        self.history: list[tuple[int, float, float]] = []
         self.images, self.labels = task.load_test()
 
     def gather(self, replies: list[RecordDict], weighted_by: str) -> MetricRecord:
@@ -90,7 +96,15 @@ class Report:
                 f"loss {loss:.3f}, {count(self.nodes, 'node')}"
             )
             self.nodes = 0
+        self.history.append((server_round, loss, self.accuracy))
         return MetricRecord({"loss": loss, "accuracy": self.accuracy})
+
+
+def save(model: ArrayRecord, history: list[tuple[int, float, float]]) -> None:
+    """Leave the model and what it could do after each round (0 is untrained) in this directory."""
+    numpy.savez("final_model.npz", *model.to_numpy_ndarrays())
+    with pathlib.Path("history.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("round", "loss", "accuracy"), *history])
 
 
 def count(number: int, noun: str) -> str:

@@ -1,0 +1,368 @@
+"""Starts one app process of Flower and stays beside it. Runs in a container, standard library only.
+
+The app gets a working directory of its run on disk, a HOME of its own and the download caches of
+its bundle. The launcher watches what the run takes, passes signals on, dies with its parent, ends
+as the app ended, and writes how that was into ``/app/runs/ends`` (Flower may discard its output).
+"""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+RUNS = "/app/runs"
+CACHES = "/app/caches"
+PROGRAM = "/app/launcher/program.py"
+LIMITS = "/app/launcher/limits.json"
+ENVIRONMENT = "/app/environment.json"
+
+LOOK_S = 1.0
+GRACE_S = (10.0, 5.0)
+"""After a limit: until SIGTERM, then until SIGKILL."""
+
+KEPT_ENDS = 200
+IDLE_CACHE_S = 3600.0
+APP_OOM_SCORE = 500
+"""The kernel ends an app before the SuperExec beside it."""
+
+_STEP = 1024
+_PR_SET_PDEATHSIG = 1
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+"""Where the kernel counts kills for want of memory: cgroup v2, v1 (field ``oom_kill``)."""
+
+
+def main() -> None:
+    """Start the app that the arguments name and end as it ends."""
+    program, *arguments = sys.argv[1:]
+    parent = os.getppid()
+    _die_with_parent(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON})
+    began = time.time()
+    run = os.environ.pop("FLOWER_AGENT_RUN", "")
+    bundle = os.environ.pop("FLOWER_AGENT_BUNDLE", "")
+    known = re.fullmatch(r"[0-9]{1,20}", run) is not None
+    name = run if known else f"process-{began:.0f}-{os.getpid()}"
+    place = _place(name)
+    cache = _cache(bundle, place)
+    app = _App(program, name, place=place, cache=cache, limits=_json(LIMITS), began=began)
+    app.note({})
+    status = app.run(arguments, parent)
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+class _App:
+    """One app process and what is known of it."""
+
+    def __init__(
+        self,
+        program: str,
+        name: str,
+        *,
+        place: str,
+        cache: str,
+        limits: dict[str, Any],
+        began: float,
+    ) -> None:
+        self._program = program
+        self._name = name
+        self._place = place
+        self._cache = cache
+        self._limits = limits
+        self._began = began
+        self._reason = ""
+        self._look_at = 0.0
+        self._over_at: float | None = None
+        self._killed = 0
+
+    def run(self, arguments: Sequence[str], parent: int) -> int:
+        """Run the app to its end; return its status, negative for a signal."""
+        kills = _oom_kills()
+        read, write = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, PROGRAM, self._program, *_private(arguments, self._place)],
+            cwd=f"{self._place}/work",
+            env=_environment(self._place, self._cache, write),
+            pass_fds=[write],
+            start_new_session=True,
+            preexec_fn=lambda: _prepare(self._limits.get("outputs_bytes")),  # noqa: PLW1509  # one thread
+        )
+        os.close(write)
+        status, usage = self._wait(child.pid, parent)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)  # workers that it left behind
+        code = os.waitstatus_to_exitcode(status)
+        self.note(
+            {
+                "ended_at": time.time(),
+                "status": code if code >= 0 else None,
+                "signal": -code if code < 0 else None,
+                "oom": code == -signal.SIGKILL and _oom_kills() > kills,
+                "peak_bytes": usage.ru_maxrss * 1024,
+                "reason": self._reason,
+                **_told(read),
+            }
+        )
+        return code
+
+    def note(self, end: dict[str, Any]) -> None:
+        """Write what is known of this process, in one step."""
+        path = f"{RUNS}/ends/{self._name}.{os.getpid()}-{self._began:.3f}.json"
+        known = {"run": self._name, "program": self._program, "began_at": self._began, **end}
+        with contextlib.suppress(OSError):
+            _write(path, json.dumps(known))
+        _forget_old_ends()
+
+    def _wait(self, pid: int, parent: int) -> tuple[int, resource.struct_rusage]:
+        while True:
+            seen = signal.sigtimedwait({signal.SIGCHLD, *_PASSED_ON}, LOOK_S)
+            if seen is not None and seen.si_signo in _PASSED_ON:
+                _send(pid, seen.si_signo)
+            found, status, usage = os.wait4(pid, os.WNOHANG)
+            if found:
+                return status, usage
+            if os.getppid() != parent:
+                _send(pid, signal.SIGTERM)
+            self._watch(pid)
+
+    def _watch(self, pid: int) -> None:
+        now = time.monotonic()
+        if self._over_at is None and now >= self._look_at:
+            self._reason = self._over()
+            # A large tree takes long to walk: never more than a twentieth of one core.
+            self._look_at = time.monotonic() + max(LOOK_S, 20 * (time.monotonic() - now))
+            if self._reason:
+                self._over_at = now
+                _write(f"{self._place}/over", self._reason)
+                _send(pid, signal.SIGUSR1)
+        elif self._over_at is not None and now - self._over_at > sum(GRACE_S[: self._killed + 1]):
+            _send(pid, signal.SIGKILL if self._killed else signal.SIGTERM)
+            self._killed = 1
+
+    def _over(self) -> str:
+        """Return which limit is passed, as a sentence; empty for none."""
+        limit, reserve = self._limits.get("outputs_bytes"), self._limits.get("reserve_bytes")
+        room = os.statvfs(RUNS)
+        if reserve and room.f_bavail * room.f_frsize < reserve:
+            return (
+                f"the disk has less than {_size(reserve)} free, which are kept for the SuperLink's "
+                "database and the system"
+            )
+        inodes = self._limits.get("reserve_inodes")
+        if inodes and room.f_files and room.f_favail < inodes:
+            return f"the disk has room for less than {inodes} more files"
+        if limit:
+            own = measure(self._place)
+            others = self._others()
+            _write(f"{RUNS}/usage.json", json.dumps({"bytes": own + others}))
+            if own > limit or (own + others > limit and own >= others):
+                return f"it wrote more than {_size(limit)} (FLOWER_OUTPUTS_LIMIT)"
+        limit = self._limits.get("caches_bytes")
+        if limit and self._cache.startswith(CACHES) and measure(self._cache) > limit:
+            return f"its download cache has more than {_size(limit)} (FLOWER_CACHE_LIMIT)"
+        return ""
+
+    def _others(self) -> int:
+        """Return the bytes of the runs beside this one."""
+        with os.scandir(RUNS) as found:
+            return sum(
+                measure(entry.path)
+                for entry in found
+                if entry.name not in (self._name, "ends") and entry.is_dir(follow_symlinks=False)
+            )
+
+
+def measure(place: str) -> int:
+    """Return the bytes of a tree: the larger of apparent and allocated size of each file."""
+    total, left = 0, [place]
+    while left:
+        try:
+            with os.scandir(left.pop()) as found:
+                for entry in found:
+                    with contextlib.suppress(OSError):
+                        seen = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(seen.st_mode):
+                            left.append(entry.path)
+                        total += max(seen.st_size, seen.st_blocks * 512)
+        except OSError:
+            continue
+    return total
+
+
+def _place(name: str) -> str:
+    place = f"{RUNS}/{name}"
+    for path in (f"{RUNS}/ends", place, f"{place}/work", f"{place}/home"):
+        _directory(path)
+    return place
+
+
+def _cache(bundle: str, place: str) -> str:
+    """Return the caches' directory: that of the app's bundle, or one that ends with the run."""
+    if re.fullmatch(r"[0-9a-f]{64}", bundle) is None:
+        return f"{place}/home/.cache"
+    cache = f"{CACHES}/{bundle[:32]}"
+    try:
+        _directory(cache)
+        os.utime(cache)
+        _make_room(cache)
+    except OSError:
+        return f"{place}/home/.cache"
+    return cache
+
+
+def _make_room(own: str) -> None:
+    """Remove caches that were not used lately, the oldest first, while all are over their limit."""
+    limit = _json(LIMITS).get("caches_bytes")
+    if not limit:
+        return
+    with os.scandir(CACHES) as found:
+        others = sorted((e.stat(follow_symlinks=False).st_mtime, e.path) for e in found)
+    total = sum(measure(path) for _, path in others)
+    for used_at, path in others:
+        if total <= limit:
+            return
+        if path != own and time.time() - used_at > IDLE_CACHE_S:
+            total -= measure(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _environment(place: str, cache: str, report: int) -> dict[str, str]:
+    """Return the app's environment.
+
+    What can carry code (HOME, FLWR_HOME, user packages, compiled kernels) belongs to the run alone;
+    what is downloaded lasts as long as the app's bundle stays the same.
+    """
+    home = f"{place}/home"
+    given = {k: v for k, v in _json(ENVIRONMENT).items() if isinstance(v, str)}
+    return {
+        **os.environ,
+        **given,
+        "HOME": home,
+        "FLWR_HOME": f"{home}/.flwr",
+        "XDG_CONFIG_HOME": f"{home}/.config",
+        "XDG_DATA_HOME": f"{home}/.local/share",
+        "XDG_STATE_HOME": f"{home}/.local/state",
+        "PYTHONNOUSERSITE": "1",
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": f"{cache}/huggingface",
+        "HF_MODULES_CACHE": f"{home}/.cache/hf_modules",
+        "TORCH_HOME": f"{cache}/torch",
+        "TORCH_EXTENSIONS_DIR": f"{home}/.cache/torch_extensions",
+        "TORCHINDUCTOR_CACHE_DIR": f"{home}/.cache/torchinductor",
+        "TRITON_CACHE_DIR": f"{home}/.cache/triton",
+        "NUMBA_CACHE_DIR": f"{home}/.cache/numba",
+        "CUDA_CACHE_PATH": f"{home}/.cache/nv",
+        "MPLCONFIGDIR": f"{cache}/matplotlib",
+        "KERAS_HOME": f"{cache}/keras",
+        "NLTK_DATA": f"{cache}/nltk_data",
+        "SCIKIT_LEARN_DATA": f"{cache}/scikit_learn_data",
+        "FLOWER_AGENT_PLACE": place,
+        "FLOWER_AGENT_REPORT": str(report),
+    }
+
+
+def _private(arguments: Sequence[str], place: str) -> list[str]:
+    """Return the arguments with a directory of the run's own for the bundle (up to 1.25)."""
+    found = list(arguments)
+    if "--flwr-dir" in found[:-1]:
+        path = f"{place}/home/.flwr"
+        _directory(path)
+        found[found.index("--flwr-dir") + 1] = path
+    return found
+
+
+def _prepare(limit: int | None) -> None:
+    """Run in the child before the app: its signals, its parent's death, its limits."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _die_with_parent(signal.SIGTERM)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(APP_OOM_SCORE))
+
+
+def _die_with_parent(number: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def _oom_kills() -> int:
+    for path in _COUNTERS:
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
+
+
+def _told(descriptor: int) -> dict[str, Any]:
+    """Return what the app's process reported, the last of each kind."""
+    os.set_blocking(descriptor, False)
+    told: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError), open(descriptor, "rb") as file:
+        for line in (file.read(1 << 16) or b"").splitlines():
+            told.update(json.loads(line))
+    return {key: told[key] for key in ("error", "text", "own") if key in told}
+
+
+def _forget_old_ends() -> None:
+    """Keep the newest ends; a node may compute for months."""
+    with contextlib.suppress(OSError), os.scandir(f"{RUNS}/ends") as found:
+        kept = [entry.path for entry in found if entry.name.endswith(".json")]
+        if len(kept) > 2 * KEPT_ENDS:
+            kept.sort(key=lambda path: os.stat(path, follow_symlinks=False).st_mtime)
+            for path in kept[:-KEPT_ENDS]:
+                os.unlink(path)
+
+
+def _directory(path: str) -> None:
+    try:
+        os.makedirs(path, 0o750)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
+            raise OSError(errno.ENOTDIR, "is no directory", path) from None
+
+
+def _write(path: str, text: str) -> None:
+    with open(f"{path}.new", "w") as file:
+        os.fchmod(file.fileno(), 0o640)
+        file.write(text)
+    os.replace(f"{path}.new", path)
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        with open(path) as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < _STEP:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= _STEP
+    return f"{size_bytes:.1f} GiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Follows every run that the SuperLink knows, however it was submitted, and keeps what it leaves.
+
+The SuperLink is asked for its runs when an app begins or ends here, every few seconds while a run
+is active, and else each minute. A run's log is read beside the loop, a few at a time.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from flower_agent.errands import Errands
+from flower_agent.errors import AgentError, warning
+from flower_agent.loop.turn import Running, Turn
+from flower_agent.probes.control import RunInfo
+from flower_agent.reporting.status import Mark
+
+from . import app_ends, outcome, rounds, run_errands, run_files
+from .app_ends import AppEnd
+from .app_runs import AppRuns
+from .outcome import Outcome
+from .rounds import Progress
+from .run_errands import Connect
+from .run_files import Journal, RunFiles
+
+LOOK_S = 5.0
+"""So long one look at a run's log waits for more; the next begins at once."""
+
+IDLE_LIST_S = 60.0
+LISTED = 1000
+AT_ONCE = 4
+"""Logs that are read at the same time."""
+
+PROCESS_END_S = 10.0
+"""So long after a run's end its ServerApp's process may take to end, too."""
+
+STILL_S = 120.0
+STILL_FIRST_S = 1800.0
+STILL_FACTOR = 4.0
+"""A round stands still that takes so many times the longest before it, and at least `STILL_S`."""
+
+PRUNE_STEP_BYTES = 16 << 20
+"""Running apps have to write so much more before it is looked again what should go."""
+
+_LIST, _PRUNE = "run-list", "run-prune"
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Followed:
+    """What is known of one run."""
+
+    info: RunInfo
+    progress: Progress
+    outcome: Outcome | None = None
+    """None while it runs."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Watch:
+    """One run that is being followed."""
+
+    journal: Journal
+    info: RunInfo
+    seen_round: int = 0
+    round_at: float = 0.0
+    """Monotonic seconds at which this round was first seen."""
+
+    longest_s: float = 0.0
+    ended_at: float | None = None
+    """Monotonic seconds at which the end was first seen."""
+
+
+class Follower:
+    """The runs of one SuperLink."""
+
+    def __init__(
+        self, errands: Errands, files: RunFiles, apps: AppRuns, *, scale: float = 1.0
+    ) -> None:
+        self._errands = errands
+        self._files = files
+        self._apps = apps
+        self._scale = scale
+        self._runs: tuple[RunInfo, ...] = ()
+        self._generation = 0
+        self._listed = -1
+        """The generation that the last list answered."""
+
+        self._settled: tuple[int, int, int] | None = None
+        self._list_at = float("-inf")
+        self._ends: tuple[AppEnd, ...] = ()
+        self._watched: dict[str, _Watch] = {}
+        self._over: dict[str, Followed] = {}
+
+    def of(self, run_id: str | None) -> Followed | None:
+        """Return what is known of a run."""
+        if run_id in self._over:
+            return self._over[run_id]
+        watch = self._watched.get(run_id or "")
+        return Followed(watch.info, watch.journal.progress) if watch else None
+
+    def knows(self, run_id: str) -> bool | None:
+        """Return whether the SuperLink has a run; None before it was asked."""
+        if self._listed < self._generation:
+            return None
+        return any(run.run_id == run_id for run in self._runs)
+
+    def expect(self) -> None:
+        """List again: a run was submitted that the last list cannot have."""
+        self._generation += 1
+        self._list_at = float("-inf")
+
+    @property
+    def newest(self) -> Followed | None:
+        """The active run that began last, else the run that ended last."""
+        known = [found for run in self._runs if (found := self.of(run.run_id)) is not None]
+        active = [each for each in known if each.outcome is None]
+        return (active or known)[-1] if known else None
+
+    @property
+    def active(self) -> bool:
+        """Whether a run is under way."""
+        return any(run.active for run in self._runs)
+
+    def follow(self, turn: Turn, running: Running, connect: Connect, limit: int) -> None:
+        """Go on with all runs; `limit` is what their outputs may take, in bytes."""
+        if turn.dry:
+            return
+        self._take_list(turn)
+        self._ask(turn, connect)
+        for run in self._recent():
+            if run.run_id not in self._over:
+                self._go_on(turn, run, connect)
+        if running.apps is not None:
+            self._apps.settle(running.apps, turn.now, turn.monotonic, limit)
+        self._prune(running.apps.image if running.apps else None, limit)
+        self._tell(turn)
+
+    def _recent(self) -> tuple[RunInfo, ...]:
+        """Return the runs that are followed: the active ones and the newest."""
+        newest = {run.run_id for run in self._runs[-run_files.RUNS :]}
+        return tuple(run for run in self._runs if run.active or run.run_id in newest)
+
+    def _take_list(self, turn: Turn) -> None:
+        done = self._errands.take(_LIST)
+        if done is None:
+            return
+        if done.error is not None:
+            found = done.error.finding
+            turn.warnings.append(warning(found.code, found.message, found.hint))
+            return
+        self._listed, self._runs = done.value
+        known = {run.run_id for run in self._runs}
+        self._over = {name: run for name, run in self._over.items() if name in known}
+        self._watched = {name: run for name, run in self._watched.items() if name in known}
+        for run in self._recent():
+            if run.run_id not in self._over and not run.active:
+                self._recall(run)
+
+    def _recall(self, run: RunInfo) -> None:
+        """Take a run as over whose end was written down before."""
+        found = self._files.ended(run.run_id)
+        if found:
+            ended = Outcome(*(str(found.get(name) or "") for name in ("end", "cause", "shown")))
+            self._over[run.run_id] = Followed(run, _progress(found.get("rounds")), ended)
+
+    def _ask(self, turn: Turn, connect: Connect) -> None:
+        ends = self._apps.ends()
+        if ends != self._ends:
+            self._ends, self._list_at = ends, float("-inf")
+        due = [r for r in self._recent() if r.run_id not in self._over]
+        period_s = (LOOK_S if due else IDLE_LIST_S) * self._scale
+        if turn.monotonic >= self._list_at + period_s:
+            self._list_at = turn.monotonic
+            generation = self._generation
+            self._errands.start(_LIST, lambda: (generation, run_errands.list_runs(connect, LISTED)))
+        wait_s = self._list_at + period_s - turn.monotonic
+        turn.next_s = min(turn.next_s, max(wait_s, 0.0))
+
+    def _go_on(self, turn: Turn, run: RunInfo, connect: Connect) -> None:
+        watch = self._watched.get(run.run_id)
+        if watch is None:
+            watch = _Watch(self._files.journal(run.run_id), run, round_at=turn.monotonic)
+            self._watched[run.run_id] = watch
+        done = self._errands.take(f"run-look-{run.run_id}")
+        if done is not None and done.error is None:
+            watch.info = done.value
+            self._pace(watch, turn.monotonic)
+        elif done is not None and done.error is not None:
+            found = done.error.finding
+            if found.code == "control.refused":  # it is not there any more: see which are
+                self.expect()
+                return
+            turn.warnings.append(warning(found.code, found.message, found.hint))
+        if not watch.info.active and self._finish(watch, turn):
+            return
+        name = f"run-look-{run.run_id}"
+        if sum(self._errands.running(f"run-look-{other}") for other in self._watched) < AT_ONCE:
+            look = functools.partial(run_errands.look, connect, watch.journal, LOOK_S * self._scale)
+            self._errands.start(name, look)
+
+    def _pace(self, watch: _Watch, now: float) -> None:
+        number = len(watch.journal.progress.rounds)
+        if number != watch.seen_round:
+            if watch.seen_round:
+                watch.longest_s = max(watch.longest_s, now - watch.round_at)
+            watch.seen_round, watch.round_at = number, now
+
+    def _finish(self, watch: _Watch, turn: Turn) -> bool:
+        """Write down how a run ended, once its process has ended, too; return whether it is."""
+        run, progress = watch.info, watch.journal.progress
+        watch.ended_at = turn.monotonic if watch.ended_at is None else watch.ended_at
+        server = app_ends.last(self._ends, run.run_id, app_ends.SERVERAPP)
+        waits_s = turn.monotonic - watch.ended_at
+        if server is not None and server.ended_at is None and waits_s < PROCESS_END_S * self._scale:
+            turn.next_s = min(turn.next_s, 0.5)
+            return False
+        ended = outcome.of(run, progress, server)
+        if ended is None:
+            return False
+        try:
+            self._files.end(run, ended, progress, self._more(run, server))
+        except AgentError as error:
+            found = error.finding
+            turn.warnings.append(warning(found.code, found.message, found.hint))
+        self._over[run.run_id] = Followed(run, progress, ended)
+        self._watched.pop(run.run_id, None)
+        log.info("run.ended", run=run.run_id, end=ended.end, cause=ended.shown)
+        return True
+
+    def _more(self, run: RunInfo, server: AppEnd | None) -> dict[str, Any]:
+        """Return what stands in ``run.json`` beside what Flower says."""
+        known = self._files.read(run.run_id, "submitted")
+        document: dict[str, Any] = {
+            "app": f"{run.fab_id} {run.fab_version}".strip(),
+            "config": dict(run.config),
+            "by": "",
+            **known,
+        }
+        if server is not None:
+            document["serverapp"] = dataclasses.asdict(server)
+        return document
+
+    def _prune(self, image: str | None, limit: int) -> None:
+        """Remove what the oldest ended runs left where all together take too much."""
+        done = self._errands.take(_PRUNE)
+        if done is not None and done.error is not None:
+            log.warning("run.prune_failed", reason=str(done.error))
+        live = self._apps.live_bytes()
+        now = len(self._over), self._apps.archived, live // PRUNE_STEP_BYTES
+        if now == self._settled or self._errands.running(_PRUNE):
+            return  # a look reads the directory of each run
+        found = run_files.prunable(self._files.kept(), limit - live)
+        if found:
+            self._errands.start(_PRUNE, functools.partial(self._remove, image, found[0]))
+        else:
+            self._settled = now
+
+    def _remove(self, image: str | None, name: str) -> None:
+        self._apps.remove(image, name)
+        self._files.clear(name, "made room for newer runs")
+        self._files.forget()
+        log.info("run.pruned", run=name)
+
+    def _tell(self, turn: Turn) -> None:
+        """Show the newest run; warn of what is wrong with it and with each active one."""
+        newest = self.newest
+        if newest is not None:
+            shown = state(newest)
+            turn.told["FLOWER_RUN"] = shown
+            turn.note("run", _mark(newest), described(newest))
+            if newest.outcome is not None:
+                turn.warnings += warnings(newest.info.run_id, newest.info.fab_id, newest.outcome)
+        for name, watch in self._watched.items():
+            still_s = turn.monotonic - watch.round_at
+            if watch.info.active and stands_still(watch, still_s, self._scale):
+                turn.warnings.append(_still(name, watch, still_s))
+        turn.warnings += self._apps.findings()
+
+
+def state(run: Followed) -> str:
+    """Return a run's state for others: ``running 3 of 10``, ``failed: ValueError``."""
+    if run.outcome is not None:
+        return run.outcome.public()
+    progress = str(run.progress)
+    return f"running {progress}" if progress else str(run.info.status)
+
+
+def described(run: Followed) -> str:
+    """Return a run in one line of the status."""
+    measured = rounds.summary(run.progress)
+    more = f": {measured}" if measured and (run.outcome is None or not run.outcome.cause) else ""
+    app = f"{run.info.fab_id} {run.info.fab_version}".strip()
+    return f"{state(run)}{more}; run {run.info.run_id}{f' of {app}' if app else ''}"
+
+
+def warnings(run_id: str, app: str, ended: Outcome) -> list[Any]:
+    """Return what is wrong with how a run ended, without the app's data."""
+    named = f"run {run_id}{f' of {app}' if app else ''}"
+    hint = f"flower-agent runs show {run_id}"
+    if ended.end == "failed":
+        why = f": {ended.shown}" if ended.shown else ""
+        return [warning("run.failed", f"{named} failed{why}", hint)]
+    if ended.end == "finished" and ended.shown:
+        return [warning("run.clients_failed", f"{named}: {ended.shown}", hint)]
+    return []
+
+
+def stands_still(watch: _Watch, still_s: float, scale: float) -> bool:
+    """Return whether a round takes longer than it should, by the rounds before it."""
+    if watch.seen_round == 0 or watch.longest_s == 0.0:
+        return still_s > STILL_FIRST_S * scale
+    return still_s > max(STILL_S * scale, STILL_FACTOR * watch.longest_s)
+
+
+def _still(name: str, watch: _Watch, still_s: float) -> Any:
+    where = f"round {watch.journal.progress}" if watch.seen_round else "the first round"
+    before = f"; the longest before took {watch.longest_s:.0f} s" if watch.longest_s else ""
+    message = f"run {name}: {where} stands still for {still_s / 60:.0f} min{before}"
+    return warning("run.stalled", message, f"flower-agent runs show {name}")
+
+
+def _mark(run: Followed) -> Mark:
+    if run.outcome is None:
+        return Mark.WAITING
+    return Mark.BAD if run.outcome.end == "failed" else Mark.OK
+
+
+def _progress(rows: object) -> Progress:
+    """Return the rounds of a ``run.json`` as far as a summary needs them."""
+    found = []
+    for each in rows if isinstance(rows, list) else []:
+        if isinstance(each, Mapping) and isinstance(each.get("round"), int):
+            metrics = {p: each[p] for p in ("train", "evaluate", "server") if p in each}
+            found.append(rounds.Round(each["round"], metrics))
+    return Progress(total=len(found) or None, rounds=tuple(found))

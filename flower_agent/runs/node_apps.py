@@ -1,0 +1,42 @@
+"""What a VM that runs ClientApps tells of them: which died, and what its SuperLink should know.
+
+OneGate and the status file get the class of an exception and the run, never what it said.
+"""
+
+import datetime
+
+from flower_agent.errors import Finding, warning
+from flower_agent.loop.turn import Running, Turn
+
+from . import app_ends
+from .app_ends import AppEnd
+from .app_runs import AppRuns
+
+TOLD_FOR = datetime.timedelta(hours=24)
+"""What is older is nobody's trouble any more."""
+
+
+def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> None:
+    """Tell of the last ClientApp that did not do its work, and tidy up after ended runs."""
+    if turn.dry or running.apps is None:
+        return
+    apps.settle(running.apps, turn.now, turn.monotonic, limit)
+    end = app_ends.trouble(apps.ends())
+    recent = end is not None and _age(end, turn.now) < TOLD_FOR
+    turn.told["FLOWER_APP_ERROR"] = end.short() if end is not None and recent else ""
+    if end is not None and recent:
+        turn.warnings.append(finding(end))
+    turn.warnings += apps.findings()
+
+
+def finding(end: AppEnd) -> Finding:
+    """Return the warning about a ClientApp's end."""
+    what = f"a ClientApp of run {end.run} {end.how()}"
+    if end.answered:
+        return warning("run.client_failed", what)
+    return warning("run.client_died", f"{what}, without an answer to its SuperLink")
+
+
+def _age(end: AppEnd, now: datetime.datetime) -> datetime.timedelta:
+    ended = datetime.datetime.fromtimestamp(min(end.ended_at or 0.0, 2.0**33), datetime.UTC)
+    return now - ended
