@@ -111,10 +111,12 @@ class Progress:
 def follow(progress: Progress, text: str) -> Progress:
     """Return the progress after more of the ServerApp's output."""
     *lines, rest = (progress.rest + text).split("\n")
+    reading = _Reading(progress.total, list(progress.rounds), progress.part, progress.cause)
     for line in lines:
         if _TELLING.search(line, 0, LINE_MAX):
-            progress = _line(progress, strip_ansi(line[:LINE_MAX]).rstrip())
-    return dataclasses.replace(progress, rest=rest[:LINE_MAX])
+            reading.line(strip_ansi(line[:LINE_MAX]).rstrip())
+    rounds = tuple(reading.rounds[-ROUNDS_MAX:])
+    return Progress(reading.total, rounds, reading.part, reading.cause, rest[:LINE_MAX])
 
 
 def document(progress: Progress) -> bytes:
@@ -167,41 +169,68 @@ def replies(each: Round) -> str:
     return ""
 
 
-def _line(progress: Progress, line: str) -> Progress:
-    replace = dataclasses.replace
-    if found := _ROUND.search(line):
-        number, total = int(found[1]), int(found[2]) if found[2] else progress.total
-        rounds = (*progress.rounds, Round(number))[-ROUNDS_MAX:]
-        return replace(progress, rounds=rounds, total=total, part=_FIRST)
-    if found := _TOTAL.search(line):
-        return replace(progress, total=int(found[1] or found[2]))
-    if found := _PART.search(line):
-        word = found[1] or found[2]
-        part = _PARTS.get(word, word)
-        return _replied(replace(progress, part=part), line)
-    if found := _FAILED.search(line):
-        return _failed(progress, line[found.end() :])
-    if found := _NAMED_ERROR.match(line.strip()[: 2 * _CAUSE_MAX]):
-        return replace(progress, cause=found[0][:_CAUSE_MAX])
-    return _metrics(progress, line)
+@dataclasses.dataclass(slots=True)
+class _Reading:
+    """What is known while lines are read; a round costs no copy of those before it."""
 
+    total: int | None
+    rounds: list[Round]
+    part: str
+    cause: str
 
-def _replied(progress: Progress, line: str) -> Progress:
-    found = _REPLIES.search(line)
-    if found is None or not progress.rounds:
-        return progress
-    count = Replies(int(found[1]), int(found[2]))
-    last = progress.rounds[-1]
-    return _last(progress, replies={**last.replies, progress.part: count})
+    def line(self, line: str) -> None:
+        """Take one line without colours."""
+        if found := _ROUND.search(line):
+            self._begin(int(found[1]), int(found[2]) if found[2] else self.total)
+        elif found := _TOTAL.search(line):
+            self.total = int(found[1] or found[2])
+        elif found := _PART.search(line):
+            word = found[1] or found[2]
+            self.part = _PARTS.get(word, word)
+            self._replied(line)
+        elif found := _FAILED.search(line):
+            self._failed(cause_of(line[found.end() :]))
+        elif found := _NAMED_ERROR.match(line.strip()[: 2 * _CAUSE_MAX]):
+            self.cause = found[0][:_CAUSE_MAX]
+        else:
+            self._metrics(line)
 
+    def _begin(self, number: int, total: int | None) -> None:
+        self.rounds.append(Round(number))
+        self.total, self.part = total, _FIRST
+        if len(self.rounds) > 2 * ROUNDS_MAX:
+            del self.rounds[:ROUNDS_MAX]
 
-def _failed(progress: Progress, reason: str) -> Progress:
-    if not progress.rounds:
-        return progress
-    cause, last = cause_of(reason), progress.rounds[-1]
-    if cause in last.causes or len(last.causes) >= CAUSES_MAX:
-        return progress
-    return _last(progress, causes=(*last.causes, cause))
+    def _replied(self, line: str) -> None:
+        found = _REPLIES.search(line)
+        if found is not None and self.rounds:
+            count = Replies(int(found[1]), int(found[2]))
+            self._last(replies={**self.rounds[-1].replies, self.part: count})
+
+    def _failed(self, cause: str) -> None:
+        known = self.rounds[-1].causes if self.rounds else ()
+        if self.rounds and cause not in known and len(known) < CAUSES_MAX:
+            self._last(causes=(*known, cause))
+
+    def _metrics(self, line: str) -> None:
+        _, arrow, record = line.rpartition(_RECORD)
+        record = record.removeprefix(_AGGREGATED)
+        if arrow and record.startswith(_METRICS) and record.endswith("}"):
+            self._measured(self.part, _record(record[len(_METRICS) - 1 :]))
+            return
+        _, told, record = line.rpartition(_CENTRAL)
+        if told and record.endswith(")"):
+            _, _, rest = record.partition(", ")
+            loss, _, rest = rest.partition(", ")
+            metrics, _, _ = rest.rpartition(", ")
+            self._measured("server", {"loss": _number(loss), **_record(metrics)})
+
+    def _measured(self, part: str, record: Mapping[str, object]) -> None:
+        if self.rounds and record:
+            self._last(metrics={**self.rounds[-1].metrics, part: record})
+
+    def _last(self, **changes: object) -> None:
+        self.rounds[-1] = dataclasses.replace(self.rounds[-1], **changes)  # type: ignore[arg-type]  # its own fields
 
 
 def cause_of(reason: str) -> str:
@@ -216,33 +245,6 @@ def cause_of(reason: str) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text[: 2 * _CAUSE_MAX].split())[:_CAUSE_MAX]
-
-
-def _metrics(progress: Progress, line: str) -> Progress:
-    _, arrow, record = line.rpartition(_RECORD)
-    record = record.removeprefix(_AGGREGATED)
-    if arrow and record.startswith(_METRICS) and record.endswith("}"):
-        return _measured(progress, progress.part, _record(record[len(_METRICS) - 1 :]))
-    _, told, record = line.rpartition(_CENTRAL)
-    if told and record.endswith(")"):
-        _, _, rest = record.partition(", ")
-        loss, _, rest = rest.partition(", ")
-        metrics, _, _ = rest.rpartition(", ")
-        return _measured(progress, "server", {"loss": _number(loss), **_record(metrics)})
-    return progress
-
-
-def _measured(progress: Progress, part: str, record: Mapping[str, object]) -> Progress:
-    if not progress.rounds or not record:
-        return progress
-    return _last(progress, metrics={**progress.rounds[-1].metrics, part: record})
-
-
-def _last(progress: Progress, **changes: object) -> Progress:
-    """Return the progress with another last round."""
-    *before, last = progress.rounds
-    changed = dataclasses.replace(last, **changes)  # type: ignore[arg-type]  # its own fields
-    return dataclasses.replace(progress, rounds=(*before, changed))
 
 
 def _record(text: str) -> dict[str, object]:

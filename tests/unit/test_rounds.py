@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import time
 
 import pytest
 from hypothesis import given
@@ -110,3 +111,55 @@ def test_the_last_error_is_the_cause_in_one_line():
 @given(st.text())
 def test_any_output_is_survived(text):
     rounds.document(read(text + "\n"))
+
+
+FAILED = (
+    "INFO :      [ROUND 1/2]\n"
+    "INFO :      aggregate_train: Received 0 results and 2 failures\n"
+    "INFO :      \t> Received error in reply from node 42: <class 'ValueError'>:<'no age'>\n"
+    "INFO :      \t> Received error in reply from node 43: <class 'ValueError'>:<'no age'>\n"
+)
+
+
+def test_replies_that_failed_are_counted_with_their_causes():
+    (found,) = read(FAILED).rounds
+    assert rounds.replies(found) == "0 results, 2 failures: ValueError: no age"
+    (row,) = rows(read(FAILED))
+    assert row["replies"] == {"train": {"results": 0, "failures": 2}}
+    assert row["causes"] == ["ValueError: no age"]
+
+
+def test_a_round_in_which_all_went_in_has_nothing_to_say():
+    (found,) = read("[ROUND 1]\naggregate_fit: received 2 results and 0 failures\n").rounds
+    assert (found.failed, rounds.replies(found)) == (False, "")
+
+
+HOSTILE = {
+    "rounds and progress": "[ROUND 77/78]\n" + "fit progress: (1, 1, {" * 60_000,
+    "rounds": "[ROUND 1/2]\n" * 90_000,
+    "records": "└──> MetricRecord: {" * 60_000,
+    "nested": "[ROUND 1]\n└──> MetricRecord: " + "{'a': [" * 100_000 + "}\n",
+    "a record": "[ROUND 1]\n└──> MetricRecord: {" + "'a': 1, " * 120_000 + "}\n",
+    "numpy": "[ROUND 1]\n└──> MetricRecord: {" + "np.float64(" * 90_000 + "}\n",
+    "names": "A" * 1_000_000 + "\n",
+    "dots": "a." * 500_000 + "Error\n",
+    "reasons": "[ROUND 1]\n" + "Received error in reply from node 1: <class '" * 20_000,
+    "causes": "[ROUND 1]\n"
+    + "".join(f"Received error in reply from node 1: cause {n}\n" for n in range(20_000)),
+    "empty lines": "\n" * 1_000_000,
+    "short lines": ":\n" * 500_000,
+    "escapes": "\x1b[" * 500_000 + "[ROUND 1]",
+    "one line": "x" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_mebibyte_of_the_worst_is_read_in_a_second_and_little_is_kept(name):
+    begin = time.process_time()
+    progress = rounds.follow(rounds.Progress(), HOSTILE[name])
+    rounds.follow(progress, "\n")
+    assert time.process_time() - begin < 5  # a second on a quiet machine; quadratic takes minutes
+    assert len(progress.rounds) <= rounds.ROUNDS_MAX
+    assert all(len(each.causes) <= rounds.CAUSES_MAX for each in progress.rounds)
+    assert len(progress.rest) <= rounds.LINE_MAX
+    assert len(rounds.document(progress)) < 2_000_000
