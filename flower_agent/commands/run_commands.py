@@ -136,13 +136,13 @@ def _follow(paths: Paths, own: OwnSuperLink, run_id: str) -> int:
         if not run.active:
             break
     _show_rounds(progress, shown, ended=True)
-    return _tell_end(RunFiles(paths.runs), run, progress, paths.live_runs / run_id)
+    return _tell_end(RunFiles(paths.runs), run, progress)
 
 
-def _tell_end(kept: RunFiles, run: RunInfo, progress: Progress, live: pathlib.Path) -> int:
+def _tell_end(kept: RunFiles, run: RunInfo, progress: Progress) -> int:
     """Say how a run ended, as the daemon wrote it down once the outputs are kept."""
     end = time.monotonic() + KEPT_AFTER_S
-    while time.monotonic() < end and (not kept.ended(run.run_id) or live.exists()):
+    while time.monotonic() < end and not (kept.ended(run.run_id) and kept.settled(run.run_id)):
         time.sleep(0.2)
     found = kept.ended(run.run_id)
     if found:

@@ -25,6 +25,7 @@ from flower_agent.service.connections import Connections
 from flower_agent.service.enroller import Enroller
 from flower_agent.service.finder import Finder
 from flower_agent.service.look import Look
+from flower_agent.service.node_reports import NodeReports
 from flower_agent.service.registrar import Registrar
 from flower_agent.steps import one_shot
 from flower_agent.steps.accelerator import Accelerator
@@ -109,6 +110,7 @@ def assemble(
         ServerCertificate(CertificateFiles(paths.certificates)),
         packet_filter=PacketFilter(paths.filter_rules, errands, scale=scale),
         follower=follower,
+        reports=NodeReports(errands, scale=scale),
         paths=paths,
     )
     supernode = SuperNode(

@@ -30,6 +30,7 @@ from flower_agent.runs import app_places
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.submitter import Submitter
 from flower_agent.service.enroller import Enroller
+from flower_agent.service.node_reports import NodeReports
 from flower_agent.wanted import flower, roles
 from flower_agent.wanted.arguments import Endpoints
 from flower_agent.wanted.containers import Part
@@ -56,6 +57,7 @@ class SuperLink:
         *,
         packet_filter: PacketFilter,
         follower: Follower,
+        reports: NodeReports,
         paths: Paths,
     ) -> None:
         self._prober = prober
@@ -63,6 +65,7 @@ class SuperLink:
         self._packet_filter = packet_filter
         self._enroller = enroller
         self._follower = follower
+        self._reports = reports
         self._submitter = submitter
         self._paths = paths
         self._database = paths.superlink
@@ -110,6 +113,9 @@ class SuperLink:
             turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
             online = self._note_nodes(turn, nodes, api)
         self._follower.follow(turn, running, dial, app_places.outputs_limit(self._paths, settings))
+        vmids = [pin.vmid for pin in turn.record.pins]
+        active, now = self._follower.active, turn.monotonic
+        turn.warnings += self._reports.follow(turn.client, vmids, active, now)
         self._submitter.follow(turn, online, running.image, dial)
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)

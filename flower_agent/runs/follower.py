@@ -121,9 +121,9 @@ class Follower:
         return (active or known)[-1] if known else None
 
     @property
-    def active(self) -> bool:
-        """Whether a run is under way."""
-        return any(run.active for run in self._runs)
+    def active(self) -> frozenset[str]:
+        """The ids of the runs that are under way."""
+        return frozenset(run.run_id for run in self._runs if run.active)
 
     def follow(self, turn: Turn, running: Running, connect: Connect, limit: int) -> None:
         """Go on with all runs; `limit` is what their outputs may take, in bytes."""

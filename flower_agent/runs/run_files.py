@@ -107,6 +107,12 @@ class RunFiles:
         found = self.read(run_id, "run")
         return found if found.get("end") else {}
 
+    def settled(self, run_id: str) -> bool:
+        """Return whether what a run wrote is taken into safety, as far as it wrote here."""
+        place = self.directory / run_id
+        listed = (place / "outputs.json").exists() or not (place / "outputs").exists()
+        return listed and not (self.directory / "live" / run_id).exists()
+
     def kept(self) -> tuple[Kept, ...]:
         """Return the ended runs that have more than their ``run.json``."""
         found = []

@@ -28,6 +28,7 @@ from flower_agent.runs.git import Git
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.runs.submitter import Submitter
 from flower_agent.service.enroller import Enroller
+from flower_agent.service.node_reports import NodeReports
 from flower_agent.service.registrar import Registrar
 from flower_agent.steps.engine import Engine
 from flower_agent.wanted import roles
@@ -163,6 +164,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         certificate,
         packet_filter=rules,
         follower=follower,
+        reports=NodeReports(errands),
         paths=paths,
     )
     assert duty.prepare(turn).trust.defer is running
