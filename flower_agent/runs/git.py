@@ -11,8 +11,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,12 +18,21 @@ from flower_agent import files
 from flower_agent.config.app_source import HEAD, Source
 from flower_agent.errors import AgentError
 
+from . import git_process
+
 TIMEOUT_S = 120.0
 REPOSITORY_BYTES = 128 * 1024 * 1024
 APP_BYTES = 32 * 1024 * 1024
 APP_FILES = 2000
+DEPTH = 32
+"""So many directories deep an app may lie in its own."""
+
 _LIST_BYTES = 8 * 1024 * 1024
-_LOOK_S = 0.1
+_WORDS_BYTES = 1024 * 1024
+"""More than a commit's name, or the few refs that are asked for."""
+
+_HEAD_BYTES = 256
+"""More than the line before each object of ``cat-file --batch``."""
 
 KINDS = (".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl")
 NAMES = ("LICENSE", ".gitignore")
@@ -40,6 +47,11 @@ _CONFIG = """\
     symlinks = false
     askPass =
     bigFileThreshold = 1m
+    packedGitWindowSize = 16m
+    packedGitLimit = 64m
+    deltaBaseCacheLimit = 16m
+[pack]
+    threads = 1
 [credential]
     helper =
     helper = store --file={credentials}
@@ -66,6 +78,10 @@ _DENIED = re.compile(
     "Authentication failed|could not read (Username|Password)|Permission denied|not found|"
     "error: 40[134]|does not appear to be a git|access denied|not exported",
     re.IGNORECASE,
+)
+_NO_TREE = re.compile("Not a valid object name|not a tree object")
+_NO_MEMORY = re.compile(
+    "[Oo]ut of memory|Cannot allocate memory|mmap failed|unable to create thread"
 )
 """How git and its hosts say it (LC_ALL=C)."""
 
@@ -105,7 +121,9 @@ class Git:
             commit = run("rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
             listed = _listed(run, commit, source)
             names = "".join(f"{name}\n" for name in listed.values())
-            return commit, _blobs(run("cat-file", "--batch", given=names.encode()), listed)
+            most = APP_BYTES + _HEAD_BYTES * len(listed)
+            read = run("cat-file", "--batch", given=names.encode(), limit_bytes=most)
+            return commit, _blobs(read, listed)
 
     def resolve(self, source: Source) -> str:
         """Return the commit that the source's branch or tag means now. Raises AgentError."""
@@ -175,39 +193,29 @@ class _Runner:
         self._deadline = deadline
         self._limit_bytes = limit_bytes
 
-    def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
+    def __call__(
+        self, *arguments: str, given: bytes = b"", limit_bytes: int = _WORDS_BYTES
+    ) -> bytes:
         """Return the output of one git. Raises AgentError ``run.…``."""
         try:
-            process = subprocess.Popen(
-                [self._program, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(self._environment),
-                cwd=self._environment["HOME"],
-                start_new_session=True,
+            pathlib.Path(self._program).stat()  # else a shell would say it in its own words
+            ended = git_process.run(
+                (self._program, *arguments),
+                environment=self._environment,
+                place=pathlib.Path(self._environment["HOME"]),
+                given=given,
+                limit_bytes=limit_bytes,
+                watch=self._check,
             )
         except OSError as error:
             raise AgentError("run.no_git", f"{self._program}: {error.strerror}") from error
-        with process:
-            output, said = self._wait(process, given)
-        if process.returncode != 0:
-            raise self._failure(said.decode("utf-8", "replace"))
-        return output
-
-    def _wait(self, process: "subprocess.Popen[bytes]", given: bytes) -> tuple[bytes, bytes]:
-        feed: bytes | None = given
-        while True:
-            try:
-                return process.communicate(feed, timeout=_LOOK_S)
-            except subprocess.TimeoutExpired:
-                feed = None
-            try:
-                self._check()
-            except AgentError:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                raise
+        except git_process.TooMuchError:
+            limit = f"more than {limit_bytes // 1024**2} MiB, which ended it"
+            message = f"{self._source} has too many files: git {arguments[0]} answered {limit}"
+            raise AgentError("run.too_large", message) from None
+        if ended.exit_code != 0:
+            raise self._failure(ended)
+        return ended.output
 
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
@@ -218,14 +226,22 @@ class _Runner:
             message = f"one commit of {self._source.url} is larger than {limit}"
             raise AgentError("run.too_large", message)
 
-    def _failure(self, said: str) -> AgentError:
-        login = self._source.login
+    def _failure(self, ended: git_process.Ended) -> AgentError:
+        said, login = ended.said, self._source.login
         if login is not None:
             for part in filter(None, (login.reveal(), *login.reveal().split(":", 1))):
                 said = said.replace(part, "***")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        words = "; ".join(lines[-3:])[:400] or "git ended without a word"
+        end = f"git ended by signal {-ended.exit_code}" if ended.exit_code < 0 else ""
+        words = "; ".join(lines[-3:])[:400] or end or "git ended without a word"
         message = f"{self._source}: {words}"
+        if _NO_MEMORY.search(said):
+            limit = f"more than {git_process.MEMORY_BYTES // 1024**2} MiB of memory"
+            message = f"{self._source} wants {limit} to be unpacked: {words}"
+            return AgentError("run.too_large", message)
+        if _NO_TREE.search(said) and self._source.subdirectory:
+            where = f"{self._source.url} has no directory {self._source.subdirectory}"
+            return AgentError("run.no_app", f"{where}: {words}", retryable=True)
         if _NO_REF.search(said):
             return AgentError("run.no_ref", message, retryable=True)
         if _DENIED.search(said):
@@ -239,13 +255,9 @@ def _names(ref: str) -> tuple[str, ...]:
 
 def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
     """Return the object of each file of the app that is of use, by its path in the app."""
-    try:
-        tree = run("ls-tree", "-r", "-z", "-l", f"{commit}:{source.subdirectory}")
-    except AgentError as error:
-        message = f"{source} has no directory {source.subdirectory}"
-        raise AgentError("run.no_app", message, retryable=True) from error
-    if len(tree) > _LIST_BYTES:
-        raise AgentError("run.too_large", f"{source} has too many files")
+    tree = run(
+        *("ls-tree", "-r", "-z", "-l", f"{commit}:{source.subdirectory}"), limit_bytes=_LIST_BYTES
+    )
     found: dict[str, str] = {}
     size = 0
     for row in tree.split(b"\0"):
@@ -253,6 +265,9 @@ def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
         path = name.decode("utf-8", "replace")
         if not head.startswith(b"100") or not of_use(path):
             continue
+        if path.count("/") > DEPTH:
+            message = f"{source} has directories that lie more than {DEPTH} deep"
+            raise AgentError("run.too_large", message)
         _, _, blob, length = head.split()
         found[path] = blob.decode()
         size += int(length)

@@ -2,13 +2,17 @@
 
 import base64
 import contextlib
+import functools
+import hashlib
 import http.server
 import os
 import pathlib
 import ssl
+import struct
 import subprocess
 import threading
 import time
+import zlib
 
 import endpoints
 import pytest
@@ -16,10 +20,12 @@ import pytest
 from flower_agent.config.app_source import Source, parse_source
 from flower_agent.errors import AgentError
 from flower_agent.runs import git as module
+from flower_agent.runs import git_process
 from flower_agent.runs.git import Git
 from flower_agent.secret import Secret
 
 APP = {"pyproject.toml": "[project]\n", "mine/client.py": "print('never run')\n", "README.md": "x"}
+sha1 = functools.partial(hashlib.sha1, usedforsecurity=False)
 BACKEND = "/usr/lib/git-core/git-http-backend"
 
 
@@ -170,6 +176,116 @@ def test_an_app_that_is_too_large_once_unpacked_is_not_read(tmp_path, repository
     repository.commit({"zeros.md": b"\0" * (module.APP_BYTES + 1)})
     found = failure(git(tmp_path).fetch, Source(repository.url))
     assert (found.code, "the app in" in found.message) == ("run.too_large", True)
+
+
+def nested(repository, depth, *, wide=1, leaf="x.py"):
+    """Commit trees of trees: each holds the next `wide` times. Some KB, whatever they list."""
+    (repository.path / leaf).write_text("1\n")
+    entry = f"100644 blob {repository.run('hash-object', '-w', leaf)}\t{leaf}\n"
+    for _ in range(depth):
+        command = ["git", "mktree"]
+        done = subprocess.run(
+            command, input=entry.encode(), cwd=repository.path, check=True, capture_output=True
+        )
+        tree = done.stdout.decode().strip()
+        entry = "".join(f"040000 tree {tree}\td{n:02}\n" for n in range(wide))
+    commit = repository.run("commit-tree", tree, "-m", "x")
+    repository.run("update-ref", "refs/heads/main", commit)
+
+
+def test_a_small_repository_that_lists_billions_of_files_is_given_up_at_once(tmp_path, repository):
+    nested(repository, 9, wide=16)
+    begin = time.monotonic()
+    found = failure(git(tmp_path, timeout_s=5).fetch, Source(repository.url))
+    assert (found.code, "has too many files" in found.message) == ("run.too_large", True)
+    assert time.monotonic() - begin < 4
+
+
+def test_directories_that_never_end_are_given_up(tmp_path, repository):
+    nested(repository, module.DEPTH + 2)
+    found = failure(git(tmp_path).fetch, Source(repository.url))
+    assert (found.code, "deep" in found.message) == ("run.too_large", True)
+
+
+def test_a_listing_that_fails_keeps_its_reason(tmp_path, repository):
+    program = tmp_path / "git"
+    fails = 'test "$1" != ls-tree || { echo "fatal: I/O error" >&2; exit 128; }'
+    program.write_text(f'#!/bin/sh\n{fails}\nexec git "$@"\n')
+    program.chmod(0o755)
+    found = failure(
+        git(tmp_path, program=str(program)).fetch, Source(repository.url, "main", "mine")
+    )
+    assert found.code == "run.clone"
+    assert found.message.endswith("#mine: fatal: I/O error")
+
+
+def packed(repository, copies, base_bytes=(16 << 20) - 1):
+    """Store a file of zeros and one that is it many times over: a pack of some KB, no more."""
+    zeros = bytes(base_bytes)
+    size, copy = base_bytes * copies, bytes([0xF0]) + struct.pack("<I", base_bytes)[:3]
+    delta = varint(base_bytes) + varint(size) + copy * copies
+    names = [sha1(b"blob %d\0" % base_bytes + zeros), sha1(b"blob %d\0" % size)]
+    for _ in range(copies):
+        names[1].update(zeros)
+    rows = zip((b"a.bin", b"b.bin"), names, strict=True)
+    tree = b"".join(b"100644 %s\0" % name + blob.digest() for name, blob in rows)
+    parts = [
+        entry(3, base_bytes) + zlib.compress(zeros),
+        entry(7, len(delta)) + names[0].digest() + zlib.compress(delta),
+        entry(2, len(tree)) + zlib.compress(tree),
+    ]
+    made = sha1(b"tree %d\0" % len(tree) + tree).hexdigest()
+    pack = b"PACK" + struct.pack(">II", 2, len(parts)) + b"".join(parts)
+    path = repository.path / ".git/objects/pack/pack-made.pack"
+    path.write_bytes(pack + sha1(pack).digest())
+    repository.run("index-pack", str(path))
+    repository.run("update-ref", "refs/heads/main", repository.run("commit-tree", made, "-m", "x"))
+    return path.stat().st_size
+
+
+def varint(number):
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def entry(kind, size):
+    """Return the head of an object in a pack (gitformat-pack)."""
+    rest = varint(size >> 4) if size >> 4 else b""
+    return bytes([kind << 4 | size & 15 | (128 if rest else 0)]) + rest
+
+
+def test_a_pack_that_grows_in_memory_is_given_up_with_gits_reason(tmp_path, repository):
+    assert packed(repository, 100) < 20_000
+    with host(tmp_path, tmp_path, b"") as (where, _):
+        found = failure(over_https(tmp_path).fetch, parse_source(f"https://{where}/app/.git"))
+    assert found.code == "run.too_large"
+    assert "memory" in found.message
+    assert "out of memory" in found.message.lower()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_git_is_the_first_to_go_where_memory_lacks_and_takes_so_much_at_most(tmp_path, repository):
+    program = tmp_path / "git"
+    told = tmp_path / "told"
+    program.write_text(
+        f"#!/bin/sh\ncat /proc/self/oom_score_adj >{told}\nulimit -v >>{told}\nexit 1\n"
+    )
+    program.chmod(0o755)
+    failure(git(tmp_path, program=str(program)).fetch, Source(repository.url))
+    score, limit = map(int, told.read_text().split())
+    assert score == 500
+    assert limit * 1024 == git_process.MEMORY_BYTES
+
+
+def test_what_git_complains_about_without_end_is_not_kept(tmp_path, repository):
+    program = tmp_path / "git"
+    program.write_text("#!/bin/sh\nyes complaint | head -c 9000000 >&2\necho last >&2\nexit 1\n")
+    program.chmod(0o755)
+    found = failure(git(tmp_path, program=str(program)).fetch, Source(repository.url))
+    assert found.message.endswith("complaint; complaint; last")
 
 
 def test_a_missing_repository_and_a_missing_ref_are_told_apart(tmp_path, repository):
