@@ -14,9 +14,8 @@ from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.probes.control import RunInfo, Scalar
-from flower_agent.runs import local_app, outcome, rounds, run_app, run_config
+from flower_agent.runs import git, local_app, outcome, rounds, run_app, run_config
 from flower_agent.runs.bundler import Bundler
-from flower_agent.runs.git import Git
 from flower_agent.runs.rounds import Progress
 from flower_agent.runs.run_app import App
 from flower_agent.runs.run_errands import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
@@ -111,7 +110,8 @@ def _fetch(paths: Paths, text: str) -> tuple[str, str, dict[str, bytes]]:
     except ValueError as error:
         message = f"{text} is neither a directory nor a repository: {error}"
         raise AgentError("run.no_app", message) from None
-    commit, files = Git(paths.runs / f"git-{os.getpid()}").fetch(source)
+    with git.for_command(paths.runs) as own:
+        commit, files = own.fetch(source)
     return str(source), commit, files
 
 

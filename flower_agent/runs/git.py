@@ -176,6 +176,23 @@ class Git:
         return _Runner(self._program, environment, source, deadline, self._limit_bytes)
 
 
+@contextlib.contextmanager
+def for_command(runs: pathlib.Path) -> Iterator[Git]:
+    """Give a command a Git beside the daemon's, in a directory below `runs` that goes at the end.
+
+    Directories that commands left which were killed go, too.
+    """
+    for left in runs.glob("git-*"):
+        number = left.name.removeprefix("git-")
+        if number.isdecimal() and not pathlib.Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)  # the next command tries again
+    place = runs / f"git-{os.getpid()}"
+    try:
+        yield Git(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 class _Runner:
     """Runs one git after the other until a deadline, and watches how much they write."""
 

@@ -4,8 +4,11 @@ What needs Flower itself, a bundle and a run, is in tests/federation/test_runs.p
 """
 
 import json
+import os
 import pathlib
+import subprocess
 
+import endpoints
 import pytest
 from test_node_commands import vm  # noqa: F401  # a fixture
 
@@ -70,6 +73,19 @@ def test_an_unknown_run_cannot_be_stopped(link):
 @pytest.mark.parametrize("run_id", ["", "x", "-7", "99999999999999999999"])
 def test_what_is_no_id_is_a_usage_error(link, run_id):
     assert link.command("stop", run_id)[0] == 64
+
+
+def test_submit_leaves_no_directory_of_git_and_removes_those_of_killed_commands(link):
+    link.paths.runs.mkdir(parents=True, exist_ok=True)
+    over = subprocess.Popen(["/bin/true"])
+    over.wait()
+    for name in (f"git-{over.pid}", f"git-{os.getppid()}", "git-notes"):
+        (link.paths.runs / name / "git").mkdir(parents=True)
+    address = endpoints.closed_port()
+    code, _, said = link.command("submit", f"https://{address}/app")
+    assert (code, said.startswith("run.clone: ")) == (1, True)
+    left = sorted(path.name for path in link.paths.runs.glob("git-*"))
+    assert left == sorted([f"git-{os.getppid()}", "git-notes"])
 
 
 def test_submit_without_an_app_says_what_to_name(link):
