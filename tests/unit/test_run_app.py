@@ -1,8 +1,11 @@
 """An app's own words: read as data, with a sentence for each way in which they are not an app's."""
 
 import pathlib
+import time
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from flower_agent.errors import AgentError
 from flower_agent.runs import run_app
@@ -74,3 +77,56 @@ def test_what_is_no_app_is_told_apart(data, words):
     message = failure(data)
     assert message.startswith("https://h/app is no Flower app: ")
     assert words in message
+
+
+PARTS = ".".join("a" * 20_000)
+HUGE = 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{PARTS} = 1\n", "nests keys"),
+        (f"[{PARTS}]\n", "nests keys"),
+        (f"[tool.flwr.app.config]\n{PARTS} = 1\n", "nests keys"),
+        (" . ".join(["'a.]'"] * HUGE) + " = 1\n", "nests keys"),
+        ("x = " + "[" * HUGE + "]" * HUGE + "\n", "nests keys"),
+        ("x = " + '["]", ' * HUGE + "]" * HUGE + "\n", "nests keys"),
+        ("x = " + "['\\', # ]\n" * HUGE + "\n", "nests keys"),
+        ("x = " + '["""\\""" ]""", ' * 10_000 + "\n", "nests keys"),
+        ("x = " + "{a = " * HUGE + "\n", "nests keys"),
+        ("x = [" + f'"""a"""", {{ {PARTS} = 1 }}, ' * 3 + "]\n", "nests keys"),
+        ("x = [" + f"'''a''''', {{ {PARTS} = 1 }}, " * 3 + "]\n", "nests keys"),
+        ("[" * HUGE, "nests keys"),
+        ('x = "' + '\\"' * 100_000, "is no TOML"),
+        ("'''" + '"' * 200_000, "is no TOML"),
+        ("x = " + "9" * 200_000, "is"),
+        ("#" * 1_048_576, "is larger than 256 KiB"),
+        (APP.replace("torch==2.9", "torch" + "=" * 2000), "has more than"),
+        (APP.replace('"torch==2.9"', '"torch",' * 501), "has more than"),
+    ],
+)
+def test_what_no_app_has_is_told_within_a_second(text, words):
+    begin = time.monotonic()
+    message = failure(text.encode())
+    assert time.monotonic() - begin < 1
+    assert words in message
+    assert len(message) < 400
+
+
+def test_brackets_and_dots_in_strings_comments_and_numbers_do_not_count():
+    config = f"""
+array = [{", ".join(["0.5"] * 1000)}]
+text = "{"[." * 1000}\\""
+raw = '{"{" * 1000}'
+more = '''{"[[" * 1000} '' '''
+# {"[" * 1000}
+"""
+    assert read(APP + f"[tool.other]{config}").name == "me/mine"
+    lists = "x = [\n" + "[1.0, 2.0],\n" * 1000 + "]\n"
+    assert read(APP + f"[tool.other]\n{lists}").name == "me/mine"
+
+
+@hypothesis.given(strategies.text(alphabet="[]{}.,=#'\"\\\n a1"))
+def test_any_text_is_an_app_or_its_own_error(text):
+    failure(text.encode())
