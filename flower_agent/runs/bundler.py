@@ -19,6 +19,7 @@ from flower_agent.steps.engine import LOG_OPTIONS, Engine
 from flower_agent.wanted import flower
 
 from . import run_needs
+from .git_process import OOM_SCORE_ADJ
 
 LABEL = "org.flower-agent.bundler"
 """Whose container it is. Not the agent's own label: no plan wants it."""
@@ -64,7 +65,7 @@ class Bundler:
 
     def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
         """Return which of an app's dependencies `image` lacks. Raises AgentError."""
-        command = ("-I", "-c", run_needs.PROGRAM, *dependencies)
+        command = ("-I", "-S", "-c", run_needs.PROGRAM, *dependencies)
         with self._container(image, "python", command) as (api, name):
             api.start(name)
             self._wait(api, name)
@@ -133,6 +134,7 @@ def _host_config(api: Any) -> Any:
         pids_limit=PIDS,
         mem_limit=MEMORY_BYTES,
         memswap_limit=MEMORY_BYTES,
+        oom_score_adj=OOM_SCORE_ADJ,
         ulimits=[{"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES}],
         log_config={"Type": "json-file", "Config": LOG_OPTIONS},
     )

@@ -1,11 +1,23 @@
 """Which of an app's dependencies the image that runs apps lacks. Pure.
 
 A program inside the image tells, since only its Python knows what is installed. PEP 508 is read by
-``packaging``, or by pip's own copy of it; one of the two is in every image.
+``packaging``, or by pip's own copy of it; one of the two is in every image. Python starts with
+``-I -S``, so that no ``.pth`` file of a wheel runs; the program finds the packages by itself, as
+the module ``site`` does for a virtual environment (PEP 405).
 """
 
 PROGRAM = """\
-import sys
+import os, re, site, sys
+home = os.path.dirname(os.path.dirname(os.path.abspath(sys.executable)))
+places, own = site.getsitepackages(), "python{}.{}".format(*sys.version_info)
+try:
+    with open(os.path.join(home, "pyvenv.cfg")) as file:
+        if not re.search("(?im)^include-system-site-packages *= *true", file.read()):
+            places = []
+    places = [os.path.join(home, "lib", own, "site-packages"), *places]
+except OSError:
+    pass
+sys.path += places
 from importlib import metadata
 try:
     from packaging.requirements import Requirement

@@ -32,6 +32,9 @@ AUTHORITIES = (
 )
 """Where distributions keep the authorities that the machine trusts: a proxy's or mirror's, too."""
 
+ASK_S = 120.0
+"""So long a look at an image may take, on a disk that is slow and cold."""
+
 LOCKS = pathlib.Path(__file__).parents[1] / "locks"
 
 Progress = Callable[[str], None]
@@ -186,8 +189,10 @@ class Baker:
         return found
 
     def _python(self, base: Image) -> str:
-        ask = ("python", "--version")
-        with self._workbench.run(base.image_id, ask, mounts={}, online=False) as ended:
+        ask = ("python", "-I", "-S", "--version")
+        with self._workbench.run(
+            base.image_id, ask, mounts={}, online=False, limit_s=ASK_S
+        ) as ended:
             return frameworks.python_of(ended.said)
 
     def _resolve(

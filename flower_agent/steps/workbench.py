@@ -3,11 +3,16 @@
 A container becomes an image in one call (``POST /commit``), so that an image is whole or not
 there; and no build needs the Engine's image builder, which differs between its versions. These
 containers bear a label of their own: the agent's loop never takes them for Flower's.
+
+Wheels of strangers are unpacked and imported here. Memory, processes, log, time and the size of a
+file have limits; what a container writes in all has none in Docker (overlay2 on ext4), so the free
+room of both disks is looked at while it runs.
 """
 
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,10 +21,11 @@ import docker.errors
 import docker.types
 
 from flower_agent.errors import AgentError
+from flower_agent.runs.git_process import OOM_SCORE_ADJ
 from flower_agent.wanted.containers import FLOWER_UID
 from flower_agent.wanted.images import Image, Reference
 
-from .engine import PIDS_LIMIT, Engine
+from .engine import LOG_OPTIONS, Engine
 
 LABEL_BUILD = "org.flower-agent.build"
 """Whose building container it is."""
@@ -29,6 +35,16 @@ LONG_S = 1800
 
 LOOK_S = 0.5
 LAST_LINES = 20
+
+MEMORY_BYTES = 2 << 30
+"""More than pip, or the import of a framework, takes."""
+
+PIDS = 1024
+FILE_BYTES = 8 << 30
+"""More than any library of CUDA has."""
+
+KEPT_FREE_BYTES = 512 << 20
+"""So much of a disk no build takes: the SuperLink's database may lie there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,9 +60,12 @@ class Ended:
 class Workbench:
     """Building containers of one Engine."""
 
-    def __init__(self, engine: Engine, *, limit_s: float = 3600.0) -> None:
+    def __init__(
+        self, engine: Engine, *, limit_s: float = 3600.0, kept_bytes: int = KEPT_FREE_BYTES
+    ) -> None:
         self._engine = engine
         self._limit_s = limit_s
+        self._kept_bytes = kept_bytes
 
     @contextlib.contextmanager
     def run(
@@ -58,11 +77,13 @@ class Workbench:
         online: bool,
         environment: Mapping[str, str] | None = None,
         progress: Callable[[str], None] = lambda _: None,
+        limit_s: float | None = None,
     ) -> Iterator[Ended]:
         """Run a program as Flower's user; the container is there until the block ends.
 
         `mounts` are target → source and whether it may be written. `progress` is given its last
-        line now and then. Raises AgentError ``image.build`` when it takes more than the limit.
+        line now and then. Raises AgentError ``image.build`` when it takes more time than the limit,
+        or the last of a disk.
         """
         with self._engine.calling("create a building container", "image.build") as api:
             found = self._create(
@@ -74,10 +95,12 @@ class Workbench:
                 environment=environment or {},
             )
             made = str(found["Id"])
+            writable = (source for source, writes in mounts.values() if writes)
+            disks = (str(api.info().get("DockerRootDir") or "/"), *writable)
         try:
             with self._engine.calling("start a building container", "image.build") as api:
                 api.start(made)
-            yield self._await(made, progress)
+            yield self._await(made, progress, limit_s or self._limit_s, disks)
         finally:
             self._remove(made)
 
@@ -127,8 +150,14 @@ class Workbench:
             init=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
+            restart_policy={"Name": "no"},
             mounts=binds,
-            pids_limit=PIDS_LIMIT,
+            pids_limit=PIDS,
+            mem_limit=MEMORY_BYTES,
+            memswap_limit=MEMORY_BYTES,
+            oom_score_adj=OOM_SCORE_ADJ,
+            ulimits=[{"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES}],
+            log_config=docker.types.LogConfig(type="json-file", config=LOG_OPTIONS),
         )
         return api.create_container(
             image,
@@ -142,20 +171,42 @@ class Workbench:
             use_config_proxy=False,
         )
 
-    def _await(self, container_id: str, progress: Callable[[str], None]) -> Ended:
-        end = time.monotonic() + self._limit_s
+    def _await(
+        self,
+        container_id: str,
+        progress: Callable[[str], None],
+        limit_s: float,
+        disks: tuple[str, ...],
+    ) -> Ended:
+        end = time.monotonic() + limit_s
         while True:
             with self._engine.calling("look at a building container", "image.build") as api:
                 state = api.inspect_container(container_id)["State"]
                 said = bytes(api.logs(container_id, tail=LAST_LINES)).decode("utf-8", "replace")
             lines = [line.strip() for line in said.splitlines() if line.strip()]
             if not state.get("Running"):
+                if state.get("OOMKilled"):
+                    limit = f"{MEMORY_BYTES >> 20} MiB of memory"
+                    lines.append(f"ERROR: it wanted more than {limit}, and was killed")
                 return Ended(container_id, int(state.get("ExitCode") or 0), "\n".join(lines))
             progress(lines[-1] if lines else "")
             if time.monotonic() > end:
-                limit = f"it did not end within {self._limit_s:.0f} s"
+                limit = f"it did not end within {limit_s:.0f} s"
                 raise AgentError("image.build", f"gave up on a build: {limit}", retryable=True)
+            for disk in disks:
+                self._look_at(disk)
             time.sleep(LOOK_S)
+
+    def _look_at(self, disk: str) -> None:
+        """Raise AgentError ``image.build`` where a build took all but what is kept free."""
+        try:
+            found = os.statvfs(disk)
+        except OSError:
+            return  # the Engine is on another machine
+        room = found.f_bavail * found.f_frsize
+        if room < self._kept_bytes:
+            left = f"{disk} has {room / 1e6:.0f} MB left, of which a build takes none"
+            raise AgentError("image.build", f"gave up on a build: {left}", retryable=True)
 
     def _remove(self, container_id: str) -> None:
         with (

@@ -14,6 +14,8 @@ from real_engine import client, unique
 from flower_agent.commands import bake
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
+from flower_agent.runs.bundler import Bundler
+from flower_agent.steps import workbench
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.engine import Engine
 from flower_agent.steps.workbench import LABEL_BUILD, Workbench
@@ -29,13 +31,17 @@ WORKS = "answer = 42\n"
 FETCHED = "fetched-1.9.1-py3-none-any.whl"
 
 
-def wheel(folder, *, name="scikit-learn", module=WORKS, requires=""):
-    """Write a wheel that is no more than a module; return its line in a lock."""
+def wheel(folder, *, name="scikit-learn", module=WORKS, requires="", beside=()):
+    """Write a wheel that is no more than a module; return its line in a lock.
+
+    `beside` are files that lie beside the module.
+    """
     stem = f"{name.replace('-', '_')}-1.9.1"
     info = f"{stem}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.1\n{requires}"
     content = {
         f"{'sklearn' if name == 'scikit-learn' else name}/__init__.py": module,
+        **dict(beside),
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -220,6 +226,44 @@ def test_a_build_that_hangs_is_given_up(rig):
     with pytest.raises(AgentError, match="gave up"), run:
         pass
     assert rig.left() == []
+
+
+def test_what_makes_an_image_has_limits_and_goes_first_where_memory_lacks(rig):
+    ask = ("cat", "/proc/self/oom_score_adj")
+    with (
+        rig.bench.run(PARENT, ask, mounts={}, online=False) as ended,
+        client("unix:///var/run/docker.sock") as api,
+    ):
+        found = api.inspect_container(ended.container_id)["HostConfig"]
+    assert ended.said == "500"
+    assert found["Memory"] == found["MemorySwap"] == workbench.MEMORY_BYTES
+    assert found["PidsLimit"] == workbench.PIDS
+    assert found["LogConfig"]["Config"]["max-size"]
+    assert [limit["Name"] for limit in found["Ulimits"]] == ["fsize"]
+
+
+def test_a_build_that_wants_all_memory_is_ended_and_says_so(rig):
+    ask = ("python", "-c", "b'x' * (3 << 30)")
+    with rig.bench.run(PARENT, ask, mounts={}, online=False) as ended:
+        assert ended.exit_code == 137
+        assert "more than 2048 MiB of memory" in ended.said
+
+
+def test_a_build_that_takes_the_last_of_the_disk_is_given_up(rig):
+    bench = Workbench(rig.engine, kept_bytes=1 << 60)
+    run = bench.run(PARENT, ("sleep", "60"), mounts={}, online=False)
+    with pytest.raises(AgentError, match="MB left, of which a build takes none"), run:
+        pass
+    assert rig.left() == []
+
+
+def test_a_file_that_python_runs_by_itself_is_not_run_to_see_what_an_image_lacks(rig):
+    trap = {"trap.pth": "import sys; print('lacks trap'); print('done')\n"}
+    wheel(rig.given, name="fetched", beside=trap)
+    made = rig.app("fetched")
+    with rig.bench.run(made.image_id, ("python", "-c", ""), mounts={}, online=False) as ended:
+        assert "lacks trap" in ended.said
+    assert Bundler(rig.engine).lacking(made.image_id, ("fetched", "flwr>=1.25")) == ()
 
 
 def test_what_an_app_declares_is_added_where_flowers_image_lacks_it(rig):

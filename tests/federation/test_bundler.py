@@ -62,6 +62,7 @@ found = {
     "networks": sorted(name for _, name in socket.if_nameindex()),
     "socket": os.path.exists("/var/run/docker.sock"),
     "state": os.path.exists("/app/state") or os.path.exists("/app/certificates"),
+    "oom": int(open("/proc/self/oom_score_adj").read()),
 }
 raise SystemExit(f"probe {found}")
 """
@@ -69,7 +70,14 @@ raise SystemExit(f"probe {found}")
 
 def test_what_an_app_runs_while_it_is_bundled_reaches_nothing(bundler):
     found = refusal(bundler, {**FILES, "digits/__init__.py": PROBE})
-    want = {"uid": 49999, "caps": 0, "networks": ["lo"], "socket": False, "state": False}
+    want = {
+        "uid": 49999,
+        "caps": 0,
+        "networks": ["lo"],
+        "socket": False,
+        "state": False,
+        "oom": 500,
+    }
     assert found.message.endswith(f"probe {want}")
 
 

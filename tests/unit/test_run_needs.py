@@ -7,7 +7,7 @@ from flower_agent.runs import run_needs
 
 
 def ask(*wanted):
-    command = [sys.executable, "-I", "-c", run_needs.PROGRAM, *wanted]
+    command = [sys.executable, "-I", "-S", "-c", run_needs.PROGRAM, *wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return run_needs.lacking(done.stdout)
 
