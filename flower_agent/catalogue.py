@@ -251,6 +251,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "image on another machine: flower-agent bake --framework NAME --app URL"
         ),
     ),
+    "image.cpu_builds": (
+        "No CPU build of torch or its kin could be had; the image has builds that bring CUDA.",
+        "Let the VM reach the index of CPU builds, or name one that it reaches: docs/images.md.",
+    ),
     "image.denied": (
         "The registry refuses the image: wrong credentials, or it does not exist.",
         (

@@ -115,6 +115,10 @@ PROVOCATIONS: dict[str, str] = {
         "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without a way to a package "
         "index."
     ),
+    "image.cpu_builds": (
+        "Set `TORCH_CPU_INDEX_URL=http://127.0.0.1:9` in a drop-in of the unit, and "
+        "`CUSTOM_APP_REPO` to an app that wants `torch`."
+    ),
     "image.denied": "Set `FLOWER_VERSION` to a tag that the registry does not have.",
     "image.framework": (
         "Set `FLOWER_IMAGE_PREFIX` to images of your own with a Python that no lock is for, and "

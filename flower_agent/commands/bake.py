@@ -21,7 +21,7 @@ from flower_agent.steps import app_supply, baker, supply
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.steps.workbench import Workbench
-from flower_agent.wanted import app_images, flower, frameworks, images
+from flower_agent.wanted import app_images, flower, frameworks, images, roles
 from flower_agent.wanted.app_needs import Needs
 from flower_agent.wanted.images import Image
 
@@ -48,7 +48,7 @@ def run(
         parents = [frameworks.image(good.version.release, name) for name in names]
         parents = parents or [flower.image(good.image_prefix, "superexec", good.version)]
         for app in sources:
-            total += sum(_app(engine, paths, parents, where=where, source=app))
+            total += sum(_app(engine, paths, parents, good=good, where=where, source=app))
     print(f"pinned in {paths.images_lock}; {_size(total)}, of which layers in common count once")
     return 0
 
@@ -101,6 +101,7 @@ def _app(
     paths: Paths,
     parents: Sequence[str],
     *,
+    good: Settings,
     where: Source,
     source: app_source.Source,
 ) -> Iterator[int]:
@@ -115,13 +116,28 @@ def _app(
         if not Bundler(engine).lacking(parent, wanted):
             print(f"{parent} has what {needs} needs")
             continue
-        reference = app_images.image(parent, wanted)
+        cuda = _cuda(good, parent)
+        reference = app_images.image(parent, wanted, cuda=cuda)
         with _telling(reference) as progress:
-            made = oven.ensure_app(parent, wanted, where=where, pins=pins, progress=progress)
+            made = oven.ensure_app(
+                parent, wanted, where=where, pins=pins, cuda=cuda, progress=progress, warn=_warn
+            )
         pin = images.pin(reference, made)
         _pin(paths.images_lock, reference, pin)
         print(f"{reference}  {pin}  {_size(made.size_bytes)}")
         yield made.size_bytes
+
+
+def _cuda(good: Settings, parent: str) -> bool:
+    """Tell whether VMs with a GPU run apps in images on `parent`, as far as is known here."""
+    name = frameworks.split(parent)[1]
+    both = f"{name}{frameworks.CUDA}" in frameworks.NAMES  # then a GPU has the other one
+    wants = roles.wants_cuda(good, devices=False)
+    return parent.endswith(frameworks.CUDA) or (wants and not both)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _source(app: str) -> app_source.Source:

@@ -49,8 +49,10 @@ class Oven(Protocol):
         *,
         where: Wheels,
         pins: Mapping[str, str],
+        cuda: bool,
         registry: Registry | None,
         progress: Progress,
+        warn: Progress,
     ) -> Image:
         """Return the image with what an app declares."""
 
@@ -109,6 +111,9 @@ class AppSupply:
         self._failures: dict[str, _Failure] = {}
         self._enough: set[str] = set()
         """What the images here lack nothing of: `app_images.made_of`."""
+
+        self._large: dict[str, str] = {}
+        """Images that were made here without the CPU builds that were wanted, and why."""
 
         self._idle_since: float | None = None
         self._progress = ""
@@ -179,11 +184,11 @@ class AppSupply:
         if base is None or images.pinned(parent, base, pins.get(parent, "")) is None:
             turn.note("app", Mark.WAITING, f"{needs} waits for {parent}")
             return None
-        reference = app_images.image(parent, wanted)
-        made_of = app_images.made_of(images.pin(parent, base), wanted)
+        reference = app_images.image(parent, wanted, cuda=turn.cuda)
+        made_of = app_images.made_of(images.pin(parent, base), wanted, cuda=turn.cuda)
         found = self._engine.image(reference)
         if (found is None or found.made_of != made_of) and made_of not in self._enough:
-            make = functools.partial(self._make, parent, wanted, pins, registry)
+            make = functools.partial(self._make, parent, wanted, pins, registry, cuda=turn.cuda)
             made = self._try(turn, f"make {reference}", make)
             if made is None:
                 said = f": {self._progress}" if self._progress else ""
@@ -195,6 +200,8 @@ class AppSupply:
             turn.note("app", Mark.OK, f"{needs} has what it needs in {parent}")
             return Choice()
         turn.note("app", Mark.OK, f"{needs} has what it needs in {reference}")
+        if reference in self._large:
+            turn.warnings.append(warning("image.cpu_builds", self._large[reference]))
         return Choice(reference, made_of)
 
     def _needs(self, turn: Turn, source: Source, baked: Mapping[str, Needs]) -> Needs | None:
@@ -219,17 +226,23 @@ class AppSupply:
         wanted: tuple[str, ...],
         pins: Mapping[str, str],
         registry: Registry | None,
+        *,
+        cuda: bool,
     ) -> bool:
         """Make the image where `parent` lacks something; tell whether it was needed."""
         if not self._scales.lacking(parent, wanted):
             return False
+        reference = app_images.image(parent, wanted, cuda=cuda)
+        self._large.pop(reference, None)
         self._oven.ensure_app(
             parent,
             wanted,
             where=self._where,
             pins=pins,
+            cuda=cuda,
             registry=registry,
             progress=self._say,
+            warn=functools.partial(self._large.__setitem__, reference),
         )
         return True
 

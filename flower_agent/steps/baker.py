@@ -7,6 +7,7 @@ They are installed in a second container without a network, which becomes the im
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 import stat
@@ -22,6 +23,7 @@ from flower_agent.wanted.frameworks import GIVEN, PLACE, Lock
 from flower_agent.wanted.images import LABEL_MADE_OF, Image, Registry
 
 from .engine import Engine
+from .resolver import Resolver, succeeded
 from .workbench import Ended, Workbench
 
 PYPI = "https://pypi.org/simple"
@@ -47,6 +49,9 @@ class Source:
     """Where wheels come from."""
 
     index: str = PYPI
+    cpu_index: str = app_images.CPU_INDEX
+    """Where the CPU builds of `app_images.CPU_NAMES` are; nothing else is taken from there."""
+
     proxy: str = ""
     given: pathlib.Path | None = None
     """A directory of wheels that is looked into first."""
@@ -55,11 +60,15 @@ class Source:
 
 
 def source(environment: Mapping[str, str], *, index: str = "", given: str = "") -> Source:
-    """Return the source that the usual variables of pip and proxies name."""
+    """Return the source that the usual variables of pip and proxies name.
+
+    ``TORCH_CPU_INDEX_URL`` is ours: the index of CPU builds; empty for none.
+    """
     proxies = (environment.get(name, "") for name in ("https_proxy", "HTTPS_PROXY"))
     found = (pathlib.Path(path) for path in AUTHORITIES)
     return Source(
         index=index or environment.get("PIP_INDEX_URL", "") or PYPI,
+        cpu_index=environment.get("TORCH_CPU_INDEX_URL", app_images.CPU_INDEX),
         proxy=next((proxy for proxy in proxies if proxy), ""),
         given=pathlib.Path(given).absolute() if given else _find_links(environment),
         authorities=next((path for path in found if path.is_file()), None),
@@ -133,22 +142,28 @@ class Baker:
         *,
         where: Source,
         pins: Mapping[str, str],
+        cuda: bool = False,
         registry: Registry | None = None,
         progress: Progress = lambda _: None,
+        warn: Progress = lambda _: None,
     ) -> Image:
         """Return the image with what an app declares beside what `parent` has.
 
+        Without `cuda`, CPU builds are taken where there are any; `warn` is told where not.
         A `parent` that no registry has must be here. Raises as `ensure` does.
         """
         needed = app_images.needed(dependencies)
-        reference = app_images.image(parent, needed)
+        reference = app_images.image(parent, needed, cuda=cuda)
+
+        def resolve() -> Lock:
+            pip = functools.partial(self._pip, base, where, progress)
+            resolver = Resolver(self._place, pip, reference, progress=progress, warn=warn)
+            return resolver.resolve(needed, "" if cuda else where.cpu_index)
+
         with self._alone(reference):
             base = self._parent(parent, pins, registry, progress)
-            made_of = app_images.made_of(images.pin(parent, base), needed)
-            wanted = _Wanted(reference, base, made_of)
-            return self._make(
-                wanted, lambda: self._resolve(wanted, needed, where, progress), where, progress
-            )
+            made_of = app_images.made_of(images.pin(parent, base), needed, cuda=cuda)
+            return self._make(_Wanted(reference, base, made_of), resolve, where, progress)
 
     @contextlib.contextmanager
     def _alone(self, reference: str) -> Iterator[None]:
@@ -195,18 +210,6 @@ class Baker:
         ) as ended:
             return frameworks.python_of(ended.said)
 
-    def _resolve(
-        self, wanted: _Wanted, needed: tuple[str, ...], where: Source, progress: Progress
-    ) -> Lock:
-        self._write(app_images.WANTED, "".join(f"{line}\n" for line in needed))
-        with self._online(wanted.base, app_images.resolve(), where, "", progress) as ended:
-            _succeeded(ended, f"what {wanted.reference} needs could not be resolved")
-        report = files.read(self._place / app_images.REPORT, app_images.MAX_REPORT_BYTES)
-        try:
-            return app_images.lock(report or b"{}")
-        except ValueError as error:
-            raise AgentError("image.build", f"pip told no lock: {error}", retryable=True) from error
-
     def _fetch(self, wanted: _Wanted, lock: Lock, where: Source, progress: Progress) -> None:
         room = files.room_bytes(self._place)
         if room is not None and room < lock.size_bytes:
@@ -215,22 +218,26 @@ class Baker:
         wheels = self._place / "wheels"
         files.directory(wheels, 0o770, group=FLOWER_UID)
         self._write("lock.txt", lock.text)
+        progress(f"fetches {lock.amount}")
+        log.info("image.fetch", image=wanted.reference, amount=lock.amount)
 
         def say(line: str) -> None:
             done = sum(1 for _ in wheels.glob("*.whl"))
-            size = f", {_mb(lock.size_bytes)}" if lock.size_bytes else ""
-            progress(f"{done} of {len(lock.names)} wheels{size}: {line}")
+            progress(f"{done} of {lock.amount}: {line}")
 
         for number, part in enumerate(lock.parts):
             self._write(f"part-{number}.txt", part.text)
-            command = frameworks.download(number)
-            with self._online(wanted.base, command, where, part.index, say) as ended:
-                _succeeded(ended, f"the wheels of {wanted.reference} could not be fetched")
+            ended = self._pip(wanted.base, where, say, frameworks.download(number), part.index)
+            succeeded(ended, f"the wheels of {wanted.reference} could not be fetched")
 
-    @contextlib.contextmanager
-    def _online(
-        self, base: Image, command: tuple[str, ...], where: Source, index: str, progress: Progress
-    ) -> Iterator[Ended]:
+    def _pip(
+        self,
+        base: Image,
+        where: Source,
+        progress: Progress,
+        command: tuple[str, ...],
+        index: str = "",
+    ) -> Ended:
         """Run pip with the VM's network and the settings of `where`."""
         mounts = {PLACE: (str(self._place), True)}
         if where.given is not None:
@@ -250,7 +257,7 @@ class Baker:
             environment=environment,
             progress=progress,
         ) as ended:
-            yield ended
+            return ended
 
     def _install(self, wanted: _Wanted) -> None:
         mounts = {PLACE: (str(self._place), False)}
@@ -263,7 +270,7 @@ class Baker:
                     f"{wanted.reference} does not fit Flower's image: {ended.said.splitlines()[-1]}"
                 )
                 raise AgentError("image.framework", why, "Use another FLOWER_VERSION.")
-            _succeeded(ended, f"{wanted.reference} could not be made")
+            succeeded(ended, f"{wanted.reference} could not be made")
             label = f"{LABEL_MADE_OF}={wanted.made_of}"
             self._workbench.commit(ended.container_id, wanted.reference, wanted.base, label)
         log.info("image.made", image=wanted.reference, made_of=wanted.made_of)
@@ -292,14 +299,6 @@ def _readable(folder: pathlib.Path) -> None:
     if not folder.is_dir() or folder.stat().st_mode & needed != needed:
         message = f"{folder} is not there, or closed to the container that reads the wheels"
         raise AgentError("image.build", message, f"chmod -R a+rX {folder}", retryable=True)
-
-
-def _succeeded(ended: Ended, what: str) -> None:
-    if ended.exit_code == 0:
-        return
-    lines = ended.said.splitlines() or [f"exit code {ended.exit_code}"]
-    told = [line for line in lines if line.startswith("ERROR: ")] or lines
-    raise AgentError("image.build", f"{what}: {told[-1]}", retryable=True)
 
 
 def _mb(size_bytes: int) -> str:

@@ -3,12 +3,17 @@
 What an app declares (``[project] dependencies``, PEP 508) has no hashes; pip resolves it once
 against what the parent has, wheels only, and its report (pip: installation report, version 1) is
 the lock of this image. Flower itself is not among them: the image has it.
+
+PyPI's torch brings CUDA, which is some GB. Where no GPU is used, the CPU builds of PyTorch's own
+index are taken: their local version (``2.8.0+cpu``) is what ``==2.8.0`` wants (PEP 440). That index
+is asked for `CPU_NAMES` alone and without dependencies, so that it can serve nothing else.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flower_agent.errors import AgentError
 
@@ -19,6 +24,11 @@ from .images import Reference
 REPORT = "report.json"
 WANTED = "wanted.txt"
 MAX_REPORT_BYTES = 1 << 24
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_NAMES = frozenset({"torch", "torchvision", "torchaudio"})
+CPU_WANTED = "cpu.txt"
+CONSTRAINTS = "constraints.txt"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?([<>=!~;(].*)?")
@@ -34,9 +44,13 @@ def needed(dependencies: Iterable[str]) -> tuple[str, ...]:
     return tuple(text for text in found if _name(text) != "flwr")
 
 
-def image(parent: str, wanted: tuple[str, ...]) -> str:
-    """Return the reference of the image that has `wanted` beside what `parent` has."""
-    return f"{LOCAL}superexec:{Reference.parse(parent).tag}-app-{_digest(wanted)[:12]}"
+def image(parent: str, wanted: tuple[str, ...], *, cuda: bool = False) -> str:
+    """Return the reference of the image that has `wanted` beside what `parent` has.
+
+    `cuda`: with builds that compute on a GPU.
+    """
+    digest = _digest((*wanted, *_variant(cuda=cuda)))
+    return f"{LOCAL}superexec:{Reference.parse(parent).tag}-app-{digest[:12]}"
 
 
 def derives(reference: str, parent: str) -> bool:
@@ -44,43 +58,105 @@ def derives(reference: str, parent: str) -> bool:
     return reference.startswith(f"{LOCAL}superexec:{Reference.parse(parent).tag}-app-")
 
 
-def made_of(parent: str, wanted: tuple[str, ...]) -> str:
+def made_of(parent: str, wanted: tuple[str, ...], *, cuda: bool = False) -> str:
     """Return ``sha256:…`` of all that makes the image; the versions are chosen when it is made."""
-    return f"sha256:{_digest((parent, *wanted))}"
+    return f"sha256:{_digest((parent, *wanted, *_variant(cuda=cuda)))}"
 
 
-def resolve() -> tuple[str, ...]:
-    """Return the command that asks pip which wheels are wanted; it installs nothing."""
+def _variant(*, cuda: bool) -> tuple[str, ...]:
+    return ("cuda",) if cuda else ()
+
+
+def resolve(*, constrained: bool = False) -> tuple[str, ...]:
+    """Return the command that asks pip which wheels are wanted; it installs nothing.
+
+    `constrained`: with the CPU builds that lie among the wheels.
+    """
+    more = ("--find-links", f"{PLACE}/wheels", "-c", f"{PLACE}/{CONSTRAINTS}")
     return (
         *("python", "-m", "pip", "install", "--dry-run", "--quiet", "--only-binary=:all:"),
         *("--disable-pip-version-check", "--no-cache-dir", "--retries", "3"),
         *("--find-links", GIVEN, "--report", f"{PLACE}/{REPORT}", "-r", f"{PLACE}/{WANTED}"),
+        *(more if constrained else ()),
     )
 
 
-def lock(report: bytes) -> Lock:
-    """Return what pip would install. Raises ValueError for no report of pip.
+def fetch_cpu() -> tuple[str, ...]:
+    """Return the command that fetches CPU builds from their index: no dependency, no other name."""
+    return (
+        *("python", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+        *("--disable-pip-version-check", "--no-cache-dir", "--retries", "1", "--timeout", "15"),
+        *("--dest", f"{PLACE}/wheels", "-r", f"{PLACE}/{CPU_WANTED}"),
+    )
 
-    AgentError ``image.framework`` where another Flower is among it.
+
+def with_cuda(report: bytes) -> tuple[str, ...]:
+    """Return what pip would install and the CPU's index may have, each as ``NAME==VERSION``.
+
+    Raises ValueError for no report of pip.
     """
+    rows = [(_normal(row["metadata"]["name"]), row["metadata"]["version"]) for row in _rows(report)]
+    return tuple(
+        f"{name}=={version}" for name, version in sorted(rows)
+        if name in CPU_NAMES and "+" not in version
+    )  # fmt: skip
+
+
+def cpu_builds(wanted: Iterable[str], wheels: Iterable[str]) -> tuple[str, ...]:
+    """Return the local version of each `wanted` among the files `wheels`, as ``NAME==VERSION``.
+
+    Empty where one of them is not there.
+    """
+    files = sorted(wheels)
+    found = []
+    for each in wanted:
+        name, _, version = each.partition("==")
+        start = f"{name}-{version}+"
+        local = next((file.split("-")[1] for file in files if file.startswith(start)), "")
+        if not local:
+            return ()
+        found.append(f"{name}=={local}")
+    return tuple(found)
+
+
+def lock(
+    report: bytes,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    cpu: Iterable[str] = (),
+    index: str = "",
+) -> Lock:
+    """Return what pip would install, with `sizes` by address; `cpu` are the builds of `index`.
+
+    Raises ValueError for no report of pip, AgentError ``image.framework`` where another Flower is
+    among it.
+    """
+    apart, known = set(cpu), sizes or {}
+    lines: tuple[list[str], list[str]] = ([], [])
     try:
-        rows = [
-            (
-                _normal(found["metadata"]["name"]),
-                found["metadata"]["version"],
-                found["download_info"]["archive_info"]["hashes"]["sha256"],
-            )
-            for found in json.loads(report)["install"]
-        ]
+        for row in _rows(report):
+            name, version = _normal(row["metadata"]["name"]), row["metadata"]["version"]
+            if name == "flwr":
+                message = "what the app wants would change Flower itself"
+                hint = "Let the app want what fits FLOWER_VERSION."
+                raise AgentError("image.framework", message, hint)
+            came = row["download_info"]
+            sha256, size = came["archive_info"]["hashes"]["sha256"], known.get(came.get("url"), 0)
+            line = f"{name}=={version} --hash=sha256:{sha256}  # {size} bytes\n"
+            lines[f"{name}=={version}" in apart].append(line)
     except (KeyError, TypeError) as error:
         raise ValueError(f"want pip's installation report: no {error}") from error
-    if any(name == "flwr" for name, _, _ in rows):
-        message = "what the app wants would change Flower itself"
-        raise AgentError("image.framework", message, "Let the app want what fits FLOWER_VERSION.")
-    lines = [
-        f"{name}=={version} --hash=sha256:{sha256}  # 0 bytes" for name, version, sha256 in rows
-    ]
-    return frameworks.parse_lock("".join(f"{line}\n" for line in sorted(lines)))
+    own, foreign = map(sorted, lines)
+    return frameworks.parse_lock(
+        "".join((*own, *((f"# from {index}\n", *foreign) if foreign else ())))
+    )
+
+
+def _rows(report: bytes) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(report)["install"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"want pip's installation report: no {error}") from error
 
 
 def _name(requirement: str) -> str:

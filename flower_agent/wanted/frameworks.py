@@ -23,7 +23,9 @@ MODULES = {"sklearn": "sklearn", "pytorch": "torch", "tensorflow": "tensorflow"}
 """Framework → the module that must be there in the end."""
 
 NAMES = ("sklearn", "pytorch", "pytorch-cuda", "tensorflow", "tensorflow-cuda")
-"""The frameworks and their variants; those without ``-cuda`` compute on the CPU."""
+"""The frameworks and their variants; those without `CUDA` compute on the CPU."""
+
+CUDA = "-cuda"
 
 _WHEEL = re.compile(
     r"(?P<name>[a-z0-9.-]+)==(?P<version>\S+) --hash=sha256:[0-9a-f]{64}  # (?P<size>\d+) bytes"
@@ -70,10 +72,20 @@ class Lock:
         """The wheels together, as they are downloaded."""
         return sum(size for part in self.parts for _, size in part.wheels)
 
+    @property
+    def amount(self) -> str:
+        """How much that is, in words: ``14 wheels, 212 MB``; what is not known is said."""
+        sizes = [size for part in self.parts for _, size in part.wheels]
+        unknown = sizes.count(0)
+        words = f"{len(sizes)} wheels, {self.size_bytes / 1e6:.0f} MB"
+        if unknown == len(sizes):
+            return f"{unknown} wheels of unknown size" if sizes else "0 wheels"
+        return f"{words} and {unknown} of unknown size" if unknown else words
+
 
 def variant(framework: str, *, cuda: bool) -> str:
     """Return the name of a framework's image for this VM; scikit-learn computes on the CPU only."""
-    return f"{framework}-cuda" if cuda and f"{framework}-cuda" in NAMES else framework
+    return f"{framework}{CUDA}" if cuda and f"{framework}{CUDA}" in NAMES else framework
 
 
 def image(release: tuple[int, int, int], name: str) -> str:
@@ -83,7 +95,7 @@ def image(release: tuple[int, int, int], name: str) -> str:
 
 def module(name: str) -> str:
     """Return the module that a framework's image must have."""
-    return MODULES[name.removesuffix("-cuda")]
+    return MODULES[name.removesuffix(CUDA)]
 
 
 def split(reference: str) -> tuple[str, str]:

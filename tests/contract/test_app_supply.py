@@ -36,13 +36,15 @@ class Oven:
 
     def __init__(self, engine):
         self._engine = engine
-        self.error, self.made, self.has = None, [], ()
+        self.error, self.made, self.has, self.says = None, [], (), ""
 
     def lacking(self, _, dependencies):
         return tuple(need for need in dependencies if need not in self.has)
 
-    def ensure_app(self, parent, dependencies, *, progress, **_):
+    def ensure_app(self, parent, dependencies, *, progress, warn=None, **_):
         progress("2 of 3 wheels")
+        if self.says:
+            warn(self.says)
         if self.error:
             raise self.error
         self.made.append((parent, *dependencies))
@@ -125,6 +127,15 @@ def test_subprocess_isolation_has_it_in_the_supernode_itself(vm):
     vm.look()
     assert vm.used(SUPERNODE) == app_images.image(vm.images[0], NEEDS)
     assert SUPEREXEC not in vm.engine.kept
+
+
+def test_an_image_without_the_cpu_builds_that_were_wanted_is_a_warning_while_it_is_used(vm):
+    vm.app_oven.says = "the index gave no CPU build of torch==2.8.0"
+    vm.look()
+    assert vm.used() == vm.image
+    vm.turn()
+    assert vm.warned()["image.cpu_builds"].message == vm.app_oven.says
+    assert vm.warned()["image.cpu_builds"].hint
 
 
 def test_an_app_that_needs_nothing_more_makes_no_image(vm):

@@ -2,10 +2,14 @@
 
 import base64
 import contextlib
+import dataclasses
+import functools
 import hashlib
+import http.server
 import io
 import json
 import re
+import threading
 import zipfile
 
 import pytest
@@ -31,14 +35,14 @@ WORKS = "answer = 42\n"
 FETCHED = "fetched-1.9.1-py3-none-any.whl"
 
 
-def wheel(folder, *, name="scikit-learn", module=WORKS, requires="", beside=()):
+def wheel(folder, *, name="scikit-learn", version="1.9.1", module=WORKS, requires="", beside=()):
     """Write a wheel that is no more than a module; return its line in a lock.
 
     `beside` are files that lie beside the module.
     """
-    stem = f"{name.replace('-', '_')}-1.9.1"
+    stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.1\n{requires}"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
     content = {
         f"{'sklearn' if name == 'scikit-learn' else name}/__init__.py": module,
         **dict(beside),
@@ -51,9 +55,10 @@ def wheel(folder, *, name="scikit-learn", module=WORKS, requires="", beside=()):
         for path, text in (*content.items(), (f"{info}/RECORD", record + f"{info}/RECORD,,\n")):
             archive.writestr(path, text)
     data = buffer.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}-py3-none-any.whl").write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return f"{name}==1.9.1 --hash=sha256:{sha256}  # {len(data)} bytes\n"
+    return f"{name}=={version} --hash=sha256:{sha256}  # {len(data)} bytes\n"
 
 
 def digest(text):
@@ -70,7 +75,7 @@ class Rig:
         self.given = tmp_path / "given"
         self.given.mkdir()
         self.place = tmp_path / "state" / "bake"
-        self.said, self.made = [], []
+        self.said, self.warned, self.made = [], [], []
         self.lock = ""
         self.bench = Workbench(self.engine)
         self.baker = Baker(
@@ -83,11 +88,28 @@ class Rig:
             self.reference, PARENT, where=where, pins={}, progress=self.said.append
         )
 
-    def app(self, *dependencies):
-        where = Source(index=NOWHERE, given=self.given)
-        made = self.baker.ensure_app(PARENT, dependencies, where=where, pins={})
-        self.made.append(app_images.image(PARENT, app_images.needed(dependencies)))
+    def app(self, *dependencies, where=None, cuda=False, parent=PARENT):
+        where = where or Source(index=NOWHERE, given=self.given)
+        made = self.baker.ensure_app(
+            parent,
+            dependencies,
+            where=where,
+            pins={},
+            cuda=cuda,
+            progress=self.said.append,
+            warn=self.warned.append,
+        )
+        self.made.append(app_images.image(parent, app_images.needed(dependencies), cuda=cuda))
         return made
+
+    def versions(self, made, *names):
+        """Return which versions an image has of some packages."""
+        program = (
+            "from importlib.metadata import version as v; import sys; print(*map(v, sys.argv[1:]))"
+        )
+        ask = ("python", "-c", program, *names)
+        with self.bench.run(made.image_id, ask, mounts={}, online=False) as ended:
+            return ended.said.split()
 
     def left(self):
         """Return the building containers that are there."""
@@ -286,6 +308,82 @@ def test_an_app_that_wants_what_no_index_has_makes_no_image(rig):
         rig.app("nowhere-to-be-found>=1")
     assert caught.value.finding.code == "image.build"
     assert rig.left() == []
+
+
+@contextlib.contextmanager
+def index(folder):
+    """Serve a package index: a directory for each name."""
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_):
+        """Say nothing on stderr."""
+
+
+@pytest.fixture
+def indexes(rig, tmp_path):
+    """Two indexes: the usual one, and that of CPU builds, which has more than it should."""
+    main, cpu = tmp_path / "main", tmp_path / "cpu"
+    wheel(
+        main / "torch", name="torch", requires="Requires-Dist: nvidia-fake\nRequires-Dist: helper\n"
+    )
+    wheel(main / "nvidia-fake", name="nvidia-fake")
+    wheel(main / "helper", name="helper")
+    wheel(main / "lightning", name="lightning", requires="Requires-Dist: torch>=1\n")
+    wheel(cpu / "torch", name="torch", version="1.9.1+cpu", requires="Requires-Dist: helper\n")
+    wheel(cpu / "torch", name="torch", version="9.9+cpu", requires="Requires-Dist: evil\n")
+    for name in ("helper", "lightning", "evil"):
+        wheel(cpu / name, name=name, version="9.9", module="raise SystemExit('evil')\n")
+    with index(main) as usual, index(cpu) as builds:
+        yield Source(index=usual, cpu_index=builds)
+
+
+def test_without_a_gpu_torch_is_the_cpu_build_and_nothing_else_is_of_that_index(rig, indexes):
+    made = rig.app("lightning", where=indexes)
+    assert rig.versions(made, "torch", "helper", "lightning") == ["1.9.1+cpu", "1.9.1", "1.9.1"]
+    assert rig.versions(made, "nvidia-fake") != ["1.9.1"]
+    assert rig.warned == []
+    said = [line for line in rig.said if line.startswith("fetches 3 wheels, ")]
+    assert said
+    assert "unknown" not in said[0]
+
+
+def test_an_exact_version_is_what_the_cpu_build_of_it_is(rig, indexes):
+    assert rig.versions(rig.app("torch==1.9.1", where=indexes), "torch") == ["1.9.1+cpu"]
+
+
+def test_with_a_gpu_the_usual_build_is_taken(rig, indexes):
+    made = rig.app("torch==1.9.1", where=indexes, cuda=True)
+    assert rig.versions(made, "torch", "nvidia-fake") == ["1.9.1", "1.9.1"]
+
+
+def test_where_the_index_of_cpu_builds_is_away_the_usual_build_is_taken_with_a_warning(
+    rig, indexes
+):
+    away = dataclasses.replace(indexes, cpu_index="http://127.0.0.1:9")
+    made = rig.app("torch==1.9.1", where=away)
+    assert rig.versions(made, "torch", "nvidia-fake") == ["1.9.1", "1.9.1"]
+    (warned,) = rig.warned
+    assert warned.startswith("127.0.0.1 gave no CPU build of torch==1.9.1 that fits (ERROR: ")
+
+
+def test_a_cpu_build_that_fits_nothing_is_passed_over(rig, indexes, tmp_path):
+    wheel(tmp_path / "cpu/torch", name="torch", version="1.9.1+cpu", requires="Requires-Dist: no\n")
+    made = rig.app("torch==1.9.1", where=indexes)
+    assert rig.versions(made, "torch") == ["1.9.1"]
+    assert len(rig.warned) == 1
 
 
 def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):

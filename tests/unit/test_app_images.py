@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flower_agent.errors import AgentError
-from flower_agent.wanted import app_images
+from flower_agent.wanted import app_images, wheel_sizes
 
 WANTED = (
     "Torch_Vision >=0.20",
@@ -83,3 +83,60 @@ def test_an_image_is_told_by_its_name_to_be_of_a_parent():
 
 def test_nothing_is_built_where_an_apps_needs_are_looked_up():
     assert {"--dry-run", "--only-binary=:all:"} <= set(app_images.resolve())
+
+
+def installs(*rows):
+    """Return pip's report of some wheels: name, version, address."""
+    return json.dumps(
+        {
+            "install": [
+                {
+                    "metadata": {"name": name, "version": version},
+                    "download_info": {"url": url, "archive_info": {"hashes": {"sha256": SHA256}}},
+                }
+                for name, version, url in rows
+            ]
+        }
+    ).encode()
+
+
+def test_only_torch_and_its_kin_are_asked_of_the_index_of_cpu_builds():
+    found = installs(("Torch", "2.8.0", ""), ("torchvision", "0.23.0+cpu", ""), ("numpy", "2", ""))
+    assert app_images.with_cuda(found) == ("torch==2.8.0",)
+    command = app_images.fetch_cpu()
+    assert "--no-deps" in command
+    assert "--extra-index-url" not in " ".join(command)
+
+
+def test_cpu_builds_are_taken_together_or_not_at_all():
+    wheels = ["torch-2.8.0+cpu-cp311-cp311-linux_x86_64.whl", "torch-2.8.01+cpu-x.whl", "x.whl"]
+    assert app_images.cpu_builds(["torch==2.8.0"], wheels) == ("torch==2.8.0+cpu",)
+    assert app_images.cpu_builds(["torch==2.8.0", "torchvision==0.23.0"], wheels) == ()
+
+
+def test_a_lock_says_how_much_it_is_and_what_comes_from_the_index_of_cpu_builds():
+    found = installs(("torch", "2.8.0+cpu", "file:///t"), ("numpy", "2", "https://i/n"))
+    sizes = {"file:///t": 184_000_000}
+    lock = app_images.lock(found, sizes, cpu=["torch==2.8.0+cpu"], index="https://c/cpu")
+    assert [(part.index, part.wheels) for part in lock.parts] == [
+        ("", (("numpy 2", 0),)),
+        ("https://c/cpu", (("torch 2.8.0+cpu", 184_000_000),)),
+    ]
+    assert lock.amount == "2 wheels, 184 MB and 1 of unknown size"
+    assert app_images.lock(found).amount == "2 wheels of unknown size"
+    assert app_images.lock(b'{"install": []}').amount == "0 wheels"
+
+
+def test_builds_for_a_gpu_are_another_image():
+    parent = "flwr/superexec:1.25.0"
+    assert app_images.image(parent, ("x",)) != app_images.image(parent, ("x",), cuda=True)
+    assert app_images.made_of(parent, ("x",)) != app_images.made_of(parent, ("x",), cuda=True)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"[", b"[]", b'{"a": "b", "c": -1, "d": 0}'])
+def test_sizes_that_are_not_known_are_left_out(data):
+    assert wheel_sizes.read(data) == {}
+
+
+def test_sizes_are_read():
+    assert wheel_sizes.read(b'{"https://i/n": 12}') == {"https://i/n": 12}
