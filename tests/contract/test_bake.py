@@ -126,7 +126,7 @@ def rig(docker_url, missing, tmp_path):
     with contextlib.closing(rig.engine):
         yield rig
         with client(docker_url) as api:
-            for name in (rig.reference, *rig.made):
+            for name in (*rig.made, rig.reference):  # children first
                 for image in api.images(filters={"reference": name}):
                     api.remove_image(image["Id"], force=True)
 
@@ -308,6 +308,22 @@ def test_an_app_that_wants_what_no_index_has_makes_no_image(rig):
         rig.app("nowhere-to-be-found>=1")
     assert caught.value.finding.code == "image.build"
     assert rig.left() == []
+
+
+def test_an_apps_image_is_a_layer_on_its_frameworks_and_keeps_what_fits(rig):
+    rig.lock = wheel(rig.given)
+    parent = rig.ensure()
+    wheel(rig.given, version="1.9.2")
+    wheel(rig.given, name="fetched", requires="Requires-Dist: scikit-learn>=1\n")
+    made = rig.app("scikit-learn>=1.5,<2", "fetched", parent=rig.reference)
+    assert rig.versions(made, "scikit-learn", "fetched") == ["1.9.1", "1.9.1"]
+    with client("unix:///var/run/docker.sock") as api:
+        below, layers = (
+            api.inspect_image(image.image_id)["RootFS"]["Layers"] for image in (parent, made)
+        )
+    assert layers[:-1] == below
+    other = rig.app("scikit-learn==1.9.2", parent=rig.reference)
+    assert rig.versions(other, "scikit-learn") == ["1.9.2"]
 
 
 @contextlib.contextmanager
