@@ -7,6 +7,7 @@ cannot be made is a warning, and another one is used only while no app computes.
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,7 +35,14 @@ IDLE_S = 60.0
 
 LOOK_S = 5.0
 
-_COMPUTES = ("flwr-clientapp", "flwr-serverapp")
+FIRST_LINES = 200
+"""A log of so many lines is not that of a container in which nothing ran."""
+
+_COMPUTES = re.compile("flwr-(?:client|server)app")
+"""The programs that run apps, as they are called and as they log (``Start `flwr-clientapp` …``)."""
+
+_ENDED = "<defunct>"
+"""How ``ps`` shows a process that has ended; Flower waits for none of those it starts."""
 
 log = structlog.get_logger()
 
@@ -283,14 +291,26 @@ class AppSupply:
     def _computes(self, turn: Turn, existing: Existing) -> bool:
         """Tell whether an app computed in the container within `IDLE_S`, as far as was looked."""
         turn.next_s = min(turn.next_s, LOOK_S * self._scale)
-        running: tuple[str, ...] = ()
+        running: tuple[str, ...] | None = None
         with contextlib.suppress(AgentError):  # wants `ps` on the VM
             running = self._engine.processes(existing.name)
-        if self._idle_since is None or any(
-            word in command for command in running for word in _COMPUTES
-        ):
+        if any(_COMPUTES.search(command) and _ENDED not in command for command in running or ()):
             self._idle_since = turn.monotonic
+        elif self._idle_since is None:
+            # Rounds have pauses; where no app ever ran there is no round.
+            idle_s = 0.0 if running is None or self._used(existing, running) else IDLE_S
+            self._idle_since = turn.monotonic - idle_s * self._scale
         return turn.monotonic - self._idle_since < IDLE_S * self._scale
+
+    def _used(self, existing: Existing, running: tuple[str, ...]) -> bool:
+        """Tell whether an app ran in the container since its start, as far as can be told."""
+        if any(_COMPUTES.search(command) for command in running):
+            return True  # ended, and nobody has asked how
+        try:
+            said = self._engine.logs(existing.name, since=existing.started_at, tail=FIRST_LINES)
+        except AgentError:
+            return True
+        return said.count("\n") >= FIRST_LINES or _COMPUTES.search(said) is not None
 
     def _tell(self, turn: Turn, error: AgentError, kept: Choice) -> None:
         found = error.finding

@@ -16,7 +16,7 @@ from flower_agent.errors import AgentError
 from flower_agent.record import Record
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
-from flower_agent.steps.app_supply import IDLE_S, AppSupply
+from flower_agent.steps.app_supply import FIRST_LINES, IDLE_S, AppSupply
 from flower_agent.steps.backoff import LONGEST_DELAY_S
 from flower_agent.steps.bakery import Bakery
 from flower_agent.steps.supply import Supply
@@ -153,8 +153,6 @@ def test_without_its_git_server_a_vm_starts_says_so_and_tries_again(vm):
     assert vm.fact().mark is Mark.BAD
     vm.repository.trouble = None
     vm.pass_time(LONGEST_DELAY_S)
-    vm.look()
-    vm.pass_time(IDLE_S)
     before = vm.engine.kept[SUPERNODE].shown.container_id
     vm.look()
     assert vm.used() == vm.image
@@ -208,14 +206,57 @@ def test_another_image_waits_until_no_app_computes(vm):
     vm.pass_time(LONGEST_DELAY_S)
     processes = vm.engine.processes
     vm.engine.processes = lambda _: ("python flwr-clientapp --token x",)
+    vm.engine.kept[SUPEREXEC].said.append((vm.now, "INFO : Start `flwr-clientapp` process\n"))
     for _ in range(10):
         vm.pass_time(IDLE_S)
         vm.look()
     assert (vm.used(), vm.last.app_short) == (vm.parent, True)
     assert vm.fact().detail == "its image is there; it waits until no app computes"
-    vm.engine.processes = processes
+    vm.engine.processes = lambda _: (*processes(_), "[flwr-clientapp] <defunct>")
     vm.look()
     assert vm.used() == vm.parent  # rounds have pauses
+    vm.pass_time(IDLE_S)
+    vm.look()
+    assert vm.used() == vm.image
+
+
+def late(vm):
+    """Let the image be there only when a container without it runs."""
+    vm.repository.trouble = away()
+    vm.look()
+    vm.repository.trouble = None
+    vm.pass_time(LONGEST_DELAY_S)
+
+
+def test_a_container_in_which_no_app_ever_ran_is_replaced_at_once(vm):
+    late(vm)
+    vm.look()
+    assert vm.used() == vm.image
+    assert "waits" not in vm.fact().detail
+
+
+@pytest.mark.parametrize(
+    "said", ["INFO : Start `flwr-clientapp` process\n", "INFO : anything\n" * FIRST_LINES]
+)
+def test_a_container_in_which_an_app_may_have_run_is_left_for_a_minute(vm, said):
+    late(vm)
+    vm.engine.kept[SUPEREXEC].said.extend((vm.now, f"{line}\n") for line in said.splitlines())
+    vm.look()
+    assert vm.used() == vm.parent
+    vm.pass_time(IDLE_S)
+    vm.look()
+    assert vm.used() == vm.image
+
+
+def test_where_processes_cannot_be_listed_it_takes_a_minute(vm):
+    late(vm)
+
+    def refuse(_):
+        raise AgentError("docker.refused", "no ps", retryable=True)
+
+    vm.engine.processes = refuse
+    vm.look()
+    assert vm.used() == vm.parent
     vm.pass_time(IDLE_S)
     vm.look()
     assert vm.used() == vm.image
