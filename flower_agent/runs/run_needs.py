@@ -6,6 +6,8 @@ A program inside the image tells, since only its Python knows what is installed.
 the module ``site`` does for a virtual environment (PEP 405).
 """
 
+from flower_agent.reporting.status import Fact, Mark
+
 PROGRAM = """\
 import os, re, site, sys
 home = os.path.dirname(os.path.dirname(os.path.abspath(sys.executable)))
@@ -47,3 +49,11 @@ def lacking(said: str) -> tuple[str, ...]:
     if _DONE not in lines:
         return ()
     return tuple(line.removeprefix(_LACKS) for line in lines if line.startswith(_LACKS))
+
+
+def on_its_way(app: Fact | None) -> bool:
+    """Tell whether the status' fact `app` says that the app's image is fetched for or made.
+
+    What the image in use lacks is no warning then: the VM does something about it.
+    """
+    return app is not None and app.mark is Mark.WAITING

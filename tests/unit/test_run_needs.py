@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import pytest
+
+from flower_agent.reporting.status import Fact, Mark
 from flower_agent.runs import run_needs
 
 
@@ -29,3 +32,9 @@ def test_what_does_not_apply_or_is_no_requirement_is_passed_over():
 def test_a_program_that_did_not_end_well_tells_nothing():
     assert run_needs.lacking("lacks torch\nTraceback (most recent call last):\n") == ()
     assert run_needs.lacking("") == ()
+
+
+@pytest.mark.parametrize(("mark", "way"), [("waiting", True), ("ok", False), ("bad", False)])
+def test_what_lacks_is_no_news_while_the_image_with_it_is_made(mark, way):
+    assert run_needs.on_its_way(Fact("app", Mark(mark), "makes flower-agent/superexec:x")) is way
+    assert not run_needs.on_its_way(None)
