@@ -18,7 +18,7 @@ from flower_agent.errors import AgentError
 from flower_agent.steps.engine import LOG_OPTIONS, Engine
 from flower_agent.wanted import flower
 
-from . import run_needs
+from . import build_failure, run_needs
 from .git_process import OOM_SCORE_ADJ
 
 LABEL = "org.flower-agent.bundler"
@@ -32,6 +32,7 @@ BUNDLE_BYTES = 16 * 1024 * 1024
 MEMORY_BYTES = 1 << 30
 PIDS = 256
 FILE_BYTES = 64 * 1024 * 1024
+SAID_BYTES = 1024 * 1024
 _LOOK_S = 0.1
 _PLACE = "/app/bundling"
 _ENVIRONMENT = {
@@ -59,7 +60,7 @@ class Bundler:
             api.start(name)
             status = self._wait(api, name)
             if status != 0:
-                raise _refusal(bytes(api.logs(name)).decode("utf-8", "replace"))
+                raise _refusal(_said(api, name))
             chunks, _ = api.get_archive(name, f"{_PLACE}/out")
             return _bundle(chunks)
 
@@ -69,7 +70,7 @@ class Bundler:
         with self._container(image, "python", command) as (api, name):
             api.start(name)
             self._wait(api, name)
-            return run_needs.lacking(bytes(api.logs(name)).decode("utf-8", "replace"))
+            return run_needs.lacking(_said(api, name))
 
     @contextlib.contextmanager
     def _container(
@@ -184,5 +185,14 @@ def _bundle(chunks: Iterable[bytes]) -> bytes:
 
 
 def _refusal(said: str) -> AgentError:
-    plain = " ".join(said.replace("❌", " ").split())
-    return AgentError("run.build", f"flwr build refused the app: {plain[-400:]}", retryable=True)
+    words = build_failure.cause(said, f"{_PLACE}/app")
+    return AgentError("run.build", f"flwr build refused the app: {words}", retryable=True)
+
+
+def _said(api: Any, name: str) -> str:
+    """Return the end of what a container printed, which an app's code may print without end."""
+    found = bytearray()
+    for chunk in api.logs(name, stream=True):
+        found += chunk
+        del found[:-SAID_BYTES]
+    return found.decode("utf-8", "replace")

@@ -53,6 +53,14 @@ def test_what_flwr_build_says_of_a_bad_app_is_told(bundler):
     assert "digits.nowhere" in found.message or "nowhere" in found.message
 
 
+@pytest.mark.parametrize("version", ["1.25.0", "1.42.0"])
+def test_an_app_that_cannot_be_imported_is_told_by_its_cause(bundler, version):
+    image = IMAGE.replace("1.25.0", version)
+    found = refusal(bundler, {**FILES, "digits/__init__.py": b"import wandb\n"}, image)
+    cause = "ModuleNotFoundError: No module named 'wandb'"
+    assert found.message == f"flwr build refused the app: {cause}"
+
+
 PROBE = b"""
 import os, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))

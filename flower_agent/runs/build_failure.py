@@ -1,0 +1,58 @@
+"""Why ``flwr build`` refused an app, from what it printed. Pure.
+
+Flower prints by ``rich`` (seen with 1.25 and 1.42): a plain sentence, a box titled Error, or the
+frame of a traceback with the exception below it, after the one that caused it where there is one.
+The frames hold lines of code and values of variables, which are no cause; an app prints what it
+likes beside.
+"""
+
+import re
+
+MOST = 400
+"""Characters of a cause."""
+
+_BOX = re.compile("[\u2500-\u257f]")
+_BEGIN, _END = "\u256d", "\u2570"
+_BECAUSE = "The above exception was the direct cause of the following exception:"
+
+
+def cause(said: str, place: str = "") -> str:
+    """Return the cause in few words; `place` is the app's directory there, which means nothing.
+
+    Where one exception was raised from another, it is the one that came first.
+    """
+    plain, boxed = _split(said.replace("\u274c", " ").splitlines())
+    after = [line for line in plain[-1] if line] if len(plain) > 1 else []
+    if after:
+        words = _innermost(plain)
+    elif boxed:
+        words = " ".join(boxed)[:MOST]
+    else:
+        words = " ".join(" ".join(plain[0]).split())[-MOST:]
+    words = words.replace(f"{place}/", "") if place else words
+    return " ".join(words.split())[:MOST]
+
+
+def _split(lines: list[str]) -> tuple[list[list[str]], list[str]]:
+    """Return the lines outside of frames, cut where a frame is, and those inside the last frame."""
+    plain: list[list[str]] = [[]]
+    inside: list[str] = []
+    for line in map(str.strip, lines):
+        if line.startswith(_BEGIN):
+            inside = []
+        elif line.startswith(_END):
+            plain.append([])
+        elif line[:1] and _BOX.match(line):
+            inside.append(_BOX.sub(" ", line).strip())
+        else:
+            plain[-1].append(line)
+    return plain, [line for line in inside if line]
+
+
+def _innermost(plain: list[list[str]]) -> str:
+    """Return the last exception, or the one before where that was its cause."""
+    groups = [" ".join(filter(None, group)) for group in plain]
+    at = len(groups) - 1
+    while at > 0 and groups[at - 1].endswith(_BECAUSE):
+        at -= 1
+    return groups[at].removesuffix(_BECAUSE)
