@@ -11,6 +11,9 @@ import re
 MOST = 400
 """Characters of a cause."""
 
+_LOOKED_AT = 256 * 1024
+"""Characters from the end that are looked at: several times what a real traceback has."""
+
 _BOX = re.compile("[\u2500-\u257f]")
 _BEGIN, _END = "\u256d", "\u2570"
 _BECAUSE = "The above exception was the direct cause of the following exception:"
@@ -21,7 +24,7 @@ def cause(said: str, place: str = "") -> str:
 
     Where one exception was raised from another, it is the one that came first.
     """
-    plain, boxed = _split(said.replace("\u274c", " ").splitlines())
+    plain, boxed = _split(said[-_LOOKED_AT:].replace("\u274c", " ").splitlines())
     after = [line for line in plain[-1] if line] if len(plain) > 1 else []
     if after:
         words = _innermost(plain)
