@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from flower_agent.config.app_source import Source, parse_source
+from flower_agent.config.settings import Role
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, warning
 from flower_agent.loop.turn import Turn
@@ -123,6 +124,15 @@ class AppSupply:
         self._large: dict[str, str] = {}
         """Images that were made here without the CPU builds that were wanted, and why."""
 
+        self._lacking: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        """What an image lacks of what is wanted, as it told itself."""
+
+        self._asked: tuple[str, tuple[str, ...]] = ("", ())
+        """The image of the role and what the app wants, in this turn."""
+
+        self._pinned: tuple[object, str] = (None, "")
+        """An image in a container, and what ``images.lock`` would say of it."""
+
         self._idle_since: float | None = None
         self._progress = ""
 
@@ -135,10 +145,26 @@ class AppSupply:
         existing: Existing | None,
     ) -> Choice:
         """Return the image for the container that runs apps, `existing` where it is there."""
+        parent = roles.app_parent(turn.settings, cuda=turn.cuda)
+        self._asked = (parent, ())
+        choice = self._choose(turn, parent, pins, baked, registry=registry, existing=existing)
+        if roles.runs_apps(turn.settings) and not turn.dry:
+            self._publish(turn, parent, choice, existing)
+        return choice
+
+    def _choose(
+        self,
+        turn: Turn,
+        parent: str,
+        pins: Mapping[str, str],
+        baked: Mapping[str, Needs],
+        *,
+        registry: Registry | None,
+        existing: Existing | None,
+    ) -> Choice:
         if turn.settings.app_repo is None or not roles.runs_apps(turn.settings):
             turn.record = dataclasses.replace(turn.record, app=None, app_image=None)
             return Choice()
-        parent = roles.app_parent(turn.settings, cuda=turn.cuda)
         kept = self._kept(turn, parent, existing)
         try:
             found = self._found(turn, parent, pins, baked, registry)
@@ -156,6 +182,29 @@ class AppSupply:
             held = (found.image, found.made_of) if found.image else None
             turn.record = dataclasses.replace(turn.record, app_image=held)
         return found
+
+    def _publish(self, turn: Turn, parent: str, choice: Choice, existing: Existing | None) -> None:
+        """Tell the service which image runs apps here, and what it lacks of the context's app.
+
+        The SuperLink, which knows its own, asks nobody.
+        """
+        if turn.settings.role is Role.SUPERLINK:
+            return
+        lacking: tuple[str, ...] | None = None
+        if turn.settings.app_repo is not None and not choice.short:
+            lacking = ()
+        elif choice.short and not choice.image:
+            lacking = self._lacking.get(self._asked)
+        digest = choice.made_of or self._pin(parent, existing)
+        turn.told["FLOWER_APP_IMAGE"] = app_images.published(digest, lacking)
+
+    def _pin(self, parent: str, existing: Existing | None) -> str:
+        """Return what ``images.lock`` would say of `parent`; it is looked at once a container."""
+        asked = (parent, existing.container_id if existing else "")
+        if self._pinned[0] != asked or not self._pinned[1]:
+            found = self._engine.image(parent)
+            self._pinned = (asked, images.pin(parent, found) if found else "")
+        return self._pinned[1]
 
     def forget(self) -> None:
         """Try again at once: with other settings it may well work."""
@@ -185,6 +234,7 @@ class AppSupply:
         if needs is None:
             return None
         wanted = app_images.needed(needs.dependencies)
+        self._asked = (parent, wanted)
         base = self._engine.image(parent) if wanted else None
         if not wanted:
             turn.note("app", Mark.OK, f"{needs} needs nothing beside Flower")
@@ -238,7 +288,8 @@ class AppSupply:
         cuda: bool,
     ) -> bool:
         """Make the image where `parent` lacks something; tell whether it was needed."""
-        if not self._scales.lacking(parent, wanted):
+        lacking = self._lacking[parent, wanted] = self._scales.lacking(parent, wanted)
+        if not lacking:
             return False
         reference = app_images.image(parent, wanted, cuda=cuda)
         self._large.pop(reference, None)

@@ -30,6 +30,15 @@ CPU_NAMES = frozenset({"torch", "torchvision", "torchaudio"})
 CPU_WANTED = "cpu.txt"
 CONSTRAINTS = "constraints.txt"
 
+_PUBLISHED = 200
+"""Characters of FLOWER_APP_IMAGE at most."""
+
+_LACKS, _NOTHING = " lacks ", "-"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PUBLISHED_FORM = re.compile(
+    rf"(?P<digest>{_DIGEST.pattern})(?:{_LACKS}"
+    r"(?P<names>-|(?:[a-z0-9][a-z0-9-]*;)*(?:[a-z0-9][a-z0-9-]*|\+[0-9]+)))?"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?([<>=!~;(].*)?")
 
@@ -88,6 +97,43 @@ def fetch_cpu() -> tuple[str, ...]:
         *("--disable-pip-version-check", "--no-cache-dir", "--retries", "1", "--timeout", "15"),
         *("--dest", f"{PLACE}/wheels", "-r", f"{PLACE}/{CPU_WANTED}"),
     )
+
+
+def published(digest: str, lacking: Iterable[str] | None) -> str:
+    """Return FLOWER_APP_IMAGE: what the image is, and names that it lacks of the context's app.
+
+    `digest` is what ``images.lock`` would say of it (`images.pin`), so that the same image made on
+    two VMs reads alike. `lacking` are requirements; None: not known. Of names that do not fit, the
+    count stands: ``+3``. OneGate keeps all of it as it is. Empty where there is no such digest.
+    """
+    if not _DIGEST.fullmatch(digest):
+        return ""
+    if lacking is None:
+        return digest
+    names = sorted({name for name in map(_name, lacking) if name})
+    left = _PUBLISHED - len(digest) - len(_LACKS) - len(f";+{len(names)}")
+    shown: list[str] = []
+    for name in names:
+        if len(name) + 1 > left:
+            break
+        left -= len(name) + 1
+        shown.append(name)
+    more = [f"+{len(names) - len(shown)}"] if len(shown) < len(names) else []
+    return f"{digest}{_LACKS}{';'.join([*shown, *more]) or _NOTHING}"
+
+
+def read_published(text: str) -> tuple[str, tuple[str, ...] | None]:
+    """Return digest and lacking names of a FLOWER_APP_IMAGE, the count ``+N`` of more among them.
+
+    Any VM of the service may write it: empty and None for anything else.
+    """
+    found = _PUBLISHED_FORM.fullmatch(text) if len(text) <= _PUBLISHED else None
+    if found is None:
+        return "", None
+    names = found["names"]
+    if names is None:
+        return found["digest"], None
+    return found["digest"], () if names == _NOTHING else tuple(names.split(";"))
 
 
 def with_cuda(report: bytes) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from test_converge import SUPEREXEC, SUPERNODE, Vm
 from test_enroller import Inline
 from test_submitter import PYPROJECT, Repository
 
+from flower_agent.config.settings import Role
 from flower_agent.errors import AgentError
 from flower_agent.record import Record
 from flower_agent.reporting.life import Phase
@@ -90,6 +91,9 @@ class AppVm(Vm):
     def fact(self):
         return self.last.facts["app"]
 
+    def told(self):
+        return self.last.told["FLOWER_APP_IMAGE"]
+
     def warned(self):
         return {found.code: found for found in self.last.warnings}
 
@@ -120,6 +124,28 @@ def test_a_first_boot_waits_for_what_the_app_needs_and_then_uses_it(vm):
     assert vm.fact().mark is Mark.OK
     assert vm.repository.commit[:10] in vm.fact().detail
     assert "hunter2" not in str((vm.record, vm.last.facts))
+
+
+def test_a_node_tells_the_service_which_image_runs_apps_and_what_it_lacks(vm):
+    vm.app_oven.error = AgentError("image.build", "no such wheel", retryable=True)
+    vm.look()
+    digest, lacking = app_images.read_published(vm.told())
+    assert (len(digest), lacking) == (71, ("tabulate",))
+    vm.app_oven.error = None
+    vm.pass_time(LONGEST_DELAY_S)
+    vm.look()
+    assert app_images.read_published(vm.told()) == (vm.engine.image(vm.image).made_of, ())
+    vm.set(CUSTOM_APP_REPO="")
+    vm.look()
+    assert vm.told() == digest
+
+
+def test_the_superlink_tells_nobody_which_image_runs_apps(vm):
+    vm.look()
+    settings = dataclasses.replace(vm.last.settings, role=Role.SUPERLINK)
+    link = dataclasses.replace(vm.last, settings=settings, told={})
+    vm.apps.choose(link, {}, {}, None, None)
+    assert link.told == {}
 
 
 def test_subprocess_isolation_has_it_in_the_supernode_itself(vm):

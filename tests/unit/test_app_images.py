@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flower_agent.errors import AgentError
+from flower_agent.reporting import report as onegate
 from flower_agent.wanted import app_images, wheel_sizes
 
 WANTED = (
@@ -140,3 +141,49 @@ def test_sizes_that_are_not_known_are_left_out(data):
 
 def test_sizes_are_read():
     assert wheel_sizes.read(b'{"https://i/n": 12}') == {"https://i/n": 12}
+
+
+PIN = f"sha256:{'a' * 64}"
+MANY = [f"package-number-{number}>=1" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "told", "names"),
+    [
+        (None, PIN, None),
+        ((), f"{PIN} lacks -", ()),
+        (("X_Y>=1,<2 (it has 0.9)", "a[b]"), f"{PIN} lacks a;x-y", ("a", "x-y")),
+    ],
+)
+def test_what_is_published_of_an_image_is_what_is_read(lacking, told, names):
+    assert app_images.published(PIN, lacking) == told
+    assert app_images.read_published(told) == (PIN, names)
+
+
+@pytest.mark.parametrize("lacking", [None, (), ("torch",), MANY])
+def test_onegate_keeps_what_is_published_of_an_image_as_it_is(lacking):
+    told = app_images.published(PIN, lacking)
+    assert onegate.words(told) == told
+    assert len(told) <= 200
+
+
+def test_names_that_do_not_fit_are_counted():
+    _, names = app_images.read_published(app_images.published(PIN, MANY))
+    assert names[-1] == f"+{40 - (len(names) - 1)}"
+    assert names[0] == "package-number-0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x", PIN[:-1], f"{PIN} ", f"{PIN} lacks ", f"{PIN} lacks a,b", f"{PIN} lacks a;;b"),
+        *(f"{PIN} lacks {'a' * 1_048_576}", f"{PIN} lacks {'a;' * 60}", f"{PIN} lacks +1;a"),
+    ],
+)
+def test_what_a_stranger_wrote_tells_nothing(text):
+    assert app_images.read_published(text) == ("", None)
+
+
+def test_an_image_without_a_digest_is_not_published():
+    assert app_images.published("", ("torch",)) == ""
+    assert app_images.published("flwr/superexec:1.25.0", None) == ""
