@@ -113,6 +113,8 @@ def _hold(*texts: str) -> None:
     if len(texts) > MAX_DEPENDENCIES or any(len(text) > MAX_TEXT for text in texts):
         limit = f"{MAX_DEPENDENCIES} dependencies or {MAX_TEXT} characters in one"
         raise _TooMuchError(f"has more than {limit}")
+    if not all(text.isprintable() for text in texts):  # a terminal would obey some of it
+        raise _TooMuchError("has control characters in a name, a version or a dependency")
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:

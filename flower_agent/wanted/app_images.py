@@ -50,7 +50,7 @@ def needed(dependencies: Iterable[str]) -> tuple[str, ...]:
         if not _NEED.fullmatch(text) or "@" in text or " -" in text:  # pip takes more in a line
             message = f"the app wants {text!r}: want a name and versions, no address"
             raise AgentError("image.framework", message, "Declare a release of it in the app.")
-    return tuple(text for text in found if _name(text) != "flwr")
+    return tuple(text for text in found if name_in(text) != "flwr")
 
 
 def image(parent: str, wanted: tuple[str, ...], *, cuda: bool = False) -> str:
@@ -110,7 +110,7 @@ def published(digest: str, lacking: Iterable[str] | None) -> str:
         return ""
     if lacking is None:
         return digest
-    names = sorted({name for name in map(_name, lacking) if name})
+    names = sorted({name for name in map(name_in, lacking) if name})
     left = _PUBLISHED - len(digest) - len(_LACKS) - len(f";+{len(names)}")
     shown: list[str] = []
     for name in names:
@@ -205,7 +205,8 @@ def _rows(report: bytes) -> list[dict[str, Any]]:
         raise ValueError(f"want pip's installation report: no {error}") from error
 
 
-def _name(requirement: str) -> str:
+def name_in(requirement: str) -> str:
+    """Return the name in a requirement as indexes write it; empty where there is none."""
     found = _NAME.match(requirement)
     return _normal(found[0]) if found else ""
 

@@ -104,6 +104,8 @@ HUGE = 20_000
         ("#" * 1_048_576, "is larger than 256 KiB"),
         (APP.replace("torch==2.9", "torch" + "=" * 2000), "has more than"),
         (APP.replace('"torch==2.9"', '"torch",' * 501), "has more than"),
+        (APP.replace("torch==2.9", "torch\\u001b[2J"), "has control characters"),
+        (APP.replace('"2.1"', '"2.1\\u0007"'), "has control characters"),
     ],
 )
 def test_what_no_app_has_is_told_within_a_second(text, words):

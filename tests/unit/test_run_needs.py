@@ -7,6 +7,7 @@ import pytest
 
 from flower_agent.reporting.status import Fact, Mark
 from flower_agent.runs import run_needs
+from flower_agent.wanted import app_images
 
 
 def ask(*wanted):
@@ -38,3 +39,60 @@ def test_a_program_that_did_not_end_well_tells_nothing():
 def test_what_lacks_is_no_news_while_the_image_with_it_is_made(mark, way):
     assert run_needs.on_its_way(Fact("app", Mark(mark), "makes flower-agent/superexec:x")) is way
     assert not run_needs.on_its_way(None)
+
+
+HERE, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+WANTED = ("flwr>=1.25", "torch==2.9", "wandb")
+UNKNOWN = "is not known to have what the app wants"
+
+
+def compared(nodes, *, lacks=(), of_context=True, wanted=WANTED):
+    return run_needs.compared(wanted, HERE, lacks, nodes, of_context=of_context)
+
+
+def told(digest, lacking):
+    return app_images.published(digest, lacking)
+
+
+def test_nothing_is_said_where_all_have_all_or_nothing_is_wanted():
+    assert compared([("a", told(HERE, ())), ("b", told(OTHER, ()))]) == ()
+    assert compared([("a", None)], wanted=("flwr>=1.25",)) == ()
+
+
+def test_what_lacks_is_said_once_with_all_who_lack_it():
+    nodes = [("a", told(HERE, ())), ("b", told(OTHER, ("wandb", "numpy"))), ("c", None)]
+    assert compared(nodes, lacks=("torch==2.9",)) == (
+        "the image of the SuperLink, a lacks torch==2.9",
+        "the image of b lacks wandb",
+        "the image of c is unknown: outside the service nobody tells what it has",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "garbage", OTHER, f"{OTHER} lacks \x1b[1m"])
+def test_a_node_that_tells_nothing_is_unknown(text):
+    assert compared([("a", text)]) == (f"the image of a {UNKNOWN}",)
+
+
+def test_what_a_node_lacks_of_another_app_tells_nothing_of_this_one():
+    nodes = [("a", told(OTHER, ("torch",))), ("b", told(OTHER, ())), ("c", told(HERE, ()))]
+    assert compared(nodes, of_context=False) == (f"the image of a, b {UNKNOWN}",)
+
+
+def test_a_node_whose_name_would_command_a_terminal_is_named_without():
+    (said,) = compared([("a\x1b]0;x\x07b", None)])
+    assert said.startswith("the image of a]0;xb is unknown")
+
+
+def test_a_thousand_nodes_are_one_sentence():
+    (said,) = compared([(f"supernode_{n}", "") for n in range(1000)])
+    assert said == (
+        "the image of supernode_0, supernode_1, supernode_2, supernode_3, supernode_4"
+        f" and 995 more {UNKNOWN}"
+    )
+
+
+def test_packages_beyond_what_was_published_are_counted():
+    many = [f"package-number-{n}" for n in range(40)]
+    (said,) = compared([("a", told(OTHER, many))], wanted=many)
+    assert said.startswith("the image of a lacks package-number-0, ")
+    assert said.endswith(" and 35 more")
