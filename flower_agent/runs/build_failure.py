@@ -25,15 +25,15 @@ def cause(said: str, place: str = "") -> str:
     Where one exception was raised from another, it is the one that came first.
     """
     plain, boxed = _split(said[-_LOOKED_AT:].replace("\u274c", " ").splitlines())
-    after = [line for line in plain[-1] if line] if len(plain) > 1 else []
-    if after:
+    if len(plain) > 1 and plain[-1]:
         words = _innermost(plain)
     elif boxed:
         words = " ".join(boxed)[:MOST]
     else:
         words = " ".join(" ".join(plain[0]).split())[-MOST:]
     words = words.replace(f"{place}/", "") if place else words
-    return " ".join(words.split())[:MOST]
+    plainly = (letter if letter.isprintable() else " " for letter in words)
+    return " ".join("".join(plainly).split())[:MOST]
 
 
 def _split(lines: list[str]) -> tuple[list[list[str]], list[str]]:
@@ -44,17 +44,18 @@ def _split(lines: list[str]) -> tuple[list[list[str]], list[str]]:
         if line.startswith(_BEGIN):
             inside = []
         elif line.startswith(_END):
-            plain.append([])
-        elif line[:1] and _BOX.match(line):
+            if plain[-1] or len(plain) == 1:
+                plain.append([])
+        elif _BOX.match(line):
             inside.append(_BOX.sub(" ", line).strip())
-        else:
+        elif line:
             plain[-1].append(line)
     return plain, [line for line in inside if line]
 
 
 def _innermost(plain: list[list[str]]) -> str:
     """Return the last exception, or the one before where that was its cause."""
-    groups = [" ".join(filter(None, group)) for group in plain]
+    groups = [" ".join(group) for group in plain]
     at = len(groups) - 1
     while at > 0 and groups[at - 1].endswith(_BECAUSE):
         at -= 1

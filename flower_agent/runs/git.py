@@ -227,8 +227,9 @@ class _Runner:
         except OSError as error:
             raise AgentError("run.no_git", f"{self._program}: {error.strerror}") from error
         except git_process.TooMuchError:
-            limit = f"more than {limit_bytes // 1024**2} MiB, which ended it"
-            message = f"{self._source} has too many files: git {arguments[0]} answered {limit}"
+            what = "has too many files" if arguments[0] == "ls-tree" else "says too much"
+            limit = f"git {arguments[0]} answered more than {limit_bytes // 1024**2} MiB"
+            message = f"{self._source} {what}: {limit}, which ended it"
             raise AgentError("run.too_large", message) from None
         if ended.exit_code != 0:
             raise self._failure(ended)
@@ -248,7 +249,8 @@ class _Runner:
         if login is not None:
             for part in filter(None, (login.reveal(), *login.reveal().split(":", 1))):
                 said = said.replace(part, "***")
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        plain = ("".join(filter(str.isprintable, line)).strip() for line in said.splitlines())
+        lines = [line for line in plain if line]
         end = f"git ended by signal {-ended.exit_code}" if ended.exit_code < 0 else ""
         words = "; ".join(lines[-3:])[:400] or end or "git ended without a word"
         message = f"{self._source}: {words}"

@@ -183,7 +183,8 @@ class Workbench:
             with self._engine.calling("look at a building container", "image.build") as api:
                 state = api.inspect_container(container_id)["State"]
                 said = bytes(api.logs(container_id, tail=LAST_LINES)).decode("utf-8", "replace")
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            plain = ("".join(filter(str.isprintable, line)).strip() for line in said.splitlines())
+            lines = [line for line in plain if line]
             if not state.get("Running"):
                 if state.get("OOMKilled"):
                     limit = f"{MEMORY_BYTES >> 20} MiB of memory"

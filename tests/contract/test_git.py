@@ -282,7 +282,9 @@ def test_git_is_the_first_to_go_where_memory_lacks_and_takes_so_much_at_most(tmp
 
 def test_what_git_complains_about_without_end_is_not_kept(tmp_path, repository):
     program = tmp_path / "git"
-    program.write_text("#!/bin/sh\nyes complaint | head -c 9000000 >&2\necho last >&2\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\nyes complaint | head -c 9000000 >&2\nprintf 'la\\033st\\n' >&2\nexit 1\n"
+    )
     program.chmod(0o755)
     found = failure(git(tmp_path, program=str(program)).fetch, Source(repository.url))
     assert found.message.endswith("complaint; complaint; last")

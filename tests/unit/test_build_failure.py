@@ -36,6 +36,10 @@ def test_what_an_app_prints_beside_is_told_where_there_is_nothing_else():
     assert build_failure.cause("") == ""
 
 
+def test_what_would_command_a_terminal_is_left_out():
+    assert build_failure.cause("ValueError: \x1b]0;x\x07y\x9b2J") == "ValueError: ]0;x y 2J"
+
+
 @pytest.mark.parametrize("line", ["╭", "╰", "│ ╭─", "│" * 1000, "a ", "The above exception was "])
 def test_a_mebibyte_of_the_worst_is_read_within_a_second(line):
     for text in (line * (1_048_576 // len(line)), f"{line}\n" * (1_048_576 // (len(line) + 1))):
