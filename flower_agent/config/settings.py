@@ -48,17 +48,17 @@ class Settings:
         "FLOWER_SERVER_ADDRESS", parsers.peer_text,
         "The SuperLink's Fleet API: `host`, `host:port` or `[v6]:port`. Without a port: the Fleet "
         "port of the version.", unset="discovered", roles=NODE + EXEC, sample="10.0.0.5:9092")
-    num_rounds: int = setting(
+    num_rounds: int | None = setting(
         "FL_NUM_ROUNDS", parsers.whole(1, 1_000_000),
         "Rounds of the run that `CUSTOM_APP_REPO` starts.",
-        default="3", roles=LINK, sample="10")
-    strategy: str = setting(
+        unset="the app's own", roles=LINK, sample="10")
+    strategy: str | None = setting(
         "FL_STRATEGY", parsers.identifier,
         "Strategy of the run, where the app lets one choose.",
-        default="FedAvg", roles=LINK, sample="FedProx")
+        unset="the app's own", roles=LINK, sample="FedProx")
     min_clients: int = setting(
         "FL_MIN_CLIENTS", parsers.whole(1, 1_000_000),
-        "SuperNodes that must be connected before the run is submitted, and that take part.",
+        "SuperNodes that must be connected before the run is submitted; set, the app is told so.",
         default="2", roles=LINK, sample="5")
     run_config: Pairs = family(
         "FL_CONFIG_", parsers.line,

@@ -15,20 +15,32 @@ from flower_agent.wanted import arguments
 
 from .run_app import App
 
-ROUNDS = ("num-server-rounds", "num-rounds", "server-rounds", "global-rounds", "rounds")
+ROUNDS = (
+    "num-server-rounds",
+    "num-rounds",
+    "server-rounds",
+    "global-rounds",
+    "num-global-rounds",
+    "communication-rounds",
+    "rounds",
+)
 STRATEGY = ("strategy", "strategy-name", "aggregation-strategy")
-CLIENTS = (
+_FLOORS = (
     "min-clients",
     "min-nodes",
+    "min-num-clients",
+    "min-num-nodes",
     "min-available-clients",
     "min-available-nodes",
     "min-fit-clients",
+    "min-train-clients",
     "min-train-nodes",
     "min-evaluate-clients",
     "min-evaluate-nodes",
 )
-"""Keys in which `-` and `_` are alike. The first of rounds and strategy that an app declares is
-set; of the clients all that it declares."""
+CLIENTS = (*_FLOORS, *(f"strategy-{key}" for key in _FLOORS))
+"""Keys in which `-`, `_` and `.` are alike. The first of rounds and strategy that an app declares
+is set; of the clients all that it declares, also in a table ``strategy``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ def fit(settings: Settings, app: App) -> RunConfig:
         keys = _declared(names, declared)
         for key in keys if every else keys[:1]:
             overrides[key] = _typed(variable, value, key, declared[key])
-        if not keys and _is_given(variable, settings):
+        if not keys:
             findings.append(_unread(variable, names, app))
     return RunConfig(tuple(sorted(overrides.items())), tuple(findings))
 
@@ -75,16 +87,19 @@ def given(pairs: Iterable[tuple[str, str]], app: App) -> tuple[tuple[str, Scalar
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, str, tuple[str, ...], bool]]:
-    """Yield each variable, its value, the keys it may have, and whether it sets all of them."""
-    yield "FL_NUM_ROUNDS", str(settings.num_rounds), ROUNDS, False
-    yield "FL_STRATEGY", settings.strategy, STRATEGY, False
-    yield "FL_MIN_CLIENTS", str(settings.min_clients), CLIENTS, True
+    """Yield each variable that was set, its value, the keys it may have, and whether it sets all.
+
+    What was not set leaves the app's own default: a run of the context and one of the same app by
+    hand train alike.
+    """
+    if settings.num_rounds is not None:
+        yield "FL_NUM_ROUNDS", str(settings.num_rounds), ROUNDS, False
+    if settings.strategy is not None:
+        yield "FL_STRATEGY", settings.strategy, STRATEGY, False
+    if "FL_MIN_CLIENTS" in settings.given:
+        yield "FL_MIN_CLIENTS", str(settings.min_clients), CLIENTS, True
     for key, value in settings.run_config:
         yield f"FL_CONFIG_{key.upper().replace('-', '_')}", value, (key,), True
-
-
-def _is_given(variable: str, settings: Settings) -> bool:
-    return variable in settings.given or variable.startswith("FL_CONFIG_")
 
 
 def _declared(names: tuple[str, ...], declared: dict[str, Scalar]) -> list[str]:
@@ -120,7 +135,8 @@ def _typed(variable: str, text: str, key: str, default: Scalar) -> Scalar:
 
 def _unread(variable: str, names: tuple[str, ...], app: App) -> Finding:
     keys = ", ".join(key for key, _ in app.config) or "nothing"
-    wanted = names[0] if len(names) == 1 else f"none of {', '.join(names)}"
+    listed = [name for name in names if not name.startswith("strategy-min-")]
+    wanted = names[0] if len(names) == 1 else f"none of {', '.join(listed)}"
     said = f"does not declare {wanted}" if len(names) == 1 else f"declares {wanted}"
     waits = " The run waits for so many SuperNodes all the same." if names is CLIENTS else ""
     hint = f"The app declares: {keys}.{waits}"

@@ -80,15 +80,37 @@ class Due(enum.StrEnum):
 
 
 def key_of(settings: Settings, source: Source) -> str:
-    """Return what changes when the context asks for another run; a new token is no change."""
-    asked = (
+    """Return what changes when the context asks for another run; a new token is no change.
+
+    To set a variable to what it is anyway is a change: the app's own default may be another.
+    """
+    passed = "FL_MIN_CLIENTS" in settings.given
+    asked = {
+        "source": str(source),
+        "rounds": settings.num_rounds,
+        "strategy": settings.strategy,
+        "clients": [settings.min_clients, passed],
+        "config": settings.run_config,
+    }
+    return _digest(asked)
+
+
+def carried(known: Submission, settings: Settings, source: Source) -> Submission:
+    """Return a submission of an older agent under the key that the same context has now.
+
+    Older agents passed 3 rounds and FedAvg where nothing was set, and their key said so. What they
+    submitted, or asked for, is not submitted again; what they only prepared is prepared anew.
+    """
+    before = (
         str(source),
-        settings.num_rounds,
-        settings.strategy,
+        3 if settings.num_rounds is None else settings.num_rounds,
+        "FedAvg" if settings.strategy is None else settings.strategy,
         settings.min_clients,
         settings.run_config,
     )
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    if known.key != _digest(before) or (known.run_id is None and known.asked_at is None):
+        return known
+    return dataclasses.replace(known, key=key_of(settings, source))
 
 
 def due(
@@ -170,6 +192,10 @@ def load(data: bytes) -> Submission:
         return Submission(**fields)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not a submission: {error!r}") from error
+
+
+def _digest(asked: object) -> str:
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _text(value: object) -> str:

@@ -79,6 +79,7 @@ class Submitter:
             return
         source = parse_source(turn.settings.app_repo)
         key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
+        self._carry(turn, source)
         self._take(turn, key, source)
         vmid, short = turn.record.vmid, turn.app_short
         match submission.due(self._known, key, vmid, online=online, least=least, short=short):
@@ -96,6 +97,13 @@ class Submitter:
             self._needs(turn, self._known)
         elif self._known is not None and self._known.active:
             turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
+
+    def _carry(self, turn: Turn, source: Source) -> None:
+        """Take over what an older agent submitted."""
+        if self._known is not None:
+            carried = submission.carried(self._known, turn.settings, source)
+            if carried != self._known:
+                self._keep(carried)
 
     def _without_app(self, turn: Turn) -> None:
         """Follow a run whose context is gone to its end."""

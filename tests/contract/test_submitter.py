@@ -5,6 +5,7 @@ The Control API is spoken for real with a small SuperLink; git and the bundler a
 """
 
 import datetime
+import hashlib
 import json
 
 import pytest
@@ -285,11 +286,25 @@ def test_a_changed_context_is_submitted_after_the_active_run(vm):
     vm.run.end("completed")
     vm.turn(6)
     first, second = vm.superlink.runs.values()
-    assert (first.config["num-server-rounds"], second.config["num-server-rounds"]) == (
-        ((8, 6),),
-        ((8, 18),),
-    )
+    assert (first.config, second.config) == ({}, {"num-server-rounds": ((8, 18),)})
     assert vm.told() == "pending"
+
+
+def test_an_upgraded_agent_submits_no_run_again(vm, tmp_path):
+    vm.turn(4)
+    vm.run.end("completed")
+    vm.turn(2)
+    kept = tmp_path / "runs/context.json"
+    asked = ("https://git.example.org/app@main", 3, "FedAvg", 2, ())
+    older = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "key": older}))
+    vm.restart()
+    vm.turn(4)
+    assert len(vm.superlink.runs) == 1
+    vm.restart()
+    vm.variables["FL_NUM_ROUNDS"] = "3"
+    vm.turn(6)
+    assert len(vm.superlink.runs) == 2
 
 
 def test_a_changed_branch_takes_the_newest_commit(vm):

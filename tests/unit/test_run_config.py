@@ -19,14 +19,35 @@ def overrides(config, **variables):
     return dict(fit(config, **variables).overrides)
 
 
-def test_the_defaults_go_to_the_keys_of_flowers_templates():
-    config = {"num-server-rounds": 10, "strategy": "FedProx", "min-clients": 9, "other": 1}
-    want = {"num-server-rounds": 3, "strategy": "FedAvg", "min-clients": 2}
-    assert overrides(config) == want
+CONFIG = {"num-server-rounds": 10, "strategy": "FedProx", "min-clients": 9, "other": 1}
+
+
+def test_what_is_not_set_leaves_the_apps_own_defaults():
+    assert overrides(CONFIG) == {}
+
+
+def test_what_is_set_goes_to_the_keys_of_flowers_templates():
+    found = overrides(CONFIG, FL_NUM_ROUNDS="3", FL_STRATEGY="FedAvg", FL_MIN_CLIENTS="2")
+    assert found == {"num-server-rounds": 3, "strategy": "FedAvg", "min-clients": 2}
+
+
+def test_a_default_of_the_image_counts_as_set():
+    parsed = settings.parse(SERVER, {"fl_num_rounds": "5"})
+    fitted = run_config.fit(parsed.settings, App("me/mine", "1", tuple(CONFIG.items())))
+    assert fitted.overrides == (("num-server-rounds", 5),)
 
 
 @pytest.mark.parametrize(
-    "key", ["num-server-rounds", "num_server_rounds", "num-rounds", "Num_Rounds", "rounds"]
+    "key",
+    [
+        "num-server-rounds",
+        "num_server_rounds",
+        "num-rounds",
+        "Num_Rounds",
+        "rounds",
+        "num-global-rounds",
+        "communication_rounds",
+    ],
 )
 def test_rounds_are_found_under_the_names_that_apps_use(key):
     assert overrides({key: 1}, FL_NUM_ROUNDS="7") == {key: 7}
@@ -39,7 +60,16 @@ def test_the_first_of_two_keys_for_rounds_is_set():
 
 
 def test_every_key_for_clients_is_set():
-    config = {"min-fit-clients": 1, "min_available_clients": 1}
+    config = dict.fromkeys(
+        (
+            "min-fit-clients",
+            "min_available_clients",
+            "min-num-clients",
+            "min-train-nodes",
+            "strategy.min-available-nodes",
+        ),
+        1,
+    )
     assert overrides(config, FL_MIN_CLIENTS="5") == dict.fromkeys(config, 5)
 
 

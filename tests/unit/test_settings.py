@@ -67,7 +67,7 @@ def test_a_role_alone_gives_the_defaults(variables):
     found = good(variables)
     assert codes(variables) == (["appio.plaintext"] if variables is EXEC else [])
     assert str(found.version) == "1.25.0"
-    assert (found.num_rounds, found.strategy, found.min_clients) == (3, "FedAvg", 2)
+    assert (found.num_rounds, found.strategy, found.min_clients) == (None, None, 2)
     assert (found.tls, found.gpu, found.isolation) == (True, GpuMode.NO, Isolation.PROCESS)
     assert found.control_address == Address("127.0.0.1", 9093)
     assert (found.serverappio_port, found.clientappio_port) == (9091, 9094)
@@ -105,7 +105,7 @@ def test_a_superexec_must_know_where_to_attach():
 
 
 def test_a_bad_value_of_another_role_does_not_stop_this_one():
-    assert good({**CLIENT, "FL_NUM_ROUNDS": "many", "FL_CONFIG_X": "\a"}).num_rounds == 3
+    assert good({**CLIENT, "FL_NUM_ROUNDS": "many", "FL_CONFIG_X": "\a"}).num_rounds is None
     assert good({**SERVER, "GPU_ENABLED": "perhaps"}).gpu is GpuMode.NO
 
 
@@ -163,7 +163,7 @@ def test_both_names_with_different_values_are_an_error_without_values():
 
 def test_an_empty_value_is_unset():
     variables = {"ONEAPP_FLOWER_ROLE": "", "FLOWER_ROLE": "server", "FL_NUM_ROUNDS": " \n"}
-    assert good(variables).num_rounds == 3
+    assert good(variables).num_rounds is None
     assert good({**SERVER, "FL_CONFIG_LR": ""}).run_config == ()
 
 

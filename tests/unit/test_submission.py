@@ -1,6 +1,7 @@
 """When the run of the context is due, and that it is submitted once."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -81,6 +82,55 @@ def test_each_variable_of_a_run_makes_it_another(variables):
     assert key(**variables) != key()
 
 
+@pytest.mark.parametrize(
+    "variables", [{"FL_NUM_ROUNDS": "3"}, {"FL_STRATEGY": "FedAvg"}, {"FL_MIN_CLIENTS": "2"}]
+)
+def test_to_set_what_older_agents_passed_anyway_is_a_change(variables):
+    assert key(**variables) != key()
+
+
+def older_key(rounds=3, strategy="FedAvg", clients=2, config=()):
+    """Return the key that agents wrote which passed 3 rounds and FedAvg where nothing was set."""
+    asked = ("https://h/app@main", rounds, strategy, clients, config)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def carried(known, **variables):
+    return submission.carried(known, parsed(**variables), parse_source("https://h/app@main"))
+
+
+@pytest.mark.parametrize(
+    ("older", "variables"),
+    [
+        ({}, {}),
+        ({}, {"FL_NUM_ROUNDS": "3"}),
+        ({"rounds": 9, "strategy": "Krum"}, {"FL_NUM_ROUNDS": "9", "FL_STRATEGY": "Krum"}),
+        ({"clients": 5}, {"FL_MIN_CLIENTS": "5"}),
+        ({"config": (("lr", "1"),)}, {"FL_CONFIG_LR": "1"}),
+    ],
+)
+def test_an_upgrade_of_the_agent_submits_no_run_again(older, variables):
+    known = dataclasses.replace(FINISHED, key=older_key(**older))
+    now = carried(known, **variables)
+    assert now.key == key(**variables)
+    assert due(now, key=key(**variables)) is Due.NOTHING
+    assert carried(now, **variables) == now
+
+
+def test_after_an_upgrade_a_changed_context_is_one():
+    known = carried(dataclasses.replace(FINISHED, key=older_key()))
+    assert due(carried(known, FL_NUM_ROUNDS="3"), key=key(FL_NUM_ROUNDS="3")) is Due.PREPARE
+    known = dataclasses.replace(FINISHED, key=older_key(rounds=9))
+    assert carried(known) == known
+
+
+def test_what_an_older_agent_only_prepared_is_prepared_anew_and_what_it_asked_for_is_not():
+    prepared = dataclasses.replace(KNOWN, key=older_key())
+    assert due(carried(prepared), key=key()) is Due.PREPARE
+    asked = dataclasses.replace(prepared, asked_at=1.0)
+    assert due(carried(asked), key=key()) is Due.SUBMIT
+
+
 def test_repository_ref_and_directory_make_it_another_and_a_new_token_does_not():
     texts = ("https://h/app@main", "https://h/app@dev", "https://h/b@main", "https://h/app@main#x")
     assert len({key(text) for text in texts}) == len(texts)
@@ -88,7 +138,7 @@ def test_repository_ref_and_directory_make_it_another_and_a_new_token_does_not()
 
 
 def test_what_no_run_reads_makes_no_other():
-    assert key(FLOWER_LOG_LEVEL="DEBUG", FL_NUM_ROUNDS="3") == key()
+    assert key(FLOWER_LOG_LEVEL="DEBUG") == key()
 
 
 def test_an_end_reads_as_the_contract_says():
