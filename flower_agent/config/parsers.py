@@ -7,6 +7,7 @@ Fact: Flower's ``--node-config`` silently drops what is not ``key=value`` (seen 
 
 import enum
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -80,7 +81,9 @@ _MEMORY = re.compile(
     r"([0-9]{1,15})(?:\.([0-9]{1,3}))?[ ]?([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII
 )
 
-_PAIR = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=([^\s'\"=\\]+)")
+_PAIR = re.compile(
+    r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=('[^']*+'|\"[^\"]*+\"|[^\s'\"=\\]++)(?:\s++|\Z)", re.ASCII
+)
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _PREFIX = re.compile(rf"{_COMPONENT}(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
 _PREFIX_LENGTH = 200
@@ -177,14 +180,25 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def pairs(text: str) -> Pairs:
-    """Return the pairs of ``key=value key2=value2``. Strict, since Flower drops what is not one."""
-    found = [_PAIR.fullmatch(part) for part in text.split()]
-    whole_pairs = [(match[1], match[2]) for match in found if match and match[2].isprintable()]
-    if len(whole_pairs) != len(found):
-        raise ValueError("want key=value key2=value2, without quotes, backslashes and further =")
-    if len(dict(whole_pairs)) != len(whole_pairs):
+    """Return the pairs of ``key=value key2="two words"``; a quoted value keeps its quotes.
+
+    Quotes are TOML's, as Flower writes them: they make a string of what looks like a number.
+    Strict, since Flower drops what is no pair.
+    """
+    found: list[tuple[str, str]] = []
+    position, whole = 0, text.strip()
+    while position < len(whole):
+        match = _PAIR.match(whole, position)
+        if match is None or not match[2].isprintable() or not _is_toml(match[2]):
+            raise ValueError(
+                "want key=value key2='two words'; outside quotes no blank, quote, backslash or "
+                'further =, inside "…" a backslash as TOML has it'
+            )
+        found.append((match[1], match[2]))
+        position = match.end()
+    if len(dict(found)) != len(found):
         raise ValueError("want each key once")
-    return tuple(whole_pairs)
+    return tuple(found)
 
 
 def line(text: str) -> str:
@@ -230,6 +244,17 @@ def app(text: str) -> str:
     """Return the Git URL of an app, with its ref and subdirectory. It may hold credentials."""
     app_source.parse_source(text)
     return text
+
+
+def _is_toml(value: str) -> bool:
+    """Tell whether a quoted value is a string of TOML; what has no quotes is none, and well."""
+    if value[0] not in "'\"":
+        return True
+    try:
+        tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _one_of(words: list[str]) -> str:

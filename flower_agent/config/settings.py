@@ -27,6 +27,9 @@ __all__ = (
 CONTROL = "127.0.0.1:9093"
 """Where the Control API listens by default."""
 
+PARTITION_KEYS = ("partition-id", "num-partitions")
+"""What every SuperNode's apps read as `context.node_config`."""
+
 LINK, NODE, EXEC = ((role,) for role in Role)
 
 
@@ -99,9 +102,9 @@ class Settings:
         "SuperNode.", default="process", sample="subprocess")
     node_config: Pairs | None = setting(
         "FLOWER_NODE_CONFIG", parsers.pairs,
-        "What apps read as `context.node_config`: `key=value key2=value2`. Automatic gives "
-        "`partition-id` and `num-partitions`.",
-        unset="automatic", roles=NODE, sample="partition-id=0 num-partitions=2")
+        "What apps read as `context.node_config` beside the automatic `partition-id` and "
+        "`num-partitions`, which it may override: `key=value key2='two words'`.",
+        unset="those two alone", roles=NODE, sample="dataset-path='/app/data/x' fold=3")
     node_auth: bool | None = setting(
         "FLOWER_NODE_AUTH", parsers.boolean,
         "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols those of its "
@@ -201,6 +204,11 @@ class Settings:
     given: frozenset[str] = frozenset()
     """The variables that somebody set."""
 # fmt: on
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether FLOWER_NODE_CONFIG says all that a service would tell of the partition."""
+        return set(PARTITION_KEYS) <= dict(self.node_config or ()).keys()
 
 
 _FIELDS: dict[str, Setting[Any]] = {

@@ -14,7 +14,7 @@ import structlog
 from flower_agent import foreign_text
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
-from flower_agent.config.settings import Settings
+from flower_agent.config.settings import PARTITION_KEYS, Settings
 from flower_agent.errors import AgentError, Severity, warning
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.pki.node_keys import NodeKey, NodeKeys
@@ -28,7 +28,7 @@ from flower_agent.service.connections import Connections
 from flower_agent.service.discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
 from flower_agent.service.finder import Finder
 from flower_agent.service.look import Look
-from flower_agent.wanted import flower, roles
+from flower_agent.wanted import arguments, flower, roles
 from flower_agent.wanted.arguments import Trust
 from flower_agent.wanted.containers import Part
 from flower_agent.wanted.flower import Transport
@@ -248,23 +248,28 @@ class SuperNode:
         return made
 
     def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
-        settings = turn.settings
-        if settings.node_config is not None:
-            return settings.node_config
+        """Return the partition, as far as it is automatic, and what FLOWER_NODE_CONFIG adds."""
+        config = turn.settings.node_config or ()
+        if not turn.settings.is_numbered:
+            given, part = dict(config), self._partition(turn)
+            automatic = zip(PARTITION_KEYS, map(str, dataclasses.astuple(part)), strict=True)
+            config = (*(pair for pair in automatic if pair[0] not in given), *config)
+        numbers = [arguments.scalar(dict(config)[key]) for key in PARTITION_KEYS]
+        if all(type(number) is int and number >= 0 for number in numbers):
+            turn.told["FLOWER_PARTITION"] = "{}/{}".format(*numbers)
+            turn.note("partition", Mark.OK, "{} of {}".format(*numbers))
+        turn.note("node_config", Mark.OK, arguments.node_config_words(config))
+        return config
+
+    def _partition(self, turn: Turn) -> Partition:
         part = self._finder.partition(turn.client, turn.record)
         if part is None:
-            part = Partition(0, 1)
             turn.warnings.append(
                 warning("partition.default", "outside a service this node has partition 0 of 1")
             )
-        else:
-            turn.record = dataclasses.replace(turn.record, partition=part)
-        turn.told["FLOWER_PARTITION"] = f"{part.partition_id}/{part.num_partitions}"
-        turn.note("partition", Mark.OK, f"{part.partition_id} of {part.num_partitions}")
-        return (
-            ("partition-id", str(part.partition_id)),
-            ("num-partitions", str(part.num_partitions)),
-        )
+            return Partition(0, 1)
+        turn.record = dataclasses.replace(turn.record, partition=part)
+        return part
 
     def _gave_up(self, turn: Turn, running: Running) -> bool:
         """Tell whether its log has the end of a SuperNode, which its process may outlive."""

@@ -130,7 +130,7 @@ class Finder:
             self._failures = pace.failures(self._failures, code)
             wait_s = pace.pause_s(self._failures, self._random.random())
             self._next_lookup = now + wait_s * self._scale
-        partition = settings.node_config is None and record.partition is None
+        partition = not settings.is_numbered and record.partition is None
         missing = (
             self._stale
             or self._found is None

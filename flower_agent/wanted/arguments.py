@@ -17,6 +17,9 @@ from .flower import Transport, Version
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _INTEGERS = range(-(2**63), 2**63)
 
+_SHOWN, _SHOWN_WHOLE = 40, 200
+"""Characters of a value, and of a whole node config, in the status."""
+
 _SUPERLINKS = flower.CA_FILE, flower.CERTIFICATE_FILE, flower.KEY_FILE
 _SUPERNODES = flower.APPIO_CA_FILE, flower.APPIO_CERTIFICATE_FILE, flower.APPIO_KEY_FILE
 """CA, certificate and key of what each serves."""
@@ -206,6 +209,13 @@ def node_config_text(pairs: tuple[tuple[str, str], ...]) -> str:
         if not _KEY.fullmatch(key):
             raise ValueError(f"want a key of letters, digits, '_', '-' and not {key!r}")
     return " ".join(f"{key}={_literal(scalar(value))}" for key, value in pairs)
+
+
+def node_config_words(pairs: tuple[tuple[str, str], ...]) -> str:
+    """Return a node config for the status: on one line, long values and a long whole cut."""
+    cut = (f"{key}={value[:_SHOWN]}{'…' if len(value) > _SHOWN else ''}" for key, value in pairs)
+    words = " ".join(cut)
+    return words if len(words) <= _SHOWN_WHOLE else words[:_SHOWN_WHOLE] + "…"
 
 
 def _literal(value: bool | float | str) -> str:  # noqa: FBT001 - a value, not a switch

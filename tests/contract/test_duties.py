@@ -27,11 +27,12 @@ from flower_agent.runs.follower import Follower
 from flower_agent.runs.git import Git
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.runs.submitter import Submitter
+from flower_agent.service.discovery import Partition
 from flower_agent.service.enroller import Enroller
 from flower_agent.service.node_reports import NodeReports
 from flower_agent.service.registrar import Registrar
 from flower_agent.steps.engine import Engine
-from flower_agent.wanted import roles
+from flower_agent.wanted import arguments, roles
 from flower_agent.wanted.arguments import Trust
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -106,6 +107,67 @@ def test_lines_of_the_start_before_are_not_this_ones():
     node.log.write(START - seconds(1), CONNECTED)
     assert node.read(START + seconds(0.5)) == ""
     assert node.read(START + seconds(1.5)) == ""
+
+
+class Numbered:
+    """A search that knows the node's partition, and whether it was asked."""
+
+    def __init__(self, part):
+        self.part, self.asked = part, 0
+
+    def partition(self, _client, _record):
+        self.asked += 1
+        return self.part
+
+
+def node_config(part, **context):
+    """Return what apps would read, the turn, and how often the partition was asked for."""
+    search = Numbered(part)
+    turn = Turn(
+        settings=parse(FLOWER_ROLE="client", **context),
+        variables={},
+        host=HostFacts((), None, 2**31, "boot"),
+        keyring=Keyring(pathlib.Path("/nowhere")),
+        client=None,
+        now=START,
+        monotonic=1000.0,
+        record=Record(),
+    )
+    found = SuperNode(Prober(), search, None, None, None)._node_config(turn)
+    return arguments.node_config_text(found), turn, search.asked
+
+
+def test_a_node_config_adds_to_the_partition_and_is_shown():
+    text, turn, _ = node_config(Partition(1, 4), FLOWER_NODE_CONFIG="dataset-path='/app/data/x y'")
+    assert text == 'partition-id=1 num-partitions=4 dataset-path="/app/data/x y"'
+    shown = "partition-id=1 num-partitions=4 dataset-path='/app/data/x y'"
+    assert turn.facts["node_config"].detail == shown
+    assert turn.told["FLOWER_PARTITION"] == "1/4"
+
+
+def test_a_node_config_overrides_one_key_of_the_partition():
+    text, turn, _ = node_config(Partition(1, 4), FLOWER_NODE_CONFIG="a=1 partition-id=3")
+    assert text == "num-partitions=4 a=1 partition-id=3"
+    assert turn.told["FLOWER_PARTITION"] == "3/4"
+
+
+def test_a_node_config_with_both_keys_asks_for_no_partition():
+    given = "site=berlin partition-id=7 num-partitions=9"
+    text, turn, asked = node_config(None, FLOWER_NODE_CONFIG=given)
+    assert (text, asked) == ('site="berlin" partition-id=7 num-partitions=9', 0)
+    assert (turn.told["FLOWER_PARTITION"], turn.warnings) == ("7/9", [])
+
+
+def test_outside_a_service_a_node_config_without_partition_has_the_only_one():
+    text, turn, _ = node_config(None, FLOWER_NODE_CONFIG="a=1")
+    assert text == "partition-id=0 num-partitions=1 a=1"
+    assert [found.code for found in turn.warnings] == ["partition.default"]
+
+
+def test_a_partition_that_is_no_number_is_not_published():
+    _, turn, _ = node_config(None, FLOWER_NODE_CONFIG="partition-id=north num-partitions=2")
+    assert "FLOWER_PARTITION" not in turn.told
+    assert turn.facts["node_config"].detail == "partition-id=north num-partitions=2"
 
 
 def test_a_lone_superexec_that_trusts_the_systems_store_mounts_no_ca():

@@ -176,6 +176,13 @@ def test_the_ca_of_a_static_superlink_comes_from_onegate(service):
     assert found.ca_pem == authority().pem
 
 
+def test_a_node_config_without_a_partition_still_asks_for_one(service):
+    settings = supernode(FLOWER_SERVER_ADDRESS="10.0.0.1", FLOWER_NODE_CONFIG="a=1", **PLAIN)
+    service.find(settings)
+    service.find(settings)
+    assert service.partition() == Partition(0, 2)
+
+
 def test_a_static_node_in_a_service_gets_its_partition(service):
     service.found(supernode(**STATIC, **PLAIN))
     assert service.partition() == Partition(0, 2)

@@ -2,6 +2,8 @@
 
 import base64
 import pathlib
+import re
+import tomllib
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from flower_agent.config import context, settings, variable
 from flower_agent.config.settings import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
 from flower_agent.errors import Severity
 from flower_agent.secret import Secret
+from flower_agent.wanted import arguments
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -257,8 +260,71 @@ def test_node_config_is_pairs():
 
 
 @pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ('dataset-path="/app/data/x" fold=3', {"dataset-path": "/app/data/x", "fold": 3}),
+        ("name='two words' fold='3'", {"name": "two words", "fold": "3"}),
+        ("""a="it's" b='say "x"' c="" """, {"a": "it's", "b": 'say "x"', "c": ""}),
+        ('a="x=1 y=2" b=0.5', {"a": "x=1 y=2", "b": 0.5}),
+        (r"""a='C:\new' b="\u00e4\t" """, {"a": r"C:\new", "b": "ä\t"}),
+    ],
+)
+def test_a_node_config_in_flowers_own_form_is_what_flower_would_read(text, want):
+    found = good({**CLIENT, "FLOWER_NODE_CONFIG": text}).node_config
+    assert {key: arguments.scalar(value) for key, value in found} == want
+    assert as_flower_reads(arguments.node_config_text(found)) == want == as_flower_reads(text)
+
+
+bare = st.from_regex("[a-z0-9./,;:_-]{1,9}", fullmatch=True)
+quoted = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), max_size=9)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.from_regex("[A-Za-z_][A-Za-z0-9_-]{0,9}", fullmatch=True),
+            bare
+            | quoted.filter(lambda t: "'" not in t).map(lambda t: f"'{t}'")
+            | quoted.filter(lambda t: not set('"\\') & set(t)).map(lambda t: f'"{t}"'),
+        ).filter(lambda pair: pair[1].isprintable()),
+        unique_by=lambda pair: pair[0],
+        min_size=1,
+    )
+)
+def test_flower_gets_every_pair_back_as_it_was_written(written):
+    text = " ".join(f"{key}={value}" for key, value in written)
+    found = good({**CLIENT, "FLOWER_NODE_CONFIG": text}).node_config
+    assert found == tuple(written)
+    wanted = {key: arguments.scalar(value) for key, value in written}
+    assert as_flower_reads(arguments.node_config_text(found)) == wanted
+
+
+def as_flower_reads(text):
+    """Flower's rule: cut with this expression, then read each piece as a line of TOML."""
+    pieces = re.findall(r"(\S+?)=(\'[^\']*\'|\"[^\"]*\"|\S+)", text)
+    return tomllib.loads("\n".join(f"{key} = {value}" for key, value in pieces))
+
+
+@pytest.mark.parametrize(
     "text",
-    ["a b", "a=", "=b", "a='b'", 'a="b c"', "a=1,b=2", "a=1 a=2", "a=\\n", "a.b=1", "-a=1"],
+    [
+        "a b",
+        "a=",
+        "=b",
+        "a='b",
+        'a="b c',
+        "a='b'c=1",
+        'a="\\q"',
+        "a=1,b=2",
+        "a=1 a=2",
+        "a=\\n",
+        "a.b=1",
+        "-a=1",
+        "a=b'c'",
+        "a='x\ny'",
+        "'a'=1",
+        "a= 'b'",
+    ],
 )
 def test_a_node_config_that_flower_would_drop_is_refused(text):
     assert "want" in want({**CLIENT, "FLOWER_NODE_CONFIG": text})
