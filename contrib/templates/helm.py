@@ -38,6 +38,7 @@ LOST: Mapping[str, str] = {
     "FLOWER_CONTROL_ADDRESS": "the chart's Service offers the Control API to the whole cluster",
     "FLOWER_CA_FINGERPRINT": "whoever makes the CA's Secret is believed",
     "FLOWER_APPIO_LISTEN": "install the chart twice, with superexec.supernode.address",
+    "FLOWER_SHM_SIZE": "mount an emptyDir with medium Memory at /dev/shm of the SuperExec",
     "FLOWER_READY_TIMEOUT": "Kubernetes probes Flower's health service, which always answers",
     "FLOWER_OUTPUTS_LIMIT": "an app's files go with its pod",
     "FLOWER_CACHE_LIMIT": "an app's files go with its pod",

@@ -76,8 +76,9 @@ SYSTEM = "system"
 """The value of TLS_CA_CERT that stands for the system's trust store."""
 
 MEMORY_FLOOR_BYTES = 256 * 1024**2
-_MEMORY_CEILING_BYTES = 1024**5
-_MEMORY = re.compile(
+SHM_FLOOR_BYTES = 1024**2
+_CEILING_BYTES = 1024**5
+_SIZE = re.compile(
     r"([0-9]{1,15})(?:\.([0-9]{1,3}))?[ ]?([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII
 )
 
@@ -220,17 +221,24 @@ def identifier(text: str) -> str:
     return text
 
 
-def memory_bytes(text: str) -> int:
-    """Return a size in bytes; K, M, G and T are powers of 1024, with or without B or iB."""
-    match = _MEMORY.fullmatch(text)
-    if match is None:
-        raise ValueError("want a size such as 2048M or 4G")
-    unit = 1024 ** " KMGT".index(match[3].upper() or " ")
-    fraction = match[2] or ""
-    size: int = int(match[1] + fraction) * unit // 10 ** len(fraction)
-    if not MEMORY_FLOOR_BYTES <= size <= _MEMORY_CEILING_BYTES:
-        raise ValueError("want a size from 256M to 1024T")
-    return size
+def size_bytes(floor: int) -> Callable[[str], int]:
+    """Return a parser for sizes from `floor` bytes, whole MiB, to 1024T, as bytes.
+
+    K, M, G and T are powers of 1024, with or without B or iB.
+    """
+
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise ValueError("want a size such as 2048M or 4G")
+        unit = 1024 ** " KMGT".index(match[3].upper() or " ")
+        fraction = match[2] or ""
+        size: int = int(match[1] + fraction) * unit // 10 ** len(fraction)
+        if not floor <= size <= _CEILING_BYTES:
+            raise ValueError(f"want a size from {floor >> 20}M to 1024T")
+        return size
+
+    return parse
 
 
 def image_prefix(text: str) -> str:

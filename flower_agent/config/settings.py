@@ -176,18 +176,14 @@ class Settings:
         "FLOWER_REGISTRY_PASSWORD", parsers.secret_line, "Password at a private registry.",
         secret=True, sample="…")
     memory_limit: int | None = setting(
-        "FLOWER_MEMORY_LIMIT", parsers.memory_bytes,
+        "FLOWER_MEMORY_LIMIT", parsers.size_bytes(parsers.MEMORY_FLOOR_BYTES),
         "Memory limit of the SuperExec container, so that an app and not the agent is killed.",
         unset="what the VM has, less 512 MiB", sample="4G")
-    outputs_limit: int | None = setting(
-        "FLOWER_OUTPUTS_LIMIT", parsers.memory_bytes,
-        "What the outputs of all runs may take in sum; the oldest ended runs make room, and a run "
-        "that goes over all the same is ended.",
-        unset="a quarter of the disk", sample="20G")
-    cache_limit: int | None = setting(
-        "FLOWER_CACHE_LIMIT", parsers.memory_bytes,
-        "What apps' download caches may take in sum.",
-        unset="a quarter of the disk", sample="20G")
+    shm_size: int | None = setting(
+        "FLOWER_SHM_SIZE", parsers.size_bytes(parsers.SHM_FLOOR_BYTES),
+        "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
+        "it counts against the memory limit.",
+        unset="half of the memory limit", sample="2G")
     log_level: LogLevel = setting(
         "FLOWER_LOG_LEVEL", parsers.choice(LogLevel),
         "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",

@@ -362,6 +362,7 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         pids_limit=PIDS_LIMIT,
         mem_limit=container.memory_bytes,
         memswap_limit=container.memory_bytes,
+        shm_size=container.shm_bytes,
         cpu_shares=CPU_SHARES_STARTING if yields else None,
         cpu_period=CPU_PERIOD_US if yields else None,
         cpu_quota=CPU_QUOTA_STARTING_US if yields else None,

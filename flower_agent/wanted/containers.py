@@ -88,6 +88,9 @@ class Container:
 
     memory_bytes: int | None = None
 
+    shm_bytes: int | None = None
+    """Size of ``/dev/shm``; None: Docker's own 64 MiB."""
+
     gpu: Access = Access.NONE
 
     listens: tuple[Address, ...] = dataclasses.field(default=(), compare=False)

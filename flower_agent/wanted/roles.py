@@ -309,6 +309,7 @@ def _container(
         mounts=tuple(mounts),
         tmpfs=TMPFS,
         memory_bytes=_memory(settings, site) if for_apps else None,
+        shm_bytes=_shm(settings, site) if for_apps else None,
         gpu=access,
         listens=tuple(dict.fromkeys((*listens, health(settings, part)))),
     )
@@ -341,6 +342,16 @@ def _memory(settings: Settings, site: Site) -> int | None:
     # In steps, so that a kernel which counts a little differently replaces no container.
     rest = (site.memory_bytes - KEPT_FREE_BYTES) // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
     return rest if rest >= LEAST_BYTES else None
+
+
+def _shm(settings: Settings, site: Site) -> int | None:
+    """Return the size of ``/dev/shm``: with Docker's 64 MiB DataLoader workers die of SIGBUS."""
+    if settings.shm_size is not None:
+        return settings.shm_size
+    limit = _memory(settings, site)
+    if limit is not None:
+        return limit // 2
+    return site.memory_bytes // 2 // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES or None
 
 
 def has_superexec(settings: Settings) -> bool:

@@ -609,6 +609,15 @@ def test_a_containers_configuration_is_ours_alone(real):
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(("wanted", "size_kib"), [(96 << 20, 98304), (None, 65536)])
+def test_shared_memory_is_as_large_as_wanted(real, wanted, size_kib):
+    script = 'while read -r _ at _ options _; do [ "$at" = /dev/shm ] && echo "$options"; done'
+    name = started(real, command=(f"{script} </proc/mounts",), shm_bytes=wanted)
+    assert until(lambda: not found(real, name).running)
+    assert f"size={size_kib}k" in real.engine.logs(name)
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize("propagation", ["rprivate", "rslave"])
 @pytest.mark.parametrize("read_only", [True, False])
 def test_mounts_are_bound_as_wanted(real, tmp_path, propagation, read_only):

@@ -75,6 +75,8 @@ def shown(container):
     lines += [f"  tmpfs {path} {options}" for path, options in container.tmpfs]
     if container.memory_bytes:
         lines.append(f"  memory {container.memory_bytes >> 20} MiB")
+    if container.shm_bytes:
+        lines.append(f"  shm {container.shm_bytes >> 20} MiB")
     lines += ["  gpu"] * bool(container.gpu) + [
         "  yields its CPU share at first"
     ] * container.yields_cpu

@@ -17,7 +17,7 @@ from flower_agent.pki import node_trust
 from flower_agent.record import Record
 from flower_agent.service import enroller
 from flower_agent.service.discovery import SuperLink
-from flower_agent.wanted import flower, roles
+from flower_agent.wanted import containers, flower, roles
 from flower_agent.wanted.arguments import Trust
 from flower_agent.wanted.containers import Container, Mount, Part
 from flower_agent.wanted.roles import Site
@@ -314,6 +314,30 @@ def test_apps_leave_half_a_gibibyte_to_the_system(context, memory_bytes, limit):
     assert found["superexec"].memory_bytes == limit
 
 
+@pytest.mark.parametrize(
+    ("context", "memory_bytes", "size"),
+    [
+        ({}, 8 * GIB, (8 * GIB - 512 * 1024**2) // 2),
+        ({"FLOWER_MEMORY_LIMIT": "2G"}, 8 * GIB, GIB),
+        ({"FLOWER_MEMORY_LIMIT": "2G", "FLOWER_SHM_SIZE": "64M"}, 8 * GIB, 64 * 1024**2),
+        ({}, 768 * 1024**2 - 1, 256 * 1024**2),
+        ({}, 700 * 1024**2 + 4096, 256 * 1024**2),
+        ({}, 0, None),
+    ],
+)
+def test_shared_memory_is_half_of_what_apps_may_take(context, memory_bytes, size):
+    found = vm(NODE, context, memory_bytes=memory_bytes)
+    assert found["superexec"].shm_bytes == size
+    assert found["supernode"].shm_bytes is None
+
+
+def test_a_container_that_runs_no_apps_is_not_replaced_for_its_shared_memory():
+    before, after = vm(NODE), vm(NODE, {"FLOWER_SHM_SIZE": "3G"})
+    assert changes(before, after) == {"superexec"}
+    assert "shm_bytes" not in containers._spec(before["supernode"])
+    assert "shm_bytes" in containers._spec(before["superexec"])
+
+
 # CPU
 
 
@@ -607,6 +631,9 @@ REACHES = [
     ("FLOWER_MEMORY_LIMIT", LINK, "1G", "superexec"),
     ("FLOWER_MEMORY_LIMIT", NODE, "1G", "superexec"),
     ("FLOWER_MEMORY_LIMIT", {**NODE, **SUBPROCESS}, "1G", "supernode"),
+    ("FLOWER_SHM_SIZE", LINK, "1G", "superexec"),
+    ("FLOWER_SHM_SIZE", EXEC, "1G", "superexec"),
+    ("FLOWER_SHM_SIZE", {**NODE, **SUBPROCESS}, "1G", "supernode"),
     ("FLOWER_LOG_LEVEL", LINK, "DEBUG", "superlink superexec"),
     ("FLOWER_LOG_LEVEL", LINK, "ERROR", ""),
     ("FLOWER_OUTPUTS_LIMIT", LINK, "2G", ""),

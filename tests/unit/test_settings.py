@@ -355,6 +355,12 @@ def test_a_memory_limit_has_units(text, size):
     assert good({**CLIENT, "FLOWER_MEMORY_LIMIT": text}).memory_limit == size
 
 
+@pytest.mark.parametrize("text", ["1M", "64M", "2G"])
+def test_shared_memory_may_be_small(text):
+    assert good({**CLIENT, "FLOWER_SHM_SIZE": text}).shm_size
+    assert "want a size from 1M" in want({**CLIENT, "FLOWER_SHM_SIZE": "1023K"})
+
+
 @pytest.mark.parametrize("text", ["255M", "9999999T", "lots", "-4G", "4X", "1e9", "4\u212a"])
 def test_a_memory_limit_has_bounds(text):
     assert "want a size" in want({**CLIENT, "FLOWER_MEMORY_LIMIT": text})
