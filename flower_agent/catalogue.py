@@ -201,6 +201,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "Else set FLOWER_NODE_PUBLIC_KEYS there, or run: flower-agent nodes register KEY"
         ),
     ),
+    "env.reserved": (
+        "A FLOWER_ENV_ variable has a name that the loader, Python, Flower or the agent owns.",
+        "Take it out; docs/data.md lists the names. A proxy is set by FLOWER_HTTPS_PROXY.",
+    ),
     "firewall.drops": (
         "A firewall on this VM lets no SuperNode reach the Fleet port, while local checks pass.",
         (

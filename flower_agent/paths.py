@@ -86,6 +86,11 @@ class Paths:
         return self.state / "data"
 
     @property
+    def app_environment(self) -> pathlib.Path:
+        """The environment of app processes (0440, group 49999); absent where nothing is set."""
+        return self.state / "environment/apps.json"
+
+    @property
     def bake(self) -> pathlib.Path:
         """Wheels of an image that is being made."""
         return self.state / "bake"

@@ -90,6 +90,7 @@ PROVOCATIONS: dict[str, str] = {
     "enrol.key_spent": "`flower-agent nodes unregister NODE`, then `register` with its key.",
     "enrol.mismatch": "Set `FLOWER_NODE_AUTH=NO` on one SuperNode of a service.",
     "enrol.waiting": "Start a SuperNode outside the service with `FLOWER_NODE_AUTH=YES`.",
+    "env.reserved": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_ENV_LD_PRELOAD=/tmp/evil.so`.",
     "firewall.drops": (
         "On a SuperLink: `nft add table inet x; nft 'add chain inet x input { type "
         "filter hook input priority 0; policy drop; }'`, which ends your SSH session "

@@ -26,6 +26,7 @@ LINE = 16
 _IN_URL = re.compile(r"\w://[^/@:\s]*:([^/@\s]+)@")
 _SOUNDS = re.compile(r"PASS|SECRET|TOKEN|CRED|PRIVATE|KEY(?!S?_?ID)|AUTH", re.IGNORECASE)
 _ROWS = {row.name: row for row in SETTINGS if row.stem is None}
+_SECRET_STEMS = tuple(row.stem for row in SETTINGS if row.stem is not None and row.secret)
 
 _LOOKS = (
     (
@@ -67,10 +68,19 @@ def redactor(secrets: Iterable[str]) -> Redactor:
 def values(variables: Mapping[str, str]) -> Iterator[str]:
     """Yield the secret values of a context or of ``config.yaml``."""
     for name, value in variables.items():
-        row = _ROWS.get(_bare(name))
-        if row.secret if row else _SOUNDS.search(name):
+        if _is_secret(name):
             yield value
-        yield from _IN_URL.findall(value)
+        for password in _IN_URL.findall(value):
+            yield password
+            if (plain := urllib.parse.unquote(password)) != password:
+                yield plain
+
+
+def _is_secret(name: str) -> bool:
+    row = _ROWS.get(_bare(name))
+    if row is not None:
+        return row.secret
+    return _bare(name).startswith(_SECRET_STEMS) or bool(_SOUNDS.search(name))
 
 
 def loose(text: str) -> dict[str, str]:

@@ -52,15 +52,22 @@ def look_up(
     return None
 
 
-def members(stem: str, context: Mapping[str, str], config: Mapping[str, str]) -> list[str]:
-    """Return the names that begin with `stem` and have a key behind it, sorted, without prefix."""
+def members(
+    stem: str, context: Mapping[str, str], config: Mapping[str, str], *, any_case: bool = False
+) -> list[str]:
+    """Return the names that begin with `stem` and have a key behind it, sorted, without prefix.
+
+    With `any_case` a key of the context may have small letters.
+    """
     names = {name.removeprefix(PREFIX) for name in context} | {name.upper() for name in config}
-    return sorted(name for name in names if is_member(name, stem))
+    return sorted(name for name in names if is_member(name, stem, any_case=any_case))
 
 
-def is_member(name: str, stem: str) -> bool:
+def is_member(name: str, stem: str, *, any_case: bool = False) -> bool:
     """Tell whether `name` is `stem` with a key behind it."""
-    return name.startswith(stem) and bool(re.fullmatch("[A-Z0-9_]{1,64}", name[len(stem) :]))
+    key = name[len(stem) :]
+    allowed = re.fullmatch("[A-Z0-9_]{1,64}", key.upper() if any_case else key, re.ASCII)
+    return name.startswith(stem) and bool(allowed)
 
 
 def shown(text: str) -> str:

@@ -85,6 +85,16 @@ _SIZE = re.compile(
 _PAIR = re.compile(
     r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})=('[^']*+'|\"[^\"]*+\"|[^\s'\"=\\]++)(?:\s++|\Z)", re.ASCII
 )
+_PROXY = re.compile(
+    r"https?://(?:[A-Za-z0-9._~%!$&*+,;=:-]+@)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})/?",
+    re.ASCII,
+)
+_LAST_PORT = 65535
+_DIRECT = re.compile(
+    r"\*|\.?[A-Za-z0-9_-][A-Za-z0-9._-]*(?::[0-9]{1,5}|/[0-9]{1,2})?"
+    r"|\[?[0-9a-fA-F:]+(?:/[0-9]{1,3}|\](?::[0-9]{1,5})?)?",
+    re.ASCII,
+)
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _PREFIX = re.compile(rf"{_COMPONENT}(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
 _PREFIX_LENGTH = 200
@@ -212,6 +222,30 @@ def line(text: str) -> str:
 def secret_line(text: str) -> Secret:
     """Return `text` as a secret if it is one line of printable characters."""
     return Secret(line(text))
+
+
+def secret_text(text: str) -> Secret:
+    """Return `text` as a secret if it may stand in a process's environment."""
+    if "\0" in text:
+        raise ValueError("want text without a NUL")
+    return Secret(text)
+
+
+def proxy(text: str) -> Secret:
+    """Return the URL of a proxy; without a port curl and Python mean different ones."""
+    found = _PROXY.fullmatch(text)
+    if found is None or not 1 <= int(found[2]) <= _LAST_PORT:
+        raise ValueError("want http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+    address.parse_host(found[1].strip("[]"))
+    return Secret(text.rstrip("/"))
+
+
+def direct(text: str) -> tuple[str, ...]:
+    """Return what is dialled without a proxy, each once; commas or blanks stand between."""
+    found = tuple(dict.fromkeys(part for part in re.split(r"[\s,]+", text) if part))
+    if not all(_DIRECT.fullmatch(part) for part in found):
+        raise ValueError("want names, .domains, addresses and networks, with commas between")
+    return found
 
 
 def identifier(text: str) -> str:

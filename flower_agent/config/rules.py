@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_agent import address
 from flower_agent.errors import Finding, warning
-from flower_agent.wanted import flower
+from flower_agent.wanted import app_environment, flower
 
 from .parsers import SYSTEM, Isolation, Role
 
@@ -176,6 +176,29 @@ def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Itera
         yield Finding("setting.missing", f"{password} is set without {user}")
 
 
+def _env_names_are_free(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    size_bytes = 0
+    for name, value in settings.app_environment:
+        variable = f"FLOWER_ENV_{name}"
+        size_bytes += len(name) + len(value.reveal().encode("utf-8", "surrogatepass"))
+        if not app_environment.is_name(name):
+            yield Finding("setting.invalid", f"{variable}: want a letter or _ behind FLOWER_ENV_")
+        elif name.upper() in app_environment.PROXIES:
+            hint = f"Set FLOWER_{name.upper()}: what must not go through a proxy is kept out then."
+            yield Finding("env.reserved", f"{variable} would set a proxy", hint)
+        elif owner := app_environment.owner(name):
+            yield Finding("env.reserved", f"{variable} would set {name}, which is {owner}'s own")
+    if size_bytes > (limit := app_environment.LIMIT_BYTES):
+        message = f"FLOWER_ENV_<NAME>: names and values have {size_bytes} bytes, want at most"
+        yield Finding("setting.invalid", f"{message} {limit}")
+
+
+def _no_proxy_has_a_proxy(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.no_proxy and settings.http_proxy is None and settings.https_proxy is None:
+        message = "FLOWER_NO_PROXY is set, but neither FLOWER_HTTP_PROXY nor FLOWER_HTTPS_PROXY is"
+        yield warning("setting.no_effect", message)
+
+
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_VERSION",), _version_is_known),
     (("TLS_ENABLED",), _tls_is_on),
@@ -216,4 +239,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ),
     (("FLOWER_APPIO_LISTEN", "FLOWER_ISOLATION"), _apps_run_in_one_place),
     (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
+    (("FLOWER_ENV_<KEY>",), _env_names_are_free),
+    (("FLOWER_NO_PROXY", "FLOWER_HTTP_PROXY", "FLOWER_HTTPS_PROXY"), _no_proxy_has_a_proxy),
 )

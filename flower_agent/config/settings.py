@@ -184,6 +184,24 @@ class Settings:
         "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
         "it counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
+    http_proxy: Secret | None = setting(
+        "FLOWER_HTTP_PROXY", parsers.proxy,
+        "Proxy of app processes, git and pip for `http://`: `http://HOST:PORT`, with a login in it "
+        "where the proxy wants one. AppIo, SuperLink, OneGate and loopback never go through it.",
+        secret=True, sample="http://proxy.example.org:3128")
+    https_proxy: Secret | None = setting(
+        "FLOWER_HTTPS_PROXY", parsers.proxy, "The same for `https://`.",
+        secret=True, sample="http://proxy.example.org:3128")
+    no_proxy: tuple[str, ...] = setting(
+        "FLOWER_NO_PROXY", parsers.direct,
+        "What those dial without a proxy: names, domains that begin with a dot, addresses and "
+        "networks, with commas or blanks between. Loopback and the AppIo always are.",
+        default="", sample=".example.org, 10.0.0.0/8")
+    app_environment: tuple[tuple[str, Secret], ...] = family(
+        "FLOWER_ENV_", parsers.secret_text,
+        "A variable in the environment of app processes: `FLOWER_ENV_HF_TOKEN` is `HF_TOKEN` "
+        "there. Every VM of a service can read every CONTEXT.",
+        secret=True, verbatim=True, sample="hf_…")
     log_level: LogLevel = setting(
         "FLOWER_LOG_LEVEL", parsers.choice(LogLevel),
         "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",
@@ -266,9 +284,9 @@ def _read(row: Setting[Any], reading: _Reading) -> Any:
     role = reading.values.get("role")
     applies = role is None or role in row.roles
     if row.stem is not None:
-        keys = names.members(row.stem, reading.context, reading.config) if applies else []
+        keys = _members(row, row.stem, reading) if applies else []
         read = [(key, _read_one(row, key, reading)) for key in keys]
-        return tuple((_key(row.stem, key), value) for key, value in read if value is not None)
+        return tuple((_key(row, key), value) for key, value in read if value is not None)
     return _read_one(row, row.name, reading) if applies else row.fallback()
 
 
@@ -296,8 +314,13 @@ def _invalid(row: Setting[Any], given: names.Given, want: str) -> Finding:
     return Finding("setting.invalid", f"{given.source} {seen}: {want}", hint)
 
 
-def _key(stem: str, name: str) -> str:
-    return name[len(stem) :].lower().replace("_", "-")
+def _members(row: Setting[Any], stem: str, reading: _Reading) -> list[str]:
+    return names.members(stem, reading.context, reading.config, any_case=row.verbatim)
+
+
+def _key(row: Setting[Any], name: str) -> str:
+    key = name[len(row.stem or "") :]
+    return key if row.verbatim else key.lower().replace("_", "-")
 
 
 def _other_findings(context: Mapping[str, str], config: Mapping[str, str]) -> Iterator[Finding]:

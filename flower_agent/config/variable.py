@@ -42,6 +42,9 @@ class Setting(Generic[T]):
     quiet: bool = False
     """A finding tells the length and not the value: it is long, or may hold a secret."""
 
+    verbatim: bool = False
+    """Of a family: the key is what stands behind the stem, as it is written."""
+
     roles: tuple[Role, ...] = tuple(Role)
     sample: str = ""
 
@@ -73,6 +76,7 @@ class Rest(TypedDict, total=False):
     unset: str
     secret: bool
     quiet: bool
+    verbatim: bool
     roles: tuple[Role, ...]
     sample: str
 

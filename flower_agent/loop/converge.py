@@ -31,10 +31,11 @@ from flower_agent.steps.accelerator import Accelerator
 from flower_agent.steps.ends import WAITING
 from flower_agent.steps.upgrader import Upgrader
 from flower_agent.steps.workload import SETTLING_S, Workload
-from flower_agent.wanted import roles
+from flower_agent.wanted import app_environment, roles
 from flower_agent.wanted.containers import FLOWER_UID, Container, Existing, Part
 from flower_agent.wanted.roles import Site
 
+from . import environment_file
 from .turn import Duty, Running, Turn
 
 log = structlog.get_logger()
@@ -206,6 +207,7 @@ class Converger:
             cuda=turn.cuda,
             app_image=turn.app_image,
             data_propagation=turn.data_propagation,
+            **self._environment(turn, str(known.get("appio_name", ""))),
             **known,
         )
 
@@ -214,6 +216,17 @@ class Converger:
         if self._placed is not settings or not self._paths.live_runs.is_dir():
             app_places.prepare(self._paths, settings)
             self._placed = settings
+
+    def _environment(self, turn: Turn, appio_name: str) -> Mapping[str, Any]:
+        """Return fields of the site for the environment of app processes, and keep its file."""
+        settings, path = turn.settings, self._paths.app_environment
+        if not roles.runs_apps(settings):
+            return environment_file.keep(path, None, dry=self.dry)
+        hosts = roles.appio_hosts(settings, turn.fleet_host, appio_name)
+        data = app_environment.document(settings, hosts)
+        if data is not None:
+            turn.note("environment", Mark.OK, f"apps also have {app_environment.words(settings)}")
+        return environment_file.keep(path, data, dry=self.dry)
 
     def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
         main = self._workload.existing(want[0].name)

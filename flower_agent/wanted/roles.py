@@ -95,6 +95,12 @@ class Site:
     app_image: str = ""
     """The image with what the context's app needs; empty: none is needed, or there is none."""
 
+    environment_file: str = ""
+    """The environment of app processes; empty: nothing is set."""
+
+    environment_digest: str = ""
+    """Hex SHA-256 of that file."""
+
     data_propagation: str = "rslave"
     """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
 
@@ -170,6 +176,14 @@ def attach_address(settings: Settings, fleet_host: str) -> Address:
     if settings.role is Role.SUPERLINK:
         return endpoints(settings, fleet_host).appio.dial
     return clientappio(settings).dial
+
+
+def appio_hosts(settings: Settings, fleet_host: str, appio_name: str = "") -> tuple[str, ...]:
+    """Return under which hosts the apps of this VM dial their AppIo."""
+    if settings.appio_address is not None:
+        return (settings.appio_address.host,)
+    host = attach_address(settings, fleet_host).host
+    return (host, appio_name) if appio_name else (host,)
 
 
 def health(settings: Settings, part: Part) -> Address:
@@ -321,7 +335,11 @@ def _launching(part: Part) -> tuple[str, ...]:
 
 
 def _app_mounts(site: Site) -> tuple[Mount, ...]:
+    environment = Mount(
+        site.environment_file, flower.ENVIRONMENT, digest=site.environment_digest
+    )
     return (
+        *((environment,) if site.environment_file else ()),
         Mount(site.data_dir, flower.DATA, propagation=site.data_propagation),
         Mount(site.launcher_dir, flower.LAUNCHER),
         Mount(site.runs_dir, flower.RUNS, read_only=False),

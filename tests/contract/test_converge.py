@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import json
 import socket
 import threading
 
@@ -238,6 +239,21 @@ def test_the_mode_of_a_data_directory_that_is_there_is_the_operators(vm):
     vm.boot()
     assert vm.turn() is None
     assert vm.paths.data.stat().st_mode & 0o7777 == 0o750
+
+
+def test_the_environment_of_apps_is_a_file_that_replaces_their_container_alone(vm):
+    vm.boot()
+    node, before = vm.engine.kept[SUPERNODE], computing(vm)
+    vm.set(FLOWER_ENV_HF_TOKEN="sesame", FLOWER_HTTPS_PROXY="http://proxy:3128")
+    vm.settle(lambda _: computing(vm) != before)
+    kept = json.loads(vm.paths.app_environment.read_bytes())
+    assert (kept["HF_TOKEN"], kept["no_proxy"]) == ("sesame", "127.0.0.1,localhost,::1")
+    assert vm.last.facts["environment"].detail == "apps also have HF_TOKEN, HTTPS_PROXY"
+    assert "sesame" not in repr(computing(vm))
+    assert vm.engine.kept[SUPERNODE] is node
+    vm.set(FLOWER_ENV_HF_TOKEN="", FLOWER_HTTPS_PROXY="")
+    vm.settle(lambda _: computing(vm) == before)
+    assert not vm.paths.app_environment.exists()
 
 
 def test_an_image_that_the_registry_denies_is_a_failure_and_no_waiting(vm):

@@ -118,7 +118,8 @@ def test_every_place_in_the_repository_exists(page):
 def test_every_variable_that_is_named_exists(page):
     known = {row.name for row in settings.SETTINGS} | attributes() | OF_THE_ENVIRONMENT
     named = {name + key for name, key in NAME.findall(read(page))}
-    families = {name for name in named if name.startswith("FL_CONFIG_")}
+    stems = tuple(row.stem for row in settings.SETTINGS if row.stem)
+    families = {name for name in named if name.startswith(stems)}
     assert named - families <= known | {"FL_"}
 
 

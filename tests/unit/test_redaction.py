@@ -82,6 +82,17 @@ def test_every_secret_of_the_table_is_known_with_and_without_its_prefix():
             assert found == (["planted"] if row.secret else []), name
 
 
+def test_every_value_of_a_secret_family_is_known():
+    for name in ("FLOWER_ENV_MODE", "ONEAPP_FLOWER_ENV_MODE", "flower_env_mode"):
+        assert list(redaction.values({name: "planted"})) == ["planted"]
+    assert list(redaction.values({"FL_CONFIG_MODE": "shown"})) == []
+
+
+def test_a_password_of_a_proxy_is_known_as_it_is_typed_too():
+    found = set(redaction.values({"FLOWER_HTTP_PROXY": "http://me:p%40ss@proxy:3128"}))
+    assert found == {"http://me:p%40ss@proxy:3128", "p%40ss", "p@ss"}
+
+
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "TOKEN", "SSH_PRIVATE", "MY_KEY", "oauth_cred"])
 def test_an_unknown_name_that_sounds_secret_is_taken_for_one(name):
     assert list(redaction.values({name: "planted"})) == ["planted"]

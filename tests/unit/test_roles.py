@@ -17,7 +17,7 @@ from flower_agent.pki import node_trust
 from flower_agent.record import Record
 from flower_agent.service import enroller
 from flower_agent.service.discovery import SuperLink
-from flower_agent.wanted import containers, flower, roles
+from flower_agent.wanted import app_environment, containers, flower, roles
 from flower_agent.wanted.arguments import Trust
 from flower_agent.wanted.containers import Container, Mount, Part
 from flower_agent.wanted.roles import Site
@@ -91,6 +91,15 @@ def keys(found):
     return {"node_key_file": str(PATHS.keys / "node-29.key"), "node_key_digest": digest}
 
 
+def environment(found):
+    """Return what follows from an environment of apps, as the agent writes it."""
+    data = app_environment.document(found, roles.appio_hosts(found, HOST))
+    if data is None:
+        return {}
+    digest = hashlib.sha256(data).hexdigest()
+    return {"environment_file": str(PATHS.app_environment), "environment_digest": digest}
+
+
 def site(found, **differences):
     """Return the facts of a VM with 8 GiB and a GPU, as the agent gathers them."""
     server = parse_address(found.server_address or HOST, roles.fleet_port(found))
@@ -112,6 +121,7 @@ def site(found, **differences):
         trust=(superexec if found.role is Role.SUPEREXEC else node_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         **keys(found),
+        **environment(found),
         memory_bytes=8 * GIB,
         gpu=Access.NONE if found.gpu is GpuMode.NO else Access.TOOLKIT,
     )
@@ -288,10 +298,23 @@ def test_every_container_has_a_home_and_a_place_for_temporary_files(base, more):
 
 
 def test_nothing_secret_is_in_what_docker_inspect_shows():
-    secrets = {"TLS_KEY": KEY, "FLOWER_REGISTRY_PASSWORD": "hunter2"}
+    secrets = {
+        "TLS_KEY": KEY,
+        "FLOWER_REGISTRY_PASSWORD": "hunter2",
+        "FLOWER_ENV_HF_TOKEN": "hf_sesame",
+        "FLOWER_HTTPS_PROXY": "http://me:hunter3@proxy.example.org:3128",
+    }
     context = {**LINK, **secrets, "TLS_CERT": CA, "FLOWER_REGISTRY_USER": "puller"}
     for container in vm(context).values():
         assert not any(value in repr(container) for value in secrets.values())
+
+
+def test_the_environment_of_apps_is_a_file_where_apps_run_and_nowhere_else():
+    found = vm(NODE, {"FLOWER_ENV_HF_TOKEN": "x"})
+    (mount,) = (m for m in found["superexec"].mounts if m.target == "/app/environment.json")
+    assert (mount.source, mount.read_only) == (str(PATHS.app_environment), True)
+    assert not [m for m in found["supernode"].mounts if m.target == mount.target]
+    assert not [m for m in vm(NODE)["superexec"].mounts if m.target == mount.target]
 
 
 # Memory
@@ -554,6 +577,8 @@ def changes(before, after):
     return {p for p in both if before[p].fingerprint != after[p].fingerprint} | went | came
 
 
+PROXY = "http://proxy.example.org:3128"
+
 # Variable, VM, its new value there, the containers that it reaches.
 REACHES = [
     ("FLOWER_ROLE", LINK, "client", "-superlink +supernode superexec"),
@@ -631,6 +656,14 @@ REACHES = [
     ("FLOWER_MEMORY_LIMIT", LINK, "1G", "superexec"),
     ("FLOWER_MEMORY_LIMIT", NODE, "1G", "superexec"),
     ("FLOWER_MEMORY_LIMIT", {**NODE, **SUBPROCESS}, "1G", "supernode"),
+    ("FLOWER_HTTP_PROXY", LINK, PROXY, "superexec"),
+    ("FLOWER_HTTPS_PROXY", NODE, PROXY, "superexec"),
+    ("FLOWER_HTTPS_PROXY", {**NODE, **SUBPROCESS}, PROXY, "supernode"),
+    ("FLOWER_NO_PROXY", NODE, ".example.org", ""),
+    ("FLOWER_NO_PROXY", {**NODE, "FLOWER_HTTP_PROXY": PROXY}, ".example.org", "superexec"),
+    ("FLOWER_ENV_<KEY>", LINK, "9", "superexec"),
+    ("FLOWER_ENV_<KEY>", EXEC, "9", "superexec"),
+    ("FLOWER_ENV_<KEY>", {**LINK, "FLOWER_APPIO_LISTEN": "10.0.0.5:9091"}, "9", ""),
     ("FLOWER_SHM_SIZE", LINK, "1G", "superexec"),
     ("FLOWER_SHM_SIZE", EXEC, "1G", "superexec"),
     ("FLOWER_SHM_SIZE", {**NODE, **SUBPROCESS}, "1G", "supernode"),

@@ -714,7 +714,8 @@ def test_every_example_is_valid_and_every_row_explained(row):
 
 
 def test_the_secrets_are_known():
-    bare = {"TLS_KEY", "FLOWER_NODE_PRIVATE_KEY", "FLOWER_REGISTRY_PASSWORD"}
+    bare = {"TLS_KEY", "FLOWER_NODE_PRIVATE_KEY", "FLOWER_REGISTRY_PASSWORD", "FLOWER_HTTP_PROXY"}
+    bare |= {"FLOWER_HTTPS_PROXY", "FLOWER_ENV_<KEY>"}
     assert settings.secret_names() == bare | {f"ONEAPP_{name}" for name in bare}
 
 
@@ -741,7 +742,9 @@ def test_any_text_gives_settings_or_errors(variables, role, config):
 @effort(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(sorted({*settings.secret_names(), "CUSTOM_APP_REPO", "TLS_CERT"})),
+        st.sampled_from(sorted({*settings.secret_names(), "CUSTOM_APP_REPO", "TLS_CERT"})).map(
+            lambda name: name.replace("<KEY>", "HF_TOKEN")
+        ),
         st.sampled_from(["{}", "https://u:{}@h/a", "{}\n{}", KEY + "{}", "-----BEGIN {}"]),
         min_size=1,
     ),

@@ -177,7 +177,11 @@ def test_a_secret_is_not_shown_while_it_is_typed():
 
 def test_no_service_hands_a_private_key_to_every_vm():
     secrets = settings.secret_names() & set(SERVICE["user_inputs"])
-    assert secrets == {"ONEAPP_FLOWER_REGISTRY_PASSWORD"}
+    assert secrets == {
+        "ONEAPP_FLOWER_REGISTRY_PASSWORD",
+        "ONEAPP_FLOWER_HTTP_PROXY",
+        "ONEAPP_FLOWER_HTTPS_PROXY",
+    }
 
 
 def test_every_group_that_sunstone_makes_has_a_title():
