@@ -77,6 +77,7 @@ SYSTEM = "system"
 
 MEMORY_FLOOR_BYTES = 256 * 1024**2
 SHM_FLOOR_BYTES = 1024**2
+OUTPUTS_FLOOR_BYTES = 64 * 1024**2
 _CEILING_BYTES = 1024**5
 _SIZE = re.compile(
     r"([0-9]{1,15})(?:\.([0-9]{1,3}))?[ ]?([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII

@@ -184,6 +184,15 @@ class Settings:
         "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
         "it counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
+    outputs_limit: int | None = setting(
+        "FLOWER_OUTPUTS_LIMIT", parsers.size_bytes(parsers.OUTPUTS_FLOOR_BYTES),
+        "What the outputs of all runs may take on this VM's disk; ended runs are pruned first, the "
+        "oldest first.",
+        unset="a quarter of the disk", sample="20G")
+    cache_limit: int | None = setting(
+        "FLOWER_CACHE_LIMIT", parsers.size_bytes(parsers.OUTPUTS_FLOOR_BYTES),
+        "What the download caches of apps may take on this VM's disk.",
+        unset="a quarter of the disk", sample="20G")
     http_proxy: Secret | None = setting(
         "FLOWER_HTTP_PROXY", parsers.proxy,
         "Proxy of app processes, git and pip for `http://`: `http://HOST:PORT`, with a login in it "

@@ -664,6 +664,8 @@ REACHES = [
     ("FLOWER_ENV_<KEY>", LINK, "9", "superexec"),
     ("FLOWER_ENV_<KEY>", EXEC, "9", "superexec"),
     ("FLOWER_ENV_<KEY>", {**LINK, "FLOWER_APPIO_LISTEN": "10.0.0.5:9091"}, "9", ""),
+    ("FLOWER_OUTPUTS_LIMIT", LINK, "1G", ""),
+    ("FLOWER_CACHE_LIMIT", NODE, "1G", ""),
     ("FLOWER_SHM_SIZE", LINK, "1G", "superexec"),
     ("FLOWER_SHM_SIZE", EXEC, "1G", "superexec"),
     ("FLOWER_SHM_SIZE", {**NODE, **SUBPROCESS}, "1G", "supernode"),

@@ -355,6 +355,14 @@ def test_a_memory_limit_has_units(text, size):
     assert good({**CLIENT, "FLOWER_MEMORY_LIMIT": text}).memory_limit == size
 
 
+@pytest.mark.parametrize("name", ["outputs_limit", "cache_limit"])
+def test_what_apps_may_keep_has_a_limit(name):
+    variable = f"FLOWER_{name.upper()}"
+    assert getattr(good(SERVER), name) is None
+    assert getattr(good({**SERVER, variable: "1.5G"}), name) == 3 << 29
+    assert "want a size from 64M" in want({**SERVER, variable: "63M"})
+
+
 @pytest.mark.parametrize("text", ["1M", "64M", "2G"])
 def test_shared_memory_may_be_small(text):
     assert good({**CLIENT, "FLOWER_SHM_SIZE": text}).shm_size
