@@ -22,8 +22,8 @@ MEMORY_MIB = 1024
 LAST = "\uffff"
 """The last character that OpenNebula's XML-RPC takes."""
 
-_VARIABLE = re.compile(r"(?<!\\)\$(?:(\w+)(\[[^\]]*\])?)?")
-_PARENT = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"(?<!\\)\$(?:(\w+)(\[[^\[\]]*\])?)?")
+_PARENT = re.compile(r"\$\{([^{}]*)\}")
 _GIVEN_BY_ONED = frozenset({
     "NAME", "UID", "UNAME", "GID", "GNAME", "VMID", "TEMPLATE_ID", "MEMORY", "CPU", "VCPU",
     "NETWORK", "USER", "GROUP", "IMAGE", "NIC", "DISK", "CLUSTER",

@@ -165,7 +165,10 @@ def _room(path: pathlib.Path) -> Room | None:
 
 def _memory() -> tuple[int, int]:
     text = pathlib.Path("/proc/meminfo").read_text("utf-8")
-    sizes = {name: int(size) * 1024 for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
+    sizes = {
+        name: int(size) * 1024
+        for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)
+    }
     return sizes["MemAvailable"], sizes["MemTotal"]
 
 

@@ -67,11 +67,11 @@ def attributes(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     position = _skip(text, 0)
     while position < len(text):
-        name, position = _take(_NAME, text, position, "a name")
+        name, position = _take(_NAME.match(text, position), text, position, "a name")
         if empty := _EMPTY.match(text, position):
             found[name.upper()], position = "", empty.end()
         else:
-            _, position = _take(_EQUAL, text, position, "'=' behind a name")
+            _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
             found[name.upper()], position = _value(text, position)
         position = _skip(text, position)
     return found
@@ -84,22 +84,23 @@ def _value(text: str, position: int) -> tuple[Any, int]:
     vector: dict[str, str] = {}
     position = opened.end()
     while not (closed := _CLOSE.match(text, position)):
-        name, position = _take(_NAME, text, position, "a name or ']'")
-        _, position = _take(_EQUAL, text, position, "'=' behind a name")
+        name, position = _take(_NAME.match(text, position), text, position, "a name or ']'")
+        _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
         vector[name.upper()], position = _string(text, position)
         if not _CLOSE.match(text, position):
-            _, position = _take(_COMMA, text, position, "',' or ']' behind a value")
+            _, position = _take(
+                _COMMA.match(text, position), text, position, "',' or ']' behind a value"
+            )
     return vector, closed.end()
 
 
 def _string(text: str, position: int) -> tuple[str, int]:
     if quoted := _QUOTED.match(text, position):
         return quoted[1].replace('\\"', '"'), quoted.end()
-    return _take(_BARE, text, position, "a value")
+    return _take(_BARE.match(text, position), text, position, "a value")
 
 
-def _take(pattern: re.Pattern[str], text: str, position: int, want: str) -> tuple[str, int]:
-    match = pattern.match(text, position)
+def _take(match: re.Match[str] | None, text: str, position: int, want: str) -> tuple[str, int]:
     if match is None:
         line = text.count("\n", 0, position) + 1
         raise _malformed(f"lacks {want} at line {line}")

@@ -37,7 +37,7 @@ _LOOKS = (
     (re.compile(r"(\w://)[^/@\s\"']+@"), rf"\1{HIDDEN}@"),
     (re.compile(r"((?:authorization|x-onegate-token)\W{1,4})(?:(?:basic|bearer) )?[^\s\"',]+",
                 re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(r"(\b[\w-]*(?:passw(?:or)?d|passphrase|secret|tokentxt|token|api_?key)"
+    (re.compile(r"((?:passw(?:or)?d|passphrase|secret|tokentxt|token|api_?key)"
                 r"[\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)[^\s\"',;}]+", re.IGNORECASE), rf"\1{HIDDEN}"),
 )  # fmt: skip
 """What is secret by its looks, and what takes its place."""
@@ -85,8 +85,8 @@ def _is_secret(name: str) -> bool:
 
 def loose(text: str) -> dict[str, str]:
     """Return names and values of a text that may be damaged: ``NAME='value'``, ``name: value``."""
-    rows = re.findall(r"^\s*(?:export )?(\w+)\s*[=:]\s*(.+?)\s*$", text, re.MULTILINE)
-    return {name: value.strip("'\"") for name, value in rows}
+    rows = re.findall(r"^[ \t]*+(?:export )?(\w++)[ \t]*+[=:]\s*+(\S.*)$", text, re.MULTILINE)
+    return {name: value.strip().strip("'\"") for name, value in rows}
 
 
 def listing(variables: Mapping[str, str]) -> str:

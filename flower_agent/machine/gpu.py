@@ -27,6 +27,7 @@ ENVIRONMENT = (("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),)
 """What the toolkit puts into a container: CUDA, and nvidia-smi with NVML."""
 
 _LISTED = re.compile(r"GPU \d+: (?P<name>.+?) \(UUID: \S+\)")
+_VERSION = re.compile(r"\d+(\.\d+)+")
 _INSTANCE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+\d+:")
 
 
@@ -255,8 +256,7 @@ def _docker_trouble(shown: str, files: Files, offers: Offers) -> Finding | None:
 
 def _differ(driver: str, library: str | None) -> bool:
     """Tell whether both are versions, and not the same one."""
-    version = re.compile(r"\d+(\.\d+)+")
-    both = library is not None and version.fullmatch(driver) and version.fullmatch(library)
+    both = library is not None and _VERSION.fullmatch(driver) and _VERSION.fullmatch(library)
     return bool(both) and driver != library
 
 

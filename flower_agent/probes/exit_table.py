@@ -149,12 +149,12 @@ def _clean(pattern: str, text: str, hint: str = "", error: str = "container.exit
 SIGNS: tuple[Sign, ...] = (
     _sign(
         r"Port in server address (\S+) is already in use"
-        r"|bind on address (\([^)]*\)): address already in use",
+        r"|bind on address (\([^)\n]{0,100}\)): address already in use",
         "another process listens on {0}",
         error="port.taken",
     ),
     _sign(
-        r"bind on address (\([^)]*\)): cannot assign requested address",
+        r"bind on address (\([^)\n]{0,100}\)): cannot assign requested address",
         "{0} is not an address of this VM",
         error="address.unknown",
     ),
@@ -222,7 +222,7 @@ SIGNS: tuple[Sign, ...] = (
         "The agent starts it again, under a new node ID.",
     ),
     _clean(
-        r"'401 Unauthorized' for url '.*/v1/fleet/",
+        r"'401 Unauthorized' for url '[^'\n]*/v1/fleet/",
         "the SuperLink no longer knows this node, or refuses its clock",
         "The agent starts it again; if it ends again, compare the clocks.",
     ),

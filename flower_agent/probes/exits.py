@@ -104,20 +104,24 @@ class _Kind(enum.Enum):
     BROKEN = re.compile(r"^(RuntimeError: generator didn't yield|KeyboardInterrupt\b)")
     GONE = re.compile(rf"({_LEFT})")
     CAUSE = re.compile(
-        r'"public_message": "([^"]*)"|details = "(.*)"|OPENSSL_internal:([^"]*?)(?:: OK)?"?$'
+        r'"public_message": "([^"]*)"|details = "(.*)"|OPENSSL_internal:([^"]{0,120}?)(?:: OK)?"?$'
         r"|^(\[SSL: .*)|^(\[code: \d+\] .*)|Connection attempt failed with exception: (.*)"
-        r"|(Path argument .* does not point to a file)"
-        r"|('401 Unauthorized' for url '.*/v1/fleet/.*')"
+        r"|(Path argument `[^`]*` does not point to a file)"
+        r"|('401 Unauthorized' for url '(?:(?!/v1/fleet/)[^'])*+/v1/fleet/[^']*+')"
     )
 
 
 _REFUSALS = {
-    Refusal.CLOCK: r"Invalid timestamp",
-    Refusal.UNREGISTERED: r"No SuperNode found with the given public key|Failed to activate Super",
-    Refusal.GHOST: r"SuperNode with node ID \d+ could not be activated",
-    Refusal.NO_KEY: r"All SuperNodes must be registered via the CLI",
-    Refusal.FORGOTTEN: r"Node ID \d+ not found|Invalid node ID|does not recognize this SuperNode"
-    r"|'401 Unauthorized'",
+    Refusal.CLOCK: re.compile(r"Invalid timestamp"),
+    Refusal.UNREGISTERED: re.compile(
+        r"No SuperNode found with the given public key|Failed to activate Super"
+    ),
+    Refusal.GHOST: re.compile(r"SuperNode with node ID \d+ could not be activated"),
+    Refusal.NO_KEY: re.compile(r"All SuperNodes must be registered via the CLI"),
+    Refusal.FORGOTTEN: re.compile(
+        r"Node ID \d+ not found|Invalid node ID|does not recognize this SuperNode"
+        r"|'401 Unauthorized'"
+    ),
 }
 
 
@@ -237,4 +241,4 @@ def _kinds(line: str) -> Iterator[tuple[_Kind, str]]:
 
 
 def _refusal(cause: str) -> Refusal | None:
-    return next((why for why, words in _REFUSALS.items() if re.search(words, cause)), None)
+    return next((why for why, words in _REFUSALS.items() if words.search(cause)), None)

@@ -31,7 +31,7 @@ _WHEEL = re.compile(
     r"(?P<name>[a-z0-9.-]+)==(?P<version>\S+) --hash=sha256:[0-9a-f]{64}  # (?P<size>\d+) bytes"
 )
 _FROM = "# from "
-_DIGITS = re.compile(r"\d+\.\d+")
+_DIGITS = re.compile(r"(?<!\d)\d++\.\d+")
 
 CHECK_FAILED = 3
 """How `install` ends where the wheels and Flower's image do not fit."""
