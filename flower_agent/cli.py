@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = parser().parse_args(arguments)
     if not options.name and options.run is not _run:  # an agent of its own root tells its name
-        options.name = str((status_command.document(_paths(options)) or {}).get("name") or "")
+        options.name = status_command.agent_name(_paths(options))
     try:
         return int(options.run(options))
     except AgentError as error:

@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator
 from typing import Self
 
+from . import process
 from .errors import AgentError
 
 _LOCK_TRIES = 10
@@ -147,31 +148,35 @@ class Lock:
 
 
 def lock(path: pathlib.Path) -> Lock | None:
-    """Take the lock and write this process's id into its file; None when another holds it.
+    """Take the lock and write this process into its file; None when another holds it.
 
-    Raises AgentError ``state.unwritable``.
+    Nobody else may open the file: whoever can open one, to read it only, can lock it. Raises
+    AgentError ``state.unwritable``.
     """
     with writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
         try:
+            os.fchmod(descriptor, 0o600)
             if not _take(descriptor):
                 os.close(descriptor)
                 return None
-            os.fchmod(descriptor, 0o644)
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            os.write(descriptor, f"{process.own()}\n".encode())
         except BaseException:
             os.close(descriptor)
             raise
     return Lock(descriptor)
 
 
-def held(path: pathlib.Path) -> bool:
-    """Tell whether a process holds the lock; any user may ask."""
+def held(path: pathlib.Path) -> bool | None:
+    """Tell whether a process holds the lock; None where this user may not open its file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except PermissionError:
+        return None
     except OSError as error:
         raise AgentError("state.corrupt", f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -24,7 +24,6 @@ from flower_agent.config.inputs import Inputs
 from flower_agent.config.parsers import GpuMode, Role
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding
-from flower_agent.files import held
 from flower_agent.machine import cpu, gpu, host, nvidia
 from flower_agent.paths import Paths
 from flower_agent.reporting.screen import headline
@@ -103,10 +102,10 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
 def _agent(paths: Paths) -> Check:
     now = datetime.datetime.now(datetime.UTC)
     try:
-        running = held(paths.lock)
+        document, running = status_command.look(paths)
     except AgentError as error:
         return found("agent", error.finding)
-    told = headline(status_command.document(paths), running=running, now=now)
+    told = headline(document, running=running, now=now)
     if not running:
         return mild("agent", Finding("agent.stopped", told))
     return well("agent", told)

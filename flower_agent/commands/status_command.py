@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from flower_agent import files
+from flower_agent import files, process
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.reporting import screen, status
@@ -42,9 +42,12 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     dead_until = time.monotonic() + min(GRACE_S, options.timeout)
     while True:
         try:
-            found, running = document(paths), files.held(paths.lock)
-        except AgentError as error:  # whether an agent runs cannot be seen
-            print(error, file=sys.stderr)
+            found, running = look(paths)
+        except AgentError as error:  # damaged, or whether an agent runs cannot be seen
+            if options.wait and time.monotonic() < end:
+                time.sleep(LOOK_S)
+                continue
+            print(f"{error.finding}\n  fix: {error.finding.hint}", file=sys.stderr)
             return status.UNKNOWN
         now = datetime.datetime.now(datetime.UTC)
         code = status.exit_code(found, running=running, now=now)
@@ -56,14 +59,55 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     return status.TIMED_OUT if options.wait and not settled else code
 
 
-def document(paths: Paths) -> dict[str, Any] | None:
-    """Return the status file's document; None when there is none that can be read."""
+def look(paths: Paths) -> tuple[dict[str, Any] | None, bool]:
+    """Return the status that an agent wrote, and whether an agent runs.
+
+    The lock tells that to whoever may open it. Others believe the process in the status file, with
+    its start. What a dead agent wrote is no status of the one that runs. Raises AgentError
+    ``state.corrupt``.
+    """
+    found, held = document(paths), files.held(paths.lock)
+    pid, started = (found or {}).get("pid"), (found or {}).get("pid_started")
+    if pid is None or started is None:
+        return found, bool(held)
     try:
-        data = files.read(paths.status, 1 << 22)
-        found = json.loads(data) if data else None
-    except (AgentError, ValueError):
+        lives = process.lives(process.Process(pid, started))
+    except PermissionError as error:
+        if held is None:
+            message = "whether an agent runs cannot be seen: /proc hides its process"
+            raise AgentError("state.corrupt", message, "Run it as root.") from error
+        lives = held
+    return (found if lives or not held else None), lives if held is None else held
+
+
+def document(paths: Paths) -> dict[str, Any] | None:
+    """Return the status file's document; None when there is none.
+
+    Raises AgentError ``state.corrupt``.
+    """
+    data = files.read(paths.status, 1 << 22)
+    if data is None:
         return None
-    return found if isinstance(found, dict) else None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    wrong = status.damage(found) if isinstance(found, dict) else "it holds no JSON object"
+    if wrong:
+        raise AgentError(
+            "state.corrupt",
+            f"the status file {paths.status} is damaged: {wrong}",
+            "The running agent writes it again within 30 s; else: systemctl restart flower-agent",
+        )
+    return dict(found)
+
+
+def agent_name(paths: Paths) -> str:
+    """Return the name of the agent that wrote the status file; empty where nothing tells."""
+    try:
+        return str((document(paths) or {}).get("name") or "")
+    except AgentError:
+        return ""
 
 
 def colored(stream: TextIO, environment: Mapping[str, str]) -> bool:
@@ -75,7 +119,14 @@ def _watch(paths: Paths, *, as_json: bool) -> int:
     """Show the status anew each second on a terminal; elsewhere, and as JSON, what changes."""
     last: object = None
     while True:
-        found, running = document(paths), files.held(paths.lock)
+        try:
+            found, running = look(paths)
+        except AgentError as error:
+            if last != str(error):
+                print(error, flush=True)
+            last = str(error)
+            time.sleep(WATCH_S)
+            continue
         now = datetime.datetime.now(datetime.UTC)
         code = status.exit_code(found, running=running, now=now)
         told = found or {}

@@ -143,7 +143,7 @@ def _docker(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _status(paths: Paths, now: datetime.datetime) -> int:
-    found, running = status_command.document(paths), files.held(paths.lock)
+    found, running = status_command.look(paths)
     print(screen.render(found, running=running, now=now))
     return status.exit_code(found, running=running, now=now)
 

@@ -6,12 +6,11 @@ in ``/var/lib/flower-agent/orders``, which also waits for an agent that does not
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import signal
 
-from flower_agent import files
+from flower_agent import files, process
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 
@@ -67,10 +66,14 @@ class OrderBox:
 
 
 def tell(paths: Paths) -> bool:
-    """Let a running daemon look at once; return whether one runs."""
+    """Let a running daemon look at once; return whether one runs.
+
+    Only the process that took the lock gets the signal, which would end another.
+    """
     if not files.held(paths.lock):
         return False
     data = files.read(paths.lock, MAX_BYTES) or b""
-    if data.strip().isdigit():
-        os.kill(int(data), signal.SIGHUP)
+    daemon = process.parse(data.decode("ascii", "replace"))
+    if daemon is not None:
+        process.send(daemon, signal.SIGHUP)
     return True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from flower_agent import files
+from flower_agent import files, process
 from flower_agent.errors import AgentError, Finding
 from flower_agent.paths import Paths
 
@@ -60,7 +60,9 @@ class Publisher:
         same = dataclasses.replace(found, written_at=found.since)
         if self._written and self._written[0] == same and monotonic < self._written[1] + REWRITE_S:
             return
-        data = json.dumps(status.document(found), indent=1).encode() + b"\n"
+        own = process.own()
+        signed = dataclasses.replace(found, pid=own.pid, pid_started=own.started)
+        data = json.dumps(status.document(signed), indent=1).encode() + b"\n"
         try:
             files.write_atomic(self._paths.status, data, 0o644, durable=False)
         except AgentError as error:

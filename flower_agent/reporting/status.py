@@ -119,6 +119,12 @@ class Status:
     commands: tuple[tuple[str, str], ...] = ()
     """What the operator may want to paste, with what it is for."""
 
+    pid: int | None = None
+    """The agent that wrote this; None before it is written."""
+
+    pid_started: int | None = None
+    """When that process started, in clock ticks since the boot: together they mean one process."""
+
 
 def document(status: Status) -> dict[str, Any]:
     """Return the status file's JSON document."""
@@ -143,6 +149,56 @@ def exit_code(document: dict[str, Any] | None, *, running: bool, now: datetime.d
     if document is None or document.get("schema") != SCHEMA or age_s(document, now) > STALE_AFTER_S:
         return UNKNOWN
     return EXIT_CODES.get(str(document.get("state")), UNKNOWN)
+
+
+def damage(document: dict[str, Any]) -> str:
+    """Return which part of a status file of this `SCHEMA` is not what it should be; else nothing.
+
+    Keys may be missing, or new: another version of the agent may have written it.
+    """
+    if document.get("schema") != SCHEMA:
+        return ""
+    for key in _TEXTS:
+        if not isinstance(document.get(key), str | None):
+            return key
+    for key in ("pid", "pid_started"):
+        if not isinstance(document.get(key), int | None):
+            return key
+    if document.get("error") is not None and not _all([document["error"]], _FINDING):
+        return "error"
+    for key, texts in _TABLES.items():
+        if document.get(key) is not None and not _all(document[key], texts):
+            return key
+    commands = document.get("commands") or []
+    pairs = isinstance(commands, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)  # noqa: PLR2004 - purpose, command
+        for pair in commands
+    )
+    return "" if pairs else "commands"
+
+
+_TEXTS = ("state", "since", "phase", "written_at", "name", "role", "version")
+_FINDING = ("code", "message", "hint")
+_TABLES = {
+    "errors": _FINDING,
+    "warnings": _FINDING,
+    "facts": ("name", "mark", "detail"),
+    "containers": ("name", "status"),
+    "supernodes": ("node_id", "vmid?", "state", "gpu?", "seen_at?"),
+}
+"""Lists, and the texts in each of their rows; one with ``?`` may be null."""
+
+
+def _all(rows: Any, texts: tuple[str, ...]) -> bool:
+    """Return whether `rows` is a list of mappings with these texts."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and all(
+            isinstance(row.get(text.removesuffix("?")), str | None if text[-1] == "?" else str)
+            for text in texts
+        )
+        for row in rows
+    )
 
 
 def age_s(document: dict[str, Any], now: datetime.datetime) -> float:

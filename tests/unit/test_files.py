@@ -11,7 +11,7 @@ from concurrent import futures
 
 import pytest
 
-from flower_agent import files
+from flower_agent import files, process
 from flower_agent.errors import AgentError
 
 # Handing a file to a group that is not one's own needs root; else the own one must do.
@@ -196,10 +196,26 @@ def test_a_lock_is_held_once_and_tells_by_whom(tmp_path):
         assert mine is not None
         assert files.lock(path) is None
         assert files.held(path)
-        assert path.read_text() == f"{os.getpid()}\n"
-        assert mode(path) == 0o644
+        assert path.read_text() == f"{process.own()}\n"
+        assert mode(path) == 0o600
     assert not files.held(path)
     assert path.exists()
+
+
+def test_a_lock_that_anyone_could_open_is_closed_to_them(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("1\n")
+    path.chmod(0o644)
+    with files.lock(path):
+        assert mode(path) == 0o600
+
+
+def test_whoever_may_not_open_a_lock_cannot_tell_who_holds_it(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "open", refused)
+    assert files.held(tmp_path / "lock") is None
 
 
 def test_a_lock_can_be_taken_again_after_it_was_closed(tmp_path):
@@ -220,7 +236,7 @@ def test_a_lock_ends_with_its_process_even_when_it_is_killed(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
         assert owner.stdout.readline() == b"held\n"
         assert files.held(tmp_path / "lock")
-        assert (tmp_path / "lock").read_text() == f"{owner.pid}\n"
+        assert (tmp_path / "lock").read_text().startswith(f"{owner.pid} ")
         owner.kill()
         owner.wait()
     assert not files.held(tmp_path / "lock")

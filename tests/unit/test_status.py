@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from flower_agent import cli, files, process
 from flower_agent.commands import status_command
 from flower_agent.errors import Finding, warning
+from flower_agent.paths import Paths
+from flower_agent.process import Process
 from flower_agent.reporting import screen, status
 from flower_agent.reporting.status import Fact, Mark, Status
 
@@ -21,9 +24,8 @@ def ago(**span):
     return NOW - datetime.timedelta(**span)
 
 
-def written(**differences):
-    """Return a status as it is read back from its file."""
-    values = {
+def values(**differences):
+    return {
         "state": "ready",
         "since": ago(hours=3),
         "phase": None,
@@ -32,8 +34,12 @@ def written(**differences):
         "agent_version": "0.1.0",
         "role": "superlink",
         "version": "1.25.0",
-    }
-    return json.loads(json.dumps(status.document(Status(**values | differences))))
+    } | differences
+
+
+def written(**differences):
+    """Return a status as it is read back from its file."""
+    return json.loads(json.dumps(status.document(Status(**values(**differences)))))
 
 
 def text(document, *, running=True):
@@ -288,3 +294,93 @@ def test_times_are_utc_whatever_the_zone():
 
 def test_the_schema_is_told():
     assert written()["schema"] == 1
+
+
+# What cannot be believed
+
+
+@pytest.fixture
+def vm(tmp_path):
+    """The places of an agent with a status file."""
+    found = Paths(tmp_path)
+    found.status.parent.mkdir(parents=True)
+    return found
+
+
+def ask(vm, capsys, *words):
+    code = cli.main(["--root", str(vm.root), "status", *words])
+    return code, capsys.readouterr()
+
+
+def fresh(writer, **differences):
+    now = datetime.datetime.now(datetime.UTC)
+    who = {"pid": writer.pid, "pid_started": writer.started} if writer else {}
+    return json.dumps(status.document(Status(**values(written_at=now, **who, **differences))))
+
+
+GONE = Process(1, 1)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "[" * 50_000, "{" * 10, "", "null", "[]", '"ready"', "1" * 5000, "\0", "\x1b[2J",
+        '{"schema": 1, "facts": 5}',
+        '{"schema": 1, "facts": [5]}',
+        '{"schema": 1, "facts": [{"name": 1, "mark": [], "detail": {}}]}',
+        '{"schema": 1, "facts": {"tls": "ok"}}',
+        '{"schema": 1, "error": "down"}',
+        '{"schema": 1, "error": {"code": 1}}',
+        '{"schema": 1, "errors": [[]]}',
+        '{"schema": 1, "warnings": {"a": 1}}',
+        '{"schema": 1, "containers": [{"name": "x"}]}',
+        '{"schema": 1, "supernodes": [{"node_id": 7}]}',
+        '{"schema": 1, "commands": [["one"]]}',
+        '{"schema": 1, "commands": 7}',
+        '{"schema": 1, "state": {"ready": true}}',
+        '{"schema": 1, "pid": "1", "pid_started": 1}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("words", [(), ("--json",), ("--wait", "--timeout", "0s")])
+def test_a_damaged_status_file_is_unknown_with_one_sentence(vm, capsys, damaged, words):
+    vm.status.write_text(damaged)
+    code, said = ask(vm, capsys, *words)
+    assert code == 4
+    assert said.out == ""
+    assert said.err.startswith(f"state.corrupt: the status file {vm.status} is damaged: ")
+    assert said.err.count("\n") == 2
+
+
+def test_a_status_without_some_keys_or_with_new_ones_is_shown(vm, capsys):
+    vm.status.write_text('{"schema": 1, "state": "ready", "news": [1]}')
+    assert ask(vm, capsys)[0] == 3
+
+
+def test_a_dead_agents_status_is_not_the_one_of_the_agent_that_starts(vm, capsys):
+    vm.status.write_text(fresh(GONE))
+    with files.lock(vm.lock):
+        code, said = ask(vm, capsys)
+        assert (code, said.out.split(":")[0]) == (4, "unknown")
+        vm.status.write_text(fresh(process.own()))
+        assert ask(vm, capsys)[0] == 0
+
+
+@pytest.mark.parametrize(("writer", "expected"), [(process.own(), 0), (GONE, 3), (None, 3)])
+def test_whoever_may_not_open_the_lock_believes_the_process_that_wrote(
+    vm, capsys, monkeypatch, writer, expected
+):
+    monkeypatch.setattr(files, "held", lambda _: None)
+    vm.status.write_text(fresh(writer))
+    assert ask(vm, capsys)[0] == expected
+
+
+def test_a_hidden_process_is_unknown_and_not_dead(vm, capsys, monkeypatch):
+    def hidden(_):
+        raise PermissionError
+
+    monkeypatch.setattr(files, "held", lambda _: None)
+    monkeypatch.setattr(process, "lives", hidden)
+    vm.status.write_text(fresh(GONE))
+    code, said = ask(vm, capsys)
+    assert code == 4
+    assert "Run it as root." in said.err
