@@ -2,8 +2,10 @@
 
 import contextlib
 import http.server
+import itertools
 import json
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -23,6 +25,8 @@ DATA = Path(__file__).parents[1] / "data"
 CASES = json.loads((DATA / "onegate-put-cases.json").read_text(encoding="utf-8"))["cases"]
 SUPERLINK, SUPERNODE, LONER, UNLISTED = 28, 29, 40, 41
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
+CA = endpoints.authority()
+LEAF = endpoints.issue("onegate", CA, hosts=("127.0.0.1",))
 BODY = report.render({"FLOWER_STATE": "starting", "READY": "NO"})
 QUICK = {"connect_s": 0.5, "read_s": 0.2}
 
@@ -64,6 +68,30 @@ def gate():
 def client(gate):
     with guest(gate.url) as client:
         yield client
+
+
+@pytest.fixture
+def trusted(monkeypatch, tmp_path):
+    """Let the system's store hold the CA of the server."""
+    (tmp_path / "store.pem").write_text(CA.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "store.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def untrusted(monkeypatch, tmp_path):
+    """Let the system's store be empty, and the one of requests hold the server's CA."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    (tmp_path / "own.pem").write_text(CA.pem)
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(tmp_path / "own.pem"))
+
+
+def answer_once(connection):
+    connection.settimeout(5)
+    with contextlib.suppress(OSError):
+        connection.recv(65536)
+        connection.sendall(reply(b"{}"))
 
 
 def refusal(ask, client, token=TOKEN):
@@ -416,6 +444,110 @@ def test_a_connection_that_ends_under_a_request_fails_it_and_not_the_next():
         client.service()
         assert refusal(ASK["GET service"], client).code == "onegate.down"
         assert client.service() == {}
+
+
+# How long it takes, and what is kept
+
+
+def dripping(*parts, pause_s=0.05):
+    """Give what serves `parts` for ever, the last one again and again, each within a time limit."""
+
+    def serve(connection):
+        connection.settimeout(5)
+        with contextlib.suppress(OSError):
+            connection.recv(65536)
+            for part in itertools.chain(parts, itertools.repeat(parts[-1])):
+                connection.sendall(part)
+                time.sleep(pause_s)
+
+    return serve
+
+
+DRIPS = {
+    "a byte of the status line": dripping(b"H", b"T"),
+    "a byte of a header": dripping(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "headers": dripping(b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n", pause_s=0.1),
+    "continue without end": dripping(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "continue without pause": dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, pause_s=0),
+    "a byte of the body": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" "),
+    "a chunk": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+}
+
+
+@pytest.mark.parametrize("serve", DRIPS.values(), ids=DRIPS)
+@pytest.mark.parametrize("leaf", [None, LEAF], ids=["http", "https"])
+def test_an_answer_that_drips_ends_at_the_deadline(serve, leaf, trusted):
+    with contextlib.ExitStack() as stack:
+        scheme = "http" if leaf is None else "https"
+        server = (
+            endpoints.tcp_server(serve)
+            if leaf is None
+            else endpoints.tls_server(leaf, alpn=None, handler=serve)
+        )
+        address = stack.enter_context(server)
+        client = stack.enter_context(guest(f"{scheme}://{address}", read_s=0.5, total_s=0.7))
+        began = time.monotonic()
+        found = refusal(ASK["GET service"], client)
+        took_s = time.monotonic() - began
+    assert found.code == "onegate.down"
+    assert "timed out" in found.message
+    assert 0.6 < took_s < 2
+
+
+def test_no_cookie_is_kept():
+    seen = []
+
+    def respond(connection):
+        connection.settimeout(5)
+        with contextlib.suppress(OSError):
+            while asked := connection.recv(65536):
+                seen.append(asked.decode().lower())
+                connection.sendall(reply(b"{}", "200 OK", "Set-Cookie: a=" + "b" * 2000))
+
+    with endpoints.tcp_server(respond) as address, guest(f"http://{address}") as client:
+        for _ in range(3):
+            client.service()
+        assert len(client._session.cookies) == 0
+    assert len(seen) == 3
+    assert not any("cookie" in asked for asked in seen)
+
+
+# Whom it trusts over HTTPS
+
+
+def test_the_systems_store_says_whom_to_trust(trusted):
+    with (
+        endpoints.tls_server(LEAF, alpn=None, handler=answer_once) as address,
+        guest(f"https://{address}") as client,
+    ):
+        assert client.service() == {}
+
+
+def test_a_certificate_that_is_not_trusted_is_named(untrusted):
+    with (
+        endpoints.tls_server(LEAF, alpn=None, handler=answer_once) as address,
+        guest(f"https://{address}") as client,
+    ):
+        found = refusal(ASK["PUT"], client)
+    assert found.code == "onegate.down"
+    assert "certificate not trusted: CN=onegate, issued by CN=" in found.message
+    assert "update-ca-certificates" in found.hint
+
+
+def test_the_token_is_not_sent_to_whom_nobody_trusts(untrusted):
+    heard = []
+
+    def listen(connection):
+        connection.settimeout(1)
+        with contextlib.suppress(OSError):
+            heard.append(connection.recv(65536))
+
+    with (
+        endpoints.tls_server(LEAF, alpn=None, handler=listen) as address,
+        guest(f"https://{address}") as client,
+    ):
+        refusal(ASK["PUT"], client)
+    assert not any(heard)
 
 
 # What becomes of values
