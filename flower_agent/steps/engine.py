@@ -17,6 +17,7 @@ from typing import Any
 import docker
 import docker.errors
 import docker.types
+import docker.utils.config
 import requests
 import urllib3.exceptions
 
@@ -334,8 +335,18 @@ def auth(registry: Registry | None) -> dict[str, str] | None:
     return {"username": registry.user, "password": registry.password.reveal()}
 
 
+def _no_file(_: str | None = None) -> None:
+    """Find no ``config.json``."""
+
+
 def _client(url: str, version: str, timeout_s: int) -> docker.APIClient:
-    """Return a client to which no proxy and no .netrc of the environment applies."""
+    """Return a client to which no proxy and no .netrc of the environment applies.
+
+    Nor does the ``~/.docker/config.json`` of the user who runs a command: a login in it is not the
+    daemon's, and a ``credsStore`` whose helper is missing fails every pull. docker-py looks for it
+    in its constructor and again before each pull, and offers no other way to forbid that.
+    """
+    docker.utils.config.find_config_file = _no_file  # type: ignore[assignment]  # for good
     client = docker.APIClient(url, version=version, timeout=timeout_s)
     client.trust_env = False
     return client
