@@ -46,8 +46,6 @@ LOST: Mapping[str, str] = {
     "FLOWER_CACHE_LIMIT": "limit the volume that an app writes to",
     "FLOWER_SHM_SIZE": "mount an emptyDir with medium Memory at /dev/shm of the SuperExec",
     "FLOWER_READY_TIMEOUT": "Kubernetes probes Flower's health service, which always answers",
-    "FLOWER_OUTPUTS_LIMIT": "an app's files go with its pod",
-    "FLOWER_CACHE_LIMIT": "an app's files go with its pod",
     "FLOWER_METRICS": "use the cluster's own",
 }
 """Variables without a counterpart, and what is left to do."""

@@ -335,9 +335,7 @@ def _launching(part: Part) -> tuple[str, ...]:
 
 
 def _app_mounts(site: Site) -> tuple[Mount, ...]:
-    environment = Mount(
-        site.environment_file, flower.ENVIRONMENT, digest=site.environment_digest
-    )
+    environment = Mount(site.environment_file, flower.ENVIRONMENT, digest=site.environment_digest)
     return (
         *((environment,) if site.environment_file else ()),
         Mount(site.data_dir, flower.DATA, propagation=site.data_propagation),
