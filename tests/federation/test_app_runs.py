@@ -180,7 +180,7 @@ def test_a_run_that_writes_more_than_it_may_is_ended_and_its_log_says_so(site):
     assert "FLOWER_OUTPUTS_LIMIT" in (done.place / "log.txt").read_text()
     ended = done.read("run")
     assert ended["end"] == "failed"
-    assert "it wrote more than 256.0 MiB (FLOWER_OUTPUTS_LIMIT)" in ended["cause"]
+    assert "it wrote more than 256 MiB (FLOWER_OUTPUTS_LIMIT)" in ended["cause"]
     assert done.read("outputs")["bytes"] <= LIMIT
 
 

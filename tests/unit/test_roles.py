@@ -671,8 +671,6 @@ REACHES = [
     ("FLOWER_SHM_SIZE", {**NODE, **SUBPROCESS}, "1G", "supernode"),
     ("FLOWER_LOG_LEVEL", LINK, "DEBUG", "superlink superexec"),
     ("FLOWER_LOG_LEVEL", LINK, "ERROR", ""),
-    ("FLOWER_OUTPUTS_LIMIT", LINK, "2G", ""),
-    ("FLOWER_CACHE_LIMIT", NODE, "2G", ""),
     ("FLOWER_METRICS", LINK, "YES", ""),
     ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
 ]
