@@ -32,7 +32,7 @@ def show(paths: Paths, *, as_json: bool) -> int:
         print("the SuperLink has no SuperNodes")
         return 0
     line = "{:<20}  {:<12}  {:>7}  {}"
-    print(line.format("NODE", "STATUS", "VM", "KEY"))
+    print(line.format("SUPERNODE", "STATE", "VM", "KEY"))
     for row in rows:
         shown = line.format(row["node_id"], row["status"], row["vmid"] or "-", row["key"])
         print(foreign_text.message(shown))

@@ -13,6 +13,7 @@ from flower_agent.machine import host
 from flower_agent.paths import Paths
 from flower_agent.pki.keyring import Keyring
 from flower_agent.probes.control_api import Control
+from flower_agent.service.onegate import Access
 from flower_agent.wanted import roles
 
 
@@ -22,6 +23,8 @@ class OwnSuperLink:
 
     settings: Settings
     api: Control
+    access: Access | None = None
+    """OneGate, where the context names one."""
 
 
 @contextlib.contextmanager
@@ -44,4 +47,4 @@ def reach(paths: Paths) -> Iterator[OwnSuperLink]:
     with contextlib.closing(
         superlink.connect(roles.endpoints(settings, own), public, ca_pem)
     ) as api:
-        yield OwnSuperLink(settings, api)
+        yield OwnSuperLink(settings, api, read.access)

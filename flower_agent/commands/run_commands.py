@@ -21,10 +21,10 @@ from flower_agent.runs.run_app import App
 from flower_agent.runs.run_errands import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.steps.engine import Engine, socket_url
-from flower_agent.wanted import flower, roles
+from flower_agent.wanted import app_environment, flower, roles
 from flower_agent.wanted.containers import Part
 
-from . import own_superlink, run_views
+from . import own_superlink, run_views, submit_check
 from .own_superlink import OwnSuperLink
 from .run_views import printable
 
@@ -53,6 +53,7 @@ def submit(
     with own_superlink.reach(paths) as own:
         found = _find(paths, own.settings, where, pairs)
         bundle = _bundle(name, own.settings, found.files)
+        _warn_of_images(paths, name, own, found.app, of_context=where is None)
         band = flower.band(own.settings.version)
         run_id = own.api.start_run(bundle, found.config, band.federation, START_TIMEOUT_S)
         _note(paths, run_id, found)
@@ -65,6 +66,18 @@ def submit(
         except KeyboardInterrupt:
             print(f"\nit goes on; to end it: flower-agent stop {run_id}", file=sys.stderr)
             raise
+
+
+def _warn_of_images(
+    paths: Paths, name: str, own: OwnSuperLink, app: App, *, of_context: bool
+) -> None:
+    """Say what the app will find lacking where; it is submitted all the same."""
+    try:
+        found = submit_check.sentences(paths, name, own, app, of_context=of_context)
+    except AgentError as error:
+        found = (f"the images could not be looked at: {error.finding.message}",)
+    for sentence in found:
+        print(f"warning: {printable(sentence)}", file=sys.stderr)
 
 
 def _note(paths: Paths, run_id: str, found: _Found) -> None:
@@ -92,7 +105,7 @@ def _find(
     if directory is not None and directory.is_dir():
         source, commit, files = str(directory.resolve()), "", local_app.read(directory)
     else:
-        source, commit, files = _fetch(paths, text)
+        source, commit, files = _fetch(paths, settings, text)
     app = run_app.read(files.get(run_app.FILE), source)
     config: dict[str, Scalar] = {}
     if where is None:
@@ -104,13 +117,13 @@ def _find(
     return _Found(source, commit, app, files, tuple(sorted(config.items())))
 
 
-def _fetch(paths: Paths, text: str) -> tuple[str, str, dict[str, bytes]]:
+def _fetch(paths: Paths, settings: Settings, text: str) -> tuple[str, str, dict[str, bytes]]:
     try:
         source = parse_source(text)
     except ValueError as error:
         message = f"{text} is neither a directory nor a repository: {error}"
         raise AgentError("run.no_app", message) from None
-    with git.for_command(paths.runs) as own:
+    with git.for_command(paths.runs, app_environment.proxies(settings).variables()) as own:
         commit, files = own.fetch(source)
     return str(source), commit, files
 

@@ -32,6 +32,7 @@ from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.notify import Notifier
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.reporting.status import Mark, Status
+from flower_agent.wanted import app_environment
 
 from . import assembly
 from .assembly import Options
@@ -200,6 +201,7 @@ class Agent:
         self._parts.workload.pardon()
         self._parts.bakery.forget()
         self._parts.apps.forget()
+        self._parts.through(app_environment.proxies(good))
         self._life = life.restarted(self._life, time.monotonic())
 
     def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:

@@ -37,6 +37,7 @@ from flower_agent.steps.supply import Supply
 from flower_agent.steps.upgrader import Upgrader
 from flower_agent.steps.workbench import Workbench
 from flower_agent.steps.workload import Workload
+from flower_agent.wanted.app_environment import Proxies
 
 from .converge import Converger
 from .superexec import SuperExec
@@ -78,6 +79,15 @@ class Parts:
     bakery: Bakery
     apps: AppSupply
     app_runs: AppRuns
+    gits: tuple[Git, ...]
+
+    def through(self, proxies: Proxies) -> None:
+        """Fetch apps and wheels through the context's proxies from now on."""
+        for each in self.gits:
+            each.through(proxies.variables())
+        proxy = proxies.https or proxies.http
+        for fetcher in (self.apps, self.bakery):
+            fetcher.through(proxy.reveal() if proxy is not None else "")
 
 
 def assemble(
@@ -92,10 +102,9 @@ def assemble(
     paths, scale = options.paths, options.scale
     engine = Engine(options.name or "default", url=options.docker_url)
     workload = Workload(engine, errands, wake=wake, scale=scale)
+    app_git, run_git = Git(paths.app), Git(paths.runs)
     oven, bundler = Baker(engine, Workbench(engine), paths.bake), Bundler(engine)
-    apps = AppSupply(
-        engine, errands, Git(paths.app), bundler, oven, where=options.wheels, scale=scale
-    )
+    apps = AppSupply(engine, errands, app_git, bundler, oven, where=options.wheels, scale=scale)
     bakery = Bakery(oven, errands, options.wheels, scale=scale)
     prober, finder = Prober(), Finder(errands, rng=rng, scale=scale)
     connections = Connections(errands, scale=scale)
@@ -106,7 +115,7 @@ def assemble(
     superlink = SuperLink(
         prober,
         Enroller(Registrar(errands, rng=rng, scale=scale), scale=scale),
-        Submitter(errands, Git(paths.runs), bundler, run_files, follower, scale=scale),
+        Submitter(errands, run_git, bundler, run_files, follower, scale=scale),
         ServerCertificate(CertificateFiles(paths.certificates)),
         packet_filter=PacketFilter(paths.filter_rules, errands, scale=scale),
         follower=follower,
@@ -134,7 +143,9 @@ def assemble(
         dry=dry,
         scale=scale,
     )
-    return Parts(converger, workload, prober, finder, supernode, bakery, apps, app_runs)
+    return Parts(
+        converger, workload, prober, finder, supernode, bakery, apps, app_runs, (app_git, run_git)
+    )
 
 
 def _one_shot(

@@ -101,10 +101,17 @@ class Git:
     ) -> None:
         self._work = work
         self._program = program
-        self._passed_on = {k: environment[k] for k in _PASSED_ON if k in environment}
+        self._environment = environment
+        self._passed_on: Mapping[str, str] = {}
+        self.through({})
         self._protocols = protocols
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
+
+    def through(self, proxies: Mapping[str, str]) -> None:
+        """Reach hosts through the context's proxies from now on, else through the environment's."""
+        whole = {**self._environment, **proxies}
+        self._passed_on = {name: whole[name] for name in _PASSED_ON if name in whole}
 
     def fetch(self, source: Source) -> tuple[str, dict[str, bytes]]:
         """Return the commit that the source means now, and the app's files by their paths.
@@ -177,7 +184,7 @@ class Git:
 
 
 @contextlib.contextmanager
-def for_command(runs: pathlib.Path) -> Iterator[Git]:
+def for_command(runs: pathlib.Path, proxies: Mapping[str, str]) -> Iterator[Git]:
     """Give a command a Git beside the daemon's, in a directory below `runs` that goes at the end.
 
     Directories that commands left which were killed go, too.
@@ -188,7 +195,9 @@ def for_command(runs: pathlib.Path) -> Iterator[Git]:
             shutil.rmtree(left, ignore_errors=True)  # the next command tries again
     place = runs / f"git-{os.getpid()}"
     try:
-        yield Git(place)
+        own = Git(place)
+        own.through(proxies)
+        yield own
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from flower_agent.loop.turn import Turn
 from flower_agent.reporting.status import Mark
 from flower_agent.wanted import flower, roles
 
-from . import follower, run_config, run_errands, run_failure, submission
+from . import follower, run_config, run_errands, run_failure, run_needs, submission
 from .follower import LOOK_S, Follower
 from .run_errands import Bundles, Connect, Prepared, Repository
 from .run_failure import AGAIN_MAX_S, Failure
@@ -252,7 +252,10 @@ class Submitter:
         if self._lacking[0] != asked and turn.monotonic >= self._needs_at:
             self._needs_at = turn.monotonic + AGAIN_MAX_S * self._scale
             self._errands.start(_NEEDS, lambda: (asked, self._bundler.lacking(*asked)))
-        for lack in self._lacking[1] if self._lacking[0] == asked else ():
+        known_lacks = self._lacking[1] if self._lacking[0] == asked else ()
+        if run_needs.on_its_way(turn.facts.get("app")):
+            return
+        for lack in known_lacks:
             message = f"{known.app} wants {lack}, which {asked[0]} lacks"
             turn.warnings.append(warning("run.dependency", message))
 

@@ -115,7 +115,7 @@ class AppSupply:
         self._repository = repository
         self._scales = scales
         self._oven = oven
-        self._where = where or Wheels()
+        self._usual = self._where = where or Wheels()
         self._scale = scale
         self._failures: dict[str, _Failure] = {}
         self._enough: set[str] = set()
@@ -205,6 +205,10 @@ class AppSupply:
             found = self._engine.image(parent)
             self._pinned = (asked, images.pin(parent, found) if found else "")
         return self._pinned[1]
+
+    def through(self, proxy: str) -> None:
+        """Let pip use this proxy from now on; empty: the one of the agent's environment."""
+        self._where = dataclasses.replace(self._usual, proxy=proxy or self._usual.proxy)
 
     def forget(self) -> None:
         """Try again at once: with other settings it may well work."""

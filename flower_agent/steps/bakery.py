@@ -3,6 +3,7 @@
 A build takes minutes and never holds up the care for what runs.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class Bakery:
     ) -> None:
         self._oven = oven
         self._errands = errands
-        self._where = where or Source()
+        self._usual = self._where = where or Source()
         self._scale = scale
         self._failures: dict[str, tuple[int, AgentError, float]] = {}
         self.progress = ""
@@ -87,6 +88,10 @@ class Bakery:
         if now >= again_at and self._errands.start(errand, make):
             log.info("image.make", image=reference)
         return failed
+
+    def through(self, proxy: str) -> None:
+        """Let pip use this proxy from now on; empty: the one of the agent's environment."""
+        self._where = dataclasses.replace(self._usual, proxy=proxy or self._usual.proxy)
 
     def forget(self) -> None:
         """Try again at once: with other settings it may well work."""

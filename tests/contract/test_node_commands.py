@@ -77,7 +77,7 @@ def test_a_key_is_registered_listed_and_unregistered(vm):
     assert (code, out) == (0, f"registered {shown} as node {node_id}\n")
     _, out, _ = vm.run("list")
     assert [row.split() for row in out.splitlines()] == [
-        ["NODE", "STATUS", "VM", "KEY"],
+        ["SUPERNODE", "STATE", "VM", "KEY"],
         [node_id, "registered", "-", shown],
     ]
     code, out, _ = vm.run("unregister", node_id)
