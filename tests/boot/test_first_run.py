@@ -126,6 +126,23 @@ def test_its_rounds_were_computed(story):
     assert "finished: 2 rounds" in log
 
 
+def test_its_model_was_taken_into_safety_by_an_agent_without_capabilities(story):
+    machine, runs = story.superlink, "/var/lib/flower-agent/runs"
+    find = f"ls {runs}/*/outputs.json"
+    vm.wait_for(lambda: machine.try_("sh", "-c", find)[0] == 0, lambda: machine.try_(
+        "flower-agent", "status")[1], RUN_S)  # fmt: skip
+    listed = machine.run("sh", "-c", find).strip()
+    files = {each["name"]: each for each in json.loads(machine.run("cat", listed))["files"]}
+    assert set(files) == {"final_model.npz", "history.csv"}
+    machine.run("flower-agent", "runs", "fetch", listed.split("/")[-2], "-o", "/root/model")
+    digest = machine.run("sha256sum", "/root/model/final_model.npz").split()[0]
+    assert digest == files["final_model.npz"]["sha256"]
+    owner = machine.run("stat", "-c", "%u", f"{runs}/{listed.split('/')[-2]}/outputs").strip()
+    assert owner == "49999"  # the agent could not have moved it by itself
+    left = machine.run("sh", "-c", f"ls {runs}/live").split()
+    assert not [name for name in left if name.isdecimal()]
+
+
 @pytest.mark.parametrize("role", [SUPERLINK, SUPERNODE])
 def test_the_image_was_made_by_the_shut_in_agent(story, role):
     machine = story.vms[role]
