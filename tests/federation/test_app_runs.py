@@ -305,6 +305,8 @@ def test_a_clientapp_that_dies_is_told_on_its_node_at_once(site, client, how):
 
     wait_for(told, f"{how} on the node", 90)
     assert f"run {run}" in site.codes(node)["run.client_died"]
+    heard = f"VM {node.vmid} says that a ClientApp of run {run}"
+    wait_for(lambda: heard in site.codes().get("run.client_died", ""), "the SuperLink's word", 60)
     assert site.federation.agent(site.link, "stop", run).returncode == 0
     wait_for((site.runs / run / "run.json").exists, "the end of the run", 90)
     assert json.loads((site.runs / run / "run.json").read_text())["end"] == "stopped"
