@@ -108,6 +108,22 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The CPU model lacks what NumPy or the framework is built for: apps end at their import.",
         'Set CPU_MODEL=[MODEL="host-passthrough"] in the VM template.',
     ),
+    "data.filesystem": (
+        "The disk or the server of FLOWER_DATA has no file system that this VM's kernel can mount.",
+        "Make one (mkfs.ext4 -L LABEL), or name its type: FLOWER_DATA=LABEL=x,type=xfs",
+    ),
+    "data.missing": (
+        "What FLOWER_DATA names is not there: the directory, the disk, the server or its export.",
+        "Attach the disk, start the server or make the directory; it is looked at again by itself.",
+    ),
+    "data.refused": (
+        "Docker cannot mount what FLOWER_DATA names.",
+        "Read its reason in the message; an NFS server must export to this VM: exports(5).",
+    ),
+    "data.unreadable": (
+        "Flower's user 49999 may not read apps' data.",
+        "chmod -R a+rX DIRECTORY, on the disk or the server itself; or chgrp -R 49999 and g+rX.",
+    ),
     "discover.ambiguous": (
         "More than one VM of the service claims to be the SuperLink.",
         "Find the wrong one (onevm show ID), or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",

@@ -49,6 +49,12 @@ PROVOCATIONS: dict[str, str] = {
     "cpu.old": (
         "Give a SuperNode with `ML_FRAMEWORK=sklearn` the CPU model `qemu64` (`CPU_MODEL`)."
     ),
+    "data.filesystem": "On a SuperNode set `FLOWER_DATA=/dev/vdb` to a disk without a file system.",
+    "data.missing": "On a SuperNode set `FLOWER_DATA=LABEL=nothing`.",
+    "data.refused": (
+        "`mount /dev/vdb /mnt` on a SuperNode, then set `FLOWER_DATA=/dev/vdb` there."
+    ),
+    "data.unreadable": "`mkdir -m 700 /srv/data` on a SuperNode, then set `FLOWER_DATA=/srv/data`.",
     "discover.ambiguous": (
         "Write `FLOWER_ROLE=superlink` and a `FLOWER_ENDPOINT` into the attributes of a "
         "second VM of the service, of another role than the SuperNode's."

@@ -42,6 +42,7 @@ LOST: Mapping[str, str] = {
     "FLOWER_HTTPS_PROXY": "give the pods that run apps the variables of a proxy",
     "FLOWER_NO_PROXY": "give the pods that run apps the variables of a proxy",
     "FLOWER_ENV_<KEY>": "give the pods that run apps an environment from a Secret",
+    "FLOWER_DATA": "mount a volume at /app/data of the SuperExec",
     "FLOWER_OUTPUTS_LIMIT": "limit the volume that an app writes to",
     "FLOWER_CACHE_LIMIT": "limit the volume that an app writes to",
     "FLOWER_SHM_SIZE": "mount an emptyDir with medium Memory at /dev/shm of the SuperExec",

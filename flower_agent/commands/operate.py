@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from flower_agent.errors import AgentError
 from flower_agent.loop import ownership
 from flower_agent.paths import Paths
+from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.steps.workbench import Workbench
 from flower_agent.wanted.containers import Existing, Part
@@ -71,6 +72,7 @@ def _remove(engine: Engine) -> None:
             engine.stop(found.name)
         print(f"remove {found.name}")
         engine.remove(found.name)
+    DataVolumes(engine).sweep("")
 
 
 def _rank(container: Existing, order: list[Part]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from flower_agent.address import Address
 from flower_agent.errors import Finding, Severity, warning
 from flower_agent.secret import Secret
-from flower_agent.wanted import flower
+from flower_agent.wanted import app_data, flower
 
 from . import names, parsers, pem, rules
 from .parsers import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
@@ -184,6 +184,11 @@ class Settings:
         "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
         "it counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
+    data: app_data.Source | None = setting(
+        "FLOWER_DATA", app_data.parse_source,
+        "Where apps' `/app/data` comes from, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
+        "or device, or `nfs://HOST/EXPORT`.",
+        unset="`/var/lib/flower-agent/data`", roles=NODE + EXEC, sample="LABEL=flower-data")
     outputs_limit: int | None = setting(
         "FLOWER_OUTPUTS_LIMIT", parsers.size_bytes(parsers.OUTPUTS_FLOOR_BYTES),
         "What the outputs of all runs may take on this VM's disk; ended runs are pruned first, the "

@@ -33,6 +33,7 @@ from flower_agent.reporting.notify import Notifier
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.reporting.status import Mark, Status
 from flower_agent.wanted import app_environment
+from flower_agent.wanted.app_data import Kind
 
 from . import assembly
 from .assembly import Options
@@ -173,7 +174,8 @@ class Agent:
 
     def _begin(self, good: Settings, orders: Orders) -> Turn:
         vmid = self._intake.inputs.vmid if self._intake.inputs else None
-        follows = mounts.follows(host.mountinfo(), str(self._paths.data))
+        given = good.data.where if good.data and good.data.kind is Kind.DIRECTORY else ""
+        follows = mounts.follows(host.mountinfo(), given or str(self._paths.data))
         record = self._memory.recall(vmid)
         if orders.trust is not None:
             record = dataclasses.replace(record, ca_pin=orders.trust)

@@ -32,6 +32,8 @@ from flower_agent.steps.accelerator import Accelerator
 from flower_agent.steps.app_supply import AppSupply
 from flower_agent.steps.baker import Baker, Source
 from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.data_supply import DataSupply
+from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.steps.engine import Engine
 from flower_agent.steps.supply import Supply
 from flower_agent.steps.upgrader import Upgrader
@@ -140,6 +142,7 @@ def assemble(
         accelerator=Accelerator(engine, errands, scale=scale),
         upgrader=Upgrader(options.name, paths, workload, finder, errands, scale=scale),
         supplies=Supply(paths.images_lock, workload, bakery, apps),
+        data=DataSupply(DataVolumes(engine), errands, paths.data, scale=scale),
         dry=dry,
         scale=scale,
     )

@@ -28,10 +28,11 @@ from flower_agent.runs.app_runs import AppHost
 from flower_agent.service.connections import Connections
 from flower_agent.steps import plan, supply
 from flower_agent.steps.accelerator import Accelerator
+from flower_agent.steps.data_supply import DataSupply
 from flower_agent.steps.ends import WAITING
 from flower_agent.steps.upgrader import Upgrader
 from flower_agent.steps.workload import SETTLING_S, Workload
-from flower_agent.wanted import app_environment, roles
+from flower_agent.wanted import app_environment, flower, roles
 from flower_agent.wanted.containers import FLOWER_UID, Container, Existing, Part
 from flower_agent.wanted.roles import Site
 
@@ -48,7 +49,7 @@ LOADS = (datetime.timedelta(), datetime.timedelta(seconds=0.4))
 ATTACHED_LOOK_S = 30.0
 """A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
 
-BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE)
+BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE, Phase.DATA)
 
 HUNG_AFTER_S = 20.0
 """So long may a SuperNode that gave up take to end by itself; some versions never do."""
@@ -75,6 +76,7 @@ class Converger:
         accelerator: Accelerator,
         upgrader: Upgrader,
         supplies: supply.Supply,
+        data: DataSupply | None = None,
         dry: bool = False,
         scale: float = 1.0,
     ) -> None:
@@ -86,6 +88,7 @@ class Converger:
         self._accelerator = accelerator
         self._upgrader = upgrader
         self._supply = supplies
+        self._data = data
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
@@ -154,12 +157,32 @@ class Converger:
             turn.phase = Phase.IMAGE
             error = self._supply.fetch(turn, needed, pins)
             return turn.unmet(error) if error else Unmet(Phase.IMAGE)
-        if choice.pending and _makes(self._runner(turn), steps):
-            return Unmet(Phase.IMAGE)
+        if held := self._held(turn, want, steps, pending=choice.pending):
+            return held
         self._supply.record(turn, pins)
         if not self._apply(turn, want, steps, pins):
             return Unmet(turn.phase)
-        return self._check(turn, want, duty, fresh=_starts(want[0], steps))
+        return self._check(turn, want, duty, fresh=_starts(want[0].name, steps))
+
+    def _held(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        *,
+        pending: bool,
+    ) -> Unmet | None:
+        """Return what keeps the container of apps from its start: its image, or their data."""
+        runner = self._runner(turn)
+        if pending and _makes(runner, steps):
+            return Unmet(Phase.IMAGE)
+        if self._data is None or not (_makes(runner, steps) or _starts(runner, steps)):
+            return None
+        turn.phase = Phase.DATA
+        if not self._data.there(turn, want[-1].image):
+            return Unmet(Phase.DATA)
+        turn.phase = Phase.CONTAINER
+        return None
 
     def _runner(self, turn: Turn) -> str:
         """Return the container that runs apps."""
@@ -206,6 +229,7 @@ class Converger:
             gpu=access,
             cuda=turn.cuda,
             app_image=turn.app_image,
+            data_mount=self._data.mount(turn) if self._data else None,
             data_propagation=turn.data_propagation,
             **self._environment(turn, str(known.get("appio_name", ""))),
             **known,
@@ -237,7 +261,7 @@ class Converger:
         self, turn: Turn, want: tuple[Container, ...], steps: tuple[plan.Step, ...], duty: Duty
     ) -> None:
         """Raise AgentError while a start of the first container would be in vain."""
-        if _starts(want[0], steps):
+        if _starts(want[0].name, steps):
             turn.phase = Phase.DISCOVER
             duty.may_start(turn)
         turn.phase = Phase.CONTAINER
@@ -258,6 +282,9 @@ class Converger:
         except AgentError as error:
             if error.finding.code.startswith("gpu."):
                 self._accelerator.refuse(turn, error.finding)
+            if self._data is not None and (named := self._data.named(turn, error)) is not error:
+                turn.phase = Phase.DATA
+                raise named from error
             raise
         self._workload.observe(turn.monotonic)
         return done
@@ -301,6 +328,9 @@ class Converger:
             return Unmet(turn.phase)
         if len(existing) > 1:
             self._superexec(turn, existing[1], main)
+        if self._data is not None and not self.dry:
+            data = (m for m in want[-1].mounts if m.target == flower.DATA)
+            self._data.settled(turn, next(data, None))
         return None
 
     def _app_host(self, turn: Turn, last: Existing) -> AppHost | None:
@@ -393,6 +423,6 @@ def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:
     return any(step.name == name and step.container is not None for step in steps)
 
 
-def _starts(main: Container, steps: tuple[plan.Step, ...]) -> bool:
-    """Tell whether `steps` start the first container."""
-    return any(step.name == main.name and step.action is plan.Action.START for step in steps)
+def _starts(name: str, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` start the container of that name."""
+    return any(step.name == name and step.action is plan.Action.START for step in steps)

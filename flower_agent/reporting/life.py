@@ -24,6 +24,7 @@ class Phase(enum.StrEnum):
     DISCOVER = "discover"
     TLS = "tls"
     IMAGE = "image"
+    DATA = "data"
     CONTAINER = "container"
     HEALTH = "health"
     ENROL = "enrol"

@@ -35,6 +35,7 @@ from flower_agent.wanted.containers import (
     LABEL_ROLE,
     Container,
     Existing,
+    Mount,
     inspected,
 )
 from flower_agent.wanted.images import (
@@ -161,7 +162,7 @@ class Engine:
                     LABEL_ROLE: container.part.value,
                     LABEL_FINGERPRINT: container.fingerprint,
                 },
-                host_config=_host_config(api, container),
+                host_config=_host_config(api, container, self.owner),
                 healthcheck={"test": ["NONE"]},
                 use_config_proxy=False,
             )
@@ -352,13 +353,28 @@ def _client(url: str, version: str, timeout_s: int) -> docker.APIClient:
     return client
 
 
-def _host_config(api: docker.APIClient, container: Container) -> Any:
-    mounts = [
-        docker.types.Mount(
-            m.target, m.source, type="bind", read_only=m.read_only, propagation=m.propagation
+def mounted(mount: Mount, owner: str) -> docker.types.Mount:
+    """Return a mount as docker-py takes it; Docker makes the volume of one that is not there."""
+    if not mount.volume:
+        return docker.types.Mount(
+            mount.target,
+            mount.source,
+            type="bind",
+            read_only=mount.read_only,
+            propagation=mount.propagation,
         )
-        for m in container.mounts
-    ]
+    return docker.types.Mount(
+        mount.target,
+        mount.source,
+        type="volume",
+        read_only=mount.read_only,
+        no_copy=True,
+        labels={LABEL_NAME: owner},
+        driver_config=docker.types.DriverConfig("local", options=dict(mount.volume)),
+    )
+
+
+def _host_config(api: docker.APIClient, container: Container, owner: str) -> Any:
     yields = container.yields_cpu
     return api.create_host_config(
         network_mode="host",
@@ -369,7 +385,7 @@ def _host_config(api: docker.APIClient, container: Container) -> Any:
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         tmpfs=dict(container.tmpfs),
-        mounts=mounts,
+        mounts=[mounted(mount, owner) for mount in container.mounts],
         pids_limit=PIDS_LIMIT,
         mem_limit=container.memory_bytes,
         memswap_limit=container.memory_bytes,

@@ -41,10 +41,10 @@ class Part(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mount:
-    """A bind mount; a missing source is refused by Docker, never made."""
+    """A bind mount, whose missing source is refused by Docker and never made; or a volume."""
 
     source: str
-    """Absolute path on the VM."""
+    """Absolute path on the VM; of a volume its name."""
 
     target: str
     """Absolute path in the container."""
@@ -55,6 +55,9 @@ class Mount:
     """Hex SHA-256 of a file's content; a file that changed replaces the container."""
 
     propagation: str = "rprivate"
+
+    volume: tuple[tuple[str, str], ...] = ()
+    """Options of Docker's ``local`` driver for a volume; empty: a bind mount."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

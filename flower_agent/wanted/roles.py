@@ -101,6 +101,9 @@ class Site:
     environment_digest: str = ""
     """Hex SHA-256 of that file."""
 
+    data_mount: Mount | None = None
+    """What apps read at ``/app/data``, where it is not `data_dir`."""
+
     data_propagation: str = "rslave"
     """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
 
@@ -336,9 +339,10 @@ def _launching(part: Part) -> tuple[str, ...]:
 
 def _app_mounts(site: Site) -> tuple[Mount, ...]:
     environment = Mount(site.environment_file, flower.ENVIRONMENT, digest=site.environment_digest)
+    own = Mount(site.data_dir, flower.DATA, propagation=site.data_propagation)
     return (
         *((environment,) if site.environment_file else ()),
-        Mount(site.data_dir, flower.DATA, propagation=site.data_propagation),
+        site.data_mount or own,
         Mount(site.launcher_dir, flower.LAUNCHER),
         Mount(site.runs_dir, flower.RUNS, read_only=False),
         Mount(site.caches_dir, flower.CACHES, read_only=False),

@@ -102,7 +102,7 @@ class FakeEngine:
         if self._find(image) is None:
             raise refused(what, f"No such image: {image}")
         for mount in container.mounts:
-            if not pathlib.Path(mount.source).exists():
+            if not mount.volume and not pathlib.Path(mount.source).exists():
                 words = f"bind source path does not exist: {mount.source}"
                 raise refused(what, f'invalid mount config for type "bind": {words}')
         self._keep(

@@ -31,6 +31,7 @@ from flower_agent.service.connections import Connections
 from flower_agent.service.discovery import SuperLink
 from flower_agent.steps.accelerator import Accelerator
 from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.data_supply import DataSupply
 from flower_agent.steps.supply import Supply
 from flower_agent.steps.upgrader import Upgrader
 from flower_agent.steps.workload import Workload
@@ -98,6 +99,33 @@ class Oven:
         self._engine.hold(reference)
 
 
+class Volumes:
+    """Mounts data in memory, by the type of a disk's file system; `says` is what a look tells.
+
+    A look waits for `door`; `trouble` is in Docker's own words.
+    """
+
+    owner = "default"
+
+    def __init__(self):
+        self.says, self.trouble, self.of_type = "data 3 0\n", "", ""
+        self.looked, self.swept, self.door = [], [], threading.Event()
+        self.door.set()
+
+    def look(self, mount, image):
+        self.looked.append((mount, image))
+        assert self.door.wait(10)
+        kind = dict(mount.volume).get("type")
+        why = self.trouble or ("invalid argument" if kind not in (None, self.of_type) else "")
+        if why:
+            message = f"Docker refused to mount the data: mount /dev/vdb:/v, flags: 0xf: {why}"
+            raise AgentError("data.refused", message, retryable=True)
+        return self.says
+
+    def sweep(self, keep):
+        self.swept.append(keep)
+
+
 class Vm:
     """A SuperNode's VM with an Engine in memory, and one turn after another."""
 
@@ -109,6 +137,7 @@ class Vm:
         self.duty = Found()
         self.gpu, self.asked, self.search = Files(), Asked(), Searched()
         self.cpu_flags = frozenset()
+        self.volumes, self.udev = Volumes(), ""
         self.reboot()
         self._context = {
             "FLOWER_ROLE": "client",
@@ -134,6 +163,9 @@ class Vm:
             accelerator=accelerator,
             upgrader=Upgrader("", self.paths, workload, self.search, errands),
             supplies=Supply(self.paths.images_lock, workload, Bakery(self.oven, errands)),
+            data=DataSupply(
+                self.volumes, errands, self.paths.data, file_system=lambda _: self.udev
+            ),
         )
 
     def set(self, **more):

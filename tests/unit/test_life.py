@@ -154,7 +154,7 @@ def test_new_settings_that_change_nothing_do_not_disturb_ready(vm):
 
 
 def test_the_phases_stand_in_the_order_of_a_start():
-    assert " ".join(Phase) == "context docker discover tls image container health enrol peer"
+    assert " ".join(Phase) == "context docker discover tls image data container health enrol peer"
 
 
 found = st.sampled_from([None, WAITING, SOON, REFUSED, Unmet(Phase.PEER, WAITING.finding)])

@@ -17,7 +17,7 @@ from flower_agent.pki import node_trust
 from flower_agent.record import Record
 from flower_agent.service import enroller
 from flower_agent.service.discovery import SuperLink
-from flower_agent.wanted import app_environment, containers, flower, roles
+from flower_agent.wanted import app_data, app_environment, containers, flower, roles
 from flower_agent.wanted.arguments import Trust
 from flower_agent.wanted.containers import Container, Mount, Part
 from flower_agent.wanted.roles import Site
@@ -122,6 +122,9 @@ def site(found, **differences):
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         **keys(found),
         **environment(found),
+        data_mount=app_data.mounts(found.data, "default", "", propagation="rslave")[0]
+        if found.data
+        else None,
         memory_bytes=8 * GIB,
         gpu=Access.NONE if found.gpu is GpuMode.NO else Access.TOOLKIT,
     )
@@ -664,6 +667,10 @@ REACHES = [
     ("FLOWER_ENV_<KEY>", LINK, "9", "superexec"),
     ("FLOWER_ENV_<KEY>", EXEC, "9", "superexec"),
     ("FLOWER_ENV_<KEY>", {**LINK, "FLOWER_APPIO_LISTEN": "10.0.0.5:9091"}, "9", ""),
+    ("FLOWER_DATA", NODE, "/srv/data", "superexec"),
+    ("FLOWER_DATA", EXEC, "LABEL=flower-data", "superexec"),
+    ("FLOWER_DATA", {**NODE, **SUBPROCESS}, "nfs://nas/export", "supernode"),
+    ("FLOWER_DATA", LINK, "/srv/data", ""),
     ("FLOWER_OUTPUTS_LIMIT", LINK, "1G", ""),
     ("FLOWER_CACHE_LIMIT", NODE, "1G", ""),
     ("FLOWER_SHM_SIZE", LINK, "1G", "superexec"),
