@@ -111,6 +111,11 @@ class Paths:
         return self.runtime / "status.json"
 
     @property
+    def onegate(self) -> pathlib.Path:
+        """What OneGate was told in this boot, and by which token (0600)."""
+        return self.runtime / "onegate.json"
+
+    @property
     def metrics(self) -> pathlib.Path:
         """For node_exporter's textfile collector, with FLOWER_METRICS=YES."""
         return self.runtime / "metrics/flower-agent.prom"

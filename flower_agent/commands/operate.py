@@ -1,14 +1,17 @@
 """What an operator does to the containers: ``down``, ``reset``."""
 
 import contextlib
+import datetime
 import pathlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 
 from flower_agent.errors import AgentError
 from flower_agent.loop import ownership
 from flower_agent.paths import Paths
+from flower_agent.reporting import farewell
 from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.steps.workbench import Workbench
@@ -25,7 +28,9 @@ def down(paths: Paths, name: str) -> int:
     the containers back.
     """
     with _only_one(paths, name):
+        _tell_onegate(paths)
         _remove(Engine(name or "default", url=socket_url()))
+        farewell.to_files(paths, _now())
     print("the containers are removed; state is kept")
     return 0
 
@@ -33,13 +38,14 @@ def down(paths: Paths, name: str) -> int:
 def reset(paths: Paths, name: str) -> int:
     """Do `down`, and clear all state; the training data in ``data/`` stays."""
     with _only_one(paths, name):
+        _tell_onegate(paths)
         _remove(Engine(name or "default", url=socket_url()))
         if paths.state.is_dir():
             for entry in paths.state.iterdir():
                 if entry != paths.data:
                     _delete(entry)
-        for leftover in ("status.json", "onegate.json"):
-            (paths.runtime / leftover).unlink(missing_ok=True)
+        paths.onegate.unlink(missing_ok=True)
+        farewell.to_files(paths, _now())
     print("state is cleared")
     return 0
 
@@ -60,6 +66,17 @@ def _only_one(paths: Paths, name: str) -> Iterator[None]:
         subprocess.run([SYSTEMCTL, "stop", UNIT], check=False, timeout=60)
     with ownership.take(paths, name):
         yield
+
+
+def _tell_onegate(paths: Paths) -> None:
+    """Tell OneGate first: what follows may fail, and nothing is ready from here on."""
+    trouble = farewell.to_onegate(paths, _now())
+    if trouble:
+        print(f"OneGate is not told that this VM is stopped: {trouble}", file=sys.stderr)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _remove(engine: Engine) -> None:

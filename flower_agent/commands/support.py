@@ -124,7 +124,7 @@ def _secrets(paths: Paths, read: inputs.Inputs) -> Iterator[str]:
 def _remembered(paths: Paths) -> Iterator[Secret]:
     """Yield the token that this boot's agent remembers."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        yield Secret(str(json.loads(_text(paths.runtime / "onegate.json"))["token"]))
+        yield Secret(str(json.loads(_text(paths.onegate))["token"]))
 
 
 def _docker(name: str) -> Iterator[tuple[str, str]]:

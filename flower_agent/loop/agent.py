@@ -71,7 +71,7 @@ class Agent:
         )
         self._converger = parts.converger
         self._keyring = Keyring(self._paths.tls)
-        memory, now = self._paths.runtime / "onegate.json", time.monotonic()
+        memory, now = self._paths.onegate, time.monotonic()
         self._reporter = Reporter(memory, self._errands, now=now, rng=rng, scale=options.scale)
         notifier = Notifier(options.notify_socket)
         self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)

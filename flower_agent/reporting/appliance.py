@@ -7,7 +7,7 @@ to serve 8)". There they are written once, when scripts ended. Here they follow 
 
 from collections.abc import Iterator
 
-from .status import Status
+from .status import STOPPED, Status
 
 READY = "All set and ready to serve 8)"
 STAGES = ("configure", "bootstrap")
@@ -19,6 +19,8 @@ def word(found: Status) -> str:
     """Return the content of ``status``."""
     if found.state == "ready":
         return "bootstrap_success"
+    if found.state == STOPPED:
+        return "install_success"  # what one-apps says before a VM is configured
     judged = found.error.code if found.error else ""
     stage = "configure" if found.role is None or judged.startswith(_CONTEXT) else "bootstrap"
     return f"{stage}_failure" if found.state == "failed" else f"{stage}_started"

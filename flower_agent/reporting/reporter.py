@@ -48,6 +48,14 @@ _VERIFY = "onegate-verify"
 log = structlog.get_logger()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """What OneGate was told in this boot."""
+
+    access: Access
+    attributes: Mapping[str, str]
+
+
 class Reporter:
     """What OneGate knows of this VM, and the way to tell it more."""
 
@@ -178,14 +186,8 @@ class Reporter:
     def _save(self) -> None:
         if self._remembered is None:
             return
-        document = {
-            "endpoint": self._remembered.endpoint,
-            "vmid": self._remembered.vmid,
-            "token": self._remembered.token.reveal(),
-            "attributes": dict(self._sent.attributes),
-        }
         try:
-            files.write_atomic(self._memory, json.dumps(document).encode(), 0o600, durable=False)
+            remember(self._memory, Told(self._remembered, self._sent.attributes))
         except AgentError:
             if not self._unwritable:
                 log.warning("state.unwritable", path=str(self._memory))
@@ -195,18 +197,37 @@ class Reporter:
             self._saved = self._remembered
 
     def _load(self) -> Access | None:
-        """Take up what this boot's last agent left; anything unreadable counts as nothing."""
-        try:
-            data = files.read(self._memory, MAX_BYTES)
-            document = json.loads(data) if data else None
-            if document is None:
-                return None
-            attributes = {str(k): str(v) for k, v in document["attributes"].items()}
-            access = Access(
-                str(document["endpoint"]), str(document["vmid"]), Secret(str(document["token"]))
-            )
-        except (AgentError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        """Take up what this boot's last agent left."""
+        told = recall(self._memory)
+        if told is None:
             return None
         # As if sent now: what a new agent finds out within the interval is not worth a body.
-        self._sent = dataclasses.replace(self._sent, attributes=attributes, at=self._born)
-        return access
+        self._sent = dataclasses.replace(self._sent, attributes=told.attributes, at=self._born)
+        return told.access
+
+
+def remember(place: pathlib.Path, told: Told) -> None:
+    """Keep what OneGate was told in this boot. Raises AgentError ``state.unwritable``."""
+    document = {
+        "endpoint": told.access.endpoint,
+        "vmid": told.access.vmid,
+        "token": told.access.token.reveal(),
+        "attributes": dict(told.attributes),
+    }
+    files.write_atomic(place, json.dumps(document).encode(), 0o600, durable=False)
+
+
+def recall(place: pathlib.Path) -> Told | None:
+    """Return what OneGate was told in this boot; anything unreadable counts as nothing."""
+    try:
+        data = files.read(place, MAX_BYTES)
+        document = json.loads(data) if data else None
+        if document is None:
+            return None
+        attributes = {str(k): str(v) for k, v in document["attributes"].items()}
+        access = Access(
+            str(document["endpoint"]), str(document["vmid"]), Secret(str(document["token"]))
+        )
+    except (AgentError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return Told(access, attributes)

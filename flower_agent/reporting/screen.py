@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from .status import SCHEMA, STALE_AFTER_S, age_s, moment
+from .status import SCHEMA, STALE_AFTER_S, STOPPED, age_s, moment
 
 WIDTH = 80
 UNUSED = "not used"
@@ -32,12 +32,12 @@ _ROLES = {"superlink": "SuperLink", "supernode": "SuperNode", "superexec": "Supe
 _GREEN, _YELLOW, _RED, _FAINT = "32", "33", "31", "2"
 _COLORS = {
     "ready": _GREEN, "starting": _YELLOW, "degraded": _YELLOW, "failed": _RED,
-    "not running": _RED, "unknown": _RED,
+    "not running": _RED, "unknown": _RED, "stopped": _YELLOW,
     "ok": _GREEN, "waiting": _YELLOW, "bad": _RED, "off": _FAINT, "skipped": _FAINT,
     "cause": _RED, "warning": _YELLOW,
 }  # fmt: skip
 _PAINTED = re.compile(
-    r"^(?:(ready|starting|degraded|failed|not running|unknown)\b"
+    r"^(?:(ready|starting|degraded|failed|stopped|not running|unknown)\b"
     r"|(  \S{1,11} +)(ok|waiting|bad|off|warning|skipped)(?= |$)"
     r"|(  )(cause|warning)(?=:))"
 )
@@ -70,7 +70,9 @@ def headline(document: dict[str, Any] | None, *, running: bool, now: datetime.da
         )
     line = _word(document, now)
     if not running:
-        return f"not running: no agent runs here; its last word was: {line}"
+        on_purpose = document.get("state") == STOPPED
+        last = f"not running: no agent runs here; its last word was: {line}"
+        return f"{line}: it was taken down on purpose" if on_purpose else last
     if age_s(document, now) > STALE_AFTER_S:
         return f"unknown: no word for {age(age_s(document, now))}; the last was: {line}"
     return line

@@ -15,6 +15,9 @@ STALE_AFTER_S = 90
 """The running agent writes its status at least every 30 s."""
 
 EXIT_CODES = {"ready": 0, "failed": 1, "degraded": 2, "starting": 5}
+STOPPED = "stopped"
+"""The state that ``down`` and ``reset`` leave behind; no agent runs then."""
+
 NOT_RUNNING = 3
 UNKNOWN = 4
 TIMED_OUT = 124

@@ -34,6 +34,7 @@ IMAGE = status("starting", "image", "image.pull")
         (status("failed", "context", "setting.invalid"), "configure_failure"),
         (IMAGE, "bootstrap_started"),
         (READY, "bootstrap_success"),
+        (status("stopped", None), "install_success"),
         (status("degraded", "peer", "peer.lost"), "bootstrap_started"),
         (status("failed", "image", "image.denied"), "bootstrap_failure"),
     ],
