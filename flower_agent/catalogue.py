@@ -210,6 +210,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "SuperNode authentication is on at one end and off at the other.",
         "Set FLOWER_NODE_AUTH alike on every VM of the federation, or leave it empty.",
     ),
+    "enrol.stranger": (
+        "A VM of the service says that it has a role that none has, or another than OneFlow's.",
+        "See its attributes: onevm show. Any VM of the service may write any other's attributes.",
+    ),
     "enrol.waiting": (
         "The SuperLink does not know this node's key.",
         (

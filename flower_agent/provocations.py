@@ -95,6 +95,7 @@ PROVOCATIONS: dict[str, str] = {
     "enrol.key_refused": "`flower-agent nodes register nonsense`",
     "enrol.key_spent": "`flower-agent nodes unregister NODE`, then `register` with its key.",
     "enrol.mismatch": "Set `FLOWER_NODE_AUTH=NO` on one SuperNode of a service.",
+    "enrol.stranger": "Write `FLOWER_ROLE=x` to a booting SuperNode's VM from another VM of it.",
     "enrol.waiting": "Start a SuperNode outside the service with `FLOWER_NODE_AUTH=YES`.",
     "env.reserved": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_ENV_LD_PRELOAD=/tmp/evil.so`.",
     "firewall.drops": (

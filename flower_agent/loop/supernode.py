@@ -113,6 +113,7 @@ class SuperNode:
         found = self._finder.find(
             settings, turn.client, turn.record, now=turn.monotonic, running=turn.running
         )
+        found = self._connected(turn, found)
         try:
             wanted = self._trust(turn, found)
             key = self._node_key(turn, found)
@@ -198,19 +199,17 @@ class SuperNode:
     def _node_key(self, turn: Turn, found: SuperLink) -> NodeKey | None:
         """Return the key to use, None where the SuperLink wants none; publishes its public half."""
         settings = turn.settings
-        wanted = self._wants_key(turn, found)
         self._key = key = None
         if node_trust.may_have_key(settings):
             key = self._key_of(settings, turn.record.vmid, dry=turn.dry)
+        wanted = self._wants_key(turn, found, key)
         if key is None:
             return NodeKey(str(self._keys.path(turn.record.vmid)), "", "") if wanted else None
         turn.told["FLOWER_NODE_KEY"] = key.public
         if not wanted:
             turn.note("key", Mark.OFF, "the SuperLink wants no key")
             return None
-        patience_s = REPLACE_KEY_AFTER_S * self._scale
-        unknown = turn.wait is not None and turn.wait.error.finding.code == "enrol.waiting"
-        if turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s:
+        if self._unknown_for_long(turn):
             key = self._replaced(turn, key)
         self._key, shown = key, pem.node_key_fingerprint(key.public)
         ghost = key.public == turn.record.worked_key
@@ -219,9 +218,17 @@ class SuperNode:
         turn.note("key", Mark.OK, shown)
         return key
 
-    def _wants_key(self, turn: Turn, found: SuperLink) -> bool:
-        """Tell whether a key is shown; the SuperLink's own refusal tells it, too."""
+    def _wants_key(self, turn: Turn, found: SuperLink, key: NodeKey | None) -> bool:
+        """Tell whether a key is shown; the SuperLink's own refusal tells it, too.
+
+        A key that worked is shown whatever OneGate says: any VM of the service may have written
+        that. Only the SuperLink itself, which proves who it is, can refuse it for long.
+        """
         told = found.node_auth
+        worked = key is not None and turn.record.worked_key == key.public
+        if told is False and worked and not self._unknown_for_long(turn):
+            told = True
+            found = dataclasses.replace(found, node_auth=None)
         refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
         if refused:
             self._finder.forget()  # it may publish by now what it wants
@@ -229,6 +236,26 @@ class SuperNode:
         if told is not None:
             turn.record = dataclasses.replace(turn.record, superlink_auth=told)
         return node_trust.wants_key(turn.settings, found, turn.record)
+
+    def _unknown_for_long(self, turn: Turn) -> bool:
+        """Tell whether the SuperLink has refused this node's key for so long that it means it."""
+        patience_s = REPLACE_KEY_AFTER_S * self._scale
+        unknown = turn.wait is not None and turn.wait.error.finding.code == "enrol.waiting"
+        return turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s
+
+    def _connected(self, turn: Turn, found: SuperLink) -> SuperLink:
+        """Return `found`, at the endpoint to which this node holds a connection while it does.
+
+        What OneGate says then is older than the connection, or another VM wrote it. A SuperLink
+        that moved ends its connections.
+        """
+        known = turn.record.superlink
+        fixed = turn.settings.server_address is not None
+        if not turn.running or fixed or known is None or known == found.endpoint:
+            return found
+        if not self._connections.held(known, now=turn.monotonic):
+            return found
+        return dataclasses.replace(found, endpoint=known, published=found.endpoint)
 
     def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
         """Return this VM's key; a dry look makes none."""

@@ -39,8 +39,15 @@ OWN = (
     "FLOWER_APPIO_CA",
     "FLOWER_NODE_AUTH",
     "FLOWER_NODE_KEY",
+    "FLOWER_VERSION",
+    "FLOWER_TLS",
+    "FLOWER_STATE",
+    "FLOWER_PARTITION",
+    "FLOWER_BUSY",
+    "FLOWER_NODES",
+    "READY",
 )
-"""Attributes by which SuperNodes find and trust their SuperLink, and it knows them."""
+"""Attributes that other VMs or OneFlow act on."""
 
 _ERRAND = "onegate-report"
 _VERIFY = "onegate-verify"
@@ -144,7 +151,7 @@ class Reporter:
             told, seen = self._sent.attributes, peer.attributes
             # Only what stayed the same since the question was sent can be judged by its answer.
             known = [k for k in OWN if k in told and told[k] == asked.get(k)]
-            self.overwritten = tuple(k for k in known if seen.get(k) != told[k])
+            self.overwritten = tuple(k for k in known if seen.get(k, "").strip('"') != told[k])
             if self.overwritten:
                 log.warning("onegate.overwritten", names=self.overwritten)
                 kept = {k: v for k, v in told.items() if k not in self.overwritten}

@@ -21,6 +21,9 @@ MAX_CA_CHARACTERS = 131072
 MAX_WORDS = 200
 """Characters of another VM's attribute in a message."""
 
+SUPERLINK, SUPERNODE = "superlink", "supernode"
+"""What the service template calls its roles; another template may call them anything."""
+
 _NAME = re.compile(r"(?P<role>.+)_(?P<index>[0-9]{1,9})_\(service_[0-9]+\)")
 """How OneFlow names a role's VM."""
 
@@ -136,9 +139,14 @@ def parse_vm(document: Any) -> Peer:
 
 
 def worth_asking(service: Service, own_vmid: str) -> tuple[str, ...]:
-    """Return the VMs that may be the SuperLink: those outside the own role, in order."""
+    """Return the VMs that may be the SuperLink: those outside the own role, in order.
+
+    Where OneFlow has a role of that name, its VMs alone: no VM can write into OneFlow's answer.
+    """
     own = service.member(own_vmid)
-    return tuple(m.vmid for m in service.members if own is None or m.role != own.role)
+    others = [m for m in service.members if own is None or m.role != own.role]
+    named = [m for m in others if own is not None and m.role == SUPERLINK]
+    return tuple(m.vmid for m in named or others)
 
 
 def claims(peer: Peer) -> bool:

@@ -13,10 +13,12 @@ from flower_agent.config import pem
 from flower_agent.errors import Finding, warning
 from flower_agent.probes.control import NodeInfo, NodeStatus
 
-from .discovery import Peer
+from .discovery import Peer, shown
 
 MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
+MOST_STRANGERS = 5
+"""As many are named in one warning."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +45,11 @@ class Claim:
     """Why what it publishes is no key."""
 
     stranger: bool = False
-    """It says that it is something else than a SuperNode."""
+    """It says that it is something else than a SuperNode, and OneFlow does not know better."""
+
+    says: str = ""
+    """Which role it says that it has, where that is none that a VM beside the SuperLink may have,
+    or another than OneFlow's; for a person."""
 
     gpu: str = ""
     """What it says about its GPUs; empty: nothing yet."""
@@ -81,11 +87,24 @@ class Decision:
     findings: tuple[Finding, ...]
 
 
-def claim(peer: Peer) -> Claim:
-    """Return what a VM says about its key; anything may stand in its attributes."""
+def claim(peer: Peer, *, is_node: bool = False) -> Claim:
+    """Return what a VM says about its key; anything may stand in its attributes.
+
+    `is_node`: OneFlow says that it is a SuperNode, which counts more than a word that any VM of the
+    service can write.
+    """
     told = peer.attributes
-    if told.get("FLOWER_ROLE", "").strip('"') not in ("", "supernode"):
-        return Claim(peer.vmid, stranger=True)
+    role = told.get("FLOWER_ROLE", "").strip('"')
+    if role in ("", "supernode"):
+        return _key(peer)
+    says = shown(role)
+    if is_node:
+        return dataclasses.replace(_key(peer), says=says)
+    return Claim(peer.vmid, stranger=True, says="" if role == "superexec" else says)
+
+
+def _key(peer: Peer) -> Claim:
+    told = peer.attributes
     text, gpu = (told.get(name, "").strip('"') for name in ("FLOWER_NODE_KEY", "FLOWER_GPU"))
     gpu = "".join(c for c in gpu[:MAX_GPU_CHARACTERS] if c.isprintable())
     if not text:
@@ -171,6 +190,13 @@ def _faults(claims: Collection[Claim]) -> Iterator[Finding]:
         if found.fault:
             message = f"VM {found.vmid} publishes a FLOWER_NODE_KEY that is none: {found.fault}"
             yield warning("enrol.key_refused", message)
+    strange = [c for c in sorted(claims, key=lambda each: _order(each.vmid)) if c.says]
+    if strange:
+        who = ", ".join(f"VM {c.vmid} says {c.says}" for c in strange[:MOST_STRANGERS])
+        more = len(strange) - MOST_STRANGERS
+        rest = f", and {more} more" if more > 0 else ""
+        message = f"FLOWER_ROLE of VMs of the service is not that of a SuperNode: {who}{rest}"
+        yield warning("enrol.stranger", message)
 
 
 def _changed(pin: Pin, key: str) -> Finding:

@@ -1,8 +1,8 @@
 """Which VMs of the service a SuperLink asks OneGate for, and when. Pure.
 
 A settled VM (enrolled and online) costs one look, for what it publishes once it works. One that is
-not enrolled is asked for every 5 s, for ten minutes; then, and while an enrolled one is away,
-seldom. `scale` shortens every wait.
+not enrolled is asked for every 5 s, for ten minutes; then, and while an enrolled one is away or one
+says that it is no SuperNode, seldom. `scale` shortens every wait.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from flower_agent.probes.control import NodeInfo, NodeStatus
 
-from .discovery import Service
+from .discovery import SUPERNODE, Service
 from .enrolment import Claim, Pin, node_of
 
 UNSETTLED_S = 5.0
@@ -35,7 +35,10 @@ class Standing(enum.StrEnum):
     """Enrolled, and not online now."""
 
     SETTLED = "settled"
-    """Enrolled and online, or no SuperNode."""
+    """Enrolled and online."""
+
+    STRANGE = "strange"
+    """No SuperNode, as it says; it may say otherwise once it has booted."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def standings(
         node = node_of(keys[vmid], nodes) if vmid in keys else None
         changed = told is not None and told.key is not None and told.key != keys.get(vmid)
         if told is not None and told.stranger:
-            found[vmid] = Standing.SETTLED
+            found[vmid] = Standing.STRANGE
         elif node is None or (changed and node.status is not NodeStatus.ONLINE):
             found[vmid] = Standing.UNKNOWN
         else:
@@ -126,6 +129,16 @@ def unsettled(looks: Mapping[str, Look], now: float, scale: float) -> bool:
     limit = now - PATIENCE_S * scale
     unknown = (look for look in looks.values() if look.standing is Standing.UNKNOWN)
     return any(look.since > limit for look in unknown)
+
+
+def nodes_by_role(service: Service, pinned: Collection[str]) -> frozenset[str]:
+    """Return the VMs that are SuperNodes by OneFlow's word.
+
+    Its role has the name that the service template gives, or others of its role are enrolled.
+    """
+    roles = {member.role for member in service.members if member.vmid in pinned}
+    roles.add(SUPERNODE)
+    return frozenset(member.vmid for member in service.members if member.role in roles)
 
 
 def missing(service: Service) -> int:

@@ -81,13 +81,14 @@ class Registrar:
             listed, self._fresh = self._fresh, None
             self._absent = lookups.absences(self._absent, pinned, listed, now)
         standing = lookups.standings(self._others(), pins, self.claims, nodes)
-        told = {c.vmid for c in self.claims.values() if c.stranger or c.gpu}
+        told = {c.vmid for c in self.claims.values() if c.gpu}
         self._looks = lookups.follow(self._looks, standing, now, told)
         due = lookups.due(self._looks, now, self._scale)[:A_SECOND]
         if not due or now < self._not_before or self._errands.running(_KEYS):
             return
         pause_s, sleep = 1.0 / A_SECOND, self._sleep
-        self._errands.start(_KEYS, lambda: ask(client, due, pause_s, sleep))
+        nodes_here = lookups.nodes_by_role(self._service, pinned) if self._service else frozenset()
+        self._errands.start(_KEYS, lambda: ask(client, due, pause_s, sleep, nodes_here))
 
     def gone(self, now: float) -> frozenset[str]:
         """Return the pinned VMs that have left the service for good."""
@@ -152,21 +153,30 @@ class Registrar:
 
 
 def ask(
-    client: OneGate, vmids: Collection[str], pause_s: float, sleep: Callable[[float], None]
+    client: OneGate,
+    vmids: Collection[str],
+    pause_s: float,
+    sleep: Callable[[float], None],
+    nodes: Collection[str] = (),
 ) -> tuple[tuple[Claim, ...], tuple[str, ...], AgentError | None]:
     """Return what the VMs publish, which were asked for, and what ended the look early.
 
-    A VM that has left the service meanwhile publishes nothing.
+    `nodes` are the VMs that OneFlow calls SuperNodes. A VM that has left the service meanwhile
+    publishes nothing.
     """
     found: list[Claim] = []
     asked: list[str] = []
     for vmid in vmids:
         asked.append(vmid)
         try:
-            found.append(enrolment.claim(discovery.parse_vm(client.vm(vmid))))
+            found.append(_claim(client, vmid, nodes))
         except AgentError as error:
             if "does not contain" not in error.finding.message:
                 return tuple(found), tuple(asked), error
             found.append(Claim(vmid))
         sleep(pause_s)
     return tuple(found), tuple(asked), None
+
+
+def _claim(client: OneGate, vmid: str, nodes: Collection[str]) -> Claim:
+    return enrolment.claim(discovery.parse_vm(client.vm(vmid)), is_node=vmid in nodes)

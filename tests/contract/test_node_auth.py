@@ -35,6 +35,13 @@ class Attached:
         return True
 
 
+class Detached:
+    """The kernel's word that no connection is held."""
+
+    def held(self, _peer, **_):
+        return False
+
+
 class Vm:
     """A SuperNode's VM: what its SuperLink publishes, and how it turns it away."""
 
@@ -168,6 +175,22 @@ def test_a_key_that_worked_and_is_refused_for_ten_minutes_is_replaced(vm):
     assert vm.key(published=True) == after, "the new one never worked"
 
 
+def test_no_word_at_onegate_makes_a_node_drop_a_key_that_worked(vm):
+    before = worked(vm)
+    assert vm.key(published=False) == before
+    assert vm.record.superlink_auth is True
+    vm.context["FLOWER_NODE_AUTH"] = "YES"
+    assert vm.key(published=False) == before
+
+
+def test_the_superlinks_own_refusal_lets_a_node_drop_its_key(vm):
+    worked(vm)
+    vm.turned_away("enrol.waiting")
+    assert vm.key(published=False) is not None
+    vm.monotonic += REPLACE_KEY_AFTER_S + 1
+    assert vm.key(published=False) is None
+
+
 def test_a_key_that_never_worked_is_kept_however_long_it_is_refused(vm):
     before = vm.key(published=True)
     vm.turned_away("enrol.waiting")
@@ -225,3 +248,26 @@ def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm)
     vm.last.monotonic += 3
     vm.duty._check_peer(vm.last, running)
     assert vm.last.record.worked_key == key.public
+
+
+# Where it is connected
+
+
+@pytest.mark.parametrize(
+    ("running", "known", "held", "endpoint"),
+    [
+        (True, "10.0.0.5", True, "10.0.0.5"),
+        (True, "10.0.0.5", False, "10.6.6.6"),
+        (False, "10.0.0.5", True, "10.6.6.6"),
+        (True, None, True, "10.6.6.6"),
+    ],
+)
+def test_a_node_that_holds_a_connection_stays_whatever_onegate_says(
+    vm, running, known, held, endpoint
+):
+    vm.duty._connections = Attached() if held else Detached()
+    if known:
+        vm.record = dataclasses.replace(vm.record, superlink=Address(known, 9092))
+    turn = dataclasses.replace(vm.turn(), running=running)
+    said = SuperLink(Address("10.6.6.6", 9092), vmid="41")
+    assert vm.duty._connected(turn, said).endpoint == Address(endpoint, 9092)

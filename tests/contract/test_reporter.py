@@ -18,7 +18,7 @@ from flower_agent.errors import Severity
 from flower_agent.reporting import report, reporter
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access
+from flower_agent.service.onegate import Access, OneGate
 
 SUPERLINK, SUPERNODE = 28, 29
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
@@ -444,3 +444,41 @@ def test_no_host_is_asked_but_the_one_of_the_access(boot):
     boot.offer(READY)
     assert boot.reporter.trouble.message.endswith("connection refused")
     assert boot.gate.requests == ()
+
+
+# What another VM wrote over it
+
+WHOLE = {
+    "FLOWER_ROLE": "superlink",
+    "FLOWER_STATE": "ready",
+    "FLOWER_ENDPOINT": "10.0.0.5:9092",
+    "FLOWER_NODE_AUTH": "YES",
+    "FLOWER_TLS": "YES",
+    "FLOWER_VERSION": "1.25.0",
+    "FLOWER_PHASE": "",
+}
+FORGED = {
+    "READY": "NO",
+    "FLOWER_STATE": "failed",
+    "FLOWER_VERSION": "1.42.0",
+    "FLOWER_TLS": "NO",
+    "FLOWER_NODE_AUTH": "NO",
+    "FLOWER_ENDPOINT": "10.6.6.6:1",
+    "FLOWER_ROLE": "supernode",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_nodes_or_oneflow_act_on_is_put_back(gate, boot, name):
+    access = Access(gate.url, str(SUPERLINK), Secret(TOKEN))
+    boot.agent(access)
+    boot.live(WHOLE, 60, step_s=20)
+    kept = gate.attributes(SUPERLINK)[name]
+    intruder = OneGate(access)
+    intruder.update(report.render({name: FORGED[name]}))
+    intruder.close()
+    assert gate.attributes(SUPERLINK)[name] == FORGED[name]
+    for _ in range(40):
+        boot.offer(WHOLE, 20)
+        wait_for(lambda: not boot.errands.running("onegate-verify"))
+    assert gate.attributes(SUPERLINK)[name] == kept

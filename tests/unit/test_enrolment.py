@@ -74,7 +74,27 @@ def test_what_is_no_key_is_refused_and_said(text):
 
 def test_a_vm_of_another_role_claims_no_key_whatever_it_publishes():
     told = peer(FLOWER_ROLE="superlink", FLOWER_NODE_KEY=public(1))
-    assert enrolment.claim(told) == Claim("42", stranger=True)
+    assert enrolment.claim(told) == Claim("42", stranger=True, says="superlink")
+    lone = peer(FLOWER_ROLE="superexec", FLOWER_NODE_KEY=public(1))
+    assert enrolment.claim(lone) == Claim("42", stranger=True)
+
+
+@pytest.mark.parametrize("role", ["superexec", "superlink", "x\x1b[2J"])
+def test_oneflows_role_counts_more_than_a_word_that_any_vm_can_write(role):
+    found = enrolment.claim(peer(FLOWER_ROLE=role, FLOWER_NODE_KEY=public(1)), is_node=True)
+    assert (found.key, found.stranger) == (public(1), False)
+    decision = decide(claims=[found])
+    assert shown(decision) == [("register", public(1), "VM 42")]
+    assert codes(decision) == ["enrol.stranger"]
+    assert "VM 42 says " in decision.findings[0].message
+    assert decision.findings[0].message.isprintable()
+
+
+def test_many_strangers_are_one_warning():
+    claims = [Claim(str(number), stranger=True, says="x") for number in range(100)]
+    (found,) = decide(claims=claims).findings
+    assert "VM 4 says x, and 95 more" in found.message
+    assert decide(claims=[Claim("42", stranger=True)]).findings == ()
 
 
 def test_what_a_vm_says_of_its_gpus_is_cut_and_printable():

@@ -28,7 +28,7 @@ def standing(claims=(), nodes=(), pins=PINS, vmids=("42",)):
         ([], [node(1, NodeStatus.ONLINE)], Standing.SETTLED),
         ([Claim("42", public(2))], [node(1, NodeStatus.OFFLINE)], Standing.UNKNOWN),
         ([Claim("42", public(2))], [node(1, NodeStatus.ONLINE)], Standing.SETTLED),
-        ([Claim("42", stranger=True)], [], Standing.SETTLED),
+        ([Claim("42", stranger=True)], [], Standing.STRANGE),
     ],
 )
 def test_a_vm_stands_where_its_key_and_its_node_put_it(claims, nodes, expected):
@@ -54,6 +54,25 @@ def test_an_unknown_vm_is_asked_for_every_5_s_for_ten_minutes_and_then_each_minu
     times = asked_at(Look(Standing.UNKNOWN, 0), 1000)
     assert times[:121] == list(range(0, 601, 5))
     assert times[121:] == list(range(660, 1000, 60))
+
+
+def test_a_vm_that_looked_strange_is_asked_again():
+    times = asked_at(Look(Standing.STRANGE, 0), 3000)
+    assert times[:11] == list(range(0, 601, 60))
+    assert times[11:] == [1200, 1800, 2400]
+
+
+def test_the_nodes_of_a_service_are_those_of_a_role_that_has_one_or_the_name():
+    service = Service(
+        "1",
+        tuple(
+            Member(vmid, "", role)
+            for vmid, role in [("1", "superlink"), ("2", "supernode"), ("3", "site"), ("4", "site")]
+        ),
+        (),
+    )
+    assert lookups.nodes_by_role(service, ()) == {"2"}
+    assert lookups.nodes_by_role(service, ("3",)) == {"2", "3", "4"}
 
 
 def test_an_enrolled_vm_that_is_away_is_asked_for_each_minute_and_then_seldom():
