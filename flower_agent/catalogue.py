@@ -143,6 +143,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "A file system has too little room for what the agent or Docker must write.",
         "Make room: docker system df, journalctl --disk-usage; or enlarge the disk.",
     ),
+    "docker.busy": (
+        "Docker makes or starts a container for longer than usual; the agent waits for it.",
+        "Nothing, at first: after `docker load` Docker unpacks images. Else: journalctl -u docker",
+    ),
     "docker.down": (
         "The Docker Engine does not answer.",
         "systemctl status docker; journalctl -u docker",
@@ -231,6 +235,14 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "Accept the port from the federation's subnet ahead of what drops it: "
             "/usr/share/doc/flower-agent/examples/fleet-port.nft"
         ),
+    ),
+    "gpu.cdi_stale": (
+        "The CDI specification names files of another driver than the one that is installed.",
+        "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml && systemctl restart docker",
+    ),
+    "gpu.inforom": (
+        "nvidia-smi warns of a GPU's damaged infoROM (exit 14); the GPU is used.",
+        "Nothing, while apps compute; the GPU's vendor can write it anew: nvidia-smi -q",
     ),
     "gpu.mig_empty": (
         "MIG is on and no GPU has a MIG instance, so CUDA sees none.",

@@ -62,6 +62,7 @@ PROVOCATIONS: dict[str, str] = {
     "discover.no_source": f"{CHECK}`FLOWER_ROLE=client`.",
     "discover.waiting": "Start a SuperNode of a service before its SuperLink.",
     "disk.low": "Fill the file system of `/var/lib/docker`, then `flower-agent doctor`.",
+    "docker.busy": "`docker load` a large image with Docker 29, and start the agent at once.",
     "docker.down": "`systemctl stop docker docker.socket`",
     "docker.live_restore": (
         "Set `live-restore` to false in Docker's configuration, then `flower-agent doctor`."
@@ -103,6 +104,8 @@ PROVOCATIONS: dict[str, str] = {
         "filter hook input priority 0; policy drop; }'`, which ends your SSH session "
         "too; then `flower-agent doctor`."
     ),
+    "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
+    "gpu.inforom": "A GPU whose infoROM is damaged; none was at hand.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",
     "gpu.mismatch": "Upgrade the driver's packages without a reboot.",
     "gpu.no_driver": "Pass a GPU through to an image without the driver, with `GPU_ENABLED=YES`.",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flower_agent.config.parsers import GpuMode
-from flower_agent.errors import Finding
+from flower_agent.errors import Finding, warning
 
 RUNTIME = "nvidia"
 """Name under which the NVIDIA container toolkit registers itself with Docker."""
@@ -27,6 +27,10 @@ ENVIRONMENT = (("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),)
 """What the toolkit puts into a container: CUDA, and nvidia-smi with NVML."""
 
 _LISTED = re.compile(r"GPU \d+: (?P<name>.+?) \(UUID: \S+\)")
+INFOROM = 14
+"""nvidia-smi's exit code where a GPU's infoROM is damaged: a warning, its rows are right."""
+
+USABLE = (0, INFOROM)
 _VERSION = re.compile(r"\d+(\.\d+)+")
 _INSTANCE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+\d+:")
 
@@ -151,7 +155,7 @@ def judge(
         return Gpu(held, finding.message, finding)
     offered = Access.CDI if CDI_ALL in offers.cdi else Access.TOOLKIT
     names = ", ".join(map(str, found)) or shown
-    return Gpu(held or offered, f"{shown}: {names}; driver {files.driver}")
+    return Gpu(held or offered, f"{shown}: {names}; driver {files.driver}", _mild_trouble(asked))
 
 
 def offers(info: Any) -> Offers:
@@ -199,6 +203,9 @@ def cards(files: Files, asked: Asked) -> tuple[Card, ...]:
 def refusal(words: str) -> str:
     """Return the code for Docker's reason not to start a container."""
     text = words.lower()
+    missing = "failed to fulfil mount request" in text or "error mounting" in text
+    if missing and "nvidia" in text and "no such file" in text:
+        return "gpu.cdi_stale"
     if "could not select device driver" in text or "unresolvable cdi devices" in text:
         return "gpu.not_configured"
     if "nvidia-container-cli" not in text and "nvml" not in text:
@@ -238,6 +245,15 @@ def _driver_trouble(shown: str, files: Files, asked: Asked) -> Finding | None:
     return None
 
 
+def _mild_trouble(asked: Asked) -> Finding | None:
+    """Return a warning about GPUs that can be used."""
+    if asked.query is None or asked.query.code != INFOROM:
+        return None
+    lines = (line.strip() for line in asked.query.text.split("\n"))
+    said = next((line for line in lines if "inforom" in line.lower()), "")
+    return warning("gpu.inforom", f"nvidia-smi ends with {INFOROM}: {said[:200] or 'infoROM'}")
+
+
 def _mig_trouble(found: tuple[Card, ...]) -> Finding | None:
     """CUDA leaves out a GPU whose MIG mode is on and that has no instance."""
     if found and all(card.mig == () for card in found):
@@ -262,7 +278,7 @@ def _differ(driver: str, library: str | None) -> bool:
 
 def _queried(answer: Answer | None) -> Iterator[Card]:
     """Yield what a table of `QUERY` tells: ``NVIDIA A100-PCIE-40GB, 40960, Enabled``."""
-    if answer is None or answer.code:
+    if answer is None or answer.code not in USABLE:
         return
     for row in csv.reader(answer.text.splitlines(), skipinitialspace=True):
         if len(row) == 3:  # noqa: PLR2004  # the fields of QUERY
@@ -274,7 +290,7 @@ def _queried(answer: Answer | None) -> Iterator[Card]:
 def _listed(answer: Answer | None) -> list[tuple[str, tuple[str, ...]]]:
     """Return each GPU of `LIST` with its MIG profiles, which follow it indented."""
     found: list[tuple[str, tuple[str, ...]]] = []
-    for line in answer.text.splitlines() if answer and not answer.code else ():
+    for line in answer.text.splitlines() if answer and answer.code in USABLE else ():
         if listed := _LISTED.match(line):
             found.append((listed["name"], ()))
         elif found and (instance := _INSTANCE.match(line)):

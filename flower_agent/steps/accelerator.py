@@ -10,7 +10,7 @@ import structlog
 
 from flower_agent.config.parsers import GpuMode, Role
 from flower_agent.errands import Errands
-from flower_agent.errors import AgentError, Finding, warning
+from flower_agent.errors import AgentError, Finding, Severity, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.machine import gpu, gpu_probe, nvidia
 from flower_agent.machine.gpu import Access, Asked, Gpu, Offers
@@ -73,7 +73,7 @@ class Accelerator:
         found = gpu.judge(mode, turn.gpu, asked, offers, held)
         if not held:
             found = self._after_refusal(found, turn)
-        if found.finding is not None:
+        if found.finding is not None and found.finding.severity is Severity.ERROR:
             self._ask_at = min(self._ask_at, turn.monotonic + MEND_S * self._scale)
         self._tell(turn, found.detail, found.finding, used=bool(found.access))
         return found.access
@@ -136,7 +136,9 @@ class Accelerator:
         return turn.gpu, self._asked, turn.settings
 
     def _tell(self, turn: Turn, detail: str, finding: Finding | None, *, used: bool) -> None:
+        mild = finding is not None and finding.severity is Severity.WARNING
         must = turn.settings.gpu is GpuMode.YES and turn.settings.role is not Role.SUPERLINK
+        must = must and not mild
         bad = finding is not None and must
         turn.note("gpu", Mark.BAD if bad else Mark.OK if used else Mark.OFF, detail)
         turn.told["FLOWER_GPU"] = detail

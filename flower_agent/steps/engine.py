@@ -48,6 +48,12 @@ from flower_agent.wanted.images import (
 )
 
 TIMEOUT_S = 10
+SLOW_TIMEOUT_S = 60
+"""For create and start, which take long after `docker load` with Docker 29's image store.
+
+Docker goes on after that; so does the loop, which must write the status.
+"""
+
 STOP_TIMEOUT_S = 30
 """Flower stops within a second; only what hangs is killed after this."""
 
@@ -77,11 +83,17 @@ class Engine:
     """The Docker Engine at `url`, and this agent's containers in it."""
 
     def __init__(
-        self, owner: str, *, url: str = "unix:///var/run/docker.sock", timeout_s: int = TIMEOUT_S
+        self,
+        owner: str,
+        *,
+        url: str = "unix:///var/run/docker.sock",
+        timeout_s: int = TIMEOUT_S,
+        slow_s: int = SLOW_TIMEOUT_S,
     ) -> None:
         self.owner = owner
         self._url = url
         self._timeout_s = timeout_s
+        self._slow_s = slow_s
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
 
@@ -149,7 +161,7 @@ class Engine:
 
     def create(self, container: Container, image: str) -> None:
         """Create `container` from `image` (its reference, pinned by digest where known)."""
-        with self.calling(f"create {container.name}", "container.refused") as api:
+        with self._slowly("create", container.name) as api:
             api.create_container(
                 image,
                 command=list(container.command),
@@ -167,14 +179,34 @@ class Engine:
                 use_config_proxy=False,
             )
 
+    @contextlib.contextmanager
+    def _slowly(self, verb: str, name: str) -> Iterator[docker.APIClient]:
+        """Give a client for a call that Docker may still be at when it is made again.
+
+        Then it refuses the name, which is this agent's own: the container is not listed before it
+        is made. Raises AgentError ``docker.busy``, which is no refusal and no attempt.
+        """
+        slow_s, what = self._slow_s, f"{verb} {name}"
+        with self.calling(what, "container.refused", timeout_s=slow_s) as api:
+            try:
+                yield api
+            except requests.ReadTimeout as error:
+                message = f"Docker has been at it for {slow_s} s and goes on: {what}"
+                raise AgentError("docker.busy", message, retryable=True) from error
+            except docker.errors.APIError as error:
+                conflict = error.status_code == requests.codes.conflict
+                if not conflict or "already in use" not in _reason(error):
+                    raise
+                message = f"Docker is still at it: {what}"
+                raise AgentError("docker.busy", message, retryable=True) from error
+
     def start(self, name: str) -> None:
         """Start a container that exists, over a new connection.
 
         A dockerd that shuts down takes none, but serves the old ones, and what it starts then
         outlives it: the next dockerd does not know it and cannot start it.
         """
-        what, code = f"start {name}", "container.refused"
-        with self.calling(what, code, timeout_s=self._timeout_s) as fresh:
+        with self._slowly("start", name) as fresh:
             fresh.start(name)
 
     def stop(self, name: str) -> None:
@@ -378,6 +410,7 @@ def _host_config(api: docker.APIClient, container: Container, owner: str) -> Any
     yields = container.yields_cpu
     return api.create_host_config(
         network_mode="host",
+        userns_mode="host",  # with userns-remap Docker refuses the host's network otherwise
         extra_hosts=dict(container.hosts) or None,
         restart_policy={"Name": "no"},
         init=True,

@@ -350,12 +350,12 @@ def test_a_running_container_is_not_removed(rig):
     assert found(rig, name).running
 
 
-def test_a_name_that_is_taken_is_refused_with_dockers_words(rig):
+def test_a_name_that_is_taken_is_no_refusal_since_the_list_tells_whose_it_is(rig):
     want = container(rig)
     rig.engine.create(want, want.image)
     finding = refusal(rig.engine.create, want, want.image)
-    assert finding.code == "container.refused"
-    assert f'The container name "/{want.name}"' in finding.message
+    assert finding.code == "docker.busy"
+    assert want.name in finding.message
 
 
 def test_a_mount_without_a_source_is_refused_and_not_made(rig, tmp_path):
@@ -729,10 +729,10 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def engine_of(folder, *, timeout_s=5, **answers):
+def engine_of(folder, *, timeout_s=5, slow_s=5, **answers):
     """An Engine whose daemon answers as told."""
     with contextlib.closing(Daemon(folder, **answers)) as daemon:
-        engine = Engine("test", url=daemon.url, timeout_s=timeout_s)
+        engine = Engine("test", url=daemon.url, timeout_s=timeout_s, slow_s=slow_s)
         with contextlib.closing(engine):
             yield engine, daemon
 
@@ -793,6 +793,51 @@ def test_a_daemon_that_hangs_is_down_after_the_time_limit(folder, word):
         assert 0.9 < time.monotonic() - begin < 2
     assert finding.code == "docker.down"
     assert finding.message == f"Docker does not answer at {daemon.url}: timed out"
+
+
+WANT = Container(name="flower-x", part=Part.SUPERLINK, image="x", command=("run",))
+IN_USE = 'Conflict. The container name "/flower-x" is already in use by container "abc".'
+
+
+@breaks_connections
+def test_a_container_that_docker_makes_for_long_is_waited_for_longer_than_other_calls(folder):
+    def slow(request):
+        daemon.over.wait(1.5)
+        request.send_response(201)
+        request.send_header("Content-Length", "12")
+        request.end_headers()
+        request.wfile.write(b'{"Id":"abc"}')
+
+    with engine_of(folder, timeout_s=1, slow_s=5, create=slow) as (engine, daemon):
+        engine.create(WANT, "x")
+    assert "create" in daemon.asked
+
+
+@breaks_connections
+def test_docker_that_is_at_it_for_too_long_refuses_nothing(folder):
+    def hang(_):
+        daemon.over.wait(5)
+
+    with engine_of(folder, slow_s=1, create=hang, start=hang) as (engine, daemon):
+        assert refusal(engine.create, WANT, "x").code == "docker.busy"
+        assert refusal(engine.start, "flower-x").code == "docker.busy"
+
+
+@breaks_connections
+def test_a_name_that_docker_is_still_at_work_for_refuses_nothing(folder):
+    with engine_of(folder, create=(409, {"message": IN_USE})) as (engine, daemon):
+        found = refusal(engine.create, WANT, "x")
+        assert found.code == "docker.busy"
+        assert found.message == "Docker is still at it: create flower-x"
+        daemon.answers["create"] = (409, {"message": "Conflict of another kind"})
+        assert refusal(engine.create, WANT, "x").code == "container.refused"
+
+
+@pytest.mark.engine
+def test_a_container_has_the_machines_user_namespace(real):
+    want = container(real)
+    real.engine.create(want, want.image)
+    assert real.look(want.name)["HostConfig"]["UsernsMode"] == "host"
 
 
 @breaks_connections

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from flower_agent.config.parsers import GpuMode
+from flower_agent.errors import Finding, Severity
 from flower_agent.machine import gpu, gpu_probe, nvidia
 from flower_agent.machine.gpu import Access, Answer, Asked, Card, Files, Offers
 
@@ -160,6 +161,37 @@ def test_an_nvidia_smi_that_fails_in_a_new_way_is_quoted(machine):
     assert told(found) == (
         "gpu.unusable: 1 NVIDIA GPU, but nvidia-smi fails: Unable to determine the device handle"
     )
+
+
+def test_a_damaged_inforom_is_a_warning_and_the_gpu_is_used(machine):
+    files, asked = machine("one")
+    words = "WARNING: infoROM is corrupted at gpu 0000:00:05.0\n"
+    warned = Asked(Answer(14, asked.query.text + words), Answer(14, asked.listing.text + words))
+    found = gpu.judge(GpuMode.YES, files, warned, TOOLKIT)
+    sound = gpu.judge(GpuMode.YES, files, asked, TOOLKIT)
+    assert (found.access, found.detail) == (sound.access, sound.detail)
+    assert (found.finding.code, found.finding.severity) == ("gpu.inforom", Severity.WARNING)
+    assert "infoROM is corrupted at gpu 0000:00:05.0" in found.finding.message
+    assert gpu.judge(GpuMode.YES, files, Asked(Answer(14, words), None), TOOLKIT).access is (
+        Access.NONE
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "failed to fulfil mount request: open /usr/lib/libnvidia-ml.so.535: no such file",
+        'error mounting "/usr/lib64/libnvidia-ml.so.550" to rootfs: stat: no such file',
+    ],
+)
+def test_a_cdi_specification_of_another_driver_is_named_with_its_remedy(words):
+    assert gpu.refusal(words) == "gpu.cdi_stale"
+    assert "nvidia-ctk cdi generate" in Finding("gpu.cdi_stale", "x").hint
+
+
+def test_a_missing_mount_of_something_else_is_no_matter_of_the_gpu():
+    words = 'error mounting "/var/lib/data" to rootfs: no such file or directory'
+    assert gpu.refusal(words) == "container.refused"
 
 
 def test_an_nvidia_smi_that_hangs_is_left_alone(tmp_path):
