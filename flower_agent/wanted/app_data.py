@@ -40,27 +40,54 @@ _PLAIN = re.compile(r"[A-Za-z0-9#+\-.:=@_]", re.ASCII)
 _LONGEST = 200
 
 _NO_NFS = "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils."
-_REFUSALS: tuple[tuple[str, bool | None, str, str, str], ...] = (
-    ("source path does not exist", None, "data.missing", ", which is not there", ""),
-    ("no such file or directory$", True, "data.missing", ", which {host} does not export", ""),
-    ("no such file or directory$", False, "data.missing", ", and there is no such disk", ""),
+_NO_FILE = re.compile("no such file or directory$")
+_REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
+    (re.compile("source path does not exist"), None, "data.missing", ", which is not there", ""),
     (
-        "no such host|error resolving|refused$|timed? ?out$|unreachable$|no route|host is down$",
+        re.compile("no such file or directory$"),
+        True,
+        "data.missing",
+        ", which {host} does not export",
+        "",
+    ),
+    (
+        re.compile("no such file or directory$"),
+        False,
+        "data.missing",
+        ", and there is no such disk",
+        "",
+    ),
+    (
+        re.compile(
+            "no such host|error resolving|refused$|timed? ?out$|unreachable$|no route|host is down$"
+        ),
         True,
         "data.missing",
         ", and {host} does not answer: {last}",
         "",
     ),
-    ("no such device$", None, "data.filesystem", ", and this kernel knows no {kind}", ""),
-    ("invalid argument$", False, "data.filesystem", ", which holds no {kind} file system", ""),
     (
-        "resource busy$",
+        re.compile("no such device$"),
+        None,
+        "data.filesystem",
+        ", and this kernel knows no {kind}",
+        "",
+    ),
+    (
+        re.compile("invalid argument$"),
+        False,
+        "data.filesystem",
+        ", which holds no {kind} file system",
+        "",
+    ),
+    (
+        re.compile("resource busy$"),
         None,
         "data.refused",
         ", which is in use, such as mounted for writing",
         "Set FLOWER_DATA to the directory at which it is mounted.",
     ),
-    ("", None, "data.refused", ", which cannot be mounted: {last}", ""),
+    (re.compile(""), None, "data.refused", ", which cannot be mounted: {last}", ""),
 )
 """What Docker's reason holds, whether it is about NFS (None: either), and what it means."""
 
@@ -174,7 +201,7 @@ def refusal(source: Source, mount: Mount, reason: str) -> Finding:
     kind = dict(mount.volume).get("type", "")
     for pattern, on_network, code, words, hint in _REFUSALS:
         fits = on_network is None or on_network is bool(source.host)
-        if fits and re.search(pattern, reason):
+        if fits and pattern.search(reason):
             said = words.format(host=source.host, kind=kind, last=last[-_LONGEST:])
             more = _NO_NFS if kind == "nfs" and code == "data.filesystem" else hint
             return Finding(code, f"FLOWER_DATA is {source.text}{said}", more)

@@ -28,7 +28,6 @@ SHORT = 1 << 12
 LIMIT_S = 1.0
 KILLED_AFTER_S = 8
 METHODS = ("match", "fullmatch", "search", "finditer", "findall", "sub", "split")
-EXCLUDED = ("flower_agent.runs.rounds",)
 KNOWN = ("[ROUND 7/8]\nfit progress: (1, 1, {", "Path argument ", "a-", "SuperNode ID: ")
 """What froze an agent before."""
 
@@ -46,8 +45,7 @@ class Used:
 
 def modules():
     found = pkgutil.walk_packages(flower_agent.__path__, "flower_agent.")
-    names = sorted({"flower_agent", *(each.name for each in found)} - {"flower_agent.__main__"})
-    return [name for name in names if name not in EXCLUDED]
+    return sorted({"flower_agent", *(each.name for each in found)} - {"flower_agent.__main__"})
 
 
 def trees():
