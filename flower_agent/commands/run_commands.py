@@ -56,8 +56,8 @@ def submit(
         _warn_of_images(paths, name, own, found.app, of_context=where is None)
         band = flower.band(own.settings.version)
         run_id = own.api.start_run(bundle, found.config, band.federation, START_TIMEOUT_S)
-        _note(paths, run_id, found)
         print(f"run {run_id}: {found.app} from {found.source} {found.commit[:10]}".rstrip())
+        _note(paths, run_id, found)
         if detach:
             print(f"flower-agent runs show {run_id}")
             return 0

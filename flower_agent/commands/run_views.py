@@ -152,7 +152,7 @@ def log(paths: Paths, run_id: str, *, follow: bool) -> int:
     _known(kept, run_id)
     at = 0
     while True:
-        over = bool(kept.ended(run_id))
+        over = bool(kept.ended(run_id) or kept.read(run_id, "outputs"))
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             at = file.seek(at if at <= os.fstat(file.fileno()).st_size else 0)
             while data := file.read(_CHUNK):
@@ -176,7 +176,9 @@ def fetch(paths: Paths, run_id: str, names: Sequence[str], target: pathlib.Path 
         gone = kept.read(run_id, "run").get("outputs_gone")
         why = f"gone: {gone}" if gone else "it left none, or has not ended"
         raise AgentError("run.no_outputs", f"run {run_id} has no outputs here: {why}")
-    listed = {str(f["name"]): str(f["sha256"]) for f in kept.read(run_id, "outputs")["files"]}
+    listed = {
+        str(f["name"]): str(f["sha256"]) for f in kept.read(run_id, "outputs").get("files", ())
+    }
     found = dict(walk(source))
     missing = [name for name in names if name not in found]
     if missing:
@@ -200,7 +202,7 @@ def delete(paths: Paths, run_ids: Sequence[str]) -> int:
     kept = RunFiles(paths.runs)
     for run_id in run_ids:
         _known(kept, run_id)
-        if not kept.ended(run_id) and (kept.directory / "live" / run_id).exists():
+        if not kept.settled(run_id) or not (kept.ended(run_id) or kept.read(run_id, "outputs")):
             raise AgentError("run.active", f"run {run_id} has not ended")
         kept.clear(run_id, "deleted by an operator")
         print(f"run {run_id}: outputs, log and metrics are removed")

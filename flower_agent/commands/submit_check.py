@@ -5,6 +5,7 @@ The SuperLink's own image is asked; of the nodes' images there is what they publ
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from flower_agent.config import pem
@@ -16,14 +17,16 @@ from flower_agent.runs import run_needs
 from flower_agent.runs.bundler import Bundler
 from flower_agent.runs.run_app import App
 from flower_agent.service import discovery
-from flower_agent.service.onegate import Access, OneGate
-from flower_agent.steps.engine import Engine
+from flower_agent.service.onegate import OneGate
+from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.wanted import images, roles
 from flower_agent.wanted.containers import Part
 
 from .own_superlink import OwnSuperLink
 
 TIMEOUT_S = 10.0
+"""Of one call, and of all looks at OneGate together."""
+
 NODES = 50
 """Nodes that OneGate is asked for at most: a person waits."""
 
@@ -32,7 +35,7 @@ def sentences(
     paths: Paths, name: str, own: OwnSuperLink, app: App, *, of_context: bool
 ) -> tuple[str, ...]:
     """Return what lacks where. Raises AgentError for what cannot be looked at."""
-    engine = Engine(name or "default")
+    engine = Engine(name or "default", url=socket_url())
     with contextlib.closing(engine):
         running = {c.name: c.image for c in engine.containers() if c.mine}
         parts = (Part.SUPEREXEC, Part.SUPERLINK)
@@ -51,20 +54,24 @@ def _nodes(paths: Paths, own: OwnSuperLink) -> Iterator[tuple[str, str | None]]:
     pins = Memory(paths.record).recall(None).pins
     vms = {pem.node_key_pem(pin.key).strip(): pin.vmid for pin in pins}
     online = [n for n in own.api.list_nodes(TIMEOUT_S) if n.status is NodeStatus.ONLINE]
+    client = OneGate(own.access) if own.access is not None else None
+    end = time.monotonic() + TIMEOUT_S
     for node in online[:NODES]:
         vmid = vms.get(node.public_key.strip())
-        yield _name(node, vmid), _published(own.access, vmid)
+        if vmid is None or client is None:
+            yield _name(node, vmid), None
+            continue
+        told = _published(client, vmid) if time.monotonic() < end else ""
+        yield _name(node, vmid), told
 
 
 def _name(node: NodeInfo, vmid: str | None) -> str:
     return f"VM {vmid}" if vmid is not None else f"node {node.node_id}"
 
 
-def _published(access: Access | None, vmid: str | None) -> str | None:
-    if access is None or vmid is None:
-        return None
+def _published(client: OneGate, vmid: str) -> str:
     try:
-        told = discovery.parse_vm(OneGate(access).vm(vmid)).attributes
+        told = discovery.parse_vm(client.vm(vmid)).attributes
     except AgentError:
         return ""
     return told.get("FLOWER_APP_IMAGE", "").strip('"')

@@ -8,6 +8,7 @@ as the app ended, and writes how that was into ``/app/runs/ends`` (Flower may di
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import re
@@ -37,7 +38,8 @@ APP_OOM_SCORE = 500
 """The kernel ends an app before the SuperExec beside it."""
 
 _STEP = 1024
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_TRIES = 100
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 """Where the kernel counts kills for want of memory: cgroup v2, v1 (field ``oom_kill``)."""
@@ -48,6 +50,7 @@ def main() -> None:
     program, *arguments = sys.argv[1:]
     parent = os.getppid()
     _die_with_parent(signal.SIGTERM)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON})
     began = time.time()
     run = os.environ.pop("FLOWER_AGENT_RUN", "")
@@ -82,6 +85,7 @@ class _App:
         self._limits = limits
         self._began = began
         self._reason = ""
+        self._told: dict[str, Any] = {}
         self._look_at = 0.0
         self._over_at: float | None = None
         self._killed = 0
@@ -99,9 +103,11 @@ class _App:
             preexec_fn=lambda: _prepare(self._limits.get("outputs_bytes")),  # noqa: PLW1509  # one thread
         )
         os.close(write)
-        status, usage = self._wait(child.pid, parent)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)  # workers that it left behind
+        os.set_blocking(read, False)
+        status, usage = self._wait(child.pid, parent, read)
+        _end_children()
+        if "FLOWER_CACHE_LIMIT" in self._reason:
+            shutil.rmtree(self._cache, ignore_errors=True)  # else it would end each later run, too
         code = os.waitstatus_to_exitcode(status)
         self.note(
             {
@@ -111,7 +117,7 @@ class _App:
                 "oom": code == -signal.SIGKILL and _oom_kills() > kills,
                 "peak_bytes": usage.ru_maxrss * 1024,
                 "reason": self._reason,
-                **_told(read),
+                **self._told,
             }
         )
         return code
@@ -124,17 +130,19 @@ class _App:
             _write(path, json.dumps(known))
         _forget_old_ends()
 
-    def _wait(self, pid: int, parent: int) -> tuple[int, resource.struct_rusage]:
+    def _wait(self, pid: int, parent: int, read: int) -> tuple[int, resource.struct_rusage]:
         while True:
             seen = signal.sigtimedwait({signal.SIGCHLD, *_PASSED_ON}, LOOK_S)
             if seen is not None and seen.si_signo in _PASSED_ON:
                 _send(pid, seen.si_signo)
             found, status, usage = os.wait4(pid, os.WNOHANG)
+            self._told |= _told(read)
             if found:
                 return status, usage
             if os.getppid() != parent:
                 _send(pid, signal.SIGTERM)
-            self._watch(pid)
+            with contextlib.suppress(OSError):  # whatever an app plants: the launcher goes on
+                self._watch(pid)
 
     def _watch(self, pid: int) -> None:
         now = time.monotonic()
@@ -144,7 +152,8 @@ class _App:
             self._look_at = time.monotonic() + max(LOOK_S, 20 * (time.monotonic() - now))
             if self._reason:
                 self._over_at = now
-                _write(f"{self._place}/over", self._reason)
+                with contextlib.suppress(OSError):  # the disk may be full: that is the reason
+                    _write(f"{self._place}/over", self._reason)
                 _send(pid, signal.SIGUSR1)
         elif self._over_at is not None and now - self._over_at > sum(GRACE_S[: self._killed + 1]):
             _send(pid, signal.SIGKILL if self._killed else signal.SIGTERM)
@@ -162,49 +171,62 @@ class _App:
         inodes = self._limits.get("reserve_inodes")
         if inodes and room.f_files and room.f_favail < inodes:
             return f"the disk has room for less than {inodes} more files"
+        own = measure(self._place)
         if limit:
-            own = measure(self._place)
             others = self._others()
-            _write(f"{RUNS}/usage.json", json.dumps({"bytes": own + others}))
-            if own > limit or (own + others > limit and own >= others):
+            with contextlib.suppress(OSError):
+                _write(f"{RUNS}/usage.json", json.dumps({"bytes": own + sum(others)}))
+            # Of several runs that are too much together, the largest goes.
+            if own > limit or (own + sum(others) > limit and own >= max(others, default=0)):
                 return f"it wrote more than {_size(limit)} (FLOWER_OUTPUTS_LIMIT)"
-        limit = self._limits.get("caches_bytes")
-        if limit and self._cache.startswith(CACHES) and measure(self._cache) > limit:
-            return f"its download cache has more than {_size(limit)} (FLOWER_CACHE_LIMIT)"
+        if self._cache.startswith(CACHES):
+            os.utime(self._cache)  # it is in use: it makes no room for others
+            limit = self._limits.get("caches_bytes")
+            if limit and measure(self._cache) > limit:
+                return f"its download cache has more than {_size(limit)} (FLOWER_CACHE_LIMIT)"
         return ""
 
-    def _others(self) -> int:
-        """Return the bytes of the runs beside this one."""
+    def _others(self) -> list[int]:
+        """Return the bytes of all that lies beside this run, each."""
+        known = {self._name, "ends", "usage.json", "launches.json"}
         with os.scandir(RUNS) as found:
-            return sum(
-                measure(entry.path)
-                for entry in found
-                if entry.name not in (self._name, "ends") and entry.is_dir(follow_symlinks=False)
-            )
+            return [measure(entry.path) for entry in found if entry.name not in known]
 
 
 def measure(place: str) -> int:
     """Return the bytes of a tree: the larger of apparent and allocated size of each file."""
     total, left = 0, [place]
     while left:
-        try:
-            with os.scandir(left.pop()) as found:
-                for entry in found:
-                    with contextlib.suppress(OSError):
-                        seen = entry.stat(follow_symlinks=False)
-                        if stat.S_ISDIR(seen.st_mode):
-                            left.append(entry.path)
-                        total += max(seen.st_size, seen.st_blocks * 512)
-        except OSError:
-            continue
+        path = left.pop()
+        with contextlib.suppress(OSError):
+            seen = os.lstat(path)
+            total += max(seen.st_size, seen.st_blocks * 512)
+            if stat.S_ISDIR(seen.st_mode):
+                left += (f"{path}/{name}" for name in _names(path, seen.st_mode))
     return total
 
 
+def _names(path: str, mode: int) -> list[str]:
+    """Return what is in a directory, also where an app closed it."""
+    try:
+        return os.listdir(path)
+    except PermissionError:
+        os.chmod(path, stat.S_IMODE(mode) | 0o500)
+        return os.listdir(path)
+
+
 def _place(name: str) -> str:
+    """Make a run's directories and hold them: what is held is not tidied away."""
     place = f"{RUNS}/{name}"
-    for path in (f"{RUNS}/ends", place, f"{place}/work", f"{place}/home"):
-        _directory(path)
-    return place
+    while True:
+        for path in (f"{RUNS}/ends", place, f"{place}/work", f"{place}/home"):
+            _directory(path)
+        held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(held, fcntl.LOCK_SH)  # until this process ends
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(held), os.lstat(place)):
+                return place
+        os.close(held)
 
 
 def _cache(bundle: str, place: str) -> str:
@@ -294,8 +316,12 @@ def _prepare(limit: int | None) -> None:
 
 
 def _die_with_parent(number: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+def _prctl(what: int, value: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        ctypes.CDLL(None).prctl(what, value, 0, 0, 0)
 
 
 def _oom_kills() -> int:
@@ -308,13 +334,41 @@ def _oom_kills() -> int:
 
 
 def _told(descriptor: int) -> dict[str, Any]:
-    """Return what the app's process reported, the last of each kind."""
-    os.set_blocking(descriptor, False)
+    """Return what the app's process reported since the last look, the last of each kind."""
     told: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(descriptor, "rb") as file:
-        for line in (file.read(1 << 16) or b"").splitlines():
+    data = b""
+    with contextlib.suppress(OSError):
+        data = os.read(descriptor, 1 << 17)
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError, RecursionError, TypeError):
             told.update(json.loads(line))
     return {key: told[key] for key in ("error", "text", "own") if key in told}
+
+
+def _end_children() -> None:
+    """Kill what the app left behind, also what left its session; orphans come to this process."""
+    for _ in range(_TRIES):
+        for pid in _children():
+            _send(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.02)
+
+
+def _children() -> list[int]:
+    own, found = os.getpid(), []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with (
+                contextlib.suppress(OSError, ValueError, IndexError),
+                open(f"/proc/{name}/stat") as f,
+            ):
+                if int(f.read().rpartition(")")[2].split()[1]) == own:
+                    found.append(int(name))
+    return found
 
 
 def _forget_old_ends() -> None:
@@ -336,10 +390,11 @@ def _directory(path: str) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(f"{path}.new", "w") as file:
+    temporary = f"{path}.{os.getpid()}.new"
+    with open(temporary, "w") as file:
         os.fchmod(file.fileno(), 0o640)
         file.write(text)
-    os.replace(f"{path}.new", path)
+    os.replace(temporary, path)
 
 
 def _json(path: str) -> dict[str, Any]:

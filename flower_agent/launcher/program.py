@@ -147,12 +147,13 @@ def _reporter() -> Callable[..., None]:
     try:
         descriptor = int(os.environ.pop("FLOWER_AGENT_REPORT"))
         os.set_inheritable(descriptor, False)
+        os.set_blocking(descriptor, False)  # a full pipe loses a report and holds up no app
     except (KeyError, ValueError, OSError):
         return lambda **_: None
 
     def report(**fields: object) -> None:
         with contextlib.suppress(OSError):
-            os.write(descriptor, json.dumps(fields).encode()[:3000] + b"\n")
+            os.write(descriptor, json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
     return report
 
@@ -177,9 +178,10 @@ def described(error: BaseException) -> dict[str, str]:
     """Return the class and the text of an error; Flower's own wrapping is taken off."""
     while type(error).__module__.split(".")[0] == "flwr" and error.__cause__ is not None:
         error = error.__cause__
+    text = ""
     with contextlib.suppress(Exception):  # a foreign __str__
-        return {"error": type(error).__name__[:80], "text": str(error)[:TEXT_MAX]}
-    return {"error": type(error).__name__[:80], "text": ""}
+        text = str(error)[:TEXT_MAX].encode("utf-8", "replace").decode()
+    return {"error": type(error).__name__[:80], "text": text}
 
 
 def _run_app(program: str, report: Callable[..., None]) -> None:

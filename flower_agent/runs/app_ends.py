@@ -6,12 +6,17 @@ the class of an exception is told to others: its text may hold data.
 
 import dataclasses
 import json
+import math
 import re
 
 SERVERAPP = "flwr-serverapp"
 CLIENTAPP = "flwr-clientapp"
 MAX_BYTES = 8192
 
+RUN = re.compile(r"[0-9]{1,20}|process-[0-9]{1,12}-[0-9]{1,10}", re.ASCII)
+"""A run's id, or the name of a process whose run is not known."""
+
+_PROGRAM = re.compile(f"{SERVERAPP}|{CLIENTAPP}")
 _TEXT_MAX = 300
 _SIGNALS = {
     4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM",
@@ -26,7 +31,7 @@ class AppEnd:
     """One app process: that it began, and how it ended."""
 
     run: str
-    """The run's id; ``process-…`` where the run is not known."""
+    """What `RUN` matches."""
 
     program: str
     """``flwr-serverapp`` or ``flwr-clientapp``."""
@@ -81,7 +86,7 @@ class AppEnd:
 
     def short(self) -> str:
         """Return the same for OneGate, where others read it: ``ValueError; run 7``."""
-        what = self.how().removeprefix("was ").removeprefix("raised ").replace(":", "")
+        what = self.how().removeprefix("raised ").replace(": the", " as the")
         return f"{what}; run {self.run}"
 
 
@@ -91,18 +96,18 @@ def parse(data: bytes) -> AppEnd:
         found = json.loads(data[:MAX_BYTES])
         ended_at, status, signal = found.get("ended_at"), found.get("status"), found.get("signal")
         return AppEnd(
-            run=str(found["run"])[:64],
-            program=str(found["program"])[:64],
-            began_at=float(found["began_at"]),
-            ended_at=None if ended_at is None else float(ended_at),
-            status=None if status is None else int(status),
-            signal=None if signal is None else int(signal),
+            run=_one_of(RUN, found["run"]),
+            program=_one_of(_PROGRAM, found["program"]),
+            began_at=_moment(found["began_at"]),
+            ended_at=None if ended_at is None else _moment(ended_at),
+            status=None if status is None else int(status) & 0xFF,
+            signal=None if signal is None else int(signal) & 0x7F,
             oom=found.get("oom") is True,
             own=found.get("own") is True,
             error=_name(found.get("error")),
             text=_line(found.get("text")),
             reason=_line(found.get("reason")),
-            peak_bytes=max(int(found.get("peak_bytes") or 0), 0),
+            peak_bytes=min(max(int(found.get("peak_bytes") or 0), 0), 1 << 62),
         )
     except (
         AttributeError,
@@ -124,17 +129,32 @@ def last(ends: tuple[AppEnd, ...], run: str, program: str) -> AppEnd | None:
 def trouble(ends: tuple[AppEnd, ...]) -> AppEnd | None:
     """Return the newest ClientApp that ended without an answer, or answered with an error.
 
-    None where one of the same run answered well after it.
+    A run whose last ClientApp answered well is no trouble, nor is one from before a run that works.
     """
-    over = sorted(
-        (end for end in ends if end.program == CLIENTAPP and end.ended_at is not None),
-        key=lambda end: end.ended_at or 0.0,
-    )
-    for end in reversed(over):
-        if end.died or end.error:
-            later = over[over.index(end) + 1 :]
-            return None if any(e.run == end.run and e.answered for e in later) else end
-    return None
+    over = [end for end in ends if end.program == CLIENTAPP and end.ended_at is not None]
+    over.sort(key=lambda end: end.ended_at or 0.0)
+    lasts = {end.run: end for end in over}
+    begins = {end.run: end.began_at for end in sorted(over, key=lambda end: -end.began_at)}
+    bad = [end for end in lasts.values() if end.died or end.error]
+    well = [begins[run] for run, end in lasts.items() if end not in bad]
+    newest = max(bad, key=lambda end: end.ended_at or 0.0, default=None)
+    if newest is None or max(well, default=0.0) > (newest.ended_at or 0.0):
+        return None
+    return newest
+
+
+def _one_of(pattern: re.Pattern[str], value: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise ValueError(f"want {pattern.pattern}")
+    return value
+
+
+def _moment(value: object) -> float:
+    """Return Unix seconds of this age of the world; what an app writes may be anything."""
+    seconds = float(value) if isinstance(value, int | float) else math.nan
+    if not 0 <= seconds < 1 << 33:  # nan compares as false
+        raise ValueError(f"{value!r} is no moment")
+    return seconds
 
 
 def _name(value: object) -> str:

@@ -34,7 +34,9 @@ def prepare(paths: Paths, settings: Settings) -> None:
     Raises AgentError ``state.unwritable``.
     """
     files.directory(paths.runs, 0o710, group=FLOWER_UID)
-    files.directory(paths.live_runs, 0o770, group=FLOWER_UID)
+    # Sticky: what is root's there, apps can neither rename nor remove.
+    files.directory(paths.live_runs, 0o1770, group=FLOWER_UID)
+    files.directory(paths.live_runs / "ends", 0o1770, group=FLOWER_UID)
     files.directory(paths.caches, 0o770, group=FLOWER_UID)
     files.directory(paths.launcher, 0o755)
     for name in PROGRAMS:

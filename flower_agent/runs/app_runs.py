@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import itertools
 import json
 import os
 import pathlib
-import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -31,14 +32,16 @@ from .app_ends import AppEnd
 
 ENDS = "ends"
 ENDS_MAX = 1000
+NAMES_MAX = 1000
 IDLE_S = 600.0
-"""So long no ClientApp of a run has run on a node before its directory goes."""
+"""So long after its last ClientApp a run's directory stays on a node once another run began."""
+
+IDLE_ALONE_S = 86_400.0
+"""The same while no other run began: rounds may be long."""
 
 RETRY_S = 60.0
 CODE = "run.outputs"
 _ERRAND = "app-runs"
-_MAX_BYTES = 4 * 1024 * 1024
-_NAME = re.compile(r"[0-9]{1,20}|process-[0-9]{1,12}-[0-9]{1,10}", re.ASCII)
 
 OneShot = Callable[[str, Sequence[str], Mapping[str, tuple[str, bool]]], bytes]
 """Runs a command in an image, with mounts; returns what it printed."""
@@ -68,7 +71,12 @@ class AppRuns:
         self._scale = scale
         self._seen: int | None = None
         self._ends: tuple[AppEnd, ...] = ()
-        self._not_before = float("-inf")
+        self._not_before: dict[str, float] = {}
+        """When what failed is tried again, by name: what cannot be done holds up nothing else."""
+
+        self._at = ""
+        """What the errand is about, which runs one at a time; empty: what no run is."""
+
         self.archived = 0
         """Directories that were taken away since the start."""
 
@@ -83,20 +91,17 @@ class AppRuns:
         """Return the processes of apps, as their launchers wrote them down."""
         stamp = self._stamp()
         if stamp != self._seen:
-            self._seen, self._ends = stamp, tuple(self._read())
+            self._seen, self._ends = stamp, tuple(self._read_ends())
         return self._ends
 
-    def unknown_launches(self) -> str:
-        """Return why runs are not known where apps start; empty where they are."""
-        data = _read(self._paths.live_runs / "launches.json")
-        with contextlib.suppress(ValueError, AttributeError):
-            return str(json.loads(data or b"{}").get("unknown") or "")[:300]
-        return ""
+    def unknown_launches(self) -> bool:
+        """Return whether apps start here in a way that tells no run."""
+        return bool(_document(self._paths.live_runs / "launches.json").get("unknown"))
 
     def findings(self) -> list[Finding]:
         """Return what stands in the way of keeping what apps leave."""
-        unknown = self.unknown_launches()
-        found = [warning("run.launch_unknown", unknown)] if unknown else []
+        message = "this Flower starts apps in a way that tells no run"
+        found = [warning("run.launch_unknown", message)] if self.unknown_launches() else []
         if self.trouble is not None:
             wrong = self.trouble.finding
             found.append(warning(wrong.code, wrong.message, wrong.hint))
@@ -104,69 +109,95 @@ class AppRuns:
 
     def live_bytes(self) -> int:
         """Return what running apps have written, as their launchers last measured it."""
-        data = _read(self._paths.live_runs / "usage.json")
-        with contextlib.suppress(ValueError, AttributeError, TypeError, OverflowError):
-            return max(int(json.loads(data or b"{}").get("bytes") or 0), 0) if self._live() else 0
-        return 0
+        told = _document(self._paths.live_runs / "usage.json").get("bytes")
+        known = isinstance(told, int) and 0 < told < 1 << 62
+        return int(told) if known and self._live() else 0  # type: ignore[arg-type]  # an int
 
-    def settle(self, host: AppHost, now: datetime.datetime, monotonic: float, limit: int) -> None:
-        """Take away what runs left that are over, one at a time, beside the loop."""
-        done = self._errands.take(_ERRAND)
-        if done is not None:
-            self.trouble = done.error
-            if done.error is not None:
-                self._not_before = monotonic + RETRY_S * self._scale
-                log.warning("run.outputs_failed", reason=str(done.error))
-            else:
-                self.archived += 1
-        if monotonic < self._not_before or self._errands.running(_ERRAND):
-            return
-        idle_s = 0.0 if host.keeps else IDLE_S * self._scale
-        name = next((n for n in self._live() if self._over(n, host, now, idle_s)), None)
-        if name is not None:
-            act = self._archive if host.keeps else self._remove_live
-            self._errands.start(_ERRAND, functools.partial(act, host.image, name, limit))
+    def settle(
+        self,
+        host: AppHost,
+        now: datetime.datetime,
+        monotonic: float,
+        limit: int,
+        finished: Collection[str] = (),
+    ) -> None:
+        """Take away what runs left that are over, one at a time, beside the loop.
 
-    def remove(self, image: str | None, name: str) -> None:
-        """Remove a run's outputs, as their owner. Raises AgentError.
-
-        Without an image no app runs on this VM, so that none left outputs here.
+        `finished` are runs that Flower calls ended a while ago, whatever their processes wrote.
         """
-        if image is not None and (self._paths.runs / name / "outputs").exists():
+        self._take(monotonic)
+        if self._errands.running(_ERRAND):
+            return
+        live = self._live()
+        over = _Over(self.ends(), host, now.timestamp(), finished)
+        for name in live:
+            if monotonic < self._not_before.get(name, float("-inf")):
+                continue
+            seen = self._directory_at(name)
+            if over.is_over(name, seen, 0.0 if host.keeps else IDLE_S * self._scale):
+                again = (self._paths.runs / name / "outputs.json").exists()
+                act = self._archive if host.keeps and not again else self._remove_live
+                self._at = name
+                self._errands.start(_ERRAND, functools.partial(act, host.image, name, limit))
+                return
+        if not live and monotonic >= self._not_before.get("", float("-inf")) and self._junk():
+            self._at = ""
+            self._errands.start(_ERRAND, functools.partial(self._tree, host.image, "sweep"))
+
+    def remove(self, image: str, name: str) -> None:
+        """Remove a run's outputs, as their owner. Raises AgentError."""
+        if (self._paths.runs / name / "outputs").exists():
             self._tree(image, "remove", name)
+
+    def _take(self, monotonic: float) -> None:
+        done = self._errands.take(_ERRAND)
+        if done is None:
+            return
+        self.trouble = done.error
+        if done.error is None:
+            self._not_before.pop(self._at, None)
+            self.archived += 1
+            return
+        self._not_before[self._at] = monotonic + RETRY_S * self._scale
+        log.warning("run.outputs_failed", run=self._at, reason=str(done.error))
 
     def _live(self) -> tuple[str, ...]:
         """Return the names of the directories that apps of a run may write to."""
+        return tuple(sorted(name for name in self._beside() if app_ends.RUN.fullmatch(name)))
+
+    def _junk(self) -> bool:
+        """Return whether something lies beside the runs that is none."""
+        known = {ENDS, "launches.json", "usage.json"}
+        return any(name not in known for name in self._beside())
+
+    def _beside(self) -> list[str]:
         try:
             with os.scandir(self._paths.live_runs) as found:
-                names = [e.name for e in found if _NAME.fullmatch(e.name)]
+                return [entry.name for entry in itertools.islice(found, NAMES_MAX)]
         except OSError:
-            return ()
-        return tuple(sorted(names))
+            return []
 
-    def _over(self, name: str, host: AppHost, now: datetime.datetime, idle_s: float) -> bool:
-        """Return whether no process of a run lives, and none ended within `idle_s`.
-
-        A process whose container was started after it is over, though nobody wrote that down.
-        """
-        started = host.started_at.timestamp()
-        mine = [end for end in self.ends() if end.run == name]
-        if any(end.ended_at is None and end.began_at >= started for end in mine):
-            return False
-        if not mine:  # its launcher has not written yet, or was killed before it could
-            with contextlib.suppress(OSError):
-                seen = (self._paths.live_runs / name).stat(follow_symlinks=False)
-                return seen.st_mtime < started
-            return False
-        last = max(end.ended_at or end.began_at for end in mine)
-        return now.timestamp() - last >= idle_s
+    def _directory_at(self, name: str) -> float:
+        """Return when a run's directory last changed; 0 where there is none."""
+        try:
+            return (self._paths.live_runs / name).stat(follow_symlinks=False).st_mtime
+        except OSError:
+            return 0.0
 
     def _archive(self, image: str, name: str, limit: int) -> None:
         place = self._paths.runs / name
         files.directory(place, 0o770, group=FLOWER_UID)
         found = self._tree(image, "archive", name, str(limit))
+        try:
+            size = json.loads(found)["bytes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise AgentError(
+                CODE, f"the list of outputs is cut: {error!r}", retryable=True
+            ) from None
         files.write_atomic(place / "outputs.json", found, 0o600)
-        log.info("run.outputs_kept", run=name, bytes=json.loads(found).get("bytes"))
+        # Only now: an agent that ends before this line lists them again.
+        self._tree(image, "live", name)
+        log.info("run.outputs_kept", run=name, bytes=size)
 
     def _remove_live(self, image: str, name: str, _: int) -> None:
         self._tree(image, "live", name)
@@ -186,24 +217,66 @@ class AppRuns:
         except OSError:
             return None
 
-    def _read(self) -> list[AppEnd]:
-        found = []
+    def _read_ends(self) -> Iterator[AppEnd]:
+        """Yield the ends; the directory is root's, so that it is no link."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with os.scandir(self._paths.live_runs / ENDS) as entries:
-                names = [e.path for e in entries if e.name.endswith(".json")][:ENDS_MAX]
+            descriptor = os.open(self._paths.live_runs / ENDS, flags)
         except OSError:
-            return []
-        for path in names:
-            with contextlib.suppress(ValueError):
-                found.append(app_ends.parse(_read(pathlib.Path(path)) or b""))
-        return found
+            return
+        try:
+            with os.scandir(descriptor) as entries:
+                names = [entry.name for entry in itertools.islice(entries, ENDS_MAX)]
+            for name in (name for name in names if name.endswith(".json")):
+                with contextlib.suppress(ValueError):
+                    yield app_ends.parse(_read(name, descriptor) or b"")
+        finally:
+            os.close(descriptor)
 
 
-def _read(path: pathlib.Path) -> bytes | None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Over:
+    """Whether runs are over, by what launchers and Flower say. What an app may write is clamped."""
+
+    ends: tuple[AppEnd, ...]
+    host: AppHost
+    now: float
+    finished: Collection[str]
+
+    def is_over(self, name: str, changed_at: float, idle_s: float) -> bool:
+        """Return whether no process of a run lives, and none ended within `idle_s`.
+
+        A process whose container was started after it is over, though nobody wrote that down.
+        """
+        if name in self.finished:
+            return True
+        started = self.host.started_at.timestamp()
+        mine = [end for end in self.ends if end.run == name]
+        if not mine:  # its launcher has not written yet, or was killed before it could
+            return changed_at < started
+        if any(end.ended_at is None and started <= end.began_at <= self.now for end in mine):
+            return False
+        last = max(min(end.ended_at or end.began_at, self.now) for end in mine)
+        newer = any(end.began_at > last for end in self.ends if end.run != name)
+        # A fast node waits for slow ones: its data stays until another run came, or for a day.
+        wait_s = idle_s if newer or not idle_s else IDLE_ALONE_S
+        return self.now - last >= wait_s
+
+
+def _document(path: pathlib.Path) -> dict[str, Any]:
+    """Return a small JSON object that an app may have put there; empty for anything else."""
+    try:
+        found = json.loads(_read(path) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read(path: pathlib.Path | str, directory: int | None = None) -> bytes | None:
     """Return a file that an app may have put there: only a regular one, and not all of it."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags, dir_fd=directory)
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as file:

@@ -33,6 +33,7 @@ LISTED = 1000
 AT_ONCE = 4
 """Logs that are read at the same time."""
 
+PROCESS_LOOK_S = 0.5
 PROCESS_END_S = 10.0
 """So long after a run's end its ServerApp's process may take to end, too."""
 
@@ -65,6 +66,9 @@ class _Watch:
 
     journal: Journal
     info: RunInfo
+    read: bool = False
+    """The whole log of a run that has ended was read."""
+
     seen_round: int = 0
     round_at: float = 0.0
     """Monotonic seconds at which this round was first seen."""
@@ -72,6 +76,12 @@ class _Watch:
     longest_s: float = 0.0
     ended_at: float | None = None
     """Monotonic seconds at which the end was first seen."""
+
+    trouble: AgentError | None = None
+    """Why the last look failed."""
+
+    not_before: float = 0.0
+    """Monotonic seconds before which nothing is tried again."""
 
 
 class Follower:
@@ -90,6 +100,10 @@ class Follower:
         """The generation that the last list answered."""
 
         self._settled: tuple[int, int, int] | None = None
+        self._prune_at = float("-inf")
+        self._trouble: AgentError | None = None
+        """Why the last list failed."""
+
         self._list_at = float("-inf")
         self._ends: tuple[AppEnd, ...] = ()
         self._watched: dict[str, _Watch] = {}
@@ -129,14 +143,17 @@ class Follower:
         """Go on with all runs; `limit` is what their outputs may take, in bytes."""
         if turn.dry:
             return
-        self._take_list(turn)
+        self._take_list()
         self._ask(turn, connect)
         for run in self._recent():
             if run.run_id not in self._over:
                 self._go_on(turn, run, connect)
         if running.apps is not None:
-            self._apps.settle(running.apps, turn.now, turn.monotonic, limit)
-        self._prune(running.apps.image if running.apps else None, limit)
+            now, finished = turn.monotonic, frozenset(self._over)
+            self._apps.settle(running.apps, turn.now, now, limit, finished)
+            self._prune(turn, running.apps.image, limit)
+        elif turn.settings.appio_listen is not None:
+            self._prune(turn, "", limit)  # no app runs here, so that none left outputs
         self._tell(turn)
 
     def _recent(self) -> tuple[RunInfo, ...]:
@@ -144,13 +161,12 @@ class Follower:
         newest = {run.run_id for run in self._runs[-run_files.RUNS :]}
         return tuple(run for run in self._runs if run.active or run.run_id in newest)
 
-    def _take_list(self, turn: Turn) -> None:
+    def _take_list(self) -> None:
         done = self._errands.take(_LIST)
         if done is None:
             return
+        self._trouble = done.error
         if done.error is not None:
-            found = done.error.finding
-            turn.warnings.append(warning(found.code, found.message, found.hint))
             return
         self._listed, self._runs = done.value
         known = {run.run_id for run in self._runs}
@@ -166,6 +182,12 @@ class Follower:
         if found:
             ended = Outcome(*(str(found.get(name) or "") for name in ("end", "cause", "shown")))
             self._over[run.run_id] = Followed(run, _progress(found.get("rounds")), ended)
+
+    def _warn(self, turn: Turn) -> None:
+        """Warn of what fails now; what was mended is not told any more."""
+        troubles = (self._trouble, *(watch.trouble for watch in self._watched.values()))
+        for error in dict.fromkeys(each.finding for each in troubles if each is not None):
+            turn.warnings.append(warning(error.code, error.message, error.hint))
 
     def _ask(self, turn: Turn, connect: Connect) -> None:
         ends = self._apps.ends()
@@ -187,15 +209,20 @@ class Follower:
             self._watched[run.run_id] = watch
         done = self._errands.take(f"run-look-{run.run_id}")
         if done is not None and done.error is None:
-            watch.info = done.value
+            watch.info, watch.trouble = done.value, None
+            watch.read = not done.value.active
             self._pace(watch, turn.monotonic)
         elif done is not None and done.error is not None:
-            found = done.error.finding
-            if found.code == "control.refused":  # it is not there any more: see which are
+            watch.not_before = turn.monotonic + LOOK_S * self._scale
+            if done.error.finding.code == "control.refused":  # it is gone: see which are there
                 self.expect()
                 return
-            turn.warnings.append(warning(found.code, found.message, found.hint))
-        if not watch.info.active and self._finish(watch, turn):
+            watch.trouble = done.error
+        if not watch.info.active and watch.read:
+            self._finish(watch, turn)
+            return
+        if turn.monotonic < watch.not_before:
+            turn.next_s = min(turn.next_s, watch.not_before - turn.monotonic)
             return
         name = f"run-look-{run.run_id}"
         if sum(self._errands.running(f"run-look-{other}") for other in self._watched) < AT_ONCE:
@@ -203,33 +230,34 @@ class Follower:
             self._errands.start(name, look)
 
     def _pace(self, watch: _Watch, now: float) -> None:
-        number = len(watch.journal.progress.rounds)
+        number = watch.journal.progress.number
         if number != watch.seen_round:
-            if watch.seen_round:
+            # Rounds that came in one piece, after a restart of the agent, tell no pace.
+            if watch.seen_round and number == watch.seen_round + 1:
                 watch.longest_s = max(watch.longest_s, now - watch.round_at)
             watch.seen_round, watch.round_at = number, now
 
-    def _finish(self, watch: _Watch, turn: Turn) -> bool:
-        """Write down how a run ended, once its process has ended, too; return whether it is."""
+    def _finish(self, watch: _Watch, turn: Turn) -> None:
+        """Write down how a run ended, once its process has ended, too."""
         run, progress = watch.info, watch.journal.progress
         watch.ended_at = turn.monotonic if watch.ended_at is None else watch.ended_at
         server = app_ends.last(self._ends, run.run_id, app_ends.SERVERAPP)
         waits_s = turn.monotonic - watch.ended_at
         if server is not None and server.ended_at is None and waits_s < PROCESS_END_S * self._scale:
-            turn.next_s = min(turn.next_s, 0.5)
-            return False
+            turn.next_s = min(turn.next_s, PROCESS_LOOK_S)
+            return
         ended = outcome.of(run, progress, server)
-        if ended is None:
-            return False
+        if ended is None or turn.monotonic < watch.not_before:
+            return
         try:
+            watch.journal.flush()
             self._files.end(run, ended, progress, self._more(run, server))
-        except AgentError as error:
-            found = error.finding
-            turn.warnings.append(warning(found.code, found.message, found.hint))
-        self._over[run.run_id] = Followed(run, progress, ended)
+        except AgentError as error:  # the disk may be full: tried again
+            watch.trouble, watch.not_before = error, turn.monotonic + LOOK_S * self._scale
+            return
+        self._over[run.run_id] = Followed(run, progress.newest(), ended)
         self._watched.pop(run.run_id, None)
         log.info("run.ended", run=run.run_id, end=ended.end, cause=ended.shown)
-        return True
 
     def _more(self, run: RunInfo, server: AppEnd | None) -> dict[str, Any]:
         """Return what stands in ``run.json`` beside what Flower says."""
@@ -244,14 +272,16 @@ class Follower:
             document["serverapp"] = dataclasses.asdict(server)
         return document
 
-    def _prune(self, image: str | None, limit: int) -> None:
+    def _prune(self, turn: Turn, image: str, limit: int) -> None:
         """Remove what the oldest ended runs left where all together take too much."""
         done = self._errands.take(_PRUNE)
         if done is not None and done.error is not None:
+            self._prune_at = turn.monotonic + IDLE_LIST_S * self._scale
             log.warning("run.prune_failed", reason=str(done.error))
         live = self._apps.live_bytes()
         now = len(self._over), self._apps.archived, live // PRUNE_STEP_BYTES
-        if now == self._settled or self._errands.running(_PRUNE):
+        waits = now == self._settled or turn.monotonic < self._prune_at
+        if waits or self._errands.running(_PRUNE):
             return  # a look reads the directory of each run
         found = run_files.prunable(self._files.kept(), limit - live)
         if found:
@@ -259,14 +289,16 @@ class Follower:
         else:
             self._settled = now
 
-    def _remove(self, image: str | None, name: str) -> None:
-        self._apps.remove(image, name)
+    def _remove(self, image: str, name: str) -> None:
+        if image:
+            self._apps.remove(image, name)
         self._files.clear(name, "made room for newer runs")
         self._files.forget()
         log.info("run.pruned", run=name)
 
     def _tell(self, turn: Turn) -> None:
         """Show the newest run; warn of what is wrong with it and with each active one."""
+        self._warn(turn)
         newest = self.newest
         if newest is not None:
             shown = state(newest)
@@ -311,7 +343,10 @@ def warnings(run_id: str, app: str, ended: Outcome) -> list[Any]:
 
 def stands_still(watch: _Watch, still_s: float, scale: float) -> bool:
     """Return whether a round takes longer than it should, by the rounds before it."""
-    if watch.seen_round == 0 or watch.longest_s == 0.0:
+    progress = watch.journal.progress
+    last = progress.total is not None and progress.number >= progress.total
+    # After the last round come the app's own evaluation and plots: nobody knows for how long.
+    if watch.seen_round == 0 or watch.longest_s == 0.0 or last:
         return still_s > STILL_FIRST_S * scale
     return still_s > max(STILL_S * scale, STILL_FACTOR * watch.longest_s)
 

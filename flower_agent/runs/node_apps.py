@@ -38,5 +38,4 @@ def finding(end: AppEnd) -> Finding:
 
 
 def _age(end: AppEnd, now: datetime.datetime) -> datetime.timedelta:
-    ended = datetime.datetime.fromtimestamp(min(end.ended_at or 0.0, 2.0**33), datetime.UTC)
-    return now - ended
+    return now - datetime.datetime.fromtimestamp(end.ended_at or 0.0, datetime.UTC)

@@ -12,7 +12,13 @@ from flower_agent.probes.control import RunInfo, RunStatus
 from .app_ends import AppEnd
 from .rounds import Progress, Round
 
-_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,79}\.){0,8}([A-Za-z_]\w{0,79})(?::|$)", re.ASCII)
+_CLASS = re.compile(
+    r"(?:[A-Za-z_]\w{0,79}\.){0,8}"
+    r"([A-Za-z_]\w{0,79}?(?:Error|Exception|Interrupt|Exit|Warning))(?::|$)",
+    re.ASCII,
+)
+"""Only what is named as exceptions are: the first word of other text may be data."""
+
 _CAUSE_MAX = 400
 UNKNOWN = "its log does not say why"
 

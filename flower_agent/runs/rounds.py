@@ -21,9 +21,17 @@ from flower_agent.probes.exits import strip_ansi
 LINE_MAX = 1 << 16
 """Characters of a line that are looked at."""
 
-ROUNDS_MAX = 10_000
+ROUNDS_MAX = 5000
 METRICS_MAX = 100
 """Of one record; also values of a list in it."""
+
+HELD_MAX = 4 << 20
+METRICS_LEAST = 5
+"""Once a run's records had so many characters, so many plain metrics are kept of each."""
+
+SUMMARY_ROUNDS = 3
+SHOWN = 4
+"""Metrics that are named where others read them."""
 
 CAUSES_MAX = 5
 """Different causes that are kept of one round."""
@@ -36,6 +44,7 @@ _TELLING = re.compile(
 )
 """What a line has that matters; most have nothing of it."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]{1,40}", re.ASCII)
 _ROUND = re.compile(r"\[ROUND (\d{1,9})(?:/(\d{1,9}))?\]")
 _TOTAL = re.compile(r"Number of rounds: (\d{1,9})|config: num_rounds=(\d{1,9})")
 _PART = re.compile(r"aggregate_(train|evaluate|fit): [Rr]eceived|(Global evaluation)$")
@@ -96,10 +105,17 @@ class Progress:
     rest: str = ""
     """The beginning of a line whose end has not come yet."""
 
+    held: int = 0
+    """Characters of the records so far."""
+
     @property
     def number(self) -> int:
         """The round that runs, or the last one; 0 before the first."""
         return self.rounds[-1].number if self.rounds else 0
+
+    def newest(self) -> "Progress":
+        """Return what a summary needs of a run that is over; the rest is in its files."""
+        return dataclasses.replace(self, rounds=self.rounds[-SUMMARY_ROUNDS:], rest="")
 
     def __str__(self) -> str:
         """Return such as ``3 of 10``; empty before the first round."""
@@ -111,12 +127,14 @@ class Progress:
 def follow(progress: Progress, text: str) -> Progress:
     """Return the progress after more of the ServerApp's output."""
     *lines, rest = (progress.rest + text).split("\n")
-    reading = _Reading(progress.total, list(progress.rounds), progress.part, progress.cause)
+    rounds = list(progress.rounds)
+    reading = _Reading(progress.total, rounds, progress.part, progress.cause, progress.held)
     for line in lines:
         if _TELLING.search(line, 0, LINE_MAX):
             reading.line(strip_ansi(line[:LINE_MAX]).rstrip())
-    rounds = tuple(reading.rounds[-ROUNDS_MAX:])
-    return Progress(reading.total, rounds, reading.part, reading.cause, rest[:LINE_MAX])
+    newest = tuple(reading.rounds[-ROUNDS_MAX:])
+    cause, held = reading.cause, reading.held
+    return Progress(reading.total, newest, reading.part, cause, rest[:LINE_MAX], held)
 
 
 def document(progress: Progress) -> bytes:
@@ -138,8 +156,15 @@ def row(each: Round) -> dict[str, object]:
 
 
 def summary(progress: Progress) -> str:
-    """Return the newest metrics of the last round that has some: ``accuracy 0.875, loss 0.486``."""
-    return next(filter(None, map(measured, reversed(progress.rounds))), "")
+    """Return the newest metrics of the last round that has some: ``accuracy 0.875, loss 0.486``.
+
+    Others read it, and apps and nodes choose the names: few of them, and only plain ones.
+    """
+    for each in reversed(progress.rounds):
+        found = {name: value for name, value in _seen(each).items() if _PLAIN.fullmatch(name)}
+        if found:
+            return _words(dict(sorted(found.items())[:SHOWN]))
+    return ""
 
 
 def measured(each: Round) -> str:
@@ -147,12 +172,19 @@ def measured(each: Round) -> str:
 
     Empty where it has none.
     """
+    return _words(_seen(each))
+
+
+def _seen(each: Round) -> dict[str, float]:
     for part in ("server", "evaluate", "train"):
         found = each.metrics.get(part)
         if found:
-            plain = {k: v for k, v in sorted(found.items()) if isinstance(v, int | float)}
-            return ", ".join(f"{key} {value:.4g}" for key, value in plain.items())
-    return ""
+            return {k: v for k, v in found.items() if isinstance(v, int | float)}
+    return {}
+
+
+def _words(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in sorted(metrics.items()))
 
 
 def replies(each: Round) -> str:
@@ -177,6 +209,7 @@ class _Reading:
     rounds: list[Round]
     part: str
     cause: str
+    held: int
 
     def line(self, line: str) -> None:
         """Take one line without colours."""
@@ -216,14 +249,23 @@ class _Reading:
         _, arrow, record = line.rpartition(_RECORD)
         record = record.removeprefix(_AGGREGATED)
         if arrow and record.startswith(_METRICS) and record.endswith("}"):
-            self._measured(self.part, _record(record[len(_METRICS) - 1 :]))
+            self._measured(self.part, self._record(record[len(_METRICS) - 1 :]))
             return
         _, told, record = line.rpartition(_CENTRAL)
         if told and record.endswith(")"):
             _, _, rest = record.partition(", ")
             loss, _, rest = rest.partition(", ")
             metrics, _, _ = rest.rpartition(", ")
-            self._measured("server", {"loss": _number(loss), **_record(metrics)})
+            self._measured("server", {"loss": _number(loss), **self._record(metrics)})
+
+    def _record(self, text: str) -> dict[str, object]:
+        """Return a record, and less of it once the run has had very many."""
+        self.held += len(text)
+        found = _record(text)
+        if self.held < HELD_MAX:
+            return found
+        plain = [(key, value) for key, value in found.items() if not isinstance(value, list)]
+        return dict(plain[:METRICS_LEAST])
 
     def _measured(self, part: str, record: Mapping[str, object]) -> None:
         if self.rounds and record:

@@ -212,6 +212,8 @@ class Journal:
         self._log = place / "log.txt"
         self._metrics = place / "metrics.jsonl"
         self._size = 0
+        self._waiting = 0
+        """Rounds that are not in the file yet."""
 
     def add(self, piece: Log) -> None:
         """Take a piece of the log. Raises AgentError ``state.unwritable``."""
@@ -225,8 +227,17 @@ class Journal:
         before = self.progress.rounds
         self.progress = rounds.follow(self.progress, piece.text)
         if self.progress.rounds != before:
+            self._waiting += max(len(self.progress.rounds) - len(before), 1)
+        # A hundredth more rounds than were written: the whole costs no square of them.
+        if self._waiting and self._waiting >= len(self.progress.rounds) // 100:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the metrics as they are now. Raises AgentError ``state.unwritable``."""
+        if self._waiting:
             data = rounds.document(self.progress)
             files.write_atomic(self._metrics, data, 0o600, durable=False)
+            self._waiting = 0
 
 
 def _size(path: pathlib.Path) -> int:

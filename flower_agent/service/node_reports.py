@@ -21,7 +21,7 @@ PERIOD_S = 5.0
 
 _ERRAND = "node-reports"
 _TOLD = re.compile(r"([A-Za-z][A-Za-z0-9 ()_.]{0,80}); run ([0-9]{1,20})", re.ASCII)
-_WELL = re.compile(r"[A-Za-z_]\w*(Error|Exception|Interrupt|Exit|Warning)?", re.ASCII)
+_CLASS = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,8 +74,10 @@ def ask(client: OneGate, vmids: Collection[str]) -> list[Report]:
     for vmid in vmids:
         try:
             told = discovery.parse_vm(client.vm(vmid)).attributes
-        except AgentError:
-            return found  # OneGate has trouble, or the VM is gone: asked again soon
+        except AgentError as error:
+            if error.retryable:
+                return found  # OneGate has trouble: asked again soon
+            continue  # the VM is gone
         found.append(read(vmid, told.get("FLOWER_APP_ERROR", "")))
     return found
 
@@ -88,7 +90,7 @@ def read(vmid: str, text: str) -> Report:
 
 def finding(report: Report) -> Finding:
     """Return the SuperLink's warning about a node's report."""
-    failed = _WELL.fullmatch(report.what) is not None
+    failed = _CLASS.fullmatch(report.what) is not None
     what = f"raised {report.what}" if failed else report.what
     message = f"VM {report.vmid} says that a ClientApp of run {report.run} {what}"
     return warning("run.client_failed" if failed else "run.client_died", message)

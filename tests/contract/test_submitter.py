@@ -21,7 +21,7 @@ from flower_agent.pki.keyring import Keyring
 from flower_agent.probes.control_api import Control
 from flower_agent.record import Record
 from flower_agent.reporting.status import Mark
-from flower_agent.runs.app_runs import AppRuns
+from flower_agent.runs.app_runs import AppHost, AppRuns
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.run_failure import AGAIN_MAX_S, AGAIN_S
 from flower_agent.runs.run_files import RunFiles
@@ -113,7 +113,8 @@ class Vm:
                 **more,
             )
             connect = lambda: Control(self._address, Transport.GRPC, None)  # noqa: E731
-            self.follower.follow(turn, Running(turn.now, None, IMAGE), connect, 1 << 30)
+            apps = AppHost(IMAGE, turn.now, keeps=True)
+            self.follower.follow(turn, Running(turn.now, None, IMAGE, apps), connect, 1 << 30)
             self.submitter.follow(turn, self.online, IMAGE, connect)
             self.now += 1
         return turn

@@ -77,7 +77,7 @@ def test_onegate_is_told_the_class_and_the_run_alone():
     assert canary.short() == "ValueError; run 7"
     assert end(status=7, own=False).short() == "ended with status 7; run 7"
     oom = end(signal=9, oom=True, own=False)
-    assert oom.short() == "killed the memory limit was reached; run 7"
+    assert oom.short() == "was killed as the memory limit was reached; run 7"
 
 
 def test_a_clientapp_that_runs_is_no_trouble():
@@ -89,7 +89,27 @@ def test_the_newest_bad_end_is_the_trouble_until_one_of_its_run_answers():
     bad, worse = end(ended_at=3.0, error="A"), end(ended_at=4.0, own=False, status=7)
     assert app_ends.trouble((worse, WELL, bad)) == worse
     assert app_ends.trouble((worse, bad, end(ended_at=5.0))) is None
-    assert app_ends.trouble((worse, end(run="8", ended_at=5.0))) == worse
+    assert app_ends.trouble((worse, end(run="8", ended_at=5.0))) == worse  # it ran beside
+    assert app_ends.trouble((worse, end(run="8", began_at=4.5, ended_at=5.0))) is None
+    recovered = end(run="9", ended_at=6.0)
+    assert app_ends.trouble((worse, end(run="9", ended_at=5.0, error="B"), recovered)) == worse
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": 'x"READY=NO patient-4711'},
+        {"run": "../7"},
+        {"program": "sh"},
+        {"began_at": float("nan")},
+        {"began_at": -1e300},
+        {"ended_at": float("inf")},
+        {"ended_at": "soon"},
+    ],
+)
+def test_what_no_launcher_writes_is_refused(changes):
+    with pytest.raises(ValueError, match="no app's end"):
+        app_ends.parse(json.dumps({**dataclasses.asdict(WELL), **changes}).encode())
 
 
 def test_a_serverapps_end_is_no_clients_trouble():

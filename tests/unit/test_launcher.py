@@ -1,5 +1,6 @@
 """The programs that start apps, as far as they can be tried without a container."""
 
+import fcntl
 import importlib
 import json
 import logging
@@ -262,74 +263,122 @@ def test_signals_are_passed_on_to_the_app(started, places):
     assert ends(places)[0]["signal"] == signal.SIGTERM
 
 
+TREES = """\
+import sys; sys.path.insert(0, {source!r})
+from flower_agent.launcher import trees
+trees.RUNS = {runs!r}
+trees.main()
+"""
+
+
+class Runs:
+    """A directory ``runs/`` with one run, and the one-shot program on it."""
+
+    def __init__(self, place, source):
+        self.place = place
+        self.work = place / "live/7/work"
+        self.work.mkdir(parents=True)
+        (place / "7").mkdir()
+        self._text = TREES.format(source=source, runs=str(place))
+
+    def __call__(self, *words, status=0):
+        command = [sys.executable, "-c", self._text, *words]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done
+        return json.loads(done.stdout) if done.stdout else None
+
+    def kept(self):
+        outputs = self.place / "7/outputs"
+        return sorted(str(path.relative_to(outputs)) for path in outputs.rglob("*"))
+
+
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "RUNS", str(tmp_path))
-    (tmp_path / "live/7/work/deep").mkdir(parents=True)
-    (tmp_path / "7").mkdir()
-    return tmp_path
+def runs(tmp_path, request):
+    return Runs(tmp_path, str(request.config.rootpath))
 
 
-def tree(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["trees.py", *words])
-    trees.main()
-    said = capsys.readouterr().out
-    return json.loads(said) if said else None
-
-
-def test_outputs_are_taken_away_and_only_regular_files_are_kept(runs, monkeypatch, capsys):
-    work = runs / "live/7/work"
-    (work / "model.bin").write_bytes(b"model")
-    (work / "deep/plot.png").write_bytes(b"")
-    (work / "link").symlink_to("/etc/passwd")
-    (work / "around").symlink_to("/")
-    os.mkfifo(work / "pipe")
-    found = tree(monkeypatch, capsys, "archive", "7", "1000000")
+def test_outputs_are_taken_away_and_only_regular_files_are_kept(runs):
+    (runs.work / "deep").mkdir()
+    (runs.work / "model.bin").write_bytes(b"model")
+    (runs.work / "deep/plot.png").write_bytes(b"")
+    (runs.work / "link").symlink_to("/etc/passwd")
+    (runs.work / "around").symlink_to("/")
+    os.mkfifo(runs.work / "pipe")
+    found = runs("archive", "7", "1000000")
     assert [each["name"] for each in found["files"]] == ["deep/plot.png", "model.bin"]
     assert (found["count"], found["bytes"], found["left_out"], found["over_limit"]) == (2, 5, 3, 0)
-    assert not (runs / "live/7").exists()
-    assert sorted(path.name for path in (runs / "7/outputs").rglob("*")) == [
-        "deep",
-        "model.bin",
-        "plot.png",
-    ]
+    assert not runs.work.exists()
+    assert runs.kept() == ["deep", "deep/plot.png", "model.bin"]
+    runs("live", "7")
+    assert not (runs.place / "live/7").exists()
 
 
-def test_what_passes_the_limit_goes_largest_first(runs, monkeypatch, capsys):
-    (runs / "live/7/work/small").write_bytes(b"x" * 1000)
-    (runs / "live/7/work/large").write_bytes(b"x" * 100_000)
-    found = tree(monkeypatch, capsys, "archive", "7", "50000")
+def test_an_archive_that_was_cut_off_is_listed_again(runs):
+    (runs.work / "model.bin").write_bytes(b"model")
+    assert runs("archive", "7", "0") == runs("archive", "7", "0")
+
+
+def test_what_passes_the_limit_goes_largest_first(runs):
+    (runs.work / "small").write_bytes(b"x" * 1000)
+    (runs.work / "large").write_bytes(b"x" * 100_000)
+    found = runs("archive", "7", "50000")
     assert ([each["name"] for each in found["files"]], found["over_limit"]) == (["small"], 1)
 
 
-def test_a_second_attempt_of_a_run_is_kept_beside_the_first(runs, monkeypatch, capsys):
-    (runs / "live/7/work/a").write_text("first")
-    tree(monkeypatch, capsys, "archive", "7", "0")
-    (runs / "live/7/work").mkdir(parents=True)
-    (runs / "live/7/work/a").write_text("second")
-    found = tree(monkeypatch, capsys, "archive", "7", "0")
-    assert [each["name"] for each in found["files"]] == ["a", "attempt-2/a"]
+def test_a_directory_that_a_process_holds_is_left_alone(runs):
+    with (runs.place / "log").open("wb"):
+        descriptor = os.open(runs.place / "live/7", os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        runs("archive", "7", "0", status=trees.BUSY)
+        runs("live", "7", status=trees.BUSY)
+        os.close(descriptor)
+    assert runs.work.exists()
 
 
-def test_a_link_in_the_place_of_a_runs_directory_is_not_followed(runs, monkeypatch, capsys):
-    other = runs / "other"
+def test_a_tree_of_any_depth_is_met(runs):
+    (runs.work / "model.bin").write_bytes(b"model")
+    descriptor = os.open(runs.work, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    found = runs("archive", "7", "0")
+    assert ([each["name"] for each in found["files"]], found["left_out"]) == (["model.bin"], 1)
+    assert len(runs.kept()) == trees.DEPTH + 1
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "link as the working directory"])
+def test_what_is_no_directory_of_a_run_is_removed_and_not_followed(runs, kind):
+    other = runs.place / "other"
     other.mkdir()
     (other / "key").write_text("secret")
-    (runs / "live/8").symlink_to(other)
-    (runs / "8").mkdir()
-    found = tree(monkeypatch, capsys, "archive", "8", "0")
-    assert found["count"] == 0
-    assert (other / "key").exists()
-    (runs / "live/9").mkdir()
-    (runs / "live/9/work").symlink_to(other)
-    (runs / "9").mkdir()
-    assert tree(monkeypatch, capsys, "archive", "9", "0")["count"] == 0
-    assert (other / "key").exists()
+    (runs.place / "8").mkdir()
+    if kind == "link":
+        (runs.place / "live/8").symlink_to(other)
+    elif kind == "file":
+        (runs.place / "live/8").write_text("x")
+    else:
+        (runs.place / "live/8").mkdir()
+        (runs.place / "live/8/work").symlink_to(other)
+    assert runs("archive", "8", "0")["count"] == 0
+    runs("live", "8")
+    assert not os.path.lexists(runs.place / "live/8")
+    assert (other / "key").read_text() == "secret"
 
 
-def test_a_run_is_removed_and_what_is_none_is_refused(runs, monkeypatch, capsys):
-    tree(monkeypatch, capsys, "archive", "7", "0")
-    tree(monkeypatch, capsys, "remove", "7")
-    assert not (runs / "7/outputs").exists()
-    with pytest.raises(SystemExit, match="want a run's id"):
-        tree(monkeypatch, capsys, "remove", "../7")
+def test_a_run_is_removed_and_what_is_none_is_refused(runs):
+    runs("archive", "7", "0")
+    runs("remove", "7")
+    assert not (runs.place / "7/outputs").exists()
+    runs("remove", "../7", status=1)
+
+
+def test_what_lies_beside_the_runs_is_swept_away(runs):
+    live = runs.place / "live"
+    (live / "ends").mkdir()
+    (live / "junk/deep").mkdir(parents=True)
+    (live / "usage.json").write_text("{}")
+    runs("sweep", "7")
+    assert sorted(path.name for path in live.iterdir()) == ["7", "ends", "usage.json"]
