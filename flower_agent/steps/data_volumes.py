@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import docker.errors
+import requests
 
 from flower_agent.errors import AgentError
 from flower_agent.wanted import app_data
@@ -47,12 +48,11 @@ class DataVolumes:
             self._clear(api)
             made = self._create(api, mount, image)
             try:
-                api.start(made)
+                self._start(api, made)
                 self._wait(api, made)
                 return bytes(api.logs(made, tail=5)).decode("utf-8", "replace")[-_SAID_BYTES:]
             finally:
-                with contextlib.suppress(docker.errors.NotFound):
-                    api.remove_container(made, force=True, v=True)
+                _remove(api, made)
 
     def sweep(self, keep: str) -> None:
         """Remove this agent's volumes of data that no container uses, all but `keep`."""
@@ -69,8 +69,7 @@ class DataVolumes:
         """Remove what a killed agent left."""
         label = f"{LABEL}={self.owner}"
         for left in api.containers(all=True, filters={"label": label}):
-            with contextlib.suppress(docker.errors.NotFound):
-                api.remove_container(left["Id"], force=True, v=True)
+            _remove(api, left["Id"])
 
     def _create(self, api: Any, mount: Mount, image: str) -> str:
         made = api.create_container(
@@ -98,6 +97,14 @@ class DataVolumes:
         )
         return str(made["Id"])
 
+    def _start(self, api: Any, made: str) -> None:
+        """Start the look; a server that is away holds it up, and not Docker as a whole."""
+        try:
+            api.start(made)
+        except requests.Timeout as error:
+            message = f"Docker refused to mount the data within {self._limit_s} s: timed out"
+            raise AgentError("data.refused", message, retryable=True) from error
+
     def _wait(self, api: Any, made: str) -> None:
         end = time.monotonic() + self._limit_s
         while api.inspect_container(made)["State"]["Running"]:
@@ -105,3 +112,9 @@ class DataVolumes:
                 message = f"the data was not read within {self._limit_s} s"
                 raise AgentError("data.refused", message, retryable=True)
             time.sleep(LOOK_S)
+
+
+def _remove(api: Any, made: str) -> None:
+    """Remove a look; one whose mount still hangs is removed before the next."""
+    with contextlib.suppress(docker.errors.NotFound, requests.Timeout):
+        api.remove_container(made, force=True, v=True)

@@ -4,11 +4,14 @@ import contextlib
 import socket
 
 import pytest
+import requests
 from real_engine import until
 from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
+from flower_agent.steps import data_supply
+from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.wanted import app_data
 
 
@@ -209,3 +212,46 @@ def test_the_own_directory_by_its_name_is_made_and_not_looked_at(vm, tmp_path):
     assert vm.turn() is None
     assert own.is_dir()
     assert vm.volumes.looked == []
+
+
+class HangingDocker:
+    """A Docker whose mount hangs longer than anybody waits, as with a server that is away."""
+
+    owner = "default"
+
+    def __init__(self):
+        self.removals = 0
+
+    @contextlib.contextmanager
+    def calling(self, _what, _code="", *, timeout_s=None):
+        assert timeout_s
+        yield self
+
+    def containers(self, **_):
+        return [{"Id": "left"}]
+
+    def create_host_config(self, **config):
+        return config
+
+    def create_container(self, _image, **config):
+        assert config["host_config"]["network_mode"] == "none"
+        return {"Id": "made"}
+
+    def start(self, _made):
+        raise requests.ReadTimeout
+
+    def remove_container(self, _made, **_):
+        self.removals += 1
+        raise requests.ReadTimeout
+
+
+def test_a_server_that_hangs_is_given_up_on_and_named():
+    source, docker = app_data.parse_source("nfs://nas/export"), HangingDocker()
+    mounts = app_data.mounts(source, "default", "", propagation="rprivate")
+    volumes = DataVolumes(docker, limit_s=7)
+    found = data_supply.look(volumes, data_supply._Asked(source, "i"), mounts).error.finding
+    assert (found.code, found.message) == (
+        "data.missing",
+        "FLOWER_DATA is nfs://nas/export, and nas does not answer: timed out",
+    )
+    assert docker.removals == 2

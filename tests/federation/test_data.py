@@ -153,7 +153,7 @@ def test_a_directory_is_looked_at_as_the_user_of_apps(volumes):
 
 def test_a_supernodes_apps_read_a_disk_and_its_loss_is_named(lone, disk):
     device = disk("plain", "ext4", one="1")
-    federation = lone(31860, "data", FLOWER_DATA=device)
+    federation = lone(31860, "data", FLOWER_DATA=device, FLOWER_ENV_HF_TOKEN="sesame")
     node = federation.supernodes[0]
     for machine in (federation.superlink, node):
         federation.deploy(machine)
@@ -164,6 +164,9 @@ def test_a_supernodes_apps_read_a_disk_and_its_loss_is_named(lone, disk):
     assert docker("exec", apps, "python", "-c", "print(open('/app/data/one').read())") == "1\n"
     write = "import os\ntry: open('/app/data/two', 'w')\nexcept OSError as e: print(e.strerror)"
     assert docker("exec", apps, "python", "-c", write) == "Read-only file system\n"
+    show = "import json; print(json.load(open('/app/environment.json'))['HF_TOKEN'])"
+    assert docker("exec", apps, "python", "-c", show) == "sesame\n"
+    assert "sesame" not in docker("inspect", apps)
     before = started(apps), started(main)
     federation.write_context(node, {**node.variables, "FLOWER_DATA": "LABEL=nothing-at-all"})
     wait_for(
