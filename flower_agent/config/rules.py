@@ -199,6 +199,15 @@ def _no_proxy_has_a_proxy(settings: "Settings", _: AbstractSet[str]) -> Iterator
         yield warning("setting.no_effect", message)
 
 
+def _data_has_readers(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.data is not None and settings.appio_listen is not None:
+        yield warning(
+            "setting.no_effect",
+            "FLOWER_DATA is set, but with FLOWER_APPIO_LISTEN no app runs on this VM",
+            "Set it on the VM of the SuperExec.",
+        )
+
+
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_VERSION",), _version_is_known),
     (("TLS_ENABLED",), _tls_is_on),
@@ -239,6 +248,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ),
     (("FLOWER_APPIO_LISTEN", "FLOWER_ISOLATION"), _apps_run_in_one_place),
     (("ML_FRAMEWORK", "FLOWER_ISOLATION"), _framework_has_a_container),
+    (("FLOWER_DATA", "FLOWER_APPIO_LISTEN"), _data_has_readers),
     (("FLOWER_ENV_<KEY>",), _env_names_are_free),
     (("FLOWER_NO_PROXY", "FLOWER_HTTP_PROXY", "FLOWER_HTTPS_PROXY"), _no_proxy_has_a_proxy),
 )

@@ -355,6 +355,14 @@ def test_a_memory_limit_has_units(text, size):
     assert good({**CLIENT, "FLOWER_MEMORY_LIMIT": text}).memory_limit == size
 
 
+def test_data_that_no_app_here_reads_is_a_warning():
+    elsewhere = {"FLOWER_DATA": "/srv/data", "FLOWER_APPIO_LISTEN": "127.0.0.1:9094"}
+    ((code, message),) = findings({**CLIENT, **elsewhere})
+    assert code == "setting.no_effect"
+    assert message.startswith("FLOWER_DATA is set, but")
+    assert findings({**CLIENT, "FLOWER_DATA": "/srv/data"}) == []
+
+
 @pytest.mark.parametrize("name", ["outputs_limit", "cache_limit"])
 def test_what_apps_may_keep_has_a_limit(name):
     variable = f"FLOWER_{name.upper()}"
