@@ -8,6 +8,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM has no default route and several addresses, so none is the obvious one.",
         "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",
     ),
+    "address.two_routes": (
+        "Two NICs have default routes of the same metric, so which address counts is chance.",
+        "Set FLOWER_ADDRESS=ETHn, or give one of them another ETHn_METRIC.",
+    ),
     "address.unknown": (
         "FLOWER_ADDRESS names an address or a NIC that this VM does not have.",
         "Set FLOWER_ADDRESS to an address of this VM or to ETHn of its context.",

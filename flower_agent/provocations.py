@@ -7,6 +7,7 @@ CHECK = "Check a context with "
 
 PROVOCATIONS: dict[str, str] = {
     "address.ambiguous": "Give a SuperLink two NICs, and take its default route away.",
+    "address.two_routes": "`ip route add default dev eth1` beside a route of eth0 without metric.",
     "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
     "agent.bug": "Not to be provoked: a code that nobody should see.",
     "agent.running": "`flower-agent run` while the agent runs.",

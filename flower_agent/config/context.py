@@ -2,6 +2,7 @@ r"""Text of OpenNebula's context files to names and strings. Pure; nothing is ev
 
 Facts: ``VirtualMachineContext.cc`` of OpenNebula writes one comment line, then ``KEY='VALUE'`` for
 each attribute, a quote in a value as ``'\''`` and nothing else escaped, so a value may span lines.
+A context made by hand may have double quotes, taken where a shell would change nothing in them.
 ``one_env`` (one-apps ``loc-16-gen-env``) is lossy: only its first three lines are dependable.
 """
 
@@ -13,10 +14,14 @@ SIZE_LIMIT_BYTES = 4 * 1024 * 1024
 COUNT_LIMIT = 10_000
 
 _QUOTED = r"'[^']*+'(?:\\''[^']*+')*+"
+_DOUBLE = r'"[^"$`\\]*+"'
 _COMMENT = r"#[^\n]*+"
-_LINE = re.compile(rf"[ \t]*+(?:([A-Za-z0-9_]++)=({_QUOTED})|{_COMMENT})?[ \t]*+(?:\n|\Z)")
+_LINE = re.compile(
+    rf"[ \t]*+(?:([A-Za-z0-9_]++)=({_QUOTED}|{_DOUBLE})|{_COMMENT})?[ \t]*+(?:\n|\Z)"
+)
 _OPENING = re.compile(r"[ \t]*+[A-Za-z0-9_]++='")
-_WHOLE = re.compile(rf"[ \t]*+[A-Za-z0-9_]++={_QUOTED}")
+_DOUBLE_OPENING = re.compile(r'[ \t]*+[A-Za-z0-9_]++="')
+_WHOLE = re.compile(rf"[ \t]*+[A-Za-z0-9_]++=(?:{_QUOTED}|{_DOUBLE})")
 
 _ONE_ENV = re.compile(rb'export (TOKENTXT|VMID|ONEGATE_ENDPOINT)="([!-~]+)"\s*')
 _ONE_ENV_LINES = 3
@@ -41,7 +46,8 @@ def parse(data: bytes) -> dict[str, str]:
         if line is None:
             raise _diagnose(text, position)
         if line[1] is not None:
-            variables[line[1]] = line[2][1:-1].replace(r"'\''", "'")
+            bare = line[2][1:-1]
+            variables[line[1]] = bare.replace(r"'\''", "'") if line[2][0] == "'" else bare
             count += 1
             if count > COUNT_LIMIT:
                 raise _malformed(text, position, f"more than {COUNT_LIMIT} variables")
@@ -78,6 +84,9 @@ def _diagnose(text: str, position: int) -> AgentError:
         return _malformed(text, whole.end(), "text behind a closing quote")
     if _OPENING.match(text, position):
         return _malformed(text, position, "a quote that is never closed")
+    if _DOUBLE_OPENING.match(text, position):
+        seen = "a double-quoted value that has $, ` or \\, or never ends; use single quotes"
+        return _malformed(text, position, seen)
     return _malformed(text, position, "text that is not NAME='VALUE'")
 
 

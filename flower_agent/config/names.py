@@ -22,6 +22,19 @@ _TELLING = 10
 
 _SHOWN = 60
 
+_EARLIER = {
+    "FL_FRAMEWORK": "ML_FRAMEWORK is",
+    "FL_TLS_ENABLED": "TLS_ENABLED is",
+    "FL_SUPERLINK_ADDRESS": "FLOWER_SERVER_ADDRESS is",
+    "FL_NODE_CONFIG": "FLOWER_NODE_CONFIG is, as key=value key2=value2",
+    "FL_ISOLATION": "FLOWER_ISOLATION is",
+    "FL_LOG_LEVEL": "FLOWER_LOG_LEVEL is",
+    "FL_DATABASE": "the database is always in /var/lib/flower-agent/superlink",
+    "FL_MAX_RETRIES": "a SuperNode always tries for ever",
+    "FL_MAX_WAIT_TIME": "a SuperNode always tries for ever",
+}
+"""Names of an earlier appliance for Flower (flower-opennebula), and what stands for each here."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Given:
@@ -97,6 +110,9 @@ def near_misses(
         name = written.removeprefix(PREFIX)
         known_name = name in names or any(name.startswith(stem) for stem in families)
         if known_name or not context[written].strip():
+            continue
+        if name in _EARLIER:
+            yield warning("setting.near_miss", f"{shown(written)} is not known: {_EARLIER[name]}")
             continue
         if meant := _closest(name, names, any_start=not _OURS.match(name)):
             yield warning("setting.near_miss", f"{shown(written)} is not known: {meant} is")

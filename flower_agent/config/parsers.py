@@ -176,11 +176,11 @@ def peer_text(text: str) -> str:
 
 
 def own_address(text: str) -> str:
-    """Return an IP address, or ``ETHn`` in capitals."""
-    if re.fullmatch("ETH[0-9]{1,3}", text, re.IGNORECASE | re.ASCII):
+    """Return an IP address, or ``ETHn`` or ``ETHn_ALIASm`` in capitals."""
+    if re.fullmatch("ETH[0-9]{1,3}(_ALIAS[0-9]{1,3})?", text, re.IGNORECASE | re.ASCII):
         return text.upper()
     if not address.is_ip(_zoneless(text)):
-        raise ValueError("want an IP address of this VM, or ETHn")
+        raise ValueError("want an IP address of this VM, ETHn or ETHn_ALIASm")
     return text
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from flower_agent import files
 from flower_agent.address import Address, is_any, is_ip, is_loopback, parse_address
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError
+from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.machine import interfaces
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.packet_filter import PacketFilter
@@ -78,6 +78,8 @@ class SuperLink:
         settings = turn.settings
         host = own_address(settings.address, turn.host, turn.variables)
         turn.fleet_host = host
+        if turn.host.rival_routes and (settings.address is None or is_any(host)):
+            turn.warnings.append(_rivals(turn.host))
         places = roles.endpoints(settings, host)
         _consent(settings, places)
         self._packet_filter.note(turn, places.fleet.listen)
@@ -253,6 +255,14 @@ def _consent(settings: Settings, places: Endpoints) -> None:
             f"Set FLOWER_CONTROL_ADDRESS={places.fleet.listen} to consent, or use a version "
             "below 1.40.",
         )
+
+
+def _rivals(facts: HostFacts) -> Finding:
+    names = " and ".join(facts.rival_routes)
+    return warning(
+        "address.two_routes",
+        f"{names} have default routes of the same metric; that of {facts.default_interface} counts",
+    )
 
 
 def _named(host: str, turn: Turn) -> str:

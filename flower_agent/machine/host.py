@@ -40,6 +40,9 @@ class HostFacts:
     boot_id: str
     """Another one after each boot."""
 
+    rival_routes: tuple[str, ...] = ()
+    """NICs whose default routes are as good as that one's; empty where there is one."""
+
     cpu_flags: frozenset[str] = frozenset()
     """What the processor can, where it is an x86."""
 
@@ -72,6 +75,9 @@ def observe(
     return HostFacts(
         interfaces=_interfaces(proc, sys, ipv4()),
         default_interface=interfaces.default_route(
+            _text(proc / "net/route"), _text(proc / "net/ipv6_route")
+        ),
+        rival_routes=interfaces.rival_routes(
             _text(proc / "net/route"), _text(proc / "net/ipv6_route")
         ),
         memory_bytes=int(memory[1]) * 1024 if memory else 0,

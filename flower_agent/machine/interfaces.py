@@ -15,6 +15,9 @@ from flower_agent.errors import AgentError
 _VIRTUAL = re.compile(r"lo|docker.*|veth.*|br-.*")
 """Docker's own: an address of these is never one that another VM can dial."""
 
+_ALIAS = re.compile(r"ETH\d{1,4}_ALIAS\d{1,4}_IP6?")
+"""Context variables that hold an alias's address."""
+
 _ROUTE_UP, _ROUTE_REJECT = 0x0001, 0x0200
 _UNFIT = 0x08 | 0x40
 """if_inet6 flags: duplicate found, still checked for duplicates."""
@@ -50,9 +53,10 @@ def fleet_address(
 ) -> str:
     """Return the IP address on which the Fleet API listens.
 
-    `wanted` is FLOWER_ADDRESS: an address of this VM, a loopback or any-address, or ``ETHn`` of
-    the context; None means the NIC of the default route, else the context's only NIC. Raises
-    AgentError ``address.…``; only a NIC that the context lacks cannot come up by itself.
+    `wanted` is FLOWER_ADDRESS: an address of this VM, a loopback or any-address, or ``ETHn`` or
+    ``ETHn_ALIASm`` of the context; None means the NIC of the default route, else the context's only
+    NIC. Raises AgentError ``address.…``; only a NIC that the context lacks cannot come up by
+    itself.
     """
     if wanted is None:
         return _obvious(interfaces, default_interface, context)
@@ -60,6 +64,8 @@ def fleet_address(
         return _own(wanted, interfaces)
     nics = _context_nics(interfaces, context)
     name = wanted.upper()
+    if "_ALIAS" in name:
+        return _own(_alias(name, context), interfaces, name)
     if name not in nics:
         known = ", ".join(nics) or "none"
         raise AgentError(
@@ -79,6 +85,16 @@ def default_route(route: str, ipv6_route: str) -> str | None:
     """Return the interface of the default route, IPv4 before IPv6, lowest metric first."""
     candidates = sorted([*_default_ipv4(route), *_default_ipv6(ipv6_route)])
     return candidates[0][2] if candidates else None
+
+
+def rival_routes(route: str, ipv6_route: str) -> tuple[str, ...]:
+    """Return the interfaces whose default routes are as good as that of `default_route`.
+
+    The kernel takes one of them, and nothing says which.
+    """
+    candidates = sorted({*_default_ipv4(route), *_default_ipv6(ipv6_route)})
+    best = [name for *rank, name in candidates if rank == list(candidates[0][:2])]
+    return tuple(dict.fromkeys(best)) if len(set(best)) > 1 else ()
 
 
 def ipv6_addresses(if_inet6: str) -> tuple[tuple[str, str], ...]:
@@ -111,15 +127,29 @@ def _obvious(
     )
 
 
-def _own(wanted: str, interfaces: tuple[Interface, ...]) -> str:
+def _alias(name: str, context: Mapping[str, str]) -> str:
+    """Return the address of an alias; OpenNebula gives a NIC several by ``NIC_ALIAS``."""
+    for suffix in ("IP", "IP6", "IP6_GLOBAL", "IP6_ULA"):
+        value = context.get(f"{name}_{suffix}", "").strip()
+        if is_ip(value):
+            return value
+    known = ", ".join(sorted(key.removesuffix("_IP") for key in context if _ALIAS.fullmatch(key)))
+    raise AgentError(
+        "address.unknown",
+        f"FLOWER_ADDRESS is {name}, but the context's aliases are: {known or 'none'}",
+    )
+
+
+def _own(wanted: str, interfaces: tuple[Interface, ...], alias: str = "") -> str:
     address = str(ipaddress.ip_address(wanted))
     everything = [text for interface in interfaces for text in interface.addresses]
     if is_loopback(address) or is_any(address) or address in everything:
         return address
     listed = ", ".join(text for text in everything if not is_loopback(text)) or "none"
+    shown = f"{alias}, {wanted}" if alias else wanted
     raise AgentError(
         "address.unknown",
-        f"FLOWER_ADDRESS is {wanted}, but this VM's addresses are: {listed}",
+        f"FLOWER_ADDRESS is {shown}, but this VM's addresses are: {listed}",
         retryable=True,
     )
 

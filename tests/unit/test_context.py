@@ -78,7 +78,20 @@ def test_a_shell_reads_the_same(found):
     assert result.stdout.decode().split("\0")[:-1] == list(context.parse(data).values())
 
 
-@given(st.binary() | st.text("AB='\\\n# ;").map(str.encode))
+DOUBLE = "a double-quoted value that has $, ` or \\, or never ends; use single quotes"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(values.filter(lambda text: not set(text) & set('"$`\\')), min_size=1, max_size=5))
+def test_a_value_in_double_quotes_is_what_a_shell_reads(found):
+    data = "".join(f'V{number}="{value}"\n' for number, value in enumerate(found)).encode()
+    shown = "; ".join(f"printf '%s\\0' \"$V{number}\"" for number in range(len(found)))
+    script = data + shown.encode()
+    result = subprocess.run(["/bin/sh", "-s"], input=script, capture_output=True, check=True)
+    assert result.stdout.decode().split("\0")[:-1] == list(context.parse(data).values())
+
+
+@given(st.binary() | st.text('A="`\n').map(str.encode) | st.text("AB='\\\n# ;").map(str.encode))
 def test_anything_is_read_or_refused_as_malformed(data):
     code = "context.malformed"
     try:
@@ -99,7 +112,11 @@ def test_anything_is_read_or_refused_as_malformed(data):
         (b"A='1' B='2'\n", "line 1 of the context has text behind a closing quote"),
         (b"\nexport A='1'\n", "line 2 of the context has text that is not NAME='VALUE'"),
         (b"A=1\n", "line 1 of the context has text that is not NAME='VALUE'"),
-        (b'A="1"\n', "line 1 of the context has text that is not NAME='VALUE'"),
+        (b"A='1'\nB=\"$C\"\n", f"line 2 of the context has {DOUBLE}"),
+        (b'A="`id`"\n', f"line 1 of the context has {DOUBLE}"),
+        (b'A="\\""\n', f"line 1 of the context has {DOUBLE}"),
+        (b'A="1\n', f"line 1 of the context has {DOUBLE}"),
+        (b"A=\"1\"'2'\n", "line 1 of the context has text behind a closing quote"),
         (b"A='1'\r\n", "line 1 of the context has text behind a closing quote"),
     ],
 )

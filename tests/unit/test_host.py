@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from flower_agent.config import parsers
 from flower_agent.errors import AgentError
 from flower_agent.machine import host, interfaces
 from flower_agent.machine.interfaces import Interface, fleet_address
@@ -98,6 +99,16 @@ def test_the_default_route_with_the_lowest_metric_wins():
     assert interfaces.default_route(route, ipv6_route("ens9")) == "ens3"
 
 
+def test_default_routes_of_one_metric_are_rivals():
+    pair = ipv4_route("ens4", metric=100) + ipv4_route("ens3", metric=100)
+    assert interfaces.rival_routes(ROUTE_HEAD + pair, ipv6_route("ens9")) == ("ens3", "ens4")
+    several = ipv4_route("ens3", metric=1) + ipv4_route("ens3", metric=1) + pair
+    assert interfaces.rival_routes(ROUTE_HEAD + several, "") == ()
+    assert interfaces.rival_routes(ROUTE_HEAD, "") == ()
+    both = ipv6_route("ens3") + ipv6_route("ens4")
+    assert interfaces.rival_routes(ROUTE_HEAD, both) == ("ens3", "ens4")
+
+
 def test_a_subnet_a_rejected_and_a_downed_route_are_no_default():
     route = (
         ROUTE_HEAD
@@ -125,6 +136,35 @@ def test_ipv6_addresses_that_failed_are_left_out_and_short_lived_ones_come_last(
 
 def choose(wanted, *nics, default="ens3", context=CONTEXT):
     return fleet_address(wanted, (LO, *nics), default, context)
+
+
+ALIASES = {
+    **CONTEXT,
+    "ETH0_ALIAS0_IP": "172.20.0.45",
+    "ETH0_ALIAS1_IP6": "fd00::45",
+    "ETH0_ALIAS2_IP": "198.51.100.9",
+    "ETH0_ALIAS3_IP": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "address"), [("ETH0_ALIAS0", "172.20.0.45"), ("ETH0_ALIAS1", "fd00::45")]
+)
+def test_an_alias_of_the_context_is_taken_by_its_address(wanted, address):
+    assert parsers.own_address(wanted.lower()) == wanted
+    nic = Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44", "172.20.0.45", "fd00::45"))
+    assert choose(wanted, nic, context=ALIASES) == address
+
+
+@pytest.mark.parametrize(
+    ("wanted", "retryable"), [("ETH0_ALIAS2", True), ("ETH0_ALIAS3", False), ("ETH7_ALIAS0", False)]
+)
+def test_an_alias_that_is_not_here_is_named(wanted, retryable):
+    nic = Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44",))
+    with pytest.raises(AgentError, match=wanted) as caught:
+        choose(wanted, nic, context=ALIASES)
+    assert caught.value.finding.code == "address.unknown"
+    assert caught.value.retryable is retryable
 
 
 def test_unset_gives_the_first_address_of_the_default_routes_nic():

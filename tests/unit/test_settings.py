@@ -192,6 +192,28 @@ def test_a_near_miss_is_a_warning_that_names_what_was_meant(name, meant):
     assert finding.message == f"{name} is not known: {meant} is"
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("FL_FRAMEWORK", "ML_FRAMEWORK"),
+        ("FL_TLS_ENABLED", "TLS_ENABLED"),
+        ("FL_SUPERLINK_ADDRESS", "FLOWER_SERVER_ADDRESS"),
+        ("FL_NODE_CONFIG", "FLOWER_NODE_CONFIG"),
+        ("FL_ISOLATION", "FLOWER_ISOLATION"),
+        ("FL_LOG_LEVEL", "FLOWER_LOG_LEVEL"),
+        ("FL_DATABASE", "/var/lib/flower-agent/superlink"),
+        ("FL_MAX_RETRIES", "for ever"),
+        ("FL_MAX_WAIT_TIME", "for ever"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "ONEAPP_"])
+def test_a_name_of_the_earlier_appliance_warns_with_ours(prefix, name, ours):
+    (finding,) = parse({**SERVER, prefix + name: "x"}).findings
+    assert (finding.code, finding.severity) == ("setting.near_miss", Severity.WARNING)
+    assert finding.message.startswith(f"{prefix}{name} is not known: ")
+    assert ours in finding.message
+
+
 @pytest.mark.parametrize("name", ["FLOWER_COLOUR", "FL_TLS", "NETWORK", "TOKEN", "FL_CONFIG_"])
 def test_a_far_name_is_silent(name):
     assert codes({**SERVER, name: "x"}) == []
@@ -203,6 +225,7 @@ def test_a_mistyped_name_without_value_is_silent():
 
 def test_the_names_of_a_real_context_are_silent():
     real = context.parse((DATA / "context.sh").read_bytes())
+    del real["FL_SUPERLINK_ADDRESS"]  # an earlier appliance's, as a test above has it
     assert codes({**real, **SERVER}) == []
 
 

@@ -1,0 +1,59 @@
+"""A SuperLink with two default routes of one metric says that chance chose its address."""
+
+import datetime
+import pathlib
+
+import pytest
+
+from flower_agent.config import settings
+from flower_agent.loop.superlink import SuperLink
+from flower_agent.loop.turn import Turn
+from flower_agent.machine.host import HostFacts
+from flower_agent.machine.interfaces import Interface
+from flower_agent.pki import trust
+from flower_agent.pki.keyring import Keyring
+from flower_agent.record import Record
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what an operator writes
+ETH0 = Interface("eth0", "02:00:00:00:00:01", ("10.0.0.5",))
+ETH1 = Interface("eth1", "02:00:00:00:00:02", ("10.1.0.5",))
+
+
+class Beside:
+    """What a SuperLink does beside its address, left out here."""
+
+    def wants_keys(self, _turn):
+        return False
+
+    def wanted(self, *_):
+        return trust.Wanted(source=trust.Source.OFF)
+
+    def note(self, *_):
+        """Look at no packet filter."""
+
+
+@pytest.mark.parametrize(
+    ("rivals", "address", "codes"),
+    [
+        (("eth0", "eth1"), {}, ["address.two_routes"]),
+        (("eth0", "eth1"), {"FLOWER_ADDRESS": EVERYWHERE}, ["address.two_routes"]),
+        (("eth0", "eth1"), {"FLOWER_ADDRESS": "10.1.0.5"}, []),
+        ((), {}, []),
+    ],
+)
+def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, codes):
+    context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", **address}
+    turn = Turn(
+        settings=settings.parse(context, {}).settings,
+        variables={},
+        host=HostFacts((ETH0, ETH1), "eth0", 2**31, "boot", rival_routes=rivals),
+        keyring=Keyring(pathlib.Path("/nowhere")),
+        client=None,
+        now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
+        monotonic=0.0,
+        record=Record(vmid="42"),
+    )
+    beside = Beside()
+    duty = SuperLink(None, beside, None, beside, beside, database=pathlib.Path("/nowhere"))
+    duty.prepare(turn)
+    assert [found.code for found in turn.warnings] == codes
