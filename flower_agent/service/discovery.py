@@ -139,14 +139,19 @@ def parse_vm(document: Any) -> Peer:
 
 
 def worth_asking(service: Service, own_vmid: str) -> tuple[str, ...]:
-    """Return the VMs that may be the SuperLink: those outside the own role, in order.
+    """Return the VMs that may offer this one something: those outside the own role, in order."""
+    own = service.member(own_vmid)
+    return tuple(m.vmid for m in service.members if own is None or m.role != own.role)
+
+
+def maybe_superlinks(service: Service, own_vmid: str) -> tuple[str, ...]:
+    """Return the VMs that may be the SuperLink, in order.
 
     Where OneFlow has a role of that name, its VMs alone: no VM can write into OneFlow's answer.
     """
-    own = service.member(own_vmid)
-    others = [m for m in service.members if own is None or m.role != own.role]
-    named = [m for m in others if own is not None and m.role == SUPERLINK]
-    return tuple(m.vmid for m in named or others)
+    others = worth_asking(service, own_vmid)
+    named = {member.vmid for member in service.members if member.role == SUPERLINK}
+    return tuple(vmid for vmid in others if vmid in named) or others
 
 
 def claims(peer: Peer) -> bool:

@@ -179,7 +179,7 @@ def look_up(
         part = discovery.partition(service, own_vmid, others)
     if not superlink:
         return Found(None, part)
-    candidates = discovery.worth_asking(service, own_vmid)
+    candidates = discovery.maybe_superlinks(service, own_vmid)
     if known in candidates:
         peer = _vm(client, known)
         if discovery.claims(peer):

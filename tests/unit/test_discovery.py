@@ -142,9 +142,9 @@ def test_only_vms_outside_the_own_role_are_asked():
 def test_where_oneflow_has_a_role_superlink_no_other_vm_can_say_that_it_is_one():
     roles = [("1", "superlink"), ("2", "supernode"), ("3", "superexec")]
     members = tuple(discovery.Member(vmid, "", role) for vmid, role in roles)
-    assert discovery.worth_asking(discovery.Service("7", members, ()), "2") == ("1",)
+    assert discovery.maybe_superlinks(discovery.Service("7", members, ()), "2") == ("1",)
     others = tuple(discovery.Member(vmid, "", role + "-x") for vmid, role in roles)
-    assert discovery.worth_asking(discovery.Service("7", others, ()), "2") == ("1", "3")
+    assert discovery.maybe_superlinks(discovery.Service("7", others, ()), "2") == ("1", "3")
 
 
 def test_a_vm_that_oneflow_does_not_list_yet_asks_all():
