@@ -513,7 +513,7 @@ def test_a_superlink_that_is_away_for_a_while_loses_no_run(vm):
     assert turn.told["FLOWER_RUN"] == "pending"
     vm.superlink.trouble = None
     vm.run.end("completed")
-    assert vm.told(3) == "finished"
+    assert vm.told(8) == "finished"
 
 
 def test_twenty_runs_are_kept(vm, tmp_path):
