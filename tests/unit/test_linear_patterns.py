@@ -26,7 +26,7 @@ SOURCE = pathlib.Path(flower_agent.__file__).parent
 SIZE = 1 << 20
 SHORT = 1 << 12
 LIMIT_S = 1.0
-KILLED_AFTER_S = 8
+KILLED_AFTER_S = 30
 METHODS = ("match", "fullmatch", "search", "finditer", "findall", "sub", "split")
 KNOWN = ("[ROUND 7/8]\nfit progress: (1, 1, {", "Path argument ", "a-", "SuperNode ID: ")
 """What froze an agent before."""

@@ -10,6 +10,7 @@ from flower_agent.loop.superlink import SuperLink
 from flower_agent.loop.turn import Turn
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.interfaces import Interface
+from flower_agent.paths import Paths
 from flower_agent.pki import trust
 from flower_agent.pki.keyring import Keyring
 from flower_agent.record import Record
@@ -54,6 +55,9 @@ def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, cod
         record=Record(vmid="42"),
     )
     beside = Beside()
-    duty = SuperLink(None, beside, None, beside, beside, database=pathlib.Path("/nowhere"))
+    paths = Paths(pathlib.Path("/nowhere"))
+    duty = SuperLink(
+        None, beside, None, beside, packet_filter=beside, follower=None, reports=None, paths=paths
+    )
     duty.prepare(turn)
     assert [found.code for found in turn.warnings] == codes
