@@ -120,6 +120,8 @@ def described(kept: RunFiles, run_id: str, found: dict[str, Any]) -> Iterator[st
         yield from (f"    {line}" for line in map(_round, rows[-_SHOWN_ROUNDS:]))
     if found.get("outputs_gone"):
         yield f"  outputs    gone: {found['outputs_gone']}"
+    if found.get("outputs_at"):
+        yield f"  outputs    on {found['outputs_at']}, in {kept.directory / run_id / 'outputs'}"
     yield from (f"  {line}" for line in outputs(kept, run_id))
     place = kept.directory / run_id
     if (place / "log.txt").exists():

@@ -101,6 +101,9 @@ class Follower:
 
         self._settled: tuple[int, int, int] | None = None
         self._prune_at = float("-inf")
+        self._elsewhere = False
+        """ServerApps run on another VM, and leave their outputs there."""
+
         self._trouble: AgentError | None = None
         """Why the last list failed."""
 
@@ -145,6 +148,7 @@ class Follower:
             return
         self._take_list()
         self._ask(turn, connect)
+        self._elsewhere = running.apps is None
         for run in self._recent():
             if run.run_id not in self._over:
                 self._go_on(turn, run, connect)
@@ -270,6 +274,8 @@ class Follower:
         }
         if server is not None:
             document["serverapp"] = dataclasses.asdict(server)
+        if self._elsewhere:
+            document["outputs_at"] = "the VM of the SuperExec that ran the ServerApp"
         return document
 
     def _prune(self, turn: Turn, image: str, limit: int) -> None:

@@ -148,6 +148,19 @@ def test_a_run_is_computed_by_superexecs_on_another_machine(apps, far):
     assert "round 3" in "\n".join([logs(far, apps.apps[0]), *told]).lower(), "the ServerApp"
 
 
+def test_its_outputs_stay_there_and_the_superlink_says_where(apps):
+    runs = apps.apps[0].root / "var/lib/flower-agent/runs"
+    wait_for(lambda: list(runs.glob("*/outputs.json")), "the outputs over there", 120)
+    (place,) = (path.parent for path in runs.glob("*/outputs.json"))
+    assert (place / "outputs/final_model.npz").exists()
+    here = apps.superlink.root / "var/lib/flower-agent/runs" / place.name
+    wait_for((here / "run.json").exists, "the SuperLink's word of it")
+    shown = apps.agent(apps.superlink, "runs", "show", place.name).stdout
+    assert "outputs    on the VM of the SuperExec that ran the ServerApp" in shown
+    fetched = apps.agent(apps.apps[0], "runs", "show", place.name).stdout
+    assert "final_model.npz" in fetched
+
+
 def test_where_an_appio_is_offered_no_superexec_is_started(apps):
     names = docker("ps", "--format", "{{.Names}}").split()
     parts = sorted(name.removeprefix("far-") for name in names if name.startswith("far-"))
