@@ -65,10 +65,13 @@ def read(path: pathlib.Path, limit_bytes: int) -> bytes | None:
     return data
 
 
-def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> None:
+def directory(
+    path: pathlib.Path, mode: int, *, group: int | None = None, durable: bool = True
+) -> None:
     """Make sure that `path` is a directory with `mode` and `group`; missing parents get 0755.
 
-    Touches nothing that is right already. Raises AgentError ``state.unwritable``.
+    `durable` waits until a new one would survive a power cut. Touches nothing that is right
+    already. Raises AgentError ``state.unwritable``.
     """
     if not path.parent.is_dir():
         directory(path.parent, 0o755)
@@ -82,7 +85,7 @@ def directory(path: pathlib.Path, mode: int, *, group: int | None = None) -> Non
             os.chown(path, _KEEP, group)
         if made or stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
-        if made:
+        if made and durable:
             sync(path.parent)
 
 

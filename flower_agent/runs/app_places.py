@@ -4,6 +4,7 @@ The agent has no capability: what Flower's user (49999) makes is not the agent's
 it makes the directories above, which its own group shares.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -33,12 +34,13 @@ def prepare(paths: Paths, settings: Settings) -> None:
 
     Raises AgentError ``state.unwritable``.
     """
-    files.directory(paths.runs, 0o710, group=FLOWER_UID)
+    make = functools.partial(files.directory, durable=False)  # made again where they are missing
+    make(paths.runs, 0o710, group=FLOWER_UID)
     # Sticky: what is root's there, apps can neither rename nor remove.
-    files.directory(paths.live_runs, 0o1770, group=FLOWER_UID)
-    files.directory(paths.live_runs / "ends", 0o1770, group=FLOWER_UID)
-    files.directory(paths.caches, 0o770, group=FLOWER_UID)
-    files.directory(paths.launcher, 0o755)
+    make(paths.live_runs, 0o1770, group=FLOWER_UID)
+    make(paths.live_runs / "ends", 0o1770, group=FLOWER_UID)
+    make(paths.caches, 0o770, group=FLOWER_UID)
+    make(paths.launcher, 0o755)
     for name in PROGRAMS:
         _keep(paths.launcher / name, (_SOURCES / name).read_bytes())
     _keep(paths.launcher / "limits.json", limits(paths.runs, settings))

@@ -279,7 +279,11 @@ def _read(path: pathlib.Path | str, directory: int | None = None) -> bytes | Non
         descriptor = os.open(path, flags, dir_fd=directory)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        return file.read(app_ends.MAX_BYTES)
+        return os.read(descriptor, app_ends.MAX_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
