@@ -62,9 +62,22 @@ def of(run: RunInfo, progress: Progress, server: AppEnd | None) -> Outcome | Non
         return _completed(progress)
     if server is not None and server.ended_at is not None and (server.error or not server.answered):
         cause = server.reason or f"{server.error}: {server.text}".strip(" :") or server.how()
-        return Outcome("failed", cause, server.error or server.how())
+        return _failed(cause, server.error or server.how(), progress)
     cause = progress.cause or run.details or UNKNOWN
-    return Outcome("failed", cause, class_of(cause))
+    return _failed(cause, class_of(cause), progress)
+
+
+def _failed(cause: str, shown: str, progress: Progress) -> Outcome:
+    """Return the end of a run that broke off.
+
+    Where no reply ever counted, the ServerApp trips over a model that nobody trained
+    (``KeyError: '0'``): the clients' exception comes first.
+    """
+    bad = [each for each in progress.rounds if each.failed]
+    if not bad or _counted(progress):
+        return Outcome("failed", cause, shown)
+    first, public = failures(bad[-1]), failures(bad[-1], False)
+    return Outcome("failed", f"{first}; then {cause}", f"{public}; then {shown or 'it broke off'}")
 
 
 def _completed(progress: Progress) -> Outcome:
@@ -72,8 +85,13 @@ def _completed(progress: Progress) -> Outcome:
     bad = [each for each in progress.rounds if each.failed]
     if not bad:
         return Outcome("finished")
-    counted = any(n.results for each in progress.rounds for n in each.replies.values())
-    return Outcome("finished" if counted else "failed", failures(bad[-1]), failures(bad[-1], False))
+    end = "finished" if _counted(progress) else "failed"
+    return Outcome(end, failures(bad[-1]), failures(bad[-1], False))
+
+
+def _counted(progress: Progress) -> bool:
+    """Return whether any reply of any client went in."""
+    return any(count.results for each in progress.rounds for count in each.replies.values())
 
 
 def failures(each: Round, whole: bool = True) -> str:  # noqa: FBT001, FBT002  # one word more

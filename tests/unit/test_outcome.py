@@ -54,6 +54,21 @@ def test_failures_of_the_evaluation_alone_are_told_as_such():
     assert found.shown == "round 1: 0 of 2 results of the evaluation: ValueError"
 
 
+def test_a_serverapp_that_trips_over_an_untrained_model_is_told_after_its_clients():
+    log = LOG.format(0, 2, NO_AGE, 0, 0) + "KeyError: '0'\n"
+    found = outcome.of(run("failed"), rounds.follow(rounds.Progress(), log), None)
+    assert found.words() == (
+        "failed: round 1: 0 of 2 results: ValueError: no column 'age'; then KeyError: '0'"
+    )
+    assert found.public() == "failed: round 1: 0 of 2 results: ValueError; then KeyError"
+
+
+def test_a_serverapp_that_breaks_off_after_replies_that_counted_is_told_alone():
+    log = LOG.format(1, 1, NO_AGE, 2, 0) + "KeyError: '0'\n"
+    found = outcome.of(run("failed"), rounds.follow(rounds.Progress(), log), None)
+    assert found.words() == "failed: KeyError: '0'"
+
+
 def test_a_stopped_run_needs_no_cause():
     assert outcome.of(run("stopped"), rounds.Progress(cause="ValueError: x"), None) == Outcome(
         "stopped"
