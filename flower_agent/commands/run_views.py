@@ -135,8 +135,7 @@ def outputs(kept: RunFiles, run_id: str) -> Iterator[str]:
     if not found or not place.is_dir():
         return
     count = found.get("count", 0)
-    files_word = "file" if count == 1 else "files"
-    yield f"outputs    {count} {files_word}, {size(found.get('bytes', 0))} in {place}"
+    yield f"outputs    {_files(count)}, {size(found.get('bytes', 0))} in {place}"
     for each in found.get("files", [])[:_SHOWN_FILES]:
         yield f"           {each['name']}  {size(each['bytes'])}  sha256:{each['sha256']}"
     if count > _SHOWN_FILES:
@@ -195,8 +194,12 @@ def fetch(paths: Paths, run_id: str, names: Sequence[str], target: pathlib.Path 
             raise AgentError(
                 "run.no_outputs", f"{printable(name)} is not as it was when it was kept"
             )
-    print(f"{len(names or found)} files, {size(total)} in {where}")
+    print(f"{_files(len(names or found))}, {size(total)} in {where}")
     return 0
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def delete(paths: Paths, run_ids: Sequence[str]) -> int:
