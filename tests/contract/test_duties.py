@@ -133,7 +133,7 @@ def node_config(part, **context):
         monotonic=1000.0,
         record=Record(),
     )
-    found = SuperNode(Prober(), search, None, None, None)._node_config(turn)
+    found = SuperNode(Prober(), search, None, None, None, apps=None)._node_config(turn)
     return arguments.node_config_text(found), turn, search.asked
 
 

@@ -48,7 +48,7 @@ class Vm:
     def __init__(self, folder):
         self.keys = NodeKeys(folder / "keys")
         self.finder = Finder(None, rng=random.Random(1))
-        self.duty = SuperNode(Prober(), self.finder, self.keys, None, None)
+        self.duty = SuperNode(Prober(), self.finder, self.keys, None, None, apps=None)
         self.context, self.record = {"FLOWER_ROLE": "client"}, Record(vmid="42")
         self.monotonic, self.wait, self.dry = 1000.0, None, False
 
