@@ -36,7 +36,7 @@ NO_CODES = {"area.what", "context.node_config", "docker.io"}
 
 FILES = (
     r"(py|md|nft|log|sh|json|jsonl|fab|yaml|toml|lock|crt|pem|key|txt|tmpl|conf|png|network|online"
-    r"|local)"
+    r"|local|npz|pt|pkl|csv)"
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"\b(?:ONEAPP_)?((?:FLOWER|FL|TLS|GPU|ML|CUSTOM)_[A-Z0-9_]+)(<KEY>)?")
