@@ -1,9 +1,10 @@
 """Measures the agent beside what it is compared with, and writes docs/performance.md's tables.
 
-Names of measurements on the command line: `commands`, `begin`; `starts`, `cold`, `reactions` and
-`daemon` (root, Docker and Flower's images); `storm` (no real time passes), `ten-thousand` (the
-same, larger); `packages` (builds a deb; a VM image by `--image`); without a name all but the last
-two. Each writes its own part of the page: it is as old as that measurement's last run.
+Names of measurements on the command line: `commands`, `begin`; `starts`, `cold`, `reactions`,
+`daemon` and `apps` (root, Docker and Flower's images); `storm` (no real time passes),
+`ten-thousand` (the same, larger); `packages` (builds a deb; a VM image by `--image`); without a
+name all but the last two. Each writes its own part of the page: it is as old as that measurement's
+last run.
 """
 
 import argparse
@@ -17,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLACES = ("sandbox", "templates")
 sys.path[:0] = [str(ROOT / "contrib" / name) for name in PLACES]
 
-import commands  # noqa: E402 - the others find the sandbox by the line above
+import apps  # noqa: E402 - found beside this file, the sandbox by the line above
+import commands  # noqa: E402
 import daemon  # noqa: E402
 import packages  # noqa: E402
 import reactions  # noqa: E402
@@ -26,7 +28,9 @@ import storm  # noqa: E402
 
 PAGE = ROOT / "docs/performance.md"
 BASE_PORT = 28600
-USUAL = ("commands", "begin", "starts", "cold", "reactions", "daemon", "storm")
+MINUTE_S = 60.0
+SCRIPTS = "the same on the script's federation"
+USUAL = ("commands", "begin", "starts", "cold", "reactions", "daemon", "apps", "storm")
 
 
 def main():
@@ -126,6 +130,21 @@ def of_daemon(options):
     return table(("what", "beside", "ratio"), rows)
 
 
+def of_apps(options):
+    """Return the table of the apps: what a run takes, and how soon a dead ClientApp is told."""
+    found = apps.measure(ROOT / "build/bench", options.base_port, options.times)
+    own, its, killed = (
+        [(taken,) for taken in found[each]]
+        for each in (("run", "agent"), ("run", "script"), "killed")
+    )
+    ratio, dead = times(median(own, 0) / median(its, 0)), times(median(killed, 0) / MINUTE_S)
+    rows = (
+        ("run of three rounds, warm", SCRIPTS, ratio, spread(own, 0), spread(its, 0)),
+        ("a killed ClientApp to the warning", "a minute", dead, spread(killed, 0), ""),
+    )
+    return table(("what", "beside", "ratio", "spread", "spread of the other"), rows)
+
+
 def of_packages(options):
     """Return the table of what is installed."""
     found = packages.package(ROOT / "build/bench-package")
@@ -215,6 +234,7 @@ MEASUREMENTS = {
     "cold": of_cold,
     "reactions": of_reactions,
     "daemon": of_daemon,
+    "apps": of_apps,
     "storm": of_storm,
     "ten-thousand": of_ten_thousand,
     "packages": of_packages,

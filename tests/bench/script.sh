@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The work of flower-agent by hand, for tests/bench/starts.py: waits for a context, starts Flower's
-# containers, waits until they work, says READY=YES at OneGate. No state, no repair, no diagnosis.
+# The work of flower-agent by hand, for starts.py and apps.py beside it: waits for a context, starts
+# Flower's containers, waits until they work, says READY=YES at OneGate. No state, no repair, no
+# diagnosis, and no launcher: apps write into a /tmp in memory.
 #   script.sh superlink|supernode DIRECTORY PREFIX
 set -euo pipefail
 role=$1 dir=$2 prefix=$3
@@ -15,7 +16,8 @@ onegate() { curl -sf -H "X-ONEGATE-TOKEN: $token" -H "X-ONEGATE-VMID: $vmid" "$@
 put() { onegate -X PUT "$gate/vm" --data-urlencode "data=$1" -d type=1; }
 start() {
     docker run -d --name "$prefix-$1" --network host --init --read-only --cap-drop ALL \
-        --security-opt no-new-privileges --tmpfs /tmp --tmpfs /app/.flwr:uid=49999,gid=49999 "${@:2}" >/dev/null
+        --security-opt no-new-privileges --tmpfs /tmp --tmpfs /app/.flwr:uid=49999,gid=49999 \
+        --workdir /tmp -e FLWR_TELEMETRY_ENABLED=0 "${@:2}" >/dev/null
 }
 nodes() {  # ListNodes of the Control API at $1: an empty message, framed as gRPC does
     printf '\0\0\0\0\0' | curl -s --http2 --cacert "$dir/ca.crt" --data-binary @- -H 'te: trailers' \
@@ -60,7 +62,7 @@ jq -r .VM.USER_TEMPLATE.FLOWER_CA_CERT "$dir/link.json" | base64 -d >"$dir/ca.cr
 appio=127.0.0.1:$(value FLOWER_CLIENTAPPIO_PORT)
 start supernode -v "$dir/ca.crt:/app/c/ca.crt:ro" "$SUPERNODE_IMAGE" --superlink "$fleet" \
     --root-certificates /app/c/ca.crt --isolation process --clientappio-api-address "$appio" \
-    --node-config "partition-id=0 num-partitions=1" --health-server-address "127.0.0.1:$health"
+    --node-config "${NODE_CONFIG:-partition-id=0 num-partitions=1}" --health-server-address "127.0.0.1:$health"
 start superexec "$SUPEREXEC_IMAGE" --appio-api-address "$appio" --plugin-type clientapp \
     --insecure --health-server-address "127.0.0.1:$((health + 1))"
 until nodes "$CONTROL_ADDRESS" | grep -aq online; do sleep 0.02; done

@@ -90,18 +90,9 @@ def by_script(bed, machine, *, cold=False):
     """Return the same of the script."""
     place = machine.root / "run/one-context"
     place.mkdir(parents=True)
-    version = bed.version
-    environment = {
-        **os.environ,
-        "CONTROL_ADDRESS": f"127.0.0.1:{bed.control_port}",
-        **{
-            f"{part.upper()}_IMAGE": flower.image("flwr", part, version)
-            for part in ("superlink", "supernode", "superexec")
-        },
-    }
     command = [str(HERE / "script.sh"), machine.role, str(place), machine.prefix]
     names = [f"{machine.prefix}-{part}" for part in ("superexec", machine.role)]
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=script_environment(bed)) as process:
         try:
             time.sleep(0.5)
             if cold:
@@ -115,6 +106,13 @@ def by_script(bed, machine, *, cold=False):
             subprocess.run(["docker", "rm", "-f", *names], check=False, capture_output=True)
             bed.vanish(machine)
     return started, ready
+
+
+def script_environment(bed):
+    """Return the environment of the script: what the agent knows by itself."""
+    parts = ("superlink", "supernode", "superexec")
+    images = {f"{part.upper()}_IMAGE": flower.image("flwr", part, bed.version) for part in parts}
+    return {**os.environ, "CONTROL_ADDRESS": f"127.0.0.1:{bed.control_port}", **images}
 
 
 def forget():
@@ -148,14 +146,14 @@ def unit_environment():
     return dict(row.split("=", 1) for row in rows)
 
 
-def make(directory, base_port):
+def make(directory, base_port, *, name="bench", variables=None):
     """Return a federation without VMs, whose OneGate answers."""
     bed = Bed(
         directory,
-        name="bench",
+        name=name,
         base_port=base_port,
         supernodes=2,
-        variables=VARIABLES,
+        variables=VARIABLES if variables is None else variables,
         environment=unit_environment(),
         say=lambda _: None,
     )
