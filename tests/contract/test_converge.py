@@ -179,7 +179,7 @@ class Vm:
         self.last = Turn(
             settings=self.settings,
             variables={},
-            host=HostFacts((), None, 2**31, "boot", self.cpu_flags),
+            host=HostFacts((), None, 2**31, "boot", cpu_flags=self.cpu_flags),
             keyring=Keyring(self.paths.tls),
             client=None,
             now=self.now,
