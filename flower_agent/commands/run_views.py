@@ -33,6 +33,7 @@ LIMIT = 1000
 LOOK_S = 0.5
 _CHUNK = 1 << 20
 _SHOWN_FILES = 40
+_SHOWN_NODES = 20
 _SHOWN_ROUNDS = 200
 _STEP = 1024
 _COLUMNS = ("RUN", "STATUS", "SUBMITTED", "TOOK", "ROUND", "METRICS", "APP", "BY")
@@ -99,18 +100,7 @@ def described(kept: RunFiles, run_id: str, found: dict[str, Any]) -> Iterator[st
     """Yield what is known of a run, line by line."""
     end = str(found.get("end") or "")
     yield f"run {run_id}: {outcome.words(end, str(found.get('cause') or '')) or 'has not ended'}"
-    if found.get("app"):
-        source = f" from {found['source']}" if found.get("source") else ""
-        commit = f" at {str(found['commit'])[:10]}" if found.get("commit") else ""
-        yield f"  app        {found['app']}{source}{commit}"
-    yield f"  by         {found.get('by') or 'unknown: flwr run does not say'}"
-    if found.get("pending_at"):
-        yield f"  submitted  {found['pending_at']}"
-    if found.get("finished_at"):
-        yield f"  ended      {found['finished_at']}"
-    config = found.get("config") or {}
-    if config:
-        yield "  config     " + " ".join(f"{key}={value}" for key, value in sorted(config.items()))
+    yield from _submission(found)
     server = found.get("serverapp") or {}
     if server.get("error"):
         yield f"  serverapp  {server['error']}: {server.get('text') or ''}".rstrip(" :")
@@ -126,6 +116,24 @@ def described(kept: RunFiles, run_id: str, found: dict[str, Any]) -> Iterator[st
     place = kept.directory / run_id
     if (place / "log.txt").exists():
         yield f"  log        {place / 'log.txt'}"
+
+
+def _submission(found: dict[str, Any]) -> Iterator[str]:
+    """Yield who submitted what, when, and to whom."""
+    if found.get("app"):
+        source = f" from {found['source']}" if found.get("source") else ""
+        commit = f" at {str(found['commit'])[:10]}" if found.get("commit") else ""
+        yield f"  app        {found['app']}{source}{commit}"
+    yield f"  by         {found.get('by') or 'unknown: flwr run does not say'}"
+    if found.get("pending_at"):
+        yield f"  submitted  {found['pending_at']}"
+    if found.get("finished_at"):
+        yield f"  ended      {found['finished_at']}"
+    config = found.get("config") or {}
+    if config:
+        yield "  config     " + " ".join(f"{key}={value}" for key, value in sorted(config.items()))
+    if found.get("nodes"):
+        yield f"  nodes      {_nodes(found['nodes'])}"
 
 
 def outputs(kept: RunFiles, run_id: str) -> Iterator[str]:
@@ -293,6 +301,13 @@ def _round(each: dict[str, Any]) -> str:
     )
     causes = "; ".join(each.get("causes") or ())
     return f"{each.get('round'):>4}  " + "  ".join(filter(None, (measured, went, causes)))
+
+
+def _nodes(found: list[dict[str, Any]]) -> str:
+    """Return the SuperNodes that were connected: ``2: VM 42, node 812…``."""
+    names = [f"VM {n['vmid']}" if n.get("vmid") else f"node {n['node_id']}" for n in found]
+    more = f" and {len(names) - _SHOWN_NODES} more" if len(names) > _SHOWN_NODES else ""
+    return f"{len(names)}: {', '.join(names[:_SHOWN_NODES])}{more}"
 
 
 def _metrics(rounds: list[dict[str, Any]]) -> dict[str, Any]:

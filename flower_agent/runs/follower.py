@@ -6,7 +6,7 @@ is active, and else each minute. A run's log is read beside the loop, a few at a
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -14,8 +14,8 @@ import structlog
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, warning
 from flower_agent.loop.turn import Running, Turn
-from flower_agent.probes.control import RunInfo
-from flower_agent.reporting.status import Mark
+from flower_agent.probes.control import NodeStatus, RunInfo
+from flower_agent.reporting.status import Mark, Node
 
 from . import app_ends, outcome, rounds, run_errands, run_files
 from .app_ends import AppEnd
@@ -41,6 +41,9 @@ STILL_S = 120.0
 STILL_FIRST_S = 1800.0
 STILL_FACTOR = 4.0
 """A round stands still that takes so many times the longest before it, and at least `STILL_S`."""
+
+MOST_NODES = 1000
+"""Nodes that a run's record names."""
 
 PRUNE_STEP_BYTES = 16 << 20
 """Running apps have to write so much more before it is looked again what should go."""
@@ -77,11 +80,21 @@ class _Watch:
     ended_at: float | None = None
     """Monotonic seconds at which the end was first seen."""
 
+    nodes: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    """The nodes that were connected while it was active, as far as seen: node id → VM."""
+
     trouble: AgentError | None = None
     """Why the last look failed."""
 
     not_before: float = 0.0
     """Monotonic seconds before which nothing is tried again."""
+
+    def saw(self, nodes: Iterable[Node]) -> None:
+        """Remember the nodes that are connected now."""
+        for node in nodes:
+            known = node.node_id in self.nodes or len(self.nodes) < MOST_NODES
+            if node.state == NodeStatus.ONLINE and known:
+                self.nodes[node.node_id] = node.vmid
 
 
 class Follower:
@@ -211,6 +224,8 @@ class Follower:
         if watch is None:
             watch = _Watch(self._files.journal(run.run_id), run, round_at=turn.monotonic)
             self._watched[run.run_id] = watch
+        if watch.info.active:
+            watch.saw(turn.supernodes)
         done = self._errands.take(f"run-look-{run.run_id}")
         if done is not None and done.error is None:
             watch.info, watch.trouble = done.value, None
@@ -255,7 +270,7 @@ class Follower:
             return
         try:
             watch.journal.flush()
-            self._files.end(run, ended, progress, self._more(run, server))
+            self._files.end(run, ended, progress, self._more(watch, server))
         except AgentError as error:  # the disk may be full: tried again
             watch.trouble, watch.not_before = error, turn.monotonic + LOOK_S * self._scale
             return
@@ -263,8 +278,9 @@ class Follower:
         self._watched.pop(run.run_id, None)
         log.info("run.ended", run=run.run_id, end=ended.end, cause=ended.shown)
 
-    def _more(self, run: RunInfo, server: AppEnd | None) -> dict[str, Any]:
+    def _more(self, watch: _Watch, server: AppEnd | None) -> dict[str, Any]:
         """Return what stands in ``run.json`` beside what Flower says."""
+        run = watch.info
         known = self._files.read(run.run_id, "submitted")
         document: dict[str, Any] = {
             "app": f"{run.fab_id} {run.fab_version}".strip(),
@@ -272,6 +288,8 @@ class Follower:
             "by": "",
             **known,
         }
+        if watch.nodes:
+            document["nodes"] = [{"node_id": n, "vmid": v} for n, v in watch.nodes.items()]
         if server is not None:
             document["serverapp"] = dataclasses.asdict(server)
         if self._elsewhere:

@@ -20,7 +20,7 @@ from flower_agent.paths import Paths
 from flower_agent.pki.keyring import Keyring
 from flower_agent.probes.control_api import Control
 from flower_agent.record import Record
-from flower_agent.reporting.status import Mark
+from flower_agent.reporting.status import Mark, Node
 from flower_agent.runs.app_runs import AppHost, AppRuns
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.run_failure import AGAIN_MAX_S, AGAIN_S
@@ -191,6 +191,24 @@ def test_log_metrics_and_end_are_kept_as_files(vm):
     end = json.loads(vm.file("[0-9]*/run.json"))
     assert (end["end"], end["commit"]) == ("finished", "a" * 40)
     assert end["source"] == "https://git.example.org/app@main"
+
+
+def node(node_id, vmid, state="online"):
+    return Node(node_id=node_id, vmid=vmid, state=state, gpu=None, seen_at=None)
+
+
+def test_the_nodes_that_were_connected_while_a_run_was_active_are_kept(vm):
+    there = node("11", "42")
+    later, away = node("12", None), node("13", "44", "offline")
+    vm.turn(4)
+    vm.run.status = "running"
+    vm.turn(supernodes=(there, away))
+    vm.turn(supernodes=(later,))
+    vm.run.end("completed")
+    vm.turn(2)
+    vm.turn(supernodes=(node("14", "45"),))
+    kept = json.loads(vm.file("[0-9]*/run.json"))["nodes"]
+    assert kept == [{"node_id": "11", "vmid": "42"}, {"node_id": "12", "vmid": None}]
 
 
 @pytest.mark.parametrize("turns", range(1, 9))

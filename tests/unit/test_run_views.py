@@ -24,3 +24,21 @@ def test_fetch_says_how_many_files_it_copied(tmp_path, capsys, names, said):
     (paths.runs / "7" / "run.json").write_text("{}")
     assert run_views.fetch(paths, "7", (), tmp_path / "here") == 0
     assert capsys.readouterr().out.startswith(f"{said} in ")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([("11", "42"), ("12", None)], "nodes      2: VM 42, node 12"),
+        ([(str(n), str(n)) for n in range(22)], "VM 19 and 2 more"),
+        ([], None),
+    ],
+)
+def test_show_names_the_nodes_that_were_connected(tmp_path, capsys, nodes, said):
+    paths = Paths(tmp_path / "vm")
+    (paths.runs / "7").mkdir(parents=True)
+    rows = [{"node_id": node_id, "vmid": vmid} for node_id, vmid in nodes]
+    (paths.runs / "7" / "run.json").write_text(json.dumps({"end": "finished", "nodes": rows}))
+    assert run_views.show(paths, "7", as_json=False) == 0
+    shown = capsys.readouterr().out
+    assert (said in shown) if said else ("nodes" not in shown)
