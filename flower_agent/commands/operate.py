@@ -12,6 +12,7 @@ from flower_agent.errors import AgentError
 from flower_agent.loop import ownership
 from flower_agent.paths import Paths
 from flower_agent.reporting import farewell
+from flower_agent.steps import one_shot
 from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.steps.workbench import Workbench
@@ -81,6 +82,7 @@ def _now() -> datetime.datetime:
 
 def _remove(engine: Engine) -> None:
     Workbench(engine).sweep()
+    one_shot.clear(engine)
     mine = [c for c in engine.containers() if c.mine]
     order = list(Part)
     for found in sorted(mine, key=lambda c: -_rank(c, order)):

@@ -123,11 +123,17 @@ def _output(api: Any, made: str, *, errors: bool = False) -> bytes:
     return bytes(buffer[:ANSWER_BYTES])
 
 
-def _sweep(engine: Engine, api: Any) -> None:
-    """Remove what a killed agent left; what is younger may be a command's at work."""
+def clear(engine: Engine) -> None:
+    """Remove all of them, where no agent runs. Raises AgentError ``docker.…``."""
+    with engine.calling("remove one-shot containers") as api:
+        _sweep(engine, api, older_s=float("-inf"))
+
+
+def _sweep(engine: Engine, api: Any, *, older_s: float = LEFT_AFTER_S) -> None:
+    """Remove what a killed agent left; what is younger may be at work."""
     now = datetime.datetime.now(datetime.UTC).timestamp()
     label = f"{LABEL}={engine.owner}"
     for left in api.containers(all=True, filters={"label": label}):
-        if now - left["Created"] > LEFT_AFTER_S:
+        if now - left["Created"] > older_s:
             with contextlib.suppress(docker.errors.APIError):
                 api.remove_container(left["Id"], force=True, v=True)

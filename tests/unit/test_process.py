@@ -15,8 +15,13 @@ from flower_agent.process import Process
 
 @pytest.fixture
 def child():
-    """A process that ends with SIGHUP."""
-    with subprocess.Popen(["/bin/sleep", "60"]) as running:
+    """A process that ends with SIGHUP, also where the tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        running = subprocess.Popen(["/bin/sleep", "60"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with running:
         yield running
         running.kill()
 
