@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import os
 import pathlib
-import socket
 import ssl
 import struct
 import subprocess
@@ -17,6 +16,7 @@ import zlib
 
 import endpoints
 import pytest
+import tinyproxy
 
 from flower_agent.config.app_source import Source, parse_source
 from flower_agent.errors import AgentError
@@ -400,39 +400,17 @@ def over_https(tmp_path, **more):
     return Git(tmp_path / "runs", environment={"GIT_SSL_CAINFO": str(ca)}, **more)
 
 
-@contextlib.contextmanager
-def tinyproxy(folder):
-    """A real proxy on loopback; yield its URL and its log."""
-    log = folder / "proxy.log"
-    port = endpoints.closed_port().port
-    lines = (
-        f"Port {port}", "Listen 127.0.0.1", "Allow 127.0.0.1", f'LogFile "{log}"',
-        "LogLevel Connect", "Timeout 60", "MaxClients 20",
-    )  # fmt: skip
-    (folder / "proxy.conf").write_text("\n".join(lines) + "\n")
-    command = ["tinyproxy", "-d", "-c", str(folder / "proxy.conf")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(600):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}", log
-        finally:
-            process.terminate()
-
-
 def test_git_goes_through_the_proxy_of_the_context_and_back(tmp_path, repository):
-    with host(tmp_path, tmp_path, b"") as (where, _), tinyproxy(tmp_path) as (proxy, log):
+    with host(tmp_path, tmp_path, b"") as (where, _), tinyproxy.serving(tmp_path) as proxy:
         source = parse_source(f"https://{where}/app/.git@main")
         git = over_https(tmp_path)
-        git.through({"https_proxy": proxy})
+        git.through({"https_proxy": proxy.url})
         assert git.fetch(source)[0] == repository.run("rev-parse", "HEAD")
-        tunnels = log.read_text().count(f"CONNECT {where}")
+        tunnels = proxy.asked.count(where)
         assert tunnels
         git.through({})
         git.fetch(source)
-        assert log.read_text().count(f"CONNECT {where}") == tunnels
+        assert proxy.asked.count(where) == tunnels
 
 
 def seen_by_everyone(pattern):

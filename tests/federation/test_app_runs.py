@@ -5,14 +5,17 @@ federation of each version runs them all; `flower-agent submit` starts them.
 """
 
 import dataclasses
+import http.server
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 import small_apps
+import tinyproxy
 from watched import WatchedFederation, docker, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,8 +46,9 @@ class Done:
 class Site:
     """A federation and what is asked of it."""
 
-    def __init__(self, federation, place):
+    def __init__(self, federation, place, proxy):
         self.federation = federation
+        self.proxy = proxy
         self.link = federation.superlink
         self.runs = self.link.root / "var/lib/flower-agent/runs"
         self._place = place
@@ -82,6 +86,11 @@ def site(request, tmp_path_factory, images):
     version = request.param
     build = [sys.executable, ROOT / "contrib/images/build.py", "--flower", version]
     subprocess.run(build, check=True)
+    with tinyproxy.serving(tmp_path_factory.mktemp("proxy")) as proxy:
+        yield from deployed(tmp_path_factory, version, proxy)
+
+
+def deployed(tmp_path_factory, version, proxy):
     federation = WatchedFederation(
         tmp_path_factory.mktemp("apps"),
         name=f"apps{version.split('.')[1]}",
@@ -92,6 +101,8 @@ def site(request, tmp_path_factory, images):
             "FLOWER_MEMORY_LIMIT": "700M",
             "FLOWER_OUTPUTS_LIMIT": str(LIMIT),
             "FLOWER_CACHE_LIMIT": str(LIMIT),
+            "FLOWER_HTTP_PROXY": proxy.url,
+            "FLOWER_HTTPS_PROXY": proxy.url,
         },
         environment={"FLOWER_AGENT_TIME_SCALE": "0.2"},
         say=lambda _: None,
@@ -99,9 +110,25 @@ def site(request, tmp_path_factory, images):
     try:
         federation.up()
         federation.connected()
-        yield Site(federation, tmp_path_factory.mktemp("written"))
+        yield Site(federation, tmp_path_factory.mktemp("written"), proxy)
     finally:
         federation.down()
+
+
+@pytest.fixture
+def far():
+    """A site that is reached through the proxy alone, since it is no loopback by name; its port."""
+
+    class Data(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"the data")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.9", 0), Data) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def test_a_model_is_kept_and_fetched_as_it_was(site, tmp_path):
@@ -128,6 +155,25 @@ def test_a_model_is_kept_and_fetched_as_it_was(site, tmp_path):
     shown = site.federation.agent(site.link, "runs", "show", done.run_id).stdout
     assert re.search(r"final_model.npz .* sha256:[0-9a-f]{64}", shown)
     assert not (site.runs / "live" / done.run_id).exists()
+
+
+FETCH = """
+import contextlib, urllib.request
+with contextlib.suppress(OSError):
+    urllib.request.urlopen("https://127.0.0.9:{0}/tunnel")
+with urllib.request.urlopen("http://127.0.0.9:{0}/{1}") as answer:
+    assert answer.read() == b"the data"
+"""
+
+
+def test_apps_reach_the_world_through_the_proxy_and_flower_nothing(site, far):
+    before = len(site.proxy.asked)
+    done = site.run(server=FETCH.format(far, "server"), client=FETCH.format(far, "client"))
+    assert done.code == 0, done.said
+    asked = sorted(site.proxy.asked[before:])
+    page = f"http://127.0.0.9:{far}/"
+    assert asked == [f"127.0.0.9:{far}"] * 3 + [f"{page}client"] * 2 + [f"{page}server"]
+    assert {url for url in site.proxy.asked if "127.0.0.9" not in url} == set()
 
 
 def test_two_runs_at_once_do_not_collide(site):
