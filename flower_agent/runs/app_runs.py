@@ -129,6 +129,7 @@ class AppRuns:
         if self._errands.running(_ERRAND):
             return
         live = self._live()
+        self._not_before = {n: at for n, at in self._not_before.items() if not n or n in live}
         over = _Over(self.ends(), host, now.timestamp(), finished)
         for name in live:
             if monotonic < self._not_before.get(name, float("-inf")):
@@ -155,11 +156,14 @@ class AppRuns:
             return
         self.trouble = done.error
         if done.error is None:
-            self._not_before.pop(self._at, None)
             self.archived += 1
-            return
+            if not (self._at in self._live() if self._at else self._junk()):
+                self._not_before.pop(self._at, None)
+                return
+            log.warning("run.directory_came_back", run=self._at)  # an app made it anew
+        else:
+            log.warning("run.outputs_failed", run=self._at, reason=str(done.error))
         self._not_before[self._at] = monotonic + RETRY_S * self._scale
-        log.warning("run.outputs_failed", run=self._at, reason=str(done.error))
 
     def _live(self) -> tuple[str, ...]:
         """Return the names of the directories that apps of a run may write to."""

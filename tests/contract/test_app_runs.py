@@ -38,6 +38,7 @@ class Vm:
         self.live, self.runs = self.paths.live_runs, self.paths.runs
         self.done = []
         self.trouble = {}
+        self.made_anew = ()
         self.monotonic = 1000.0
         self._root = root
         self.apps = AppRuns(self.paths, Inline(), self.one_shot)
@@ -54,6 +55,8 @@ class Vm:
         done = subprocess.run(
             [sys.executable, "-c", text, *words], capture_output=True, check=False, cwd=self._root
         )
+        for name in self.made_anew:
+            (self.live / name).mkdir(exist_ok=True)
         if done.returncode:
             raise AgentError("run.outputs", done.stderr.decode()[-200:], retryable=True)
         return done.stdout
@@ -150,6 +153,21 @@ def test_what_cannot_be_done_for_one_run_holds_up_no_other_and_rests(vm):
     vm.monotonic += app_runs.RETRY_S
     vm.settle()
     assert vm.kept() == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["7", "junk"])
+def test_what_an_app_makes_anew_at_once_is_not_removed_at_once(vm, name):
+    vm.made_anew = (name,)
+    vm.run("7")
+    vm.settle(3, finished=("7",))
+    once = list(vm.done)
+    vm.settle(10, finished=("7",))
+    assert vm.done == once
+    assert len(once) <= 3
+    vm.made_anew = ()
+    vm.monotonic += 100
+    vm.settle(3, finished=("7",))
+    assert list(vm.live.glob(name)) == []
 
 
 def test_an_agent_that_ends_in_between_lists_the_outputs_again(vm):
