@@ -26,7 +26,7 @@ from flower_agent.machine import host, mounts, nvidia
 from flower_agent.memory import Memory
 from flower_agent.pki.keyring import Keyring
 from flower_agent.probes import health
-from flower_agent.reporting import life, portrait, publisher
+from flower_agent.reporting import gist, life, portrait, publisher
 from flower_agent.reporting.exporter import Exporter
 from flower_agent.reporting.life import Phase, Unmet
 from flower_agent.reporting.notify import Notifier
@@ -83,7 +83,7 @@ class Agent:
         self._turn: Turn | None = None
         self._opening: Address | None = None
         self._settling_at = float("inf")
-        self._bug = ""
+        self._turn_bug = self._publish_bug = ""
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set; the containers stay as they are then."""
@@ -119,9 +119,9 @@ class Agent:
             unmet = self._look()
         except Exception as error:
             bug = f"{type(error).__name__}: {error}"
-            if bug != self._bug:  # not again each turn
+            if gist.gist(bug) != self._turn_bug:  # not again each turn
                 log.exception("agent.bug")
-            self._bug = bug
+            self._turn_bug = gist.gist(bug)
             unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", bug))
         now, monotonic = _now(), time.monotonic()
         before = self._life
@@ -210,9 +210,10 @@ class Agent:
         try:
             self._publish(now, monotonic)
         except Exception as error:  # what cannot be told must not keep the containers from care
-            if self._bug != str(error):
+            bug = gist.gist(f"{type(error).__name__}: {error}")
+            if bug != self._publish_bug:
                 log.exception("agent.bug")
-            self._bug = str(error)
+            self._publish_bug = bug
 
     def _publish(self, now: datetime.datetime, monotonic: float) -> None:
         if self._converger.dry:

@@ -11,7 +11,7 @@ from flower_agent import files, process
 from flower_agent.errors import AgentError, Finding
 from flower_agent.paths import Paths
 
-from . import report, status
+from . import gist, report, status
 from .appliance_files import ApplianceFiles
 from .life import Life, State
 from .notify import Notifier
@@ -80,7 +80,7 @@ def log_change(before: Life, after: Life) -> None:
         took = (after.since - before.since).total_seconds()
         say = log.error if after.state is State.FAILED else log.info
         say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
-    elif after.error != before.error and after.error is not None:
+    elif after.error is not None and not gist.same(after.error, before.error):
         log.info("state.cause", state=after.state.value, **_because(after.error))
     elif after.phase is not before.phase and after.phase is not None:
         log.info("state.phase", phase=after.phase.value)
