@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import tinyproxy
 from federation import APP
 from test_runs import answers, commit
 from watched import docker, started, wait_for
@@ -145,9 +146,10 @@ def test_a_git_server_that_is_away_harms_no_vm_and_the_image_follows(made, lone)
 def test_a_run_is_held_back_until_the_image_with_what_its_app_wants_is_there(tmp_path, made, lone):
     want(made, "tabulate>=0.9,<1", sides=["server_app.py"])
     closed = {"PIP_INDEX_URL": f"http://127.0.0.1:{INDEX_PORT}", "PIP_FIND_LINKS": ""}
-    federation = lone(23160, "late", scale=0.1, environment=closed, **VARIABLES)
-    link = federation.superlink
-    with served(made):
+    with served(made), tinyproxy.serving(tmp_path) as proxy:
+        proxies = {"FLOWER_HTTP_PROXY": proxy.url, "FLOWER_HTTPS_PROXY": proxy.url}
+        federation = lone(23160, "late", scale=0.1, environment=closed, **VARIABLES, **proxies)
+        link = federation.superlink
         for machine in federation.machines:
             federation.deploy(machine)
         held = "waiting for the app image"
@@ -157,8 +159,11 @@ def test_a_run_is_held_back_until_the_image_with_what_its_app_wants_is_there(tmp
         with index(tmp_path / "index"):
             ends = ("finished", "failed")
             wait_for(lambda: fact(federation, link, "run").startswith(ends), "the run's end", 240)
+        asked = [url for url in proxy.asked if not url.startswith(closed["PIP_INDEX_URL"])]
     assert fact(federation, link, "run").startswith("finished")
     assert has(link, "superexec")
+    assert asked == []  # pip alone, and everything that it fetches
+    assert f"{closed['PIP_INDEX_URL']}/tabulate/" in proxy.asked
 
 
 def test_a_dependency_that_no_index_has_is_a_warning_with_pips_words(made, lone):
