@@ -122,13 +122,14 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
 ):
     (tmp_path / "Dockerfile").write_text(BREAKABLE)
     docker("build", "-q", "-t", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04", str(tmp_path))
+    docker("tag", "flwr/superexec:1.25.0", "fa-loop/superexec:1.25.0")
     scale = 0.05
     federation = lone(
         24640,
         "fa-loop",
         scale=scale,
         FLOWER_IMAGE_PREFIX="fa-loop",
-        FLOWER_ISOLATION="subprocess",
+        ML_FRAMEWORK="",
         FLOWER_READY_TIMEOUT="86400",
     )
     machine = federation.superlink
@@ -176,7 +177,9 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
         )
     finally:
         federation.down()
-        docker("rmi", "-f", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04")
+        docker(
+            "rmi", "-f", "fa-loop/superlink:1.25.0-py3.13-ubuntu24.04", "fa-loop/superexec:1.25.0"
+        )
 
 
 def test_an_end_without_a_known_code_is_told_with_its_last_line(lone, tmp_path):
@@ -185,7 +188,8 @@ def test_an_end_without_a_known_code_is_told_with_its_last_line(lone, tmp_path):
     text = f"FROM flwr/superlink:1.25.0-py3.13-ubuntu24.04\nENTRYPOINT {script}\n"
     (tmp_path / "Dockerfile").write_text(text)
     docker("build", "-q", "-t", image, str(tmp_path))
-    variables = {"FLOWER_IMAGE_PREFIX": "fa-words", "FLOWER_ISOLATION": "subprocess"}
+    docker("tag", "flwr/superexec:1.25.0", "fa-words/superexec:1.25.0")
+    variables = {"FLOWER_IMAGE_PREFIX": "fa-words", "ML_FRAMEWORK": ""}
     federation = lone(24680, "fa-words", scale=SCALE, **variables)
     machine = federation.superlink
     try:
@@ -196,7 +200,7 @@ def test_an_end_without_a_known_code_is_told_with_its_last_line(lone, tmp_path):
         federation.wait_ready(machine)
     finally:
         federation.down()
-        docker("rmi", "-f", image)
+        docker("rmi", "-f", image, "fa-words/superexec:1.25.0")
 
 
 def test_a_supernode_that_boots_before_its_superlink_waits_without_a_container(pair):
