@@ -77,13 +77,14 @@ def write(paths, variables):
 
 
 def held():
-    """Return KiB of memory, file descriptors and threads of this process, at rest."""
+    """Return Python's blocks, KiB of memory, descriptors and threads of this process, at rest."""
     end = time.monotonic() + 10
     while threading.active_count() > 1 and time.monotonic() < end:
         time.sleep(0.01)
     gc.collect()
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return {
+        "blocks": sys.getallocatedblocks(),
         "kib": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "descriptors": len([*pathlib.Path("/proc/self/fd").iterdir()]),
         "threads": threading.active_count(),
