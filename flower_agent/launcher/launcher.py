@@ -391,10 +391,15 @@ def _directory(path: str) -> None:
 
 def _write(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}.new"
-    with open(temporary, "w") as file:
-        os.fchmod(file.fileno(), 0o640)
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            os.fchmod(file.fileno(), 0o640)
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _json(path: str) -> dict[str, Any]:

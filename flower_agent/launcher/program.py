@@ -136,10 +136,13 @@ def _id(value: object) -> str:
 def _note_seam(why: str) -> None:
     """Tell the agent whether runs are known here, in a file that it reads."""
     path = os.path.join(RUNS, "launches.json")
-    with contextlib.suppress(OSError):
+    try:
         with open(f"{path}.new", "w") as file:
             json.dump({"unknown": why}, file)
         os.replace(f"{path}.new", path)
+    except OSError:  # a full disk: the agent reads none, and nothing is left half-written
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.new")
 
 
 def _reporter() -> Callable[..., None]:

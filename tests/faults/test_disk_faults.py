@@ -134,6 +134,9 @@ def test_a_disk_that_fails_under_a_ready_federation_stops_nothing(disk, lone, fa
     database = disk(state_file(link, "superlink"))
     database.path.chmod(0o770)
     pair(federation)
+    for machine in (link, node):  # the last file that a start writes
+        seam = state_file(machine, "runs/live/launches.json")
+        wait_for(seam.exists, f"{machine.name}: {seam.name}")
     before = ids(link), ids(node)
     held = leaf(link)
     files = [each.files() for each in disks]
