@@ -78,7 +78,7 @@ def directory(
     with writing(path):
         made = not path.is_dir()
         if made:
-            # An errand's thread may make the same one; a file in the way stays an error.
+            # A thread beside the loop may make the same one; a file in the way stays an error.
             path.mkdir(0o700, exist_ok=True)
         found = path.stat()
         if group is not None and found.st_gid != group:

@@ -18,7 +18,7 @@ from flower_agent.runs import git, local_app, outcome, rounds, run_app, run_conf
 from flower_agent.runs.bundler import Bundler
 from flower_agent.runs.rounds import Progress
 from flower_agent.runs.run_app import App
-from flower_agent.runs.run_errands import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
+from flower_agent.runs.run_calls import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
 from flower_agent.runs.run_files import RunFiles
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.wanted import app_environment, flower, roles

@@ -22,7 +22,7 @@ from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.probes.control import RunInfo
 from flower_agent.runs import outcome
-from flower_agent.runs.run_errands import CALL_TIMEOUT_S
+from flower_agent.runs.run_calls import CALL_TIMEOUT_S
 from flower_agent.runs.run_files import RunFiles
 
 from . import own_superlink

@@ -1,7 +1,7 @@
 """The loop: observe, decide, act, report. `assembly` joined the parts that it speaks to.
 
 Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
-the next. Turns come when something happens (a container's end, a changed context, an errand's
+the next. Turns come when something happens (a container's end, a changed context, a slow call's
 answer, a signal) and otherwise every ten seconds.
 """
 
@@ -17,10 +17,10 @@ import structlog
 from flower_agent import __version__, files
 from flower_agent import log as logging
 from flower_agent.address import Address
+from flower_agent.background import Threads
 from flower_agent.config.intake import Intake
 from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.machine import host, mounts, nvidia
 from flower_agent.memory import Memory
@@ -64,15 +64,15 @@ class Agent:
         self._paths = options.paths
         self._scale = options.scale
         self._wake = threading.Event()
-        self._errands = Errands(self._wake.set)
+        self._threads = Threads(self._wake.set)
         rng = random.SystemRandom()
         self._parts = parts = assembly.assemble(
-            options, self._errands, wake=self._wake.set, rng=rng, dry=dry
+            options, self._threads, wake=self._wake.set, rng=rng, dry=dry
         )
         self._converger = parts.converger
         self._keyring = Keyring(self._paths.tls)
         memory, now = self._paths.onegate, time.monotonic()
-        self._reporter = Reporter(memory, self._errands, now=now, rng=rng, scale=options.scale)
+        self._reporter = Reporter(memory, self._threads, now=now, rng=rng, scale=options.scale)
         notifier = Notifier(options.notify_socket)
         self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
         self._exporter = Exporter(self._paths, self._keyring)
@@ -108,7 +108,7 @@ class Agent:
         end = time.monotonic() + timeout_s
         while True:
             unmet = self._look()
-            if unmet is None or not self._errands.busy() or time.monotonic() > end:
+            if unmet is None or not self._threads.busy() or time.monotonic() > end:
                 return unmet, list(self._converger.planned)
             self._wake.wait(0.2)
             self._wake.clear()
@@ -156,8 +156,9 @@ class Agent:
             turn.note("settings", Mark.WAITING, told)
         if not self._converger.dry:
             saved = self._remember(turn)
-            done = Orders(turn.renewed, orders.trust if saved else None)
-            if done != Orders():
+            trust = orders.trust if saved else None
+            done = dataclasses.replace(orders, renew=turn.renewed, trust=trust)
+            if done.renew or done.trust:
                 self._orders.done(done)
                 log.info("orders.done", renew=done.renew, trust=done.trust)
         return refusal or unmet

@@ -6,8 +6,8 @@ import pathlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from flower_agent.background import Threads
 from flower_agent.config.parsers import Role
-from flower_agent.errands import Errands
 from flower_agent.machine.packet_filter import PacketFilter
 from flower_agent.paths import Paths
 from flower_agent.pki.certificate_files import CertificateFiles
@@ -94,7 +94,7 @@ class Parts:
 
 def assemble(
     options: Options,
-    errands: Errands,
+    threads: Threads,
     *,
     wake: Callable[[], None],
     rng: random.Random,
@@ -103,31 +103,31 @@ def assemble(
     """Return the parts of one agent; nothing is read or begun yet."""
     paths, scale = options.paths, options.scale
     engine = Engine(options.name or "default", url=options.docker_url)
-    workload = Workload(engine, errands, wake=wake, scale=scale)
+    workload = Workload(engine, threads, wake=wake, scale=scale)
     app_git, run_git = Git(paths.app), Git(paths.runs)
     oven, bundler = Baker(engine, Workbench(engine), paths.bake), Bundler(engine)
-    apps = AppSupply(engine, errands, app_git, bundler, oven, where=options.wheels, scale=scale)
-    bakery = Bakery(oven, errands, options.wheels, scale=scale)
-    prober, finder = Prober(), Finder(errands, rng=rng, scale=scale)
-    connections = Connections(errands, scale=scale)
-    look = Look(errands, prober, rng=rng, scale=scale)
-    app_runs = AppRuns(paths, errands, functools.partial(_one_shot, engine), scale=scale)
+    apps = AppSupply(engine, threads, app_git, bundler, oven, where=options.wheels, scale=scale)
+    bakery = Bakery(oven, threads, options.wheels, scale=scale)
+    prober, finder = Prober(), Finder(threads, rng=rng, scale=scale)
+    connections = Connections(threads, scale=scale)
+    look = Look(threads, prober, rng=rng, scale=scale)
+    app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
     run_files = RunFiles(paths.runs)
-    follower = Follower(errands, run_files, app_runs, scale=scale)
+    follower = Follower(threads, run_files, app_runs, scale=scale)
     superlink = SuperLink(
         prober,
-        Enroller(Registrar(errands, rng=rng, scale=scale), scale=scale),
-        Submitter(errands, run_git, bundler, run_files, follower, scale=scale),
+        Enroller(Registrar(threads, rng=rng, scale=scale), scale=scale),
+        Submitter(threads, run_git, bundler, run_files, follower, scale=scale),
         ServerCertificate(CertificateFiles(paths.certificates)),
-        packet_filter=PacketFilter(paths.filter_rules, errands, scale=scale),
+        packet_filter=PacketFilter(paths.filter_rules, threads, scale=scale),
         follower=follower,
-        reports=NodeReports(errands, scale=scale),
+        reports=NodeReports(threads, scale=scale),
         paths=paths,
     )
     supernode = SuperNode(
         prober, finder, NodeKeys(paths.keys), look, connections, apps=app_runs, scale=scale
     )
-    search = Search(errands, rng=rng, scale=scale)
+    search = Search(threads, rng=rng, scale=scale)
     duties: dict[Role, Duty] = {
         Role.SUPERLINK: superlink,
         Role.SUPERNODE: supernode,
@@ -139,10 +139,10 @@ def assemble(
         workload,
         duties,
         connections=connections,
-        accelerator=Accelerator(engine, errands, scale=scale),
-        upgrader=Upgrader(options.name, paths, workload, finder, errands, scale=scale),
+        accelerator=Accelerator(engine, threads, scale=scale),
+        upgrader=Upgrader(options.name, paths, workload, finder, threads, scale=scale),
         supplies=Supply(paths.images_lock, workload, bakery, apps),
-        data=DataSupply(DataVolumes(engine), errands, paths.data, scale=scale),
+        data=DataSupply(DataVolumes(engine), threads, paths.data, scale=scale),
         dry=dry,
         scale=scale,
     )

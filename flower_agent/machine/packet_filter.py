@@ -12,7 +12,7 @@ import socket
 import subprocess
 
 from flower_agent.address import Address, is_loopback
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Threads
 from flower_agent.loop.turn import Turn
 from flower_agent.reporting.status import Mark
 
@@ -28,7 +28,6 @@ AGAIN_S = 300.0
 MEND_S = 20.0
 """So often while they close the port."""
 
-_ERRAND = "packet-filter"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = {
     "nft": ("nft", "-j", "-t", "list", "ruleset"),
@@ -40,30 +39,26 @@ _PROGRAMS = {
 class PacketFilter:
     """What is known of the packet filter; every method returns at once."""
 
-    def __init__(self, place: pathlib.Path, errands: Errands, *, scale: float = 1.0) -> None:
+    def __init__(self, place: pathlib.Path, threads: Threads, *, scale: float = 1.0) -> None:
         self._place = place
-        self._errands = errands
         self._scale = scale
-        self._rules: str | None = None
-        self._next_at = 0.0
+        self._rules: Background[pathlib.Path, str | None] = Background(
+            threads, "packet-filter", lambda *_: 0.0, good_for_s=AGAIN_S * scale
+        )
 
     def note(self, turn: Turn, listens: Address) -> None:
         """Write down whether others may reach `listens`, as far as that is known."""
         if is_loopback(listens.host) or not self._place.exists():
             return
-        done = self._errands.take(_ERRAND)
-        if done is not None:
-            self._rules = done.value
-        if turn.monotonic >= self._next_at:
-            self._errands.start(_ERRAND, lambda: ask(self._place))
-            self._next_at = turn.monotonic + AGAIN_S * self._scale
-        if self._rules is None:
+        self._rules.ask(self._place, lambda: ask(self._place), turn.monotonic)
+        rules = self._rules.answer
+        if rules is None:
             return
-        found = firewall.judge(self._rules, packet(listens, turn.host))
+        found = firewall.judge(rules, packet(listens, turn.host))
         if found is None:
             turn.note("firewall", Mark.OK, f"nothing found that closes TCP port {listens.port}")
             return
-        self._next_at = min(self._next_at, turn.monotonic + MEND_S * self._scale)
+        self._rules.again(turn.monotonic + MEND_S * self._scale)
         turn.note("firewall", Mark.BAD, f"closes TCP port {listens.port}")
         turn.warnings.append(found)
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import structlog
 
 from flower_agent import files
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Ended, Threads
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.secret import Secret
 from flower_agent.service import discovery
@@ -49,9 +49,6 @@ OWN = (
 )
 """Attributes that other VMs or OneFlow act on."""
 
-_ERRAND = "onegate-report"
-_VERIFY = "onegate-verify"
-
 log = structlog.get_logger()
 
 
@@ -69,14 +66,15 @@ class Reporter:
     def __init__(
         self,
         memory: pathlib.Path,
-        errands: Errands,
+        threads: Threads,
         *,
         now: float,
         rng: random.Random,
         scale: float = 1.0,
     ) -> None:
         self._memory = memory
-        self._errands = errands
+        self._sending: Background[OneGate, None] = Background(threads, "onegate-report")
+        self._verifying: Background[OneGate, _Verified] = Background(threads, "onegate-verify")
         self._random = rng
         self._born = now
         self._scale = scale
@@ -119,36 +117,37 @@ class Reporter:
 
         `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
         """
-        self._settle(now)
+        if self.client is not None:
+            self._settle(self._sending.take(self.client, now), now)
         if self._saved != self._remembered:
             self._save()
-        if self.client is None or self._errands.running(_ERRAND):
+        if self.client is None or self._sending.running:
             return
-        self._verify(attributes, now)
+        self._verify(self.client, attributes, now)
         body = report.due(self._sent, attributes, now=now, scale=self._scale)
         if body is None:
             return
         self._body = {"FLOWER_SEEN": status.stamp(wall), **body}
         client, text = self.client, report.render(self._body)
-        self._errands.start(_ERRAND, lambda: client.update(text))
+        self._sending.start(client, lambda: client.update(text), now)
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until something may be due."""
-        if self.client is None or self._errands.running(_ERRAND):
+        if self.client is None or self._sending.running:
             return LONGEST_WAIT_S
         due_at = max(self._sent.heartbeat_at, self._sent.not_before)
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
 
-    def _verify(self, attributes: Mapping[str, str], now: float) -> None:
+    def _verify(self, client: OneGate, attributes: Mapping[str, str], now: float) -> None:
         """Look now and then whether OneGate still has what this VM told it.
 
         Any VM of the service may write any other's attributes. What differs counts as never told,
         so the next body puts it back.
         """
-        done = self._errands.take(_VERIFY)
-        if done is not None and done.value is not None:
-            asked, peer = done.value
-            told, seen = self._sent.attributes, peer.attributes
+        ended = self._verifying.take(client, now)
+        if ended is not None and ended.answer is not None:
+            asked, seen = ended.answer
+            told = self._sent.attributes
             # Only what stayed the same since the question was sent can be judged by its answer.
             known = [k for k in OWN if k in told and told[k] == asked.get(k)]
             self.overwritten = tuple(k for k in known if seen.get(k, "").strip('"') != told[k])
@@ -159,16 +158,12 @@ class Reporter:
         depends = attributes.get("FLOWER_ROLE") == "superlink"
         if not (depends or attributes.get("FLOWER_PHASE") == "enrol") or now < self._verify_at:
             return
-        client = self.client
-        if client is not None and "FLOWER_ENDPOINT" in self._sent.attributes:
+        if "FLOWER_ENDPOINT" in self._sent.attributes:
             self._verify_at = now + VERIFY_S * self._scale
             asked = self._sent.attributes
-            self._errands.start(
-                _VERIFY, lambda: (asked, discovery.parse_vm(client.vm(client.access.vmid)))
-            )
+            self._verifying.start(client, lambda: (asked, _attributes(client)), now)
 
-    def _settle(self, now: float) -> None:
-        done = self._errands.take(_ERRAND)
+    def _settle(self, done: Ended[OneGate, None] | None, now: float) -> None:
         if done is None:
             return
         chance = self._random.random()
@@ -211,6 +206,14 @@ class Reporter:
         # As if sent now: what a new agent finds out within the interval is not worth a body.
         self._sent = dataclasses.replace(self._sent, attributes=told.attributes, at=self._born)
         return told.access
+
+
+_Verified = tuple[Mapping[str, str], Mapping[str, str]]
+"""What this VM had told, and what OneGate then had."""
+
+
+def _attributes(client: OneGate) -> Mapping[str, str]:
+    return discovery.parse_vm(client.vm(client.access.vmid)).attributes
 
 
 def remember(place: pathlib.Path, told: Told) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from flower_agent import files
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Threads
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.paths import Paths
 from flower_agent.wanted import flower
@@ -41,7 +41,6 @@ IDLE_ALONE_S = 86_400.0
 
 RETRY_S = 60.0
 CODE = "run.outputs"
-_ERRAND = "app-runs"
 
 OneShot = Callable[[str, Sequence[str], Mapping[str, tuple[str, bool]]], bytes]
 """Runs a command in an image, with mounts; returns what it printed."""
@@ -63,19 +62,16 @@ class AppRuns:
     """The apps' processes and directories of one VM."""
 
     def __init__(
-        self, paths: Paths, errands: Errands, one_shot: OneShot, *, scale: float = 1.0
+        self, paths: Paths, threads: Threads, one_shot: OneShot, *, scale: float = 1.0
     ) -> None:
         self._paths = paths
-        self._errands = errands
+        self._threads = threads
         self._one_shot = one_shot
         self._scale = scale
         self._seen: int | None = None
         self._ends: tuple[AppEnd, ...] = ()
-        self._not_before: dict[str, float] = {}
-        """When what failed is tried again, by name: what cannot be done holds up nothing else."""
-
-        self._at = ""
-        """What the errand is about, which runs one at a time; empty: what no run is."""
+        self._work: dict[str, Background[str, None]] = {}
+        """By run, empty for what no run is; one at a time, and what fails holds up nothing else."""
 
         self.archived = 0
         """Directories that were taken away since the start."""
@@ -125,45 +121,56 @@ class AppRuns:
 
         `finished` are runs that Flower calls ended a while ago, whatever their processes wrote.
         """
-        self._take(monotonic)
-        if self._errands.running(_ERRAND):
-            return
         live = self._live()
-        self._not_before = {n: at for n, at in self._not_before.items() if not n or n in live}
+        self._take(monotonic, live)
+        if any(work.running for work in self._work.values()):
+            return
         over = _Over(self.ends(), host, now.timestamp(), finished)
         for name in live:
-            if monotonic < self._not_before.get(name, float("-inf")):
+            if not self._due(name, monotonic):
                 continue
             seen = self._directory_at(name)
             if over.is_over(name, seen, 0.0 if host.keeps else IDLE_S * self._scale):
                 again = (self._paths.runs / name / "outputs.json").exists()
                 act = self._archive if host.keeps and not again else self._remove_live
-                self._at = name
-                self._errands.start(_ERRAND, functools.partial(act, host.image, name, limit))
+                self._begin(name, functools.partial(act, host.image, name, limit), monotonic)
                 return
-        if not live and monotonic >= self._not_before.get("", float("-inf")) and self._junk():
-            self._at = ""
-            self._errands.start(_ERRAND, functools.partial(self._tree, host.image, "sweep"))
+        if not live and self._due("", monotonic) and self._junk():
+            self._begin("", functools.partial(self._sweep, host.image), monotonic)
 
     def remove(self, image: str, name: str) -> None:
         """Remove a run's outputs, as their owner. Raises AgentError."""
         if (self._paths.runs / name / "outputs").exists():
             self._tree(image, "remove", name)
 
-    def _take(self, monotonic: float) -> None:
-        done = self._errands.take(_ERRAND)
-        if done is None:
+    def _due(self, name: str, now: float) -> bool:
+        return name not in self._work or now >= self._work[name].due_at
+
+    def _begin(self, name: str, call: Callable[[], None], now: float) -> None:
+        if name not in self._work:
+            self._work[name] = Background(
+                self._threads, "app-runs", lambda *_: RETRY_S * self._scale, good_for_s=0.0
+            )
+        work = self._work[name]
+        work.take(name, now)
+        work.start(name, call, now)
+
+    def _take(self, now: float, live: Collection[str]) -> None:
+        for name, work in tuple(self._work.items()):
+            ended = work.take(name, now)
+            if ended is not None:
+                self.trouble = ended.error
+                self._note(name, ended.error, there=name in live if name else self._junk())
+            if not work.running and name and name not in live:
+                del self._work[name]
+
+    def _note(self, name: str, error: AgentError | None, *, there: bool) -> None:
+        if error is not None:
+            log.warning("run.outputs_failed", run=name, reason=str(error))
             return
-        self.trouble = done.error
-        if done.error is None:
-            self.archived += 1
-            if not (self._at in self._live() if self._at else self._junk()):
-                self._not_before.pop(self._at, None)
-                return
-            log.warning("run.directory_came_back", run=self._at)  # an app made it anew
-        else:
-            log.warning("run.outputs_failed", run=self._at, reason=str(done.error))
-        self._not_before[self._at] = monotonic + RETRY_S * self._scale
+        self.archived += 1
+        if there:
+            log.warning("run.directory_came_back", run=name)  # an app made it again
 
     def _live(self) -> tuple[str, ...]:
         """Return the names of the directories that apps of a run may write to."""
@@ -206,6 +213,9 @@ class AppRuns:
     def _remove_live(self, image: str, name: str, _: int) -> None:
         self._tree(image, "live", name)
         log.info("run.directory_removed", run=name)
+
+    def _sweep(self, image: str) -> None:
+        self._tree(image, "sweep")
 
     def _tree(self, image: str, *command: str) -> bytes:
         program = ("python", "-I", "-S", f"{flower.LAUNCHER}/trees.py")

@@ -11,18 +11,18 @@ from typing import Any
 
 import structlog
 
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Threads, after_failure
 from flower_agent.errors import AgentError, warning
 from flower_agent.loop.turn import Running, Turn
 from flower_agent.probes.control import NodeStatus, RunInfo
 from flower_agent.reporting.status import Mark, Node
 
-from . import app_ends, outcome, rounds, run_errands, run_files
+from . import app_ends, outcome, rounds, run_calls, run_files
 from .app_ends import AppEnd
 from .app_runs import AppRuns
 from .outcome import Outcome
 from .rounds import Progress
-from .run_errands import Connect
+from .run_calls import Connect
 from .run_files import Journal, RunFiles
 
 LOOK_S = 5.0
@@ -48,8 +48,6 @@ MOST_NODES = 1000
 PRUNE_STEP_BYTES = 16 << 20
 """Running apps have to write so much more before it is looked again what should go."""
 
-_LIST, _PRUNE = "run-list", "run-prune"
-
 log = structlog.get_logger()
 
 
@@ -69,6 +67,7 @@ class _Watch:
 
     journal: Journal
     info: RunInfo
+    look: Background[str, RunInfo]
     read: bool = False
     """The whole log of a run that has ended was read."""
 
@@ -83,11 +82,11 @@ class _Watch:
     nodes: dict[str, str | None] = dataclasses.field(default_factory=dict)
     """The nodes that were connected while it was active, as far as seen: node id → VM."""
 
-    trouble: AgentError | None = None
-    """Why the last look failed."""
+    unwritten: AgentError | None = None
+    """Why its end could not be written down."""
 
     not_before: float = 0.0
-    """Monotonic seconds before which nothing is tried again."""
+    """Monotonic seconds before which that is not tried again."""
 
     def saw(self, nodes: Iterable[Node]) -> None:
         """Remember the nodes that are connected now."""
@@ -101,26 +100,29 @@ class Follower:
     """The runs of one SuperLink."""
 
     def __init__(
-        self, errands: Errands, files: RunFiles, apps: AppRuns, *, scale: float = 1.0
+        self, threads: Threads, files: RunFiles, apps: AppRuns, *, scale: float = 1.0
     ) -> None:
-        self._errands = errands
+        self._threads = threads
         self._files = files
         self._apps = apps
         self._scale = scale
         self._runs: tuple[RunInfo, ...] = ()
         self._generation = 0
-        self._listed = -1
-        """The generation that the last list answered."""
+        """Rises when the last list may lack something: an older answer is dropped."""
 
+        self._listing: Background[int, tuple[RunInfo, ...]] = Background(
+            threads,
+            "run-list",
+            after_failure(LOOK_S * scale),
+            good_for_s=IDLE_LIST_S * scale,
+        )
+        self._pruning: Background[str, None] = Background(
+            threads, "run-prune", after_failure(IDLE_LIST_S * scale)
+        )
         self._settled: tuple[int, int, int] | None = None
-        self._prune_at = float("-inf")
         self._elsewhere = False
         """ServerApps run on another VM, and leave their outputs there."""
 
-        self._trouble: AgentError | None = None
-        """Why the last list failed."""
-
-        self._list_at = float("-inf")
         self._ends: tuple[AppEnd, ...] = ()
         self._watched: dict[str, _Watch] = {}
         self._over: dict[str, Followed] = {}
@@ -134,14 +136,14 @@ class Follower:
 
     def knows(self, run_id: str) -> bool | None:
         """Return whether the SuperLink has a run; None before it was asked."""
-        if self._listed < self._generation:
+        if self._listing.answer is None:
             return None
         return any(run.run_id == run_id for run in self._runs)
 
     def expect(self) -> None:
         """List again: a run was submitted that the last list cannot have."""
         self._generation += 1
-        self._list_at = float("-inf")
+        self._listing.forget()
 
     @property
     def newest(self) -> Followed | None:
@@ -159,7 +161,7 @@ class Follower:
         """Go on with all runs; `limit` is what their outputs may take, in bytes."""
         if turn.dry:
             return
-        self._take_list()
+        self._take_list(turn.monotonic)
         self._ask(turn, connect)
         self._elsewhere = running.apps is None
         for run in self._recent():
@@ -178,14 +180,11 @@ class Follower:
         newest = {run.run_id for run in self._runs[-run_files.RUNS :]}
         return tuple(run for run in self._runs if run.active or run.run_id in newest)
 
-    def _take_list(self) -> None:
-        done = self._errands.take(_LIST)
-        if done is None:
+    def _take_list(self, now: float) -> None:
+        ended = self._listing.take(self._generation, now)
+        if ended is None or ended.answer is None:
             return
-        self._trouble = done.error
-        if done.error is not None:
-            return
-        self._listed, self._runs = done.value
+        self._runs = ended.answer
         known = {run.run_id for run in self._runs}
         self._over = {name: run for name, run in self._over.items() if name in known}
         self._watched = {name: run for name, run in self._watched.items() if name in known}
@@ -202,51 +201,57 @@ class Follower:
 
     def _warn(self, turn: Turn) -> None:
         """Warn of what fails now; what was mended is not told any more."""
-        troubles = (self._trouble, *(watch.trouble for watch in self._watched.values()))
-        for error in dict.fromkeys(each.finding for each in troubles if each is not None):
+        watched = self._watched.values()
+        troubles = [self._listing.error]
+        troubles += [watch.unwritten or watch.look.error for watch in watched]
+        shown = (each.finding for each in troubles if each is not None and not _is_gone(each))
+        for error in dict.fromkeys(shown):
             turn.warnings.append(warning(error.code, error.message, error.hint))
 
     def _ask(self, turn: Turn, connect: Connect) -> None:
         ends = self._apps.ends()
         if ends != self._ends:
-            self._ends, self._list_at = ends, float("-inf")
+            self._ends = ends
+            self._listing.again()
         due = [r for r in self._recent() if r.run_id not in self._over]
         period_s = (LOOK_S if due else IDLE_LIST_S) * self._scale
-        if turn.monotonic >= self._list_at + period_s:
-            self._list_at = turn.monotonic
-            generation = self._generation
-            self._errands.start(_LIST, lambda: (generation, run_errands.list_runs(connect, LISTED)))
-        wait_s = self._list_at + period_s - turn.monotonic
+        self._listing.again(self._listing.began_at + period_s)
+        list_runs = functools.partial(run_calls.list_runs, connect, LISTED)
+        self._listing.ask(self._generation, list_runs, turn.monotonic)
+        wait_s = self._listing.began_at + period_s - turn.monotonic
         turn.next_s = min(turn.next_s, max(wait_s, 0.0))
 
     def _go_on(self, turn: Turn, run: RunInfo, connect: Connect) -> None:
         watch = self._watched.get(run.run_id)
         if watch is None:
-            watch = _Watch(self._files.journal(run.run_id), run, round_at=turn.monotonic)
+            look: Background[str, RunInfo] = Background(
+                self._threads,
+                f"run-look-{run.run_id}",
+                after_failure(LOOK_S * self._scale),
+                good_for_s=0.0,
+            )
+            watch = _Watch(self._files.journal(run.run_id), run, look, round_at=turn.monotonic)
             self._watched[run.run_id] = watch
         if watch.info.active:
             watch.saw(turn.supernodes)
-        done = self._errands.take(f"run-look-{run.run_id}")
-        if done is not None and done.error is None:
-            watch.info, watch.trouble = done.value, None
-            watch.read = not done.value.active
+        ended = watch.look.take(run.run_id, turn.monotonic)
+        if ended is not None and ended.answer is not None:
+            watch.info = ended.answer
+            watch.read = not watch.info.active
             self._pace(watch, turn.monotonic)
-        elif done is not None and done.error is not None:
-            watch.not_before = turn.monotonic + LOOK_S * self._scale
-            if done.error.finding.code == "control.refused":  # it is gone: see which are there
-                self.expect()
-                return
-            watch.trouble = done.error
+        elif ended is not None and _is_gone(ended.error):
+            self.expect()  # see which are there
+            return
         if not watch.info.active and watch.read:
             self._finish(watch, turn)
             return
-        if turn.monotonic < watch.not_before:
-            turn.next_s = min(turn.next_s, watch.not_before - turn.monotonic)
+        if turn.monotonic < watch.look.due_at:
+            turn.next_s = min(turn.next_s, watch.look.due_at - turn.monotonic)
             return
-        name = f"run-look-{run.run_id}"
-        if sum(self._errands.running(f"run-look-{other}") for other in self._watched) < AT_ONCE:
-            look = functools.partial(run_errands.look, connect, watch.journal, LOOK_S * self._scale)
-            self._errands.start(name, look)
+        if sum(other.look.running for other in self._watched.values()) < AT_ONCE:
+            look_s = LOOK_S * self._scale
+            call = functools.partial(run_calls.look, connect, watch.journal, look_s)
+            watch.look.start(run.run_id, call, turn.monotonic)
 
     def _pace(self, watch: _Watch, now: float) -> None:
         number = watch.journal.progress.number
@@ -272,7 +277,7 @@ class Follower:
             watch.journal.flush()
             self._files.end(run, ended, progress, self._more(watch, server))
         except AgentError as error:  # the disk may be full: tried again
-            watch.trouble, watch.not_before = error, turn.monotonic + LOOK_S * self._scale
+            watch.unwritten, watch.not_before = error, turn.monotonic + LOOK_S * self._scale
             return
         self._over[run.run_id] = Followed(run, progress.newest(), ended)
         self._watched.pop(run.run_id, None)
@@ -298,18 +303,20 @@ class Follower:
 
     def _prune(self, turn: Turn, image: str, limit: int) -> None:
         """Remove what the oldest ended runs left where all together take too much."""
-        done = self._errands.take(_PRUNE)
-        if done is not None and done.error is not None:
-            self._prune_at = turn.monotonic + IDLE_LIST_S * self._scale
-            log.warning("run.prune_failed", reason=str(done.error))
+        if self._pruning.running:
+            return
+        ended = self._pruning.take("", turn.monotonic)
+        if ended is not None and ended.error is not None:
+            log.warning("run.prune_failed", reason=str(ended.error))
         live = self._apps.live_bytes()
         now = len(self._over), self._apps.archived, live // PRUNE_STEP_BYTES
-        waits = now == self._settled or turn.monotonic < self._prune_at
-        if waits or self._errands.running(_PRUNE):
+        rests = self._pruning.error is not None and turn.monotonic < self._pruning.due_at
+        if now == self._settled or rests:
             return  # a look reads the directory of each run
         found = run_files.prunable(self._files.kept(), limit - live)
         if found:
-            self._errands.start(_PRUNE, functools.partial(self._remove, image, found[0]))
+            remove = functools.partial(self._remove, image, found[0])
+            self._pruning.start("", remove, turn.monotonic)
         else:
             self._settled = now
 
@@ -386,6 +393,11 @@ def _mark(run: Followed) -> Mark:
     if run.outcome is None:
         return Mark.WAITING
     return Mark.BAD if run.outcome.end == "failed" else Mark.OK
+
+
+def _is_gone(error: AgentError | None) -> bool:
+    """Return whether the SuperLink does not know a run, which is no trouble."""
+    return error is not None and error.finding.code == "control.refused"
 
 
 def _progress(rows: object) -> Progress:

@@ -171,18 +171,20 @@ def dump(known: Submission) -> bytes:
 def load(data: bytes) -> Submission:
     """Return the submission in a file's content. Raises ValueError for anything else.
 
-    Fields that another version of the agent wrote are left out, those it did not know are unset.
+    Fields that another version of the agent wrote are left out, those it did not know are unset:
+    what has no key is another submission than the context asks for.
     """
     try:
         document = json.loads(data)
+        if not isinstance(document, dict):
+            raise TypeError(f"{document!r} is no object")  # noqa: TRY301  # as what is wrong inside
         known = [f for f in dataclasses.fields(Submission) if f.name in document]
         fields = {f.name: document[f.name] for f in known}
         for name in fields.keys() & {"overrides", "unread"}:
             fields[name] = tuple((str(key), value) for key, value in fields[name])
         fields["dependencies"] = tuple(map(str, fields.get("dependencies", ())))
-        texts = ("key", "source", "commit", "app", "bundle")
-        fields |= {name: _text(fields[name]) for name in texts}
-        fields |= {name: _text(fields.get(name, "")) for name in ("end", "shown")}
+        texts = ("key", "source", "commit", "app", "bundle", "end", "shown")
+        fields |= {name: _text(fields.get(name, "")) for name in texts}
         if fields.get("asked_at") is not None:
             fields["asked_at"] = float(fields["asked_at"])
         if fields.get("run_id") is not None:

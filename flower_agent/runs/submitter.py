@@ -1,35 +1,42 @@
 """A SuperLink's run of the context: fetches the app, submits it once, follows it.
 
-Joins what `submission` decides with git, the bundler and the Control API. Everything slow is an
-errand. A failure here never changes the SuperLink's own state, which depends on no run.
+Joins what `submission` decides with git, the bundler and the Control API. Everything slow runs in
+the background. A failure here never changes the SuperLink's own state, which depends on no run.
 """
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import structlog
 
+from flower_agent.background import Background, Threads, after_failure
 from flower_agent.config.app_source import Source, parse_source
-from flower_agent.errands import Done, Errands
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.reporting.status import Mark
 from flower_agent.wanted import flower, roles
 
-from . import follower, run_config, run_errands, run_failure, run_needs, submission
+from . import follower, run_calls, run_failure, run_needs, submission
 from .follower import LOOK_S, Follower
-from .run_errands import Bundles, Connect, Prepared, Repository
-from .run_failure import AGAIN_MAX_S, Failure
+from .run_calls import Bundles, Connect, Prepared, Repository
+from .run_failure import AGAIN_MAX_S
 from .run_files import RunFiles
 from .submission import Due, Submission
 
 WATCH_S = 600.0
 """So often a branch is looked at for whether it moved."""
 
-_PREPARE, _SUBMIT, _WATCH = "run-prepare", "run-submit", "run-watch"
-_NEEDS = "run-needs"
-
 log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is fetched and bundled: for which context, from where, by which Flower."""
+
+    key: str
+    source: Source
+    image: str
 
 
 class Submitter:
@@ -37,7 +44,7 @@ class Submitter:
 
     def __init__(
         self,
-        errands: Errands,
+        threads: Threads,
         repository: Repository,
         bundler: Bundles,
         files: RunFiles,
@@ -45,7 +52,25 @@ class Submitter:
         *,
         scale: float = 1.0,
     ) -> None:
-        self._errands = errands
+        pause = run_failure.policy(scale)
+        self._wish: _Wish | None = None
+        self._preparing: Background[_Wish, Prepared] = Background(
+            threads, "run-prepare", pause, good_for_s=0.0
+        )
+        self._submitting: Background[tuple[str, str], str] = Background(
+            threads, "run-submit", pause, good_for_s=0.0
+        )
+        """Asks for a run of a context's key and a bundle's hash; answers its id."""
+
+        watch_s = WATCH_S * scale
+        self._watching: Background[Source, str] = Background(
+            threads, "run-watch", after_failure(watch_s), good_for_s=watch_s
+        )
+        self._weighing: Background[tuple[str, tuple[str, ...]], tuple[str, ...]] = Background(
+            threads, "run-needs", after_failure(AGAIN_MAX_S * scale)
+        )
+        """Asks what an image lacks of an app's dependencies."""
+
         self._repository = repository
         self._bundler = bundler
         self._files = files
@@ -53,11 +78,8 @@ class Submitter:
         self._scale = scale
         self._known: Submission | None = None
         self._loaded = False
-        self._failure: Failure | None = None
-        self._moved = ""
-        self._watch_at = self._needs_at = float("-inf")
-        self._lacking: tuple[object, tuple[str, ...]] = (None, ())
-        """An image with an app's dependencies, and what it lacks of them."""
+        self._said: Finding | None = None
+        """The trouble that the log has already."""
 
     def follow(self, turn: Turn, online: int, image: str, connect: Connect) -> None:
         """Go on with the run of the context; what cannot be done is a warning.
@@ -80,9 +102,14 @@ class Submitter:
         source = parse_source(turn.settings.app_repo)
         key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
         self._carry(turn, source)
-        self._take(turn, key, source)
+        self._take_prepared(turn, key, source, image)
+        self._take_submitted(turn)
+        self._take_end()
         vmid, short = turn.record.vmid, turn.app_short
-        match submission.due(self._known, key, vmid, online=online, least=least, short=short):
+        due = submission.due(self._known, key, vmid, online=online, least=least, short=short)
+        if self._submitting.running:
+            due = Due.SUBMIT  # which run comes of it must be known before there may be another
+        match due:
             case Due.PREPARE:
                 self._prepare(turn, key, source, image)
             case Due.WAIT | Due.IMAGE:
@@ -93,7 +120,7 @@ class Submitter:
             case Due.FOLLOW | Due.NOTHING:
                 self._tell_run(turn)
         if self._known is not None and self._known.key == key:
-            self._watch(turn, source)
+            self._watch(turn, source, self._known)
             self._needs(turn, self._known)
         elif self._known is not None and self._known.active:
             turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
@@ -107,35 +134,22 @@ class Submitter:
 
     def _without_app(self, turn: Turn) -> None:
         """Follow a run whose context is gone to its end."""
+        self._take_submitted(turn)
         self._take_end()
         if self._known is not None and self._known.active:
             self._tell_run(turn)
         elif self._follower.newest is None and self._known is not None:
             turn.told["FLOWER_RUN"] = ""
 
-    def _take(self, turn: Turn, key: str, source: Source) -> None:
-        """Take what the errands brought."""
-        if (done := self._errands.take(_PREPARE)) is not None:
-            self._take_prepared(turn, done, key, source)
-        if (done := self._errands.take(_SUBMIT)) is not None:
-            self._take_submitted(turn, done, key)
-        self._take_end()
-        done = self._errands.take(_WATCH)
-        if done is not None and done.error is None and self._known is not None:
-            self._moved = "" if done.value == self._known.commit else done.value
-
-    def _take_prepared(self, turn: Turn, done: Done, key: str, source: Source) -> None:
-        if done.error is not None:
-            self._fail(turn, key, done.error)
+    def _take_prepared(self, turn: Turn, key: str, source: Source, image: str) -> None:
+        wish = self._wish
+        if wish is None or (wish.key, wish.image) != (key, image):
             return
-        prepared: Prepared = done.value
-        if prepared.key != key:
-            return  # the context changed meanwhile
-        try:
-            fitted = run_config.fit(turn.settings, prepared.app)
-        except AgentError as error:
-            self._fail(turn, key, error)
+        ended = self._preparing.take(wish, turn.monotonic)
+        if ended is None or ended.answer is None:
+            self._note(ended.error if ended else None)
             return
+        prepared = ended.answer
         known = Submission(
             key=key,
             vmid=turn.record.vmid,
@@ -143,23 +157,30 @@ class Submitter:
             commit=prepared.commit,
             app=str(prepared.app),
             bundle=hashlib.sha256(prepared.bundle).hexdigest(),
-            overrides=fitted.overrides,
-            unread=tuple((f.message, f.hint) for f in fitted.findings),
+            overrides=prepared.fitted.overrides,
+            unread=tuple((f.message, f.hint) for f in prepared.fitted.findings),
             dependencies=prepared.app.dependencies,
         )
         self._files.keep(known, prepared.bundle)
-        self._known, self._failure, self._moved = known, None, ""
+        self._known, self._said, self._wish = known, None, None
         log.info("run.prepared", source=known.source, commit=known.commit, app=known.app)
 
-    def _take_submitted(self, turn: Turn, done: Done, key: str) -> None:
-        if done.error is not None:
-            self._fail(turn, key, done.error)
-        elif self._known is not None:
-            self._failure = None
-            self._keep(dataclasses.replace(self._known, run_id=done.value))
-            self._follower.expect()
-            self._note_submitted(self._known)
-            log.info("run.submitted", run=done.value, commit=self._known.commit)
+    def _take_submitted(self, turn: Turn) -> None:
+        """Take the id of the run that came of the known submission, of no other."""
+        known = self._known
+        if known is None:
+            return
+        ended = self._submitting.take((known.key, known.bundle), turn.monotonic)
+        if ended is None:
+            return
+        if ended.answer is None:
+            self._note(self._submitting.error)
+            return
+        self._said = None
+        self._keep(dataclasses.replace(known, run_id=ended.answer))
+        self._follower.expect()
+        self._note_submitted(dataclasses.replace(known, run_id=ended.answer))
+        log.info("run.submitted", run=ended.answer, commit=known.commit)
 
     def _take_end(self) -> None:
         """Take the end of the context's run from what follows all runs."""
@@ -184,11 +205,15 @@ class Submitter:
         self._files.keep(known)
 
     def _prepare(self, turn: Turn, key: str, source: Source, image: str) -> None:
-        if self._rests(turn, key):
+        self._wish = wish = _Wish(key, source, image)
+        repository, build, settings = self._repository, self._bundler.build, turn.settings
+        self._preparing.take(wish, turn.monotonic)
+        if self._rests(turn, self._preparing):
             return
-        repository, build = self._repository, self._bundler.build
-        begun = self._errands.start(
-            _PREPARE, lambda: run_errands.prepare(repository, build, source, key=key, image=image)
+        begun = self._preparing.start(
+            wish,
+            lambda: run_calls.prepare(repository, build, source, settings, image=image),
+            turn.monotonic,
         )
         if begun:
             log.info("run.prepare", source=str(source))
@@ -197,48 +222,53 @@ class Submitter:
 
     def _submit(self, turn: Turn, key: str, source: Source, image: str, connect: Connect) -> None:
         known = self._known
-        if self._rests(turn, key):
+        if self._rests(turn, self._submitting):
             return
-        if known is not None and not self._errands.running(_SUBMIT):
+        if known is not None and not self._submitting.running:
             bundle = self._files.bundle(known)
-            if bundle is None:  # lost: made anew, of the same commit
+            if bundle is None:  # lost: made again, of the same commit
                 source = dataclasses.replace(source, ref=known.commit)
                 self._prepare(turn, key, source, image)
                 return
             if known.asked_at is None:
                 self._keep(dataclasses.replace(known, asked_at=turn.now.timestamp()))
             federation = flower.band(turn.settings.version).federation
-            self._errands.start(
-                _SUBMIT, lambda: run_errands.start(connect, known, bundle, federation)
+            self._submitting.start(
+                (known.key, known.bundle),
+                lambda: run_calls.start(connect, known, bundle, federation),
+                turn.monotonic,
             )
         self._tell(turn, Mark.WAITING, "submitting")
 
-    def _watch(self, turn: Turn, source: Source) -> None:
+    def _watch(self, turn: Turn, source: Source, known: Submission) -> None:
         """Look whether the branch moved, now and then."""
-        if not source.fixed and turn.monotonic >= self._watch_at:
-            self._watch_at = turn.monotonic + WATCH_S * self._scale
-            self._errands.start(_WATCH, lambda: self._repository.resolve(source))
-        if self._moved and self._known is not None:
-            taken, now = self._known.commit[:10], self._moved[:10]
+        if source.fixed:
+            return
+        self._watching.ask(source, lambda: self._repository.resolve(source), turn.monotonic)
+        moved = self._watching.answer
+        if moved is not None and moved != known.commit:
+            taken, now = known.commit[:10], moved[:10]
             message = f"{source} is at {now} now; {taken} was taken, and no other is run"
             turn.warnings.append(warning("run.moved", message))
 
-    def _fail(self, turn: Turn, key: str, error: AgentError) -> None:
-        last = self._failure
-        new = run_failure.failed(last, key, error, turn.monotonic, scale=self._scale)
-        if last is None or last.finding != new.finding:
-            log.warning("run.trouble", code=new.finding.code, message=new.finding.message)
-        self._failure = new
+    def _note(self, error: AgentError | None) -> None:
+        """Log a trouble once."""
+        if error is None:
+            return
+        found = run_failure.finding(error)
+        if self._said != found:
+            log.warning("run.trouble", code=found.code, message=found.message)
+        self._said = found
 
-    def _rests(self, turn: Turn, key: str) -> bool:
+    def _rests(self, turn: Turn, work: Background[Any, Any]) -> bool:
         """Tell whether nothing is tried just now, and why."""
-        failure = self._failure
-        if failure is None or not failure.rests(key, turn.monotonic):
+        if work.error is None or turn.monotonic >= work.due_at:
             return False
-        turn.next_s = min(turn.next_s, failure.again_at - turn.monotonic)
-        turn.told["FLOWER_RUN"] = f"failed: {failure.finding}"
+        found = run_failure.finding(work.error)
+        turn.next_s = min(turn.next_s, work.due_at - turn.monotonic)
+        turn.told["FLOWER_RUN"] = f"failed: {found}"
         turn.note("run", Mark.BAD, "the app cannot be submitted: see the warning")
-        _warn(turn, failure.finding)
+        _warn(turn, found)
         return True
 
     def _needs(self, turn: Turn, known: Submission) -> None:
@@ -246,16 +276,10 @@ class Submitter:
         if known.end or not known.dependencies or turn.settings.appio_listen is not None:
             return
         asked = (turn.app_image or roles.app_parent(turn.settings), known.dependencies)
-        done = self._errands.take(_NEEDS)
-        if done is not None and done.error is None:
-            self._lacking = done.value
-        if self._lacking[0] != asked and turn.monotonic >= self._needs_at:
-            self._needs_at = turn.monotonic + AGAIN_MAX_S * self._scale
-            self._errands.start(_NEEDS, lambda: (asked, self._bundler.lacking(*asked)))
-        known_lacks = self._lacking[1] if self._lacking[0] == asked else ()
+        self._weighing.ask(asked, lambda: self._bundler.lacking(*asked), turn.monotonic)
         if run_needs.on_its_way(turn.facts.get("app")):
             return
-        for lack in known_lacks:
+        for lack in self._weighing.answer or ():
             message = f"{known.app} wants {lack}, which {asked[0]} lacks"
             turn.warnings.append(warning("run.dependency", message))
 

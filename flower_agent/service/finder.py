@@ -1,7 +1,7 @@
 """How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
 
-The look-ups run as errands. Requests are few: one ``/service`` and one ``/vms/ID``, again only
-while something is missing or the SuperLink is lost, as `pace` has it.
+The look-ups run in the background. Requests are few: one ``/service`` and one ``/vms/ID``, again
+only while something is missing or the SuperLink is lost, as `pace` has it.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import random
 import structlog
 
 from flower_agent.address import parse_address
+from flower_agent.background import Background, Ended, Threads
 from flower_agent.config.settings import Settings
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.record import Record
 from flower_agent.wanted import roles
@@ -19,8 +19,6 @@ from flower_agent.wanted import roles
 from . import discovery, pace
 from .discovery import Partition, SuperLink
 from .onegate import OneGate
-
-_LOOKUP = "onegate-lookup"
 
 log = structlog.get_logger()
 
@@ -36,25 +34,24 @@ class Found:
     """None when it was not asked for."""
 
 
+_Question = tuple[str, bool]
+"""The VM that asks, and whether for the SuperLink."""
+
+
 class Finder:
     """The SuperNode's search; every method returns at once."""
 
-    def __init__(self, errands: Errands, *, rng: random.Random, scale: float = 1.0) -> None:
-        self._errands = errands
-        self._random = rng
-        self._scale = scale
-        self._found: Found | None = None
-        self._stale = False
-        self._trouble: AgentError | None = None
-        self._failures = 0
-        self._next_lookup = 0.0
+    def __init__(self, threads: Threads, *, rng: random.Random, scale: float = 1.0) -> None:
+        self._lookup: Background[_Question, Found] = Background(
+            threads, "onegate-lookup", pace.policy(rng, scale)
+        )
 
     def forget(self) -> None:
         """Look again when the pace allows: the SuperLink was lost, or the settings changed.
 
         What is known counts until OneGate says something else.
         """
-        self._stale = True
+        self._lookup.again()
 
     def version(self, settings: Settings) -> str | None:
         """Return the Flower version that the SuperLink publishes.
@@ -63,7 +60,8 @@ class Finder:
         """
         if fixed(settings) is not None and not wants_ca(settings):
             return ""
-        found = self._found.superlink if self._found else None
+        answer = self._lookup.answer
+        found = answer.superlink if answer else None
         return found.version if found else None
 
     def find(
@@ -86,15 +84,16 @@ class Finder:
             self._look_up(settings, client, record, now=now, superlink=False)
             return known
         self._look_up(settings, client, record, now=now, superlink=True)
-        if self._found is not None and self._found.superlink is not None:
-            seen = self._found.superlink
+        answer, trouble = self._lookup.answer, self._lookup.error
+        if answer is not None and answer.superlink is not None:
+            seen = answer.superlink
             if known is None or known.endpoint == seen.endpoint:
                 return seen
             return dataclasses.replace(seen, endpoint=known.endpoint, published=seen.endpoint)
-        away = self._trouble is not None and self._trouble.finding.code.startswith("onegate.")
-        if record.superlink is not None and (away or (running and self._trouble is None)):
+        away = trouble is not None and not pace.is_answer(trouble)
+        if record.superlink is not None and (away or (running and trouble is None)):
             return known or SuperLink(record.superlink, vmid=record.superlink_vmid)
-        raise self._trouble or AgentError(
+        raise trouble or AgentError(
             "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
         )
 
@@ -107,9 +106,9 @@ class Finder:
             return record.partition
         if client is None or self._outside():
             return None
-        if self._found is not None and self._found.partition is not None:
-            return self._found.partition
-        raise self._trouble or AgentError(
+        if self._lookup.answer is not None and self._lookup.answer.partition is not None:
+            return self._lookup.answer.partition
+        raise self._lookup.error or AgentError(
             "discover.waiting", "OneGate is asked for this node's partition", retryable=True
         )
 
@@ -123,46 +122,40 @@ class Finder:
         superlink: bool,
     ) -> None:
         """Take the last look-up's end, and begin another where something is missing."""
-        done = self._errands.take(_LOOKUP)
-        if done is not None:
-            self._note(done.value, done.error)
-            code = done.error.finding.code if done.error else ""
-            self._failures = pace.failures(self._failures, code)
-            wait_s = pace.pause_s(self._failures, self._random.random())
-            self._next_lookup = now + wait_s * self._scale
-        partition = not settings.is_numbered and record.partition is None
-        missing = (
-            self._stale
-            or self._found is None
-            or (superlink and self._found.superlink is None)
-            or (partition and self._found.partition is None)
-        )
-        if not (superlink or partition) or not missing or now < self._next_lookup:
-            return
-        if not superlink and self._outside():
-            return
         if client is None:
             return
-        vmid, known = client.access.vmid, record.superlink_vmid
-        self._errands.start(
-            _LOOKUP,
+        lookup, vmid, known = self._lookup, client.access.vmid, record.superlink_vmid
+        question = (vmid, superlink)
+        before = lookup.error
+        self._note(lookup.take(question, now), before)
+        partition = not settings.is_numbered and record.partition is None
+        answer = lookup.answer
+        missing = answer is not None and (
+            (superlink and answer.superlink is None) or (partition and answer.partition is None)
+        )
+        if missing and not lookup.running:
+            lookup.again()
+        if not (superlink or (partition and not self._outside())):
+            return
+        lookup.ask(
+            question,
             lambda: look_up(client, vmid, known, superlink=superlink, partition=partition),
+            now,
         )
 
-    def _note(self, found: Found | None, error: AgentError | None) -> None:
-        before = self._trouble.finding if self._trouble else None
-        if error is not None:
-            self._trouble = error
-            if not error.finding.code.startswith("onegate."):
-                self._found = None
-            if before is None or before.code != error.finding.code:
-                log.info("discover.waiting", code=error.finding.code, message=error.finding.message)
+    def _note(self, ended: Ended[_Question, Found] | None, before: AgentError | None) -> None:
+        if ended is None or ended.error is None:
             return
-        self._trouble, self._found, self._stale = None, found, False
+        found = ended.error.finding
+        if pace.is_answer(ended.error):
+            self._lookup.answer = None  # OneGate says that it is gone
+        if before is None or before.finding.code != found.code:
+            log.info("discover.waiting", code=found.code, message=found.message)
 
     def _outside(self) -> bool:
         """Tell whether OneGate said that this VM is in no service, which stays so."""
-        return self._trouble is not None and self._trouble.finding.code == "onegate.no_service"
+        error = self._lookup.error
+        return error is not None and error.finding.code == "onegate.no_service"
 
 
 def look_up(

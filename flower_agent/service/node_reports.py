@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Collection
 
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Threads
 from flower_agent.errors import AgentError, Finding, warning
 
 from . import discovery
@@ -19,7 +19,6 @@ AT_ONCE = 4
 PERIOD_S = 5.0
 """Look-ups stay few: 48 nodes a minute."""
 
-_ERRAND = "node-reports"
 _TOLD = re.compile(r"([A-Za-z][A-Za-z0-9 ()_.]{0,80}); run ([0-9]{1,20})", re.ASCII)
 _CLASS = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
 
@@ -38,10 +37,10 @@ class Report:
 class NodeReports:
     """The reports of the SuperNodes of one SuperLink."""
 
-    def __init__(self, errands: Errands, *, scale: float = 1.0) -> None:
-        self._errands = errands
-        self._scale = scale
-        self._asked_at = float("-inf")
+    def __init__(self, threads: Threads, *, scale: float = 1.0) -> None:
+        self._asking: Background[str, list[Report]] = Background(
+            threads, "node-reports", lambda *_: PERIOD_S * scale, good_for_s=PERIOD_S * scale
+        )
         self._next = 0
         self._reports: dict[str, Report] = {}
 
@@ -49,16 +48,16 @@ class NodeReports:
         self, client: OneGate | None, vmids: Collection[str], runs: Collection[str], now: float
     ) -> list[Finding]:
         """Ask the next few of `vmids` while one of `runs` is active; return what concerns these."""
-        done = self._errands.take(_ERRAND)
-        if done is not None and done.error is None:
-            self._reports |= {report.vmid: report for report in done.value}
+        own = client.access.vmid if client else ""
+        ended = self._asking.take(own, now)
+        if ended is not None and ended.answer is not None:
+            self._reports |= {report.vmid: report for report in ended.answer}
         if not runs:
             self._reports.clear()
             return []
-        if client is not None and vmids and now >= self._asked_at + PERIOD_S * self._scale:
-            self._asked_at = now
+        if client and vmids and now >= self._asking.due_at and not self._asking.running:
             asked = self._some(sorted(vmids, key=lambda vmid: (len(vmid), vmid)))
-            self._errands.start(_ERRAND, lambda: ask(client, asked))
+            self._asking.start(own, lambda: ask(client, asked), now)
         return [finding(each) for each in self._reports.values() if each.run in runs and each.what]
 
     def _some(self, vmids: list[str]) -> list[str]:

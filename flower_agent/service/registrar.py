@@ -1,6 +1,6 @@
 """A SuperLink's watch over its service: which VMs there are, what keys they publish.
 
-Looks run as errands beside the loop. Requests are few (`lookups`): one ``/service`` every 5 s while
+Looks run in the background. Requests are few (`lookups`): one ``/service`` every 5 s while
 a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, at most 20 a second.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
-from flower_agent.errands import Errands
+from flower_agent.background import AT_ONCE, Background, Threads
 from flower_agent.errors import AgentError
 from flower_agent.probes.control import NodeInfo
 
@@ -25,10 +25,20 @@ A_SECOND = 20
 """Look-ups of VMs that OneGate is asked for at most."""
 
 RETRY_S = (5.0, 15.0)
-_SERVICE = "onegate-watch"
-_KEYS = "onegate-keys"
 
 log = structlog.get_logger()
+
+
+class InterruptedLookError(AgentError):
+    """OneGate failed between two VMs; those before are known."""
+
+    def __init__(
+        self, error: AgentError, claims: Collection[Claim], asked: Collection[str]
+    ) -> None:
+        found = error.finding
+        super().__init__(found.code, found.message, found.hint, retryable=error.retryable)
+        self.claims = tuple(claims)
+        self.asked = tuple(asked)
 
 
 class Registrar:
@@ -36,20 +46,24 @@ class Registrar:
 
     def __init__(
         self,
-        errands: Errands,
+        threads: Threads,
         *,
         rng: random.Random,
         scale: float = 1.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._errands = errands
-        self._random = rng
+        def pause(error: AgentError | None, _: int) -> float:
+            fails = error is not None and not _alone(error)
+            return rng.uniform(*RETRY_S) * scale if fails else 0.0
+
+        self._listing: Background[str, Service] = Background(threads, "onegate-watch", pause)
+        self._looking: Background[str, tuple[Claim, ...]] = Background(
+            threads, "onegate-keys", pause
+        )
         self._scale = scale
         self._sleep = sleep
         self._service: Service | None = None
         self._vmid: str | None = None
-        self._asked_at = float("-inf")
-        self._not_before = float("-inf")
         self._missing_since: float | None = None
         self._fresh: set[str] | None = None
         self._looks: dict[str, Look] = {}
@@ -64,12 +78,11 @@ class Registrar:
         """Why the last look failed."""
 
     def begin(self, client: OneGate, now: float) -> None:
-        """Take what errands brought, and ask for the service when it is due."""
-        self._take(now, client.access.vmid)
-        if now < max(self._asked_at + self._period_s(now), self._not_before):
-            return
-        if self._errands.start(_SERVICE, lambda: discovery.parse_service(client.service())):
-            self._asked_at = now
+        """Take what OneGate answered, and ask for the service when it is due."""
+        own = client.access.vmid
+        self._take(now, own)
+        if now >= self._list_at(now):
+            self._listing.start(own, lambda: discovery.parse_service(client.service()), now)
 
     def watch(
         self, client: OneGate, pins: Collection[Pin], nodes: Mapping[bytes, NodeInfo], now: float
@@ -84,11 +97,13 @@ class Registrar:
         told = {c.vmid for c in self.claims.values() if c.gpu}
         self._looks = lookups.follow(self._looks, standing, now, told)
         due = lookups.due(self._looks, now, self._scale)[:A_SECOND]
-        if not due or now < self._not_before or self._errands.running(_KEYS):
+        if not due or now < self._not_before():
             return
         pause_s, sleep = 1.0 / A_SECOND, self._sleep
         nodes_here = lookups.nodes_by_role(self._service, pinned) if self._service else frozenset()
-        self._errands.start(_KEYS, lambda: ask(client, due, pause_s, sleep, nodes_here))
+        self._looking.start(
+            client.access.vmid, lambda: ask(client, due, pause_s, sleep, nodes_here), now
+        )
 
     def gone(self, now: float) -> frozenset[str]:
         """Return the pinned VMs that have left the service for good."""
@@ -96,10 +111,10 @@ class Registrar:
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until something is due."""
-        dues = [self._asked_at + self._period_s(now)]
-        if not self._errands.running(_KEYS):
+        dues = [self._list_at(now)]
+        if not self._looking.running:
             dues += [look.due_at(self._scale) for look in self._looks.values()]
-        return max(min(dues), self._not_before) - now
+        return max(min(dues), self._not_before()) - now
 
     def counts(self) -> tuple[int, int]:
         """Return how many VMs are enrolled, and how many VMs may be SuperNodes."""
@@ -108,15 +123,12 @@ class Registrar:
         return sum(look.standing is not Standing.UNKNOWN for look in nodes), len(nodes)
 
     def _take(self, now: float, own_vmid: str) -> None:
-        done = self._errands.take(_SERVICE)
-        if done is not None:
-            alone = done.error is not None and done.error.finding.code == "onegate.no_service"
-            self._note(None if alone else done.error, now)
-            if done.error is None or alone:
+        if (listed := self._listing.take(own_vmid, now)) is not None:
+            alone = listed.error is not None and _alone(listed.error)
+            self._note(None if alone else listed.error)
+            if listed.error is None or alone:
                 self.in_service = self.in_service is True or not alone
-            else:
-                self._asked_at = float("-inf")  # again after a pause
-            service: Service | None = done.value
+            service = listed.answer
             if service is not None and service.member(own_vmid) is not None:  # a complete answer
                 self._service, self._vmid = service, own_vmid
                 self._fresh = {member.vmid for member in service.members}
@@ -124,20 +136,33 @@ class Registrar:
                     self._missing_since = None
                 elif self._missing_since is None:
                     self._missing_since = now
-        done = self._errands.take(_KEYS)
-        if done is not None:
-            claims, asked, error = done.value if done.error is None else ((), (), done.error)
-            self._note(error, now)
+        if (looked := self._looking.take(own_vmid, now)) is not None:
+            self._note(looked.error)
+            cut = looked.error if isinstance(looked.error, InterruptedLookError) else None
+            claims = cut.claims if cut else looked.answer or ()
+            asked = cut.asked if cut else tuple(claim.vmid for claim in claims)
             self.claims |= {found.vmid: found for found in claims}
             for vmid in self._looks.keys() & asked:
                 self._looks[vmid] = dataclasses.replace(self._looks[vmid], asked_at=now)
 
-    def _note(self, error: AgentError | None, now: float) -> None:
+    def _note(self, error: AgentError | None) -> None:
+        before, self.trouble = self.trouble, error
         if error is not None:
-            self._not_before = now + self._random.uniform(*RETRY_S) * self._scale
-            if self.trouble is None or self.trouble.finding.code != error.finding.code:
-                log.info("enrol.trouble", code=error.finding.code, message=error.finding.message)
-        self.trouble = error
+            found = error.finding
+            if before is None or before.finding.code != found.code:
+                log.info("enrol.trouble", code=found.code, message=found.message)
+
+    def _list_at(self, now: float) -> float:
+        """Return when the service is asked for next: by its period, after a failure soon."""
+        error, rest = self._listing.error, self._not_before()
+        if error is not None and not _alone(error):
+            return rest
+        return max(self._listing.began_at + self._period_s(now), rest)
+
+    def _not_before(self) -> float:
+        """Return until when OneGate rests after a failure."""
+        failed = [b for b in (self._listing, self._looking) if b.error and not _alone(b.error)]
+        return max((each.due_at for each in failed), default=AT_ONCE)
 
     def _others(self) -> tuple[str, ...]:
         members = self._service.members if self._service else ()
@@ -158,8 +183,8 @@ def ask(
     pause_s: float,
     sleep: Callable[[float], None],
     nodes: Collection[str] = (),
-) -> tuple[tuple[Claim, ...], tuple[str, ...], AgentError | None]:
-    """Return what the VMs publish, which were asked for, and what ended the look early.
+) -> tuple[Claim, ...]:
+    """Return what the VMs publish. Raises `InterruptedLookError` where OneGate fails.
 
     `nodes` are the VMs that OneFlow calls SuperNodes. A VM that has left the service meanwhile
     publishes nothing.
@@ -172,11 +197,16 @@ def ask(
             found.append(_claim(client, vmid, nodes))
         except AgentError as error:
             if "does not contain" not in error.finding.message:
-                return tuple(found), tuple(asked), error
+                raise InterruptedLookError(error, found, asked) from error
             found.append(Claim(vmid))
         sleep(pause_s)
-    return tuple(found), tuple(asked), None
+    return tuple(found)
 
 
 def _claim(client: OneGate, vmid: str, nodes: Collection[str]) -> Claim:
     return enrolment.claim(discovery.parse_vm(client.vm(vmid)), is_node=vmid in nodes)
+
+
+def _alone(error: AgentError) -> bool:
+    """Return whether OneGate said that this VM is in no service, which is no trouble."""
+    return error.finding.code == "onegate.no_service"

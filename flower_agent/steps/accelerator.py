@@ -1,15 +1,16 @@
 """The GPU of a turn: looks for it, hands it over, and sees from inside the container that it works.
 
-nvidia-smi and the probe may take seconds, so both run as errands. What is known counts until a
-newer answer comes; only before the first answer a turn waits.
+nvidia-smi and the probe may take seconds, so both run in the background. What is known counts until
+a newer answer comes; only before the first answer a turn waits.
 """
 
+import datetime
 from collections.abc import Callable
 
 import structlog
 
+from flower_agent.background import Background, Threads, after_failure
 from flower_agent.config.parsers import GpuMode, Role
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, Finding, Severity, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.machine import gpu, gpu_probe, nvidia
@@ -25,10 +26,10 @@ AGAIN_S = 600.0
 MEND_S = 20.0
 """So often where something is wrong."""
 
-_ASK = "nvidia-smi"
-_PROBE = "gpu-probe"
-
 log = structlog.get_logger()
+
+_Start = tuple[str, datetime.datetime | None]
+"""One start of a container: its id, and when."""
 
 
 class Accelerator:
@@ -37,22 +38,26 @@ class Accelerator:
     def __init__(
         self,
         engine: Engine,
-        errands: Errands,
+        threads: Threads,
         *,
         ask: Callable[[], Asked] = nvidia.ask,
         scale: float = 1.0,
     ) -> None:
         self._engine = engine
-        self._errands = errands
         self._ask = ask
         self._scale = scale
-        self._files: gpu.Files | None = None
+        again_s = AGAIN_S * scale
+        self._asking: Background[gpu.Files, Asked] = Background(
+            threads, "nvidia-smi", after_failure(again_s), good_for_s=again_s
+        )
+        self._probing: Background[_Start, gpu.Answer] = Background(
+            threads, "gpu-probe", after_failure(MEND_S * scale), good_for_s=again_s
+        )
         self._asked: Asked | None = None
-        self._ask_at = 0.0
+        """The last answer, also while other files are asked about."""
+
         self._offers: Offers | None = None
         self._refused: tuple[object, Finding] | None = None
-        self._probed: tuple[object, str] | None = None
-        self._probe_at = 0.0
 
     def choose(self, turn: Turn, held: Access) -> Access | None:
         """Return how the containers that compute get GPUs; None while nvidia-smi is asked.
@@ -74,7 +79,7 @@ class Accelerator:
         if not held:
             found = self._after_refusal(found, turn)
         if found.finding is not None and found.finding.severity is Severity.ERROR:
-            self._ask_at = min(self._ask_at, turn.monotonic + MEND_S * self._scale)
+            self._asking.again(turn.monotonic + MEND_S * self._scale)
         self._tell(turn, found.detail, found.finding, used=bool(found.access))
         return found.access
 
@@ -89,38 +94,31 @@ class Accelerator:
         Raises AgentError ``gpu.not_in_container`` where it must and does not; with AUTO that is a
         warning.
         """
-        start = (container.container_id, container.started_at)
-        done = self._errands.take(_PROBE)
-        if done is not None:
-            probed, answer = done.value if done.error is None else (start, None)
-            if answer is None:  # Docker's own trouble: the loop meets it too
-                self._probe_at = turn.monotonic + MEND_S * self._scale
-            else:
-                self._note(turn, probed, answer, container.name)
-        known = self._probed is not None and self._probed[0] == start
-        if not known or turn.monotonic >= self._probe_at:
-            self._errands.start(_PROBE, self._probing(container.name, start))
-        if not known or self._probed is None:
-            turn.note(
-                "gpu", Mark.WAITING, f"{turn.facts['gpu'].detail}; {container.name} is probed"
-            )
+        start, name = (container.container_id, container.started_at), container.name
+        ended = self._probing.ask(
+            start, lambda: self._engine.execute(name, gpu_probe.COMMAND), turn.monotonic
+        )
+        if self._probing.answer is None:  # not yet, or Docker's own trouble: the loop meets it too
+            turn.note("gpu", Mark.WAITING, f"{turn.facts['gpu'].detail}; {name} is probed")
             return False
-        if self._probed[1]:
-            message = f"{container.name} reaches no GPU: {self._probed[1]}"
-            hint = f"docker restart {container.name}; if that does not help: nvidia-smi on the VM."
+        seen, why = gpu_probe.probed(self._probing.answer)
+        if ended is not None and ended.error is None:
+            log.info("gpu.probed", name=name, seen=[str(card) for card in seen], reason=why)
+        if why:
+            self._probing.again(turn.monotonic + MEND_S * self._scale)
+            message = f"{name} reaches no GPU: {why}"
+            hint = f"docker restart {name}; if that does not help: nvidia-smi on the VM."
             self._tell(turn, message, Finding("gpu.not_in_container", message, hint), used=False)
         return True
 
     def _know(self, turn: Turn) -> bool:
         """Look again where it is due; tell whether anything is known."""
-        done = self._errands.take(_ASK)
-        if done is not None:
-            self._asked = done.value if done.error is None else Asked()
-            self._ask_at = turn.monotonic + AGAIN_S * self._scale
-        changed = self._files != turn.gpu
-        if changed or turn.monotonic >= self._ask_at:
-            self._files, self._ask_at, self._offers = turn.gpu, float("inf"), None
-            self._errands.start(_ASK, self._ask)
+        began_at = self._asking.began_at
+        ended = self._asking.ask(turn.gpu, self._ask, turn.monotonic)
+        if ended is not None:
+            self._asked = ended.answer or Asked()
+        if self._asking.began_at != began_at:  # asked again, or about other files
+            self._offers = None
         if self._offers is None:
             self._offers = self._engine.offers()
         return self._asked is not None
@@ -148,12 +146,3 @@ class Accelerator:
             raise AgentError(finding.code, finding.message, finding.hint)
         if turn.gpu.devices:
             turn.warnings.append(warning(finding.code, finding.message, finding.hint))
-
-    def _note(self, turn: Turn, start: object, answer: gpu.Answer, name: str) -> None:
-        seen, why = gpu_probe.probed(answer)
-        self._probed = (start, why)
-        self._probe_at = turn.monotonic + (MEND_S if why else AGAIN_S) * self._scale
-        log.info("gpu.probed", name=name, seen=[str(card) for card in seen], reason=why)
-
-    def _probing(self, name: str, start: object) -> Callable[[], tuple[object, gpu.Answer]]:
-        return lambda: (start, self._engine.execute(name, gpu_probe.COMMAND))

@@ -1,7 +1,7 @@
 """The image with what the app of CUSTOM_APP_REPO needs: which one counts, and the way to it.
 
-Fetching and making are errands, tried again ever later. What runs is kept meanwhile: an image that
-cannot be made is a warning, and another one is used only while no app computes.
+Fetching and making run in the background, tried again ever later. What runs is kept meanwhile: an
+image that cannot be made is a warning, and another one is used only while no app computes.
 """
 
 import contextlib
@@ -9,18 +9,18 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
+from flower_agent.background import Background, Threads
 from flower_agent.config.app_source import Source, parse_source
 from flower_agent.config.settings import Role
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.reporting.status import Mark
 from flower_agent.runs import run_app
-from flower_agent.runs.run_errands import Repository
+from flower_agent.runs.run_calls import Repository
 from flower_agent.wanted import app_images, app_needs, images, roles
 from flower_agent.wanted.app_needs import Needs
 from flower_agent.wanted.containers import Existing
@@ -44,6 +44,9 @@ _COMPUTES = re.compile("flwr-(?:client|server)app")
 
 _ENDED = "<defunct>"
 """How ``ps`` shows a process that has ended; Flower waits for none of those it starts."""
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 log = structlog.get_logger()
 
@@ -90,10 +93,13 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Failure:
-    error: AgentError
-    tries: int
-    again_at: float
+class _Order:
+    """An image that is wanted, and what would make a failed try worth another."""
+
+    reference: str
+    made_of: str
+    registry: Registry | None
+    where: Wheels
 
 
 class AppSupply:
@@ -102,7 +108,7 @@ class AppSupply:
     def __init__(
         self,
         engine: Engine,
-        errands: Errands,
+        threads: Threads,
         repository: Repository,
         scales: Scales,
         oven: Oven,
@@ -111,13 +117,18 @@ class AppSupply:
         scale: float = 1.0,
     ) -> None:
         self._engine = engine
-        self._errands = errands
+        pause = backoff.policy(scale)
+        self._fetching: Background[str, Needs] = Background(
+            threads, "app-fetch", pause, good_for_s=0.0
+        )
+        self._making: Background[_Order, bool] = Background(
+            threads, "app-image", pause, good_for_s=0.0
+        )
         self._repository = repository
         self._scales = scales
         self._oven = oven
         self._usual = self._where = where or Wheels()
         self._scale = scale
-        self._failures: dict[str, _Failure] = {}
         self._enough: set[str] = set()
         """What the images here lack nothing of: `app_images.made_of`."""
 
@@ -212,7 +223,8 @@ class AppSupply:
 
     def forget(self) -> None:
         """Try again at once: with other settings it may well work."""
-        self._failures.clear()
+        self._fetching.forget()
+        self._making.forget()
 
     def _kept(self, turn: Turn, parent: str, existing: Existing | None) -> Choice:
         """Return what was chosen last, where it still fits; else the image of the role."""
@@ -250,13 +262,14 @@ class AppSupply:
         made_of = app_images.made_of(images.pin(parent, base), wanted, cuda=turn.cuda)
         found = self._engine.image(reference)
         if (found is None or found.made_of != made_of) and made_of not in self._enough:
-            make = functools.partial(self._make, parent, wanted, pins, registry, cuda=turn.cuda)
-            made = self._try(turn, f"make {reference}", make)
-            if made is None:
+            order = _Order(reference, made_of, registry, self._where)
+            make = functools.partial(self._make, order, parent, wanted, pins, cuda=turn.cuda)
+            needed = self._try(turn, self._making, order, make)
+            if needed is None:
                 said = f": {self._progress}" if self._progress else ""
                 turn.note("app", Mark.WAITING, f"makes {reference} for {needs}{said}")
                 return None
-            if not made.value:
+            if not needed:
                 self._enough.add(made_of)
         if made_of in self._enough:
             turn.note("app", Mark.OK, f"{needs} has what it needs in {parent}")
@@ -272,11 +285,11 @@ class AppSupply:
         if name in baked and known != baked[name]:
             known = baked[name]
         elif known is None or known.source != name:
-            done = self._try(turn, f"fetch {name}", lambda: fetch(self._repository, source))
-            if done is None:
+            fetched = functools.partial(fetch, self._repository, source)
+            known = self._try(turn, self._fetching, name, fetched)
+            if known is None:
                 turn.note("app", Mark.WAITING, f"fetches {name} to see what it needs")
                 return None
-            known = done.value
             log.info("app.needs", source=name, commit=known.commit, needs=known.dependencies)
         if not turn.dry:
             turn.record = dataclasses.replace(turn.record, app=known)
@@ -284,10 +297,10 @@ class AppSupply:
 
     def _make(
         self,
+        order: _Order,
         parent: str,
         wanted: tuple[str, ...],
         pins: Mapping[str, str],
-        registry: Registry | None,
         *,
         cuda: bool,
     ) -> bool:
@@ -295,44 +308,39 @@ class AppSupply:
         lacking = self._lacking[parent, wanted] = self._scales.lacking(parent, wanted)
         if not lacking:
             return False
-        reference = app_images.image(parent, wanted, cuda=cuda)
-        self._large.pop(reference, None)
+        self._large.pop(order.reference, None)
         self._oven.ensure_app(
             parent,
             wanted,
-            where=self._where,
+            where=order.where,
             pins=pins,
             cuda=cuda,
-            registry=registry,
+            registry=order.registry,
             progress=self._say,
-            warn=functools.partial(self._large.__setitem__, reference),
+            warn=functools.partial(self._large.__setitem__, order.reference),
         )
         return True
 
-    def _try(self, turn: Turn, errand: str, call: Callable[[], Any]) -> "_Got | None":
-        """Return what the errand brought, None while it is under way. Raises AgentError."""
-        done = self._errands.take(errand)
-        if done is not None and done.error is None:
-            self._failures.pop(errand, None)
+    def _try(
+        self,
+        turn: Turn,
+        work: Background[Request, Answer],
+        request: Request,
+        call: Callable[[], Answer],
+    ) -> Answer | None:
+        """Return what the work brought, None while it is under way. Raises AgentError."""
+        ended = work.take(request, turn.monotonic)
+        if ended is not None:
             self._progress = ""
-            return _Got(done.value)
-        last = self._failures.get(errand)
-        if done is not None and done.error is not None:
-            tries = last.tries + 1 if last else 1
-            wait_s = backoff.LONGEST_DELAY_S
-            if done.error.retryable:
-                wait_s = backoff.delay_s(tries + 1)
-            last = _Failure(done.error, tries, turn.monotonic + wait_s * self._scale)
-            self._failures[errand] = last
-            self._progress = ""
-            log.warning("app.failed", errand=errand, reason=str(done.error))
-        if not turn.dry and (last is None or turn.monotonic >= last.again_at):
-            self._errands.start(errand, call)
-        if last is not None:
-            turn.next_s = min(
-                turn.next_s, max(last.again_at - turn.monotonic, LOOK_S * self._scale)
-            )
-            raise last.error
+            if ended.error is None:
+                return ended.answer
+            log.warning("app.failed", reason=str(ended.error))
+        if not turn.dry and turn.monotonic >= work.due_at:
+            work.start(request, call, turn.monotonic)
+        if work.error is not None:
+            wait_s = max(work.due_at - turn.monotonic, LOOK_S * self._scale)
+            turn.next_s = min(turn.next_s, wait_s)
+            raise work.error
         return None
 
     def _holds(self, reference: str, existing: Existing | None) -> Existing | None:
@@ -377,11 +385,6 @@ class AppSupply:
 
     def _say(self, text: str) -> None:
         self._progress = text
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Got:
-    value: Any
 
 
 def fetch(repository: Repository, source: Source) -> Needs:

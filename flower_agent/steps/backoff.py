@@ -6,8 +6,9 @@ forget what was before.
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from flower_agent.errors import AgentError
 from flower_agent.wanted.containers import Existing
 
 FIRST_DELAY_S = 10.0
@@ -73,6 +74,20 @@ def delay_s(failures: int) -> float:
     if failures <= 1:
         return 0.0
     return min(FIRST_DELAY_S * 2.0 ** min(failures - 2, 16), LONGEST_DELAY_S)
+
+
+def policy(scale: float) -> Callable[[AgentError | None, int], float]:
+    """Return the pauses of work in the background that is tried ever later.
+
+    What waiting does not mend is tried every five minutes.
+    """
+
+    def pause(error: AgentError | None, failures: int) -> float:
+        if error is None:
+            return 0.0
+        return (delay_s(failures + 1) if error.retryable else LONGEST_DELAY_S) * scale
+
+    return pause
 
 
 def _lived_s(container: Existing) -> float:

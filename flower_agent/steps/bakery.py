@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from flower_agent.errands import Errands
+from flower_agent.background import Background, Threads
 from flower_agent.errors import AgentError
 from flower_agent.wanted.images import Image, Registry
 
@@ -35,17 +35,21 @@ class Oven(Protocol):
         """Return the image, made where it must be."""
 
 
+_Request = tuple[str, str, Registry | None, Source]
+"""The parent image, its pinned digest, and where it and the wheels are from."""
+
+
 class Bakery:
     """At most one build at a time, and why the last one failed."""
 
     def __init__(
-        self, oven: Oven, errands: Errands, where: Source | None = None, *, scale: float = 1.0
+        self, oven: Oven, threads: Threads, where: Source | None = None, *, scale: float = 1.0
     ) -> None:
         self._oven = oven
-        self._errands = errands
+        self._threads = threads
         self._usual = self._where = where or Source()
         self._scale = scale
-        self._failures: dict[str, tuple[int, AgentError, float]] = {}
+        self._builds: dict[str, Background[_Request, Image]] = {}
         self.progress = ""
         """What the running build last said."""
 
@@ -59,35 +63,31 @@ class Bakery:
     ) -> AgentError | None:
         """Begin to make the image, or look how it goes; return why the last try failed.
 
-        `now` is monotonic seconds. What waiting does not mend is tried every five minutes.
+        `now` is monotonic seconds. What waiting does not mend is tried every five minutes; another
+        parent, registry or proxy is tried at once.
         """
-        errand = f"make {reference}"
-        done = self._errands.take(errand)
-        tries, failed, again_at = self._failures.get(reference, (0, None, now))
-        if done is not None and done.error is not None:
-            tries, failed = tries + 1, done.error
-            wait_s = backoff.delay_s(tries + 1) if failed.retryable else backoff.LONGEST_DELAY_S
-            again_at = now + wait_s * self._scale
-            self._failures[reference] = (tries, failed, again_at)
-            self.progress = ""
-            log.warning("image.make_failed", image=reference, reason=str(failed))
-        elif done is not None:
-            self._failures.pop(reference, None)
-            return None
+        build, where = self._build(reference), self._where
+        request = (parent, pins.get(parent, ""), registry, where)
 
-        def make() -> None:
-            self._oven.ensure(
+        def make() -> Image:
+            return self._oven.ensure(
                 reference,
                 parent,
-                where=self._where,
+                where=where,
                 pins=pins,
                 registry=registry,
                 progress=self._say,
             )
 
-        if now >= again_at and self._errands.start(errand, make):
+        ended = build.take(request, now)
+        if ended is not None:
+            self.progress = ""
+            if ended.error is None:
+                return None
+            log.warning("image.make_failed", image=reference, reason=str(ended.error))
+        if now >= build.due_at and build.start(request, make, now):
             log.info("image.make", image=reference)
-        return failed
+        return build.error
 
     def through(self, proxy: str) -> None:
         """Let pip use this proxy from now on; empty: the one of the agent's environment."""
@@ -95,7 +95,14 @@ class Bakery:
 
     def forget(self) -> None:
         """Try again at once: with other settings it may well work."""
-        self._failures.clear()
+        for build in self._builds.values():
+            build.forget()
+
+    def _build(self, reference: str) -> Background[_Request, Image]:
+        if reference not in self._builds:
+            pause, name = backoff.policy(self._scale), f"make {reference}"
+            self._builds[reference] = Background(self._threads, name, pause, good_for_s=0.0)
+        return self._builds[reference]
 
     def _say(self, text: str) -> None:
         self.progress = text

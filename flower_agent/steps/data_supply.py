@@ -11,8 +11,8 @@ from typing import Protocol
 
 import structlog
 
+from flower_agent.background import Background, Threads, after_failure, doubling
 from flower_agent.config.settings import Settings
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.machine import udev
@@ -23,8 +23,6 @@ from flower_agent.wanted.containers import Mount
 
 LONGEST_S = 60.0
 FIRST_S = 2.0
-
-_LOOK, _SWEEP = "data-look", "data-sweep"
 
 log = structlog.get_logger()
 
@@ -45,20 +43,26 @@ class Volumes(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a look was made for; an answer to another question is dropped."""
+    """What a look is made for."""
 
     source: Source
     image: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Answer:
-    """How a look ended."""
+class _Seen:
+    """Data that apps can read."""
 
-    asked: _Asked
-    mount: Mount | None = None
-    words: str = ""
-    error: AgentError | None = None
+    mount: Mount
+    words: str
+
+
+class UnusableError(AgentError):
+    """Data that is there and cannot be used; `mount` is how Docker mounts it."""
+
+    def __init__(self, found: Finding, mount: Mount) -> None:
+        super().__init__(found.code, found.message, found.hint, retryable=True)
+        self.mount = mount
 
 
 class DataSupply:
@@ -67,22 +71,24 @@ class DataSupply:
     def __init__(
         self,
         volumes: Volumes,
-        errands: Errands,
+        threads: Threads,
         directory: pathlib.Path,
         *,
         file_system: Callable[[str], str] = udev.file_system,
         scale: float = 1.0,
     ) -> None:
         self._volumes = volumes
-        self._errands = errands
+        self._looks: Background[_Asked, _Seen] = Background(
+            threads, "data-look", doubling(FIRST_S * scale, LONGEST_S * scale)
+        )
+        self._sweeps: Background[str, None] = Background(
+            threads, "data-sweep", after_failure(LONGEST_S * scale)
+        )
         self._directory = directory
         self._file_system = file_system
-        self._scale = scale
-        self._asked: _Asked | None = None
-        self._answer: _Answer | None = None
-        self._failures = 0
-        self._again_at = float("-inf")
-        self._swept: str | None = None
+        self._wanted: _Asked | None = None
+        self._told: AgentError | None = None
+        """The trouble that the log has already."""
 
     def mount(self, turn: Turn) -> Mount | None:
         """Return the wanted mount as far as it is known; None for the agent's own directory."""
@@ -91,9 +97,9 @@ class DataSupply:
         if source is None:
             self._note_own(turn)
             return None
-        answer = self._answer
-        if answer is not None and answer.asked.source == source and answer.mount is not None:
-            return answer.mount
+        known = self._mounted()
+        if known is not None and self._wanted is not None and self._wanted.source == source:
+            return known
         return self._mounts(source, turn.data_propagation)[0]
 
     def there(self, turn: Turn, image: str) -> bool:
@@ -104,34 +110,31 @@ class DataSupply:
         source = self._source(turn.settings)
         if source is None:
             return True
-        asked = _Asked(source, image)
-        if self._asked != asked:
-            self._asked, self._answer = asked, None
-            self._failures, self._again_at = 0, float("-inf")
-        answer = self._answer
-        if answer is not None and answer.error is None:
-            self._note(turn, answer)
+        self._wanted = asked = _Asked(source, image)
+        self._take(turn)
+        if self._looks.answer is not None:
+            self._note(turn, source, self._looks.answer)
             return True
         turn.note("data", Mark.WAITING, f"looks at {source.text}")
-        if turn.monotonic >= self._again_at:
-            mounts = self._mounts(source, turn.data_propagation)
-            self._errands.start(_LOOK, lambda: look(self._volumes, asked, mounts))
-        else:
-            turn.next_s = min(turn.next_s, self._again_at - turn.monotonic)
-        if answer is not None and answer.error is not None:
-            turn.note("data", Mark.BAD, answer.error.finding.message)
-            raise answer.error
+        mounts = self._mounts(source, turn.data_propagation)
+        self._looks.ask(asked, lambda: look(self._volumes, asked, mounts), turn.monotonic)
+        wait_s = self._looks.due_at - turn.monotonic
+        if wait_s > 0:
+            turn.next_s = min(turn.next_s, wait_s)
+        if self._looks.error is not None:
+            turn.note("data", Mark.BAD, self._looks.error.finding.message)
+            raise self._looks.error
         return False
 
     def settled(self, turn: Turn, mount: Mount | None) -> None:
         """Note what is read, and remove the volumes of what was read before."""
-        if self._answer is not None and self._answer.error is None and mount is not None:
-            self._note(turn, self._answer)
+        source = self._source(turn.settings)
+        if self._looks.answer is not None and mount is not None and source is not None:
+            self._note(turn, source, self._looks.answer)
         elif mount is not None:
             turn.note("data", Mark.OK, self._shown(turn.settings))
         keep = mount.source if mount is not None and mount.volume else ""
-        if self._swept != keep and self._errands.start(_SWEEP, lambda: self._volumes.sweep(keep)):
-            self._swept = keep
+        self._sweeps.ask(keep, lambda: self._volumes.sweep(keep), turn.monotonic)
 
     def named(self, turn: Turn, error: AgentError) -> AgentError:
         """Return what Docker's refusal to start a container says of the data, else `error`."""
@@ -139,9 +142,9 @@ class DataSupply:
         if source is None or not app_data.is_meant(source, error.finding.message):
             return error
         mount = self.mount(turn) or Mount("", flower.DATA)
-        self._answer = None  # it was there, and is looked at anew
-        self._rest(turn)
-        return _error(app_data.refusal(source, mount, error.finding.message))
+        found = _error(app_data.refusal(source, mount, error.finding.message))
+        self._looks.refuted(found, turn.monotonic)  # it was there, and is looked at again
+        return found
 
     def _source(self, settings: Settings) -> Source | None:
         source = settings.data
@@ -154,33 +157,24 @@ class DataSupply:
         return app_data.mounts(source, self._volumes.owner, known, propagation=propagation)
 
     def _take(self, turn: Turn) -> None:
-        self._errands.take(_SWEEP)  # what it left is removed after the next change
-        done = self._errands.take(_LOOK)
-        if done is None:
+        if self._wanted is None or self._looks.take(self._wanted, turn.monotonic) is None:
             return
-        answer: _Answer | None = done.value
-        if answer is not None and answer.asked != self._asked:
-            return  # the question changed meanwhile
-        before, self._answer = self._answer, answer
-        error = done.error if answer is None else answer.error
-        if error is None:
-            self._failures = 0
-            return
-        self._rest(turn)
-        if before is None or before.error is None or before.error.finding != error.finding:
+        error, before = self._looks.error, self._told
+        self._told = error
+        if error is not None and (before is None or before.finding != error.finding):
             log.warning("data.trouble", code=error.finding.code, message=error.finding.message)
 
-    def _rest(self, turn: Turn) -> None:
-        """Look again after a wait that doubles."""
-        self._failures += 1
-        wait_s = min(FIRST_S * 2.0 ** min(self._failures - 1, 16), LONGEST_S)
-        self._again_at = turn.monotonic + wait_s * self._scale
+    def _mounted(self) -> Mount | None:
+        """Return how the last look mounted the data, where it could."""
+        if self._looks.answer is not None:
+            return self._looks.answer.mount
+        return self._looks.error.mount if isinstance(self._looks.error, UnusableError) else None
 
-    def _note(self, turn: Turn, answer: _Answer) -> None:
-        kind = dict(answer.mount.volume).get("type", "") if answer.mount else ""
-        shown = f"{answer.asked.source.text}{f' ({kind})' if kind else ''}: {answer.words}"
+    def _note(self, turn: Turn, source: Source, seen: _Seen) -> None:
+        kind = dict(seen.mount.volume).get("type", "")
+        shown = f"{source.text}{f' ({kind})' if kind else ''}: {seen.words}"
         turn.note("data", Mark.OK, shown)
-        if "unreadable" in answer.words:
+        if "unreadable" in seen.words:
             turn.warnings.append(warning("data.unreadable", f"FLOWER_DATA is {shown}"))
 
     def _note_own(self, turn: Turn) -> None:
@@ -199,27 +193,32 @@ class DataSupply:
         return source.text if source is not None else str(self._directory)
 
 
-def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Answer:
-    """Return how a look at the data ends: by the first mount whose type is the disk's."""
+def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
+    """Return what a look at the data saw: by the first mount whose type is the disk's.
+
+    Raises AgentError ``data.…``, `UnusableError` where Docker mounts it and apps cannot use it.
+    """
     tried: list[Finding] = []
     for mount in mounts:
         try:
             said = volumes.look(mount, asked.image)
         except AgentError as error:
             if error.finding.code != "data.refused":
-                return _Answer(asked, error=error)
+                raise
             tried.append(app_data.refusal(asked.source, mount, error.finding.message))
             if tried[-1].code == "data.filesystem":
                 continue
             break
         words, wrong = app_data.judge(asked.source, said)
-        return _Answer(asked, mount, words, _error(wrong) if wrong else None)
+        if wrong:
+            raise UnusableError(wrong, mount)
+        return _Seen(mount, words)
     found = tried[-1]
     if len(mounts) > 1 and found.code == "data.filesystem":
         types = ", ".join(dict(mount.volume)["type"] for mount in mounts)
         message = f"FLOWER_DATA is {asked.source.text}, which holds no file system of {types}"
         found = dataclasses.replace(found, message=message)
-    return _Answer(asked, error=_error(found))
+    raise _error(found)
 
 
 def _error(found: Finding) -> AgentError:

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import structlog
 
+from flower_agent.background import Background, Threads
 from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError, warning
 from flower_agent.loop.turn import Turn
 from flower_agent.paths import Paths
@@ -37,8 +37,6 @@ PROBATION_S = 20.0
 
 LOOK_AGAIN_S = 30.0
 """So often a SuperNode that waits for its SuperLink asks OneGate."""
-
-_DATABASE = "database"
 
 log = structlog.get_logger()
 
@@ -65,7 +63,7 @@ class Upgrader:
         paths: Paths,
         workload: Workload,
         search: Search,
-        errands: Errands,
+        threads: Threads,
         *,
         scale: float = 1.0,
     ) -> None:
@@ -73,7 +71,7 @@ class Upgrader:
         self._workload = workload
         self._database = Database(paths.superlink, paths.copies)
         self._search = search
-        self._errands = errands
+        self._copying: Background[str, None] = Background(threads, "database")
         self._scale = scale
         self._course: Course | None = None
         self._wanted = ""
@@ -121,13 +119,13 @@ class Upgrader:
 
         False: that is under way, and nothing may start before it ended.
         """
-        if self._errands.running(_DATABASE):
+        if self._copying.running:
             turn.note("upgrade", Mark.WAITING, "the database is copied")
             return False
-        done = self._errands.take(_DATABASE)
+        ended = self._copying.take(self._wanted, turn.monotonic)
         try:
-            if done is not None and done.error is not None:
-                raise done.error
+            if ended is not None and ended.error is not None:
+                raise ended.error
             cut, works = self._between(turn, steps)
             if works and self._trying:
                 self._database.check_room()
@@ -139,7 +137,7 @@ class Upgrader:
             self._workload.apply(steps, pins)
             return True
         self._workload.apply(steps[:cut], pins)
-        self._errands.start(_DATABASE, _doing(works))
+        self._copying.start(self._wanted, _doing(works), turn.monotonic)
         return False
 
     def judge(self, turn: Turn, unmet: Unmet | None) -> None:
@@ -153,7 +151,7 @@ class Upgrader:
                 self._count(turn, version)
             return
         self._good_since = None
-        if not self._trying or self._errands.running(_DATABASE):
+        if not self._trying or self._copying.running:
             self._since = None
             return
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):

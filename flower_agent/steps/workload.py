@@ -4,6 +4,7 @@ Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake t
 true is always listed.
 """
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 import structlog
 import tenacity
 
-from flower_agent.errands import Errands
+from flower_agent.background import AT_ONCE, Background, Threads
 from flower_agent.errors import AgentError
 from flower_agent.wanted.containers import Container, Existing
 from flower_agent.wanted.images import Image, Registry, pinned
@@ -30,15 +31,23 @@ LIST_EVERY_S = 5.0
 log = structlog.get_logger()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pull:
+    """How an image is pulled: by which digest, empty for none, and with which credentials."""
+
+    digest: str
+    registry: Registry | None
+
+
 class Workload:
     """The containers of one agent and their images."""
 
     def __init__(
-        self, engine: Engine, errands: Errands, *, wake: Callable[[], None], scale: float = 1.0
+        self, engine: Engine, threads: Threads, *, wake: Callable[[], None], scale: float = 1.0
     ) -> None:
         self.engine = engine
         self.ends = Ends(engine, rng=random.SystemRandom(), scale=scale)
-        self._errands = errands
+        self._threads = threads
         self._wake = wake
         self._scale = scale
         self._have: tuple[Existing, ...] = ()
@@ -47,9 +56,8 @@ class Workload:
         self._watching = False
         self._troubles: dict[str, Trouble] = {}
         self._images: dict[str, Image] = {}
-        self._registry: Registry | None = None
         self._refusals: dict[str, AgentError] = {}
-        self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
+        self._pulls: dict[str, Background[_Pull, None]] = {}
         self.progress = ""
         """What the running pull last said."""
 
@@ -116,8 +124,8 @@ class Workload:
                     absent.append(reference)
                     continue
                 self._images[reference] = found
-                self._pull_errors.pop(reference, None)
-                if self._errands.take(f"pull {reference}") is not None:
+                pull = self._pulls.pop(reference, None)
+                if pull is not None and pull.began_at > AT_ONCE:
                     log.info("image.pulled", image=reference)
         return tuple(absent)
 
@@ -139,23 +147,16 @@ class Workload:
 
         A failed pull is made again after a wait, or at once with other credentials.
         """
-        if registry != self._registry:
-            self._registry = registry
-            self._pull_errors.clear()
         failed: AgentError | None = None
         for reference in images:
-            done = self._errands.take(f"pull {reference}")
-            if done is not None:
-                final = done.error is not None and not done.error.retryable
-                again_at = now + RETRY_PULL_S[final] * self._scale
-                self._pull_errors[reference] = (done.error, again_at)
-            if done is not None and done.error is not None:
-                log.warning("image.pull_failed", image=reference, reason=str(done.error))
-            error, _ = self._pull_errors.get(reference, (None, now))
-            failed = failed or error
-        due = [r for r in images if now >= self._pull_errors.get(r, (None, now))[1]]
-        if due and not any(self._errands.running(f"pull {r}") for r in images):
-            self._pull(due[0], pins.get(due[0], ""), registry)
+            pull, request = self._puller(reference), _Pull(pins.get(reference, ""), registry)
+            ended = pull.take(request, now)
+            if ended is not None and ended.error is not None:
+                log.warning("image.pull_failed", image=reference, reason=str(ended.error))
+            failed = failed or pull.error
+        due = [reference for reference in images if now >= self._puller(reference).due_at]
+        if due and not any(self._puller(reference).running for reference in images):
+            self._pull(due[0], _Pull(pins.get(due[0], ""), registry), now)
         return failed
 
     def digest(self, reference: str) -> str:
@@ -209,7 +210,18 @@ class Workload:
         found = self.existing(name)
         return self.ends.judge(found, self._troubles.get(name), new, now) if found else new
 
-    def _pull(self, reference: str, digest: str, registry: Registry | None) -> None:
+    def _puller(self, reference: str) -> Background[_Pull, None]:
+        if reference not in self._pulls:
+            passing_s, final_s = (wait_s * self._scale for wait_s in RETRY_PULL_S)
+
+            def pause(error: AgentError | None, _: int) -> float:
+                return final_s if error is not None and not error.retryable else passing_s
+
+            name = f"pull {reference}"
+            self._pulls[reference] = Background(self._threads, name, pause, good_for_s=0.0)
+        return self._pulls[reference]
+
+    def _pull(self, reference: str, request: _Pull, now: float) -> None:
         def say(text: str) -> None:
             self.progress = text
 
@@ -220,10 +232,14 @@ class Workload:
 
         def pull() -> None:
             patience(again, self._scale)(
-                self.engine.pull, reference, digest=digest, registry=registry, progress=say
+                self.engine.pull,
+                reference,
+                digest=request.digest,
+                registry=request.registry,
+                progress=say,
             )
 
-        if self._errands.start(f"pull {reference}", pull):
+        if self._puller(reference).start(request, pull, now):
             log.info("image.pull", image=reference)
 
     def _do(self, step: Step, pins: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ import tempfile
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onegate_cloud import Cloud
-from virtual import Client, Gate, VirtualErrands, World
+from virtual import Client, Gate, VirtualThreads, World
 
 from flower_agent.config import pem, settings
 from flower_agent.errors import AgentError
@@ -105,8 +105,8 @@ class Guest:
 
     def __init__(self, world, gate, memory, vmid, token, *, rng):
         self.world, self.vmid, self.rng = world, vmid, rng
-        self.errands = VirtualErrands(world, self.wake)
-        self.reporter = Reporter(memory, self.errands, now=world.now, rng=rng)
+        self.threads = VirtualThreads(world, self.wake)
+        self.reporter = Reporter(memory, self.threads, now=world.now, rng=rng)
         access = Access(ENDPOINT, vmid, Secret(token))
         self.reporter.client = Client(access, world, gate)
         self.reporter.use(access)
@@ -132,7 +132,7 @@ class Link(Guest):
     def __init__(self, keys, *of_a_guest, rng):
         super().__init__(*of_a_guest, rng=rng)
         self.keys = keys
-        self.registrar = Registrar(self.errands, rng=self.rng, sleep=self.errands.sleep)
+        self.registrar = Registrar(self.threads, rng=self.rng, sleep=self.threads.sleep)
         self.pins, self.nodes = (), {}
         self._judged = 0
         self._ids = itertools.count(1)
@@ -174,7 +174,7 @@ class Node(Guest):
         super().__init__(*of_a_guest, rng=rng)
         self._link, self._settled = link, settled
         self._settings = settings.parse(NODE, {}).settings
-        self._finder = Finder(self.errands, rng=self.rng)
+        self._finder = Finder(self.threads, rng=self.rng)
         self._key = public_key()
         self._told = {"FLOWER_NODE_KEY": self._key} if link.keys else {}
         self._state, self._phase, self._error = "starting", "context", ""

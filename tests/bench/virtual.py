@@ -1,4 +1,4 @@
-"""A world with a clock of its own: errands that wait for a OneGate without a thread or a socket.
+"""A world with a clock of its own: calls that wait for a OneGate without a thread or a socket.
 
 The agent's client is the real one; below `requests` stands a transport that hands its bytes to the
 sandbox's OneGate. A call that must wait is left with `Underway` and done again from its start, with
@@ -14,7 +14,7 @@ import onegate_routes as routes
 import requests
 import urllib3
 
-from flower_agent.errands import Done
+from flower_agent.background import Threads
 from flower_agent.errors import AgentError
 from flower_agent.service.onegate import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, OneGate
 
@@ -25,7 +25,7 @@ NETWORK_S = 0.002
 
 
 class Underway(BaseException):
-    """The errand waits; it is done again when there is more to know."""
+    """The call waits; it is done again when there is more to know."""
 
 
 class World:
@@ -52,7 +52,7 @@ class World:
 
 
 class Job:
-    """An errand under way, and what its calls have brought."""
+    """A call beside the loop that is under way, and what OneGate answered to it."""
 
     def __init__(self, world, call, ended):
         self.answer = None
@@ -67,14 +67,12 @@ class Job:
     def step(self):
         self._position, self._world.job = 0, self
         try:
-            done = Done(value=self._call())
+            self._call()
         except Underway:
             return
-        except AgentError as error:
-            done = Done(error=error)
         finally:
             self._world.job = None
-        self._ended(done)
+        self._ended()
 
     def once(self, call):
         """Return what `call` gave when it was through, or try it now."""
@@ -104,29 +102,19 @@ class Client(OneGate):
         return self._world.job.once(lambda: make(method, path, body))
 
 
-class VirtualErrands:
-    """The agent's `Errands` on the world's clock."""
+class VirtualThreads(Threads):
+    """The agent's `Threads` on the world's clock."""
 
     def __init__(self, world, wake):
-        self._world, self._wake = world, wake
-        self._running, self._done = set(), {}
+        super().__init__(wake)
+        self._world = world
 
-    def start(self, name, call):
-        if name in self._running:
-            return False
-        self._running.add(name)
-        job = Job(self._world, call, lambda done: self._end(name, done))
+    def start(self, _, run):
+        job = Job(self._world, run, self.wake)
         self._world.at(self._world.now, job.step)
-        return True
-
-    def running(self, name):
-        return name in self._running
-
-    def take(self, name):
-        return self._done.pop(name, None)
 
     def sleep(self, seconds):
-        """Pause inside an errand."""
+        """Pause inside a call."""
         job = self._world.job
 
         def pause():
@@ -136,11 +124,6 @@ class VirtualErrands:
             return True
 
         job.once(pause)
-
-    def _end(self, name, done):
-        self._running.discard(name)
-        self._done[name] = done
-        self._wake()
 
 
 class Gate(requests.adapters.BaseAdapter):

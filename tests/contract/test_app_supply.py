@@ -8,8 +8,8 @@ import dataclasses
 import itertools
 
 import pytest
+from inline import Inline
 from test_converge import SUPEREXEC, SUPERNODE, Vm
-from test_enroller import Inline
 from test_submitter import PYPROJECT, Repository
 
 from flower_agent.config.settings import Role
@@ -71,7 +71,7 @@ class AppVm(Vm):
         super().reboot()
         self.app_oven = Oven(self.engine)
         self.apps = AppSupply(self.engine, Inline(), self.repository, self.app_oven, self.app_oven)
-        bakery = Bakery(self.oven, self.errands)
+        bakery = Bakery(self.oven, self.threads)
         self.converger._supply = Supply(  # the Vm's own has no apps
             self.paths.images_lock, self.workload, bakery, self.apps
         )

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from flower_agent.address import Address
-from flower_agent.errands import Errands
+from flower_agent.background import Threads
 from flower_agent.service.connections import RETRY_S, Connections
 
 LOOPBACK = frozenset({"127.0.0.1"})
@@ -30,13 +30,13 @@ class Watch:
 
     def __init__(self):
         self.resolver, self.ended, self.now = Resolver(), threading.Event(), 100.0
-        self.connections = Connections(Errands(self.ended.set), resolve=self.resolver)
+        self.connections = Connections(Threads(self.ended.set), resolve=self.resolver)
 
     def held(self, peer):
         return self.connections.held(peer, now=self.now)
 
     def held_once_resolved(self, peer):
-        """Look, let the errand come back, look again: as the loop does that it wakes."""
+        """Look, let the call end, look again: as the loop does that it wakes."""
         self.ended.clear()
         if self.held(peer):
             return True
@@ -111,7 +111,7 @@ def test_a_name_that_the_real_resolver_knows_is_found():
     with socket.create_server(("127.0.0.1", 0)) as server:
         peer = Address("localhost", server.getsockname()[1])
         ended = threading.Event()
-        connections = Connections(Errands(ended.set))
+        connections = Connections(Threads(ended.set))
         assert not connections.held(peer, now=0.0)
         assert ended.wait(10)
         assert not connections.held(peer, now=0.0), "nothing is connected yet"

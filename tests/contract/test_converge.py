@@ -12,9 +12,9 @@ from fake_engine import FakeEngine
 from real_engine import until
 
 from flower_agent.address import Address
+from flower_agent.background import Threads
 from flower_agent.config import settings
 from flower_agent.config.parsers import Isolation, Role
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.loop.converge import Converger
 from flower_agent.loop.turn import Prepared, Turn
@@ -150,21 +150,21 @@ class Vm:
 
     def reboot(self):
         """Begin with a new agent that knows only what is on disk."""
-        errands = self.errands = Errands(lambda: None)
-        self.workload = workload = Workload(self.engine, errands, wake=lambda: None)
-        accelerator = Accelerator(self.engine, errands, ask=lambda: self.asked)
+        threads = self.threads = Threads(lambda: None)
+        self.workload = workload = Workload(self.engine, threads, wake=lambda: None)
+        accelerator = Accelerator(self.engine, threads, ask=lambda: self.asked)
         duties = {Role.SUPERNODE: self.duty}
         self.converger = Converger(
             self.paths,
             "",
             workload,
             duties,
-            connections=Connections(errands),
+            connections=Connections(threads),
             accelerator=accelerator,
-            upgrader=Upgrader("", self.paths, workload, self.search, errands),
-            supplies=Supply(self.paths.images_lock, workload, Bakery(self.oven, errands)),
+            upgrader=Upgrader("", self.paths, workload, self.search, threads),
+            supplies=Supply(self.paths.images_lock, workload, Bakery(self.oven, threads)),
             data=DataSupply(
-                self.volumes, errands, self.paths.data, file_system=lambda _: self.udev
+                self.volumes, threads, self.paths.data, file_system=lambda _: self.udev
             ),
         )
 
@@ -206,7 +206,7 @@ class Vm:
         self._sockets.enter_context(socket.create_connection(address))
 
     def settle(self, true):
-        """Turn until `true` of what is unmet: an errand's answer takes a moment."""
+        """Turn until `true` of what is unmet: an answer from beside the loop takes a moment."""
         assert until(lambda: true(self.turn()))
 
     def close(self):
@@ -332,7 +332,7 @@ def test_a_build_that_fails_is_told_and_tried_again_ever_later(learning):
         assert len(learning.oven.made) == tries - 1
         learning.pass_time(seconds)
         learning.settle(lambda _, tries=tries: len(learning.oven.made) == tries)
-        learning.settle(lambda _: not learning.errands.busy())
+        learning.settle(lambda _: not learning.threads.busy())
     learning.oven.error = None
     learning.pass_time(81)
     learning.settle(lambda _: SUPEREXEC in learning.engine.kept)

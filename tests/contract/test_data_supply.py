@@ -8,6 +8,7 @@ import requests
 from real_engine import until
 from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 
+from flower_agent.errors import AgentError
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
 from flower_agent.steps import data_supply
@@ -75,7 +76,7 @@ def test_looks_that_fail_come_ever_later(vm):
         assert len(vm.volumes.looked) == tries
         vm.pass_time(0.5)
         vm.settle(lambda _, tries=tries: len(vm.volumes.looked) == tries + 1)
-        vm.settle(lambda _: not vm.errands.busy())
+        vm.settle(lambda _: not vm.threads.busy())
 
 
 def test_the_container_is_not_made_while_the_look_is_under_way(vm):
@@ -249,7 +250,9 @@ def test_a_server_that_hangs_is_given_up_on_and_named():
     source, docker = app_data.parse_source("nfs://nas/export"), HangingDocker()
     mounts = app_data.mounts(source, "default", "", propagation="rprivate")
     volumes = DataVolumes(docker, limit_s=7)
-    found = data_supply.look(volumes, data_supply._Asked(source, "i"), mounts).error.finding
+    with pytest.raises(AgentError) as raised:
+        data_supply.look(volumes, data_supply._Asked(source, "i"), mounts)
+    found = raised.value.finding
     assert (found.code, found.message) == (
         "data.missing",
         "FLOWER_DATA is nfs://nas/export, and nas does not answer: timed out",

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from flower_agent.address import Address
+from flower_agent.background import Threads
 from flower_agent.config import settings
-from flower_agent.errands import Errands
 from flower_agent.loop import superexec, superlink
 from flower_agent.loop.supernode import SuperNode
 from flower_agent.loop.turn import Running, Turn
@@ -211,13 +211,13 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         record=Record(),
         running=running,
     )
-    errands = Errands(lambda: None)
-    registrar = Registrar(errands, rng=random.Random(1))
+    threads = Threads(lambda: None)
+    registrar = Registrar(threads, rng=random.Random(1))
     paths, kept = Paths(tmp_path), RunFiles(tmp_path)
-    follower = Follower(errands, kept, AppRuns(paths, errands, None))
-    submitter = Submitter(errands, Git(tmp_path), Bundler(Engine("duties")), kept, follower)
+    follower = Follower(threads, kept, AppRuns(paths, threads, None))
+    submitter = Submitter(threads, Git(tmp_path), Bundler(Engine("duties")), kept, follower)
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
-    rules = PacketFilter(tmp_path / "filter-rules", errands)
+    rules = PacketFilter(tmp_path / "filter-rules", threads)
     enroller = Enroller(registrar)
     duty = superlink.SuperLink(
         Prober(),
@@ -226,7 +226,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         certificate,
         packet_filter=rules,
         follower=follower,
-        reports=NodeReports(errands),
+        reports=NodeReports(threads),
         paths=paths,
     )
     assert duty.prepare(turn).trust.defer is running

@@ -1,6 +1,6 @@
 """A SuperLink lets the SuperNodes of its service in: OneGate, its watch, and the Control API.
 
-The clock is the tests'; errands run at once, and their pauses let the clock go on.
+The clock is the tests'; calls beside the loop are done at once, their pauses let the clock go on.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from collections import Counter
 import onegate as sandbox
 import pytest
 from fake_superlink import NOT_VALID, FakeSuperLink
+from inline import Inline
 
 from flower_agent.config import pem, settings
-from flower_agent.errands import Done
 from flower_agent.errors import AgentError
 from flower_agent.loop.turn import Turn
 from flower_agent.machine.host import HostFacts
@@ -37,29 +37,6 @@ SERVICE, LINK, FIRST = 7, 41, 42
 UNREGISTERED = "unregistered"
 
 
-class Inline:
-    """Errands without threads: each is done when it is begun."""
-
-    def __init__(self):
-        self._done = {}
-
-    def start(self, name, call):
-        try:
-            self._done[name] = Done(call())
-        except AgentError as error:
-            self._done[name] = Done(error=error)
-        return True
-
-    def running(self, name):
-        return name in self._done
-
-    def take(self, name):
-        return self._done.pop(name, None)
-
-    def busy(self):
-        return bool(self._done)
-
-
 class World:
     """A service in the sandbox's OneGate, a SuperLink's register, and the agent's part between."""
 
@@ -77,8 +54,8 @@ class World:
 
     def restart(self):
         """Let a new agent begin; what is in the record stays."""
-        self.errands = Inline()
-        registrar = Registrar(self.errands, rng=random.Random(1), sleep=self._pass)
+        self.threads = Inline()
+        registrar = Registrar(self.threads, rng=random.Random(1), sleep=self._pass)
         self.enroller = Enroller(registrar)
 
     def add(self, vmid, name, role="supernode"):
@@ -133,7 +110,7 @@ class World:
         while self.now < end:
             with contextlib.suppress(AgentError):  # the first turn waits for the answer
                 self.look()
-            due_s = 0.0 if self.errands.busy() else self.turn.next_s
+            due_s = 0.0 if self.threads.busy() else self.turn.next_s
             self.now += min(max(due_s, 0.05), 10.0, end - self.now + 0.001)
 
     def codes(self):

@@ -11,10 +11,11 @@ import endpoints
 import onegate as sandbox
 import pytest
 from endpoints import authority, issue, loopback_leaf
+from inline import running
 
 from flower_agent.address import Address
+from flower_agent.background import Threads
 from flower_agent.config import settings as table
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.pki import certificates, node_trust
 from flower_agent.probes.health import Prober
@@ -72,9 +73,9 @@ class Service:
         gate.add_service(1, "flower", [("superlink", 1), ("supernode", 2)])
         for vmid, (name, role, service) in NAMES.items():
             self.tokens[vmid] = gate.add_vm(vmid, name, role, service)
-        self.errands = Errands(lambda: None)
-        self.finder = Finder(self.errands, rng=random.Random(1))
-        self.look = Look(self.errands, prober, rng=random.Random(1))
+        self.threads = Threads(lambda: None)
+        self.finder = Finder(self.threads, rng=random.Random(1))
+        self.look = Look(self.threads, prober, rng=random.Random(1))
         self.now = 1000.0
         self.record = Record()
         self.client = self.guest(NODE)
@@ -98,7 +99,7 @@ class Service:
         return [r.path for r in self.gate.requests if r.method == "GET"]
 
     def find(self, settings, after_s=0.0):
-        """Look once more, and see the errand to its end."""
+        """Look once more, and see the call to its end."""
         self.now += after_s
         try:
             return self.finder.find(settings, self.client, self.record, now=self.now)
@@ -107,8 +108,8 @@ class Service:
 
     def settle(self):
         end = time.monotonic() + 10
-        while any(self.errands.running(name) for name in ("onegate-lookup", "endpoint-look")):
-            assert time.monotonic() < end, "the errand never ends"
+        while running(self.threads, "onegate-lookup", "endpoint-look"):
+            assert time.monotonic() < end, "the call never ends"
             time.sleep(0.0005)
 
     def found(self, settings, after_s=0.0):

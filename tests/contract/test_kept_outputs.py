@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from test_enroller import Inline
+from inline import Inline
 
 from flower_agent.config import settings
 from flower_agent.errors import AgentError

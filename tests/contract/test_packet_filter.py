@@ -18,7 +18,7 @@ import time
 import pytest
 
 from flower_agent.address import Address
-from flower_agent.errands import Errands
+from flower_agent.background import Threads
 from flower_agent.machine import firewall, packet_filter
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.interfaces import Interface
@@ -372,14 +372,14 @@ def closed(turn):
 def test_a_closed_port_is_shown_until_it_is_open(answering):
     place, told = answering
     woken = threading.Event()
-    errands = Errands(woken.set)
-    watch = packet_filter.PacketFilter(place, errands)
+    threads = Threads(woken.set)
+    watch = packet_filter.PacketFilter(place, threads)
     listens = Address(HERE, PORT)
 
     def look(monotonic):
         noted = Notebook(monotonic)
         watch.note(noted, listens)
-        if errands.busy():
+        if threads.busy():
             assert woken.wait(10)
             woken.clear()
         return noted
@@ -388,22 +388,22 @@ def test_a_closed_port_is_shown_until_it_is_open(answering):
     assert look(0.0).facts == {}
     assert look(1.0).facts == {"firewall": (Mark.OK, "nothing found that closes TCP port 9092")}
     told[:] = ["== iptables\n", "*filter\n:INPUT DROP [0:0]\nCOMMIT\n"]
-    assert look(299.0).warnings == []
-    look(300.0)
-    found = look(301.0)
+    assert look(300.0).warnings == []
+    look(301.0)
+    found = look(302.0)
     assert found.facts == {"firewall": (Mark.BAD, "closes TCP port 9092")}
     assert closed(found) == ["firewall.drops"]
     told[1] = ""
-    assert closed(look(320.0)) == ["firewall.drops"]
-    look(321.0)
-    assert closed(look(322.0)) == []
+    assert closed(look(321.0)) == ["firewall.drops"]
+    look(322.0)
+    assert closed(look(323.0)) == []
 
 
 def test_what_listens_on_loopback_is_nobody_elses(answering):
     place, _ = answering
-    errands = Errands(lambda: None)
-    packet_filter.PacketFilter(place, errands).note(Notebook(0.0), Address("127.0.0.1", PORT))
-    assert not errands.busy()
+    threads = Threads(lambda: None)
+    packet_filter.PacketFilter(place, threads).note(Notebook(0.0), Address("127.0.0.1", PORT))
+    assert not threads.busy()
 
 
 def test_the_rules_come_over_a_socket(answering):

@@ -12,8 +12,9 @@ import endpoints
 import onegate as sandbox
 import pytest
 import structlog
+from inline import running
 
-from flower_agent.errands import Errands
+from flower_agent.background import Threads
 from flower_agent.errors import Severity
 from flower_agent.reporting import report, reporter
 from flower_agent.reporting.reporter import Reporter
@@ -53,9 +54,9 @@ class Boot:
         """Start an agent; the one before it is gone."""
         self.close()
         self._woken = threading.Event()
-        self.errands = Errands(self._woken.set)
+        self.threads = Threads(self._woken.set)
         rng = random.Random(seed)
-        self.reporter = Reporter(self.memory, self.errands, now=self.now, rng=rng)
+        self.reporter = Reporter(self.memory, self.threads, now=self.now, rng=rng)
         self.reporter.use(access or self.access)
         return self.reporter
 
@@ -64,7 +65,7 @@ class Boot:
         self.now += after_s
         for _ in range(2):
             self.reporter.offer(attributes, now=self.now, wall=WALL)
-            wait_for(lambda: not self.errands.running("onegate-report"))
+            wait_for(lambda: not running(self.threads, "onegate-report"))
 
     def live(self, attributes, seconds, step_s=1.0):
         """Let the time pass, with an offer in each step; return the times of requests."""
@@ -278,7 +279,7 @@ def test_the_loop_rests_while_nothing_can_be_sent(gate, boot):
 
 
 def test_without_onegate_the_loop_rests_and_nothing_is_sent(boot):
-    boot.reporter = Reporter(boot.memory, Errands(lambda: None), now=0.0, rng=random.Random(1))
+    boot.reporter = Reporter(boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1))
     boot.reporter.use(None)
     boot.reporter.offer(READY, now=1000.0, wall=WALL)
     assert boot.reporter.client is None
@@ -322,7 +323,7 @@ def test_a_lost_token_leaves_the_last_access_of_this_boot(gate, boot):
     assert gate.attributes(SUPERNODE)["READY"] == "YES"
 
     boot.close()
-    boot.reporter = Reporter(boot.memory, boot.errands, now=boot.now, rng=random.Random(1))
+    boot.reporter = Reporter(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
     boot.reporter.use(None)
     assert boot.reporter.token_lost
     assert boot.reporter.client.access == boot.access
@@ -337,7 +338,7 @@ def test_the_token_is_remembered_though_onegate_was_never_reached(gate, boot):
     boot.agent()
     boot.offer(STARTING)
     boot.close()
-    boot.reporter = Reporter(boot.memory, boot.errands, now=boot.now, rng=random.Random(1))
+    boot.reporter = Reporter(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
     boot.reporter.use(None)
     assert boot.reporter.client.access == boot.access
 
@@ -390,7 +391,7 @@ def test_a_damaged_memory_counts_as_none(gate, boot, content):
 
 def test_a_damaged_memory_gives_no_access(boot):
     boot.memory.write_bytes(b"{")
-    boot.reporter = Reporter(boot.memory, Errands(lambda: None), now=0.0, rng=random.Random(1))
+    boot.reporter = Reporter(boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1))
     boot.reporter.use(None)
     assert boot.reporter.client is None
 
@@ -480,5 +481,5 @@ def test_what_nodes_or_oneflow_act_on_is_put_back(gate, boot, name):
     assert gate.attributes(SUPERLINK)[name] == FORGED[name]
     for _ in range(40):
         boot.offer(WHOLE, 20)
-        wait_for(lambda: not boot.errands.running("onegate-verify"))
+        wait_for(lambda: not running(boot.threads, "onegate-verify"))
     assert gate.attributes(SUPERLINK)[name] == kept

@@ -1,7 +1,8 @@
 """A SuperLink's run of the context: once, whatever is killed, lost, moved or changed.
 
 The Control API is spoken for real with a small SuperLink; git and the bundler are small doubles
-(test_git and test_bundler hold the real ones). The clock is the tests'; errands run at once.
+(test_git and test_bundler hold the real ones). The clock is the tests'; calls beside the loop are
+done at once.
 """
 
 import datetime
@@ -10,7 +11,7 @@ import json
 
 import pytest
 from fake_superlink import FakeSuperLink
-from test_enroller import Inline
+from inline import Held, Inline
 
 from flower_agent.config import settings
 from flower_agent.errors import AgentError
@@ -83,11 +84,11 @@ class Vm:
         self._address = address
         self.restart()
 
-    def restart(self):
-        files, errands = RunFiles(self._directory / "runs"), Inline()
-        apps = AppRuns(Paths(self._directory / "root"), errands, None)
-        self.follower = Follower(errands, files, apps)
-        self.submitter = Submitter(errands, self.repository, self, files, self.follower)
+    def restart(self, threads=None):
+        files, threads = RunFiles(self._directory / "runs"), threads or Inline()
+        apps = AppRuns(Paths(self._directory / "root"), threads, None)
+        self.follower = Follower(threads, files, apps)
+        self.submitter = Submitter(threads, self.repository, self, files, self.follower)
 
     def build(self, image, files):
         self.built.append(image)
@@ -549,3 +550,74 @@ def test_twenty_runs_are_kept(vm, tmp_path):
     assert pruned == sorted(run.name for run in runs)[:3]
     note = json.loads((tmp_path / "runs" / pruned[0] / "run.json").read_text())
     assert (note["end"], note["outputs_gone"]) == ("finished", "made room for newer runs")
+
+
+@pytest.fixture
+def slow(vm):
+    """Return a VM whose calls beside the loop end when the test lets them."""
+    vm.threads = Held()
+    vm.restart(vm.threads)
+    return vm
+
+
+def released(vm, *names):
+    """Let the calls of those names end, and turn."""
+    for name in names:
+        vm.turn()
+        vm.threads.release("run-list")
+        vm.threads.release(name)
+    return vm.turn()
+
+
+def test_a_run_that_was_asked_for_stays_with_its_own_context(slow):
+    released(slow, "run-prepare", "run-list")
+    assert slow.told() == "submitting"
+    slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/another@main"}
+    turn = slow.turn()
+    assert turn.told["FLOWER_RUN"] == "submitting", "which run comes of it is not known yet"
+    assert slow.repository.fetched == ["main"]
+    slow.threads.release("run-submit")
+    turn = slow.turn()
+    known = json.loads(slow.file("context.json"))
+    assert known["source"] == "https://git.example.org/app@main"
+    assert known["run_id"] == str(next(iter(slow.superlink.runs)))
+    assert turn.facts["next_run"].detail == "the changed context waits for this run's end"
+    slow.run.end("completed")
+    slow.now += 60
+    turn = released(slow, "run-list", f"run-look-{known['run_id']}", "run-prepare")
+    assert json.loads(slow.file("context.json"))["source"] == "https://git.example.org/another@main"
+    assert json.loads(slow.file("context.json"))["run_id"] is None
+
+
+def test_a_corrected_repository_does_not_inherit_the_error_of_the_old_one(slow):
+    slow.repository.trouble = AgentError("run.clone", "no such repository")
+    slow.turn()
+    slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/right@main"}
+    slow.turn()
+    slow.threads.release("run-prepare")
+    slow.repository.trouble = None
+    turn = slow.turn()
+    assert turn.told["FLOWER_RUN"] == "preparing"
+    assert [found.code for found in turn.warnings] == []
+    turn = released(slow, "run-prepare")
+    assert json.loads(slow.file("context.json"))["source"] == "https://git.example.org/right@main"
+
+
+def test_an_app_that_was_prepared_for_another_context_is_not_kept(slow):
+    slow.turn()
+    slow.variables |= {"FL_CONFIG_LR": "0.5"}
+    slow.turn()
+    slow.threads.release("run-prepare")
+    assert slow.told() == "preparing"
+    released(slow, "run-prepare")
+    assert json.loads(slow.file("context.json"))["overrides"] == [["lr", 0.5]]
+
+
+def test_a_branch_that_was_looked_at_for_another_context_moved_nothing(slow):
+    released(slow, "run-prepare")
+    assert any(name == "run-watch" for name, _ in slow.threads.late)
+    slow.repository.commit = "b" * 40
+    slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/another@main"}
+    slow.threads.release("run-watch")
+    turn = released(slow, "run-prepare")
+    assert [found.code for found in turn.warnings] == []

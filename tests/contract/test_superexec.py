@@ -11,9 +11,10 @@ import endpoints
 import onegate as sandbox
 import pytest
 from endpoints import authority, issue, loopback_leaf
+from inline import running
 
+from flower_agent.background import Threads
 from flower_agent.config import settings as table
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.loop.superexec import SuperExec
 from flower_agent.loop.turn import Turn
@@ -45,7 +46,7 @@ class Vm:
     """The SuperExec's VM, and the others of its service as OneGate knows them."""
 
     def __init__(self, gate, folder, prober):
-        self.gate, self.prober, self.errands = gate, prober, Errands(lambda: None)
+        self.gate, self.prober, self.threads = gate, prober, Threads(lambda: None)
         gate.add_service(1, "flower", [("superlink", 1), ("supernode", 2), ("superexec", 1)])
         self.tokens = {vmid: gate.add_vm(vmid, *named, 1) for vmid, named in NAMES.items()}
         self.keyring, self.record, self.now = Keyring(folder), Record(), 1000.0
@@ -61,8 +62,8 @@ class Vm:
     def reboot(self):
         """Begin with what is on the disk."""
         rng = random.Random(1)
-        search = attach.Search(self.errands, rng=rng)
-        look = Look(self.errands, self.prober, rng=rng)
+        search = attach.Search(self.threads, rng=rng)
+        look = Look(self.threads, self.prober, rng=rng)
         self.duty = SuperExec(self.prober, search, look, None, apps=None, paths=None)
 
     def guest(self, vmid):
@@ -97,7 +98,7 @@ class Vm:
         )
 
     def prepare(self, after_s=0.0):
-        """Do what a turn does as far as the certificates; the errand is seen to its end."""
+        """Do what a turn does as far as the certificates; the call is seen to its end."""
         self.now += after_s
         turn = self.turn()
         try:
@@ -122,8 +123,8 @@ class Vm:
 
     def settle(self):
         end = time.monotonic() + 10
-        while any(self.errands.running(name) for name in ("onegate-offer", "endpoint-look")):
-            assert time.monotonic() < end, "the errand never ends"
+        while running(self.threads, "onegate-offer", "endpoint-look"):
+            assert time.monotonic() < end, "the call never ends"
             time.sleep(0.0005)
 
 

@@ -10,9 +10,9 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
+from flower_agent.background import Threads
 from flower_agent.config import settings
 from flower_agent.config.parsers import Role
-from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
 from flower_agent.loop.converge import Converger
 from flower_agent.loop.turn import Prepared, Turn
@@ -52,16 +52,16 @@ class Serving:
             raise AgentError("control.unavailable", "it does not answer", retryable=True)
 
 
-class Gated(Errands):
-    """Errands that begin when the gate is open."""
+class Gated(Threads):
+    """Calls beside the loop, which begin when the gate is open."""
 
     def __init__(self):
         super().__init__(lambda: None)
         self.gate = threading.Event()
         self.gate.set()
 
-    def start(self, name, call):
-        return super().start(name, lambda: self.gate.wait(10) and call())
+    def start(self, name, run):
+        super().start(name, lambda: self.gate.wait(10) and run())
 
 
 class Vm:
@@ -91,17 +91,17 @@ class Vm:
             self.engine.hold(image)
 
     def reboot(self):
-        errands = self.errands = Gated()
-        workload = Workload(self.engine, errands, wake=lambda: None)
+        threads = self.threads = Gated()
+        workload = Workload(self.engine, threads, wake=lambda: None)
         self.converger = Converger(
             self.paths,
             "",
             workload,
             {Role.SUPERLINK: self.duty},
-            connections=Connections(errands),
-            accelerator=Accelerator(self.engine, errands),
-            upgrader=Upgrader("", self.paths, workload, None, errands),
-            supplies=Supply(self.paths.images_lock, workload, Bakery(None, errands)),
+            connections=Connections(threads),
+            accelerator=Accelerator(self.engine, threads),
+            upgrader=Upgrader("", self.paths, workload, None, threads),
+            supplies=Supply(self.paths.images_lock, workload, Bakery(None, threads)),
         )
         self.pardon = workload.pardon
 
@@ -308,26 +308,26 @@ def test_other_settings_on_the_way_leave_what_the_new_version_wrote(vm):
 
 
 def test_a_copy_that_takes_long_keeps_neither_the_loop_nor_the_upgrade(vm):
-    vm.errands.gate.clear()
+    vm.threads.gate.clear()
     vm.change(NEW)
     for _ in range(3):
         assert vm.look() == Unmet(Phase.CONTAINER)
         vm.pass_time(GIVE_UP_S)
     assert MAIN not in vm.engine.kept
-    vm.errands.gate.set()
+    vm.threads.gate.set()
     vm.settle()
     assert (vm.version, vm.copies()) == (NEW, [f"superlink-{OLD}+{NEW}"])
 
 
 def test_who_turns_back_during_the_copy_starts_nothing_before_it_ended(vm):
-    vm.errands.gate.clear()
+    vm.threads.gate.clear()
     vm.change(NEW)
     vm.look()
     vm.close()
     vm.change(OLD)
     assert vm.look() == Unmet(Phase.CONTAINER)
     assert MAIN not in vm.engine.kept
-    vm.errands.gate.set()
+    vm.threads.gate.set()
     vm.settle()
     assert (vm.version, vm.database.read_text(), vm.copies()) == (OLD, f"of {OLD}", [])
 

@@ -8,7 +8,7 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent.errands import Errands
+from flower_agent.background import Threads
 from flower_agent.errors import AgentError
 from flower_agent.secret import Secret
 from flower_agent.steps.backoff import LOOP_AT
@@ -48,8 +48,8 @@ class Machine:
     def begin(self):
         """Let a new agent process begin; it knows nothing of the one before."""
         self.woken = threading.Event()
-        self.errands = Errands(self.woken.set)
-        self.workload = Workload(self.engine, self.errands, wake=self.woken.set, scale=self.scale)
+        self.threads = Threads(self.woken.set)
+        self.workload = Workload(self.engine, self.threads, wake=self.woken.set, scale=self.scale)
 
     @property
     def now(self):
@@ -239,9 +239,9 @@ def test_new_credentials_are_tried_at_once(bare):
     assert bare.engine.credentials == [None, CREDENTIALS]
 
 
-def test_an_errand_that_is_over_leaves_nothing_behind(bare):
+def test_a_pull_that_is_over_leaves_nothing_behind(bare):
     bare.fetch_all()
-    assert until(lambda: not bare.errands.busy())
+    assert until(lambda: not bare.threads.busy())
 
 
 def test_another_digest_than_the_pinned_one_counts_as_missing(bare):

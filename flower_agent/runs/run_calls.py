@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from flower_agent.config.app_source import Source
+from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
 from flower_agent.probes.control import RunInfo
 from flower_agent.probes.control_api import Control
 
-from . import run_app, submission
+from . import run_app, run_config, submission
 from .run_app import App
+from .run_config import RunConfig
 from .run_files import Journal
 from .submission import Submission
 
@@ -52,23 +54,22 @@ Connect = Callable[[], Control]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prepared:
-    """An app that was fetched, and its bundle."""
-
-    key: str
-    """What the context asked for then."""
+    """An app that was fetched, its bundle, and what the context sets of it."""
 
     commit: str
     app: App
     bundle: bytes
+    fitted: RunConfig
 
 
 def prepare(
-    repository: Repository, build: Build, source: Source, *, key: str, image: str
+    repository: Repository, build: Build, source: Source, settings: Settings, *, image: str
 ) -> Prepared:
-    """Fetch an app and make its bundle. Raises AgentError ``run.…``."""
+    """Fetch an app, make its bundle, and fit the settings to it. Raises AgentError ``run.…``."""
     commit, found = repository.fetch(source)
     app = run_app.read(found.get(run_app.FILE), str(source))
-    return Prepared(key, commit, app, build(image, found))
+    fitted = run_config.fit(settings, app)
+    return Prepared(commit, app, build(image, found), fitted)
 
 
 def start(connect: Connect, known: Submission, bundle: bytes, federation: str) -> str:

@@ -1,0 +1,235 @@
+"""Answers that come when something else is wanted: none of them counts.
+
+Each call is held back until its question has changed.
+"""
+
+import datetime
+import random
+import types
+
+import pytest
+from inline import Held
+
+from flower_agent.address import Address
+from flower_agent.config.parsers import Plugin
+from flower_agent.errors import AgentError
+from flower_agent.reporting.reporter import Reporter
+from flower_agent.secret import Secret
+from flower_agent.service import attach
+from flower_agent.service.connections import Connections
+from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
+from flower_agent.service.onegate import Access
+from flower_agent.service.registrar import Registrar
+from flower_agent.steps.bakery import Bakery
+from flower_agent.steps.workload import Workload
+from flower_agent.wanted.images import Image, Registry
+
+HERE, THERE = Address("10.0.0.1", 9092), Address("10.0.0.2", 9092)
+AWAY = AgentError("endpoint.untrusted", "certificate not trusted")
+
+
+@pytest.fixture
+def held():
+    return Held()
+
+
+def refusal(call, *arguments, **named):
+    with pytest.raises(AgentError) as raised:
+        call(*arguments, **named)
+    return raised.value.finding.code
+
+
+class Prober:
+    """Answers by TCP, refuses TLS."""
+
+    def probe_tls(self, *_, **__):
+        raise AWAY
+
+    def probe_tcp(self, *_):
+        return None
+
+
+@pytest.fixture
+def look(held):
+    return Look(held, Prober(), rng=random.Random(1))
+
+
+def test_a_look_by_tls_does_not_count_for_plaintext(held, look):
+    how = {"http": False, "now": 0.0}
+    assert refusal(look.judge, HERE, None, tls=True, **how) == "discover.waiting"
+    assert refusal(look.judge, HERE, None, tls=False, **how) == "discover.waiting"
+    held.release()
+    assert refusal(look.judge, HERE, None, tls=False, **how) == "discover.waiting"
+    held.release()
+    look.judge(HERE, None, tls=False, **how)
+
+
+def test_a_look_at_another_endpoint_or_by_another_ca_does_not_count(held, look):
+    how = {"tls": False, "http": False, "now": 0.0}
+    refusal(look.judge, HERE, None, **how)
+    held.release()
+    look.judge(HERE, None, **how)
+    assert refusal(look.judge, THERE, None, **how) == "discover.waiting"
+    held.release()
+    look.judge(THERE, None, **how)
+    assert refusal(look.judge, THERE, "another CA", **how) == "discover.waiting"
+
+
+class Client:
+    """A OneGate that calls `tell` when it is asked for the service."""
+
+    def __init__(self, tell, vmid="42"):
+        self._tell = tell
+        self.access = Access("http://onegate", vmid, Secret("t" * 20))
+        self.told = []
+
+    def service(self):
+        return self._tell()
+
+    def update(self, text):
+        self.told.append(text)
+
+    def close(self):
+        pass
+
+
+def gone():
+    raise AgentError("onegate.no_service", "this VM is in no service")
+
+
+def test_an_offer_of_another_appio_does_not_count(held):
+    search = attach.Search(held, rng=random.Random(1))
+    client = Client(gone)
+    how = {"known": None, "now": 0.0}
+    refusal(search.find, client, HERE, Plugin.CLIENTAPP, **how)
+    refusal(search.find, client, THERE, Plugin.CLIENTAPP, **how)
+    held.release()
+    assert refusal(search.find, client, THERE, Plugin.CLIENTAPP, **how) == "discover.waiting"
+
+
+def test_the_service_of_another_vm_does_not_count(held):
+    registrar = Registrar(held, rng=random.Random(1))
+    registrar.begin(Client(gone, "42"), 0.0)
+    other = Client(gone, "43")
+    registrar.begin(other, 0.0)
+    held.release()
+    registrar.begin(other, 0.0)
+    assert registrar.in_service is None
+    held.release()
+    registrar.begin(other, 0.0)
+    assert registrar.in_service is False
+
+
+def test_the_search_of_another_vm_does_not_count(held):
+    finder = Finder(held, rng=random.Random(1))
+    given = {"server_address": None, "tls": False, "tls_ca_cert": None, "is_numbered": True}
+    settings = types.SimpleNamespace(**given)
+    record = types.SimpleNamespace(superlink=None, superlink_vmid=None, partition=None)
+    refusal(finder.find, settings, Client(gone, "42"), record, now=0.0)
+    refusal(finder.find, settings, Client(gone, "43"), record, now=0.0)
+    held.release()
+    code = refusal(finder.find, settings, Client(gone, "43"), record, now=0.0)
+    assert code == "discover.waiting"
+
+
+def test_a_look_up_that_was_under_way_does_not_answer_a_search_that_is_newer(held):
+    finder = Finder(held, rng=random.Random(1))
+    services = []
+
+    def tell():
+        services.append("asked")
+        return gone()
+
+    given = {"server_address": None, "tls": False, "tls_ca_cert": None, "is_numbered": True}
+    settings = types.SimpleNamespace(**given)
+    record = types.SimpleNamespace(superlink=None, superlink_vmid=None, partition=None)
+    client = Client(tell)
+    refusal(finder.find, settings, client, record, now=0.0)
+    finder.forget()
+    held.release()
+    refusal(finder.find, settings, client, record, now=0.0)
+    refusal(finder.find, settings, client, record, now=60.0)
+    held.release()
+    assert services == ["asked", "asked"]
+
+
+def test_the_addresses_of_another_name_do_not_count(held):
+    asked = []
+
+    def resolve(name):
+        asked.append(name)
+        return frozenset({"192.0.2.1"})
+
+    connections = Connections(held, resolve=resolve)
+    assert not connections.held(Address("old.example", 9092), now=0.0)
+    assert not connections.held(Address("new.example", 9092), now=0.0)
+    held.release()
+    assert not connections.held(Address("new.example", 9092), now=0.0)
+    assert connections._known == frozenset()
+    held.release()
+    assert asked == ["old.example", "new.example"]
+
+
+def test_a_body_that_an_older_access_took_is_sent_to_the_new_one(held, tmp_path):
+    reporter = Reporter(tmp_path / "onegate.json", held, now=0.0, rng=random.Random(1))
+    body = {"FLOWER_STATE": "starting"}
+    clock = {"now": 0.0, "wall": datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)}
+    old, new = Client(gone), Client(gone)
+    reporter.client = old
+    reporter.offer(body, **clock)
+    reporter.client = new
+    held.release()
+    reporter.offer(body, **clock)
+    held.release()
+    assert (len(old.told), len(new.told)) == (1, 1)
+
+
+class Oven:
+    """Makes nothing: its registry refuses."""
+
+    def __init__(self):
+        self.registries = []
+
+    def ensure(self, reference, _, *, registry, **__):
+        self.registries.append(registry)
+        if registry is None:
+            raise AgentError("image.denied", "log in")
+        return Image(reference, "sha256:1", ())
+
+
+def test_an_image_that_failed_without_a_log_in_does_not_rest_with_one(held):
+    oven = Oven()
+    bakery = Bakery(oven, held)
+    log_in = Registry("bot", Secret("x"))
+    bakery.make("r", "parent", {}, None, 0.0)
+    assert bakery.make("r", "parent", {}, log_in, 0.0) is None
+    held.release()
+    assert bakery.make("r", "parent", {}, log_in, 0.0) is None
+    held.release()
+    assert oven.registries == [None, log_in]
+
+
+class Engine:
+    """Pulls with a log-in only."""
+
+    def __init__(self):
+        self.registries = []
+
+    def pull(self, _, *, registry, **__):
+        self.registries.append(registry)
+        if registry is None:
+            raise AgentError("image.denied", "log in")
+
+
+def test_a_pull_that_failed_without_a_log_in_does_not_rest_with_one(held):
+    engine = Engine()
+    workload = Workload(engine, held, wake=lambda: None)
+    log_in = Registry("bot", Secret("x"))
+    assert workload.fetch(("flwr/superlink:1",), {}, None, 0.0) is None
+    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    held.release()
+    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    held.release()
+    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    assert engine.registries == [None, log_in]
