@@ -68,7 +68,7 @@ class Threads:
 
 
 class Background(Generic[Request, Answer]):
-    """One kind of slow call, at most one at a time; every method returns at once.
+    """One kind of slow call, at most one at a time; every method but `wait` returns at once.
 
     Only the loop calls the methods. After a failure the next call is due when `pause` has passed; a
     good answer counts for `good_for_s`, and `again` ends that early, though not the pause.
@@ -88,6 +88,7 @@ class Background(Generic[Request, Answer]):
         self._good_for_s = good_for_s
         self._lock = threading.Lock()
         self._running = False
+        self._idle = threading.Event()
         self._ended: Ended[Request, Answer] | None = None
         self._wanted: Request | None = None
         self._rests_until = AT_ONCE
@@ -161,6 +162,7 @@ class Background(Generic[Request, Answer]):
             if self._running or self._ended is not None:
                 return False
             self._running = True
+            self._idle.clear()
         self.began_at = now
 
         def run() -> None:
@@ -172,6 +174,10 @@ class Background(Generic[Request, Answer]):
             self._settle(Ended(request, error=_bug(self._name, error)))
             self._threads.wake()
         return True
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the end of a call that was started, at most so long."""
+        self._idle.wait(timeout_s)
 
     def again(self, at: float | None = None) -> None:
         """Let the next call be due at `at`, at once without; what is known counts until then.
@@ -212,6 +218,7 @@ class Background(Generic[Request, Answer]):
     def _settle(self, ended: Ended[Request, Answer]) -> None:
         with self._lock:
             self._running, self._ended = False, ended
+            self._idle.set()
 
 
 def after_failure(bad_s: float) -> Pause:

@@ -104,9 +104,7 @@ def load(data: bytes) -> Record:
             pins=tuple(_pin(k, v) for k, v in (document.get("pins") or {}).items()),
             superlink_auth=_switch(document.get("superlink_auth")),
             worked_key=_text(document.get("worked_key")),
-            images=tuple(
-                sorted((str(k), str(v)) for k, v in document.get("images", {}).items())
-            ),
+            images=tuple(sorted((str(k), str(v)) for k, v in document.get("images", {}).items())),
             flower=_text(document.get("flower")),
             refused=_pair(document.get("refused")),
             app=app_needs.read(document["app"]) if document.get("app") else None,

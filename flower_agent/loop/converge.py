@@ -162,7 +162,8 @@ class Converger:
         self._supply.record(turn, pins)
         if not self._apply(turn, want, steps, pins):
             return Unmet(turn.phase)
-        return self._check(turn, want, duty, fresh=_starts(want[0].name, steps))
+        fresh = _starts(want[0].name, steps) or want[0].name in self._workload.started
+        return self._check(turn, want, duty, fresh=fresh)
 
     def _held(
         self,
@@ -274,6 +275,9 @@ class Converger:
         pins: Mapping[str, str],
     ) -> bool:
         """Do the steps; tell whether all are done."""
+        if self._workload.doing:
+            turn.note("containers", Mark.WAITING, f"Docker takes long: {self._workload.doing}")
+            return False
         if not steps:
             return True
         ports.free(want, steps, self._workload.existing)
@@ -351,7 +355,7 @@ class Converger:
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
         if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
             stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
-            self._workload.apply((stop,), {})
+            self._workload.apply((stop,), {}, turn.monotonic)
         young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
         return young and error.retryable and not waits
 

@@ -48,11 +48,8 @@ from flower_agent.wanted.images import (
 )
 
 TIMEOUT_S = 10
-SLOW_TIMEOUT_S = 60
-"""For create and start, which take long after `docker load` with Docker 29's image store.
-
-Docker goes on after that; so does the loop, which must write the status.
-"""
+SLOW_TIMEOUT_S = 600
+"""For create and start, which take minutes after `docker load` with Docker 29's image store."""
 
 STOP_TIMEOUT_S = 30
 """Flower stops within a second; only what hangs is killed after this."""

@@ -134,9 +134,9 @@ class Upgrader:
                 self._refuse(turn, str(error))
             raise
         if not works:
-            self._workload.apply(steps, pins)
-            return True
-        self._workload.apply(steps[:cut], pins)
+            return self._workload.apply(steps, pins, turn.monotonic)
+        if not self._workload.apply(steps[:cut], pins, turn.monotonic):
+            return False
         self._copying.start(self._wanted, _doing(works), turn.monotonic)
         return False
 
@@ -151,7 +151,7 @@ class Upgrader:
                 self._count(turn, version)
             return
         self._good_since = None
-        if not self._trying or self._copying.running:
+        if not self._trying or self._copying.running or self._workload.doing:
             self._since = None
             return
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):

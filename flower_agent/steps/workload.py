@@ -27,6 +27,11 @@ RETRY_WATCH_S = 1.0
 RETRY_PULL_S = (10.0, 60.0)
 SETTLING_S = 20.0
 LIST_EVERY_S = 5.0
+PATIENCE_S = 1.0
+"""So long the loop waits for Docker's steps; what takes longer goes on beside it."""
+
+_STEPS = "steps"
+"""What is asked for: whatever steps they are, their end says what became of containers."""
 
 log = structlog.get_logger()
 
@@ -37,6 +42,23 @@ class _Pull:
 
     digest: str
     registry: Registry | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Call:
+    """A step, and the name of the image where it creates a container."""
+
+    step: Step
+    image: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Done:
+    """How far steps were done, and why no further."""
+
+    steps: tuple[Step, ...]
+    failed: Step | None = None
+    error: AgentError | None = None
 
 
 class Workload:
@@ -61,6 +83,14 @@ class Workload:
         self.progress = ""
         """What the running pull last said."""
 
+        self._doing: Background[str, _Done] = Background(threads, "docker-steps", good_for_s=0.0)
+        self._late: _Done | None = None
+        """Steps that took long and failed; told by the turn that wants them still."""
+
+        self._step = ""
+        self.started: frozenset[str] = frozenset()
+        """Containers whose start ended since the last look."""
+
     @property
     def have(self) -> tuple[Existing, ...]:
         """The agent's own containers as last listed."""
@@ -81,6 +111,9 @@ class Workload:
 
     def observe(self, now: float) -> None:
         """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        self.started, self._late = frozenset(), None
+        late = self._take(now)
+        self._late = late if late is not None and late.failed is not None else None
         fresh = self._watching and not self._dirty
         if fresh and now - self._listed_at < LIST_EVERY_S * self._scale:
             return
@@ -178,16 +211,30 @@ class Workload:
         resting = {name for name, t in self._troubles.items() if now < t.not_before}
         return plan.plan(want, self._have, resting=resting, settled=settled)
 
-    def apply(self, steps: tuple[Step, ...], pins: Mapping[str, str]) -> None:
-        """Do the steps in order, then list again. Raises AgentError of the first that fails."""
-        try:
-            for step in steps:
-                event = f"container.{step.action}"
-                log.info(event, name=step.name, cause=step.cause)
-                self._do(step, pins)
-        finally:
-            if steps:
-                self._dirty = True
+    @property
+    def doing(self) -> str:
+        """The step that Docker takes long for; empty where none is under way."""
+        return self._step if self._doing.running else ""
+
+    def apply(self, steps: tuple[Step, ...], pins: Mapping[str, str], now: float) -> bool:
+        """Do the steps in order; return whether all are done, False while they are under way.
+
+        They go on beside the loop where Docker takes long: a container that does not stop holds up
+        nothing else. Raises AgentError of the first that failed.
+        """
+        late, self._late = self._late, None
+        if late is not None and late.error is not None and _is_next(late.failed, steps):
+            raise late.error
+        if not steps:
+            return not self._doing.running
+        if not self._doing.running:
+            calls = tuple(_Call(step, self._image(step, pins)) for step in steps)
+            self._doing.start(_STEPS, lambda: self._do_all(calls), now)
+            self._doing.wait(PATIENCE_S)
+        done = self._take(now)
+        if done is not None and done.error is not None and done.failed in steps:
+            raise done.error
+        return done is not None and done.failed is None
 
     def rest_s(self, now: float) -> float:
         """Return the seconds until the next container may be started again."""
@@ -242,44 +289,74 @@ class Workload:
         if self._puller(reference).start(request, pull, now):
             log.info("image.pull", image=reference)
 
-    def _do(self, step: Step, pins: Mapping[str, str]) -> None:
+    def _image(self, step: Step, pins: Mapping[str, str]) -> str:
+        """Return by which name to create a step's container, known before the first step is done.
+
+        Raises AgentError ``image.pull``.
+        """
+        if step.container is None:
+            return ""
+        reference = step.container.image
+        image = self._images.get(reference) or self.engine.image(reference)
+        name = pinned(reference, image, pins.get(reference, "")) if image else None
+        if name is None:
+            self._images.pop(reference, None)
+            raise AgentError("image.pull", f"{reference} is gone", retryable=True)
+        return name
+
+    def _do_all(self, calls: tuple[_Call, ...]) -> _Done:
+        """Do the steps; runs beside the loop."""
+        done: list[Step] = []
+        for call in calls:
+            step = call.step
+            self._step = str(step)
+            event = f"container.{step.action}"
+            log.info(event, name=step.name, cause=step.cause)
+            try:
+                self._do(call)
+            except AgentError as error:
+                return _Done(tuple(done), step, error)
+            done.append(step)
+        return _Done(tuple(done))
+
+    def _do(self, call: _Call) -> None:
+        step = call.step
         match step.action:
             case Action.CREATE:
                 if step.container is None:
                     raise ValueError(f"{step} has no container")
-                reference = step.container.image
-                image = self._images.get(reference) or self.engine.image(reference)
-                name = pinned(reference, image, pins.get(reference, "")) if image else None
-                if name is None:
-                    self._images.pop(reference, None)
-                    raise AgentError("image.pull", f"{reference} is gone", retryable=True)
-                self._create(step.container, name)
+                self.engine.create(step.container, call.image)
             case Action.START:
-                self._start(step.name)
+                self.engine.start(step.name)
             case Action.STOP:
                 self.engine.stop(step.name)
             case Action.REMOVE:
                 self.engine.remove(step.name)
-                self._troubles.pop(step.name, None)
-                self._refusals.pop(step.name, None)
             case Action.UPDATE:
                 self.engine.give_cpu(step.name)
 
-    def _create(self, container: Container, image: str) -> None:
-        try:
-            self.engine.create(container, image)
-        except AgentError as error:
-            self._images.pop(container.image, None)  # it may be gone: look again
-            self._note_refusal(container.name, error)
-            raise
-
-    def _start(self, name: str) -> None:
-        try:
-            self.engine.start(name)
-        except AgentError as error:
-            self._note_refusal(name, error)
-            raise
-        self._refusals.pop(name, None)
+    def _take(self, now: float) -> _Done | None:
+        """Return how far steps came that have ended, once, and keep what that means."""
+        ended = self._doing.take(_STEPS, now)
+        if ended is None:
+            return None
+        self._dirty = True
+        if ended.error is not None:  # a bug: nothing is known of the steps
+            raise ended.error
+        done = ended.answer or _Done(())
+        for step in done.steps:
+            if step.action is Action.REMOVE:
+                self._troubles.pop(step.name, None)
+                self._refusals.pop(step.name, None)
+            elif step.action is Action.START:
+                self._refusals.pop(step.name, None)
+                self.started |= {step.name}
+        if done.failed is not None and done.error is not None:
+            if done.failed.container is not None:  # its image may be gone: look again
+                self._images.pop(done.failed.container.image, None)
+            if done.failed.action in (Action.CREATE, Action.START):
+                self._note_refusal(done.failed.name, done.error)
+        return done
 
     def _note_refusal(self, name: str, error: AgentError) -> None:
         """Let what Docker refuses rest like what ends; the reason stays known meanwhile."""
@@ -291,6 +368,12 @@ class Workload:
     def _changed(self) -> None:
         self._dirty = True
         self._wake()
+
+
+def _is_next(failed: Step | None, steps: tuple[Step, ...]) -> bool:
+    """Return whether the step that failed is what is to be done now, whatever the cause."""
+    asked = [(step.action, step.name, step.container) for step in steps[:1]]
+    return failed is not None and (failed.action, failed.name, failed.container) in asked
 
 
 def patience(

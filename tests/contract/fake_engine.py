@@ -51,6 +51,10 @@ class FakeEngine:
         self.calls = []
         """What was asked that changes something, such as ``create flower-superlink``."""
 
+        self.slow = ""
+        """Name of a call that takes until `door` opens."""
+
+        self.door = threading.Event()
         self.lose_reply = ""
         """Name of a call that is done but not answered, once."""
 
@@ -297,6 +301,8 @@ class FakeEngine:
     def _begin(self, call, name):
         self._answer()
         self.calls.append(f"{call} {name}")
+        if self.slow == call:
+            assert self.door.wait(30)
         return f"{call} {name}"
 
     def _reply(self, call):

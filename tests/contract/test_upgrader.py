@@ -53,7 +53,7 @@ class Serving:
 
 
 class Gated(Threads):
-    """Calls beside the loop, which begin when the gate is open."""
+    """Calls beside the loop, of which copies of the database begin when the gate is open."""
 
     def __init__(self):
         super().__init__(lambda: None)
@@ -61,7 +61,8 @@ class Gated(Threads):
         self.gate.set()
 
     def start(self, name, run):
-        super().start(name, lambda: self.gate.wait(10) and run())
+        gated = name == "database"
+        super().start(name, (lambda: self.gate.wait(10) and run()) if gated else run)
 
 
 class Vm:

@@ -62,7 +62,7 @@ class Machine:
     def turn(self, want, pins=None, **wishes):
         """Do one turn; return what it did."""
         steps = self.steps(want, **wishes)
-        self.workload.apply(steps, pins or {})
+        self.workload.apply(steps, pins or {}, self.now)
         self.workload.observe(self.now)
         return tuple(str(step) for step in steps)
 
@@ -521,7 +521,7 @@ def test_an_agent_that_is_killed_between_two_steps_is_made_up_for_by_the_next(be
     whole.settle(after)
     broken = furnished(before)
     steps = broken.steps(after)
-    broken.workload.apply(steps[:cut], {})
+    broken.workload.apply(steps[:cut], {}, broken.now)
     broken.begin()
     broken.settle(after)
     assert broken.portrait() == whole.portrait()
@@ -534,10 +534,87 @@ def test_two_cut_off_agents_in_a_row_are_made_up_for(first, second):
     whole.settle(changed)
     broken = furnished(wanted())
     for cut in (first, second):
-        broken.workload.apply(broken.steps(changed)[:cut], {})
+        broken.workload.apply(broken.steps(changed)[:cut], {}, broken.now)
         broken.begin()
     broken.settle(changed)
     assert broken.portrait() == whole.portrait()
+
+
+# Docker that takes long.
+
+
+@pytest.fixture
+def slow():
+    """Return a machine that runs, on which a stop takes until the door opens."""
+    machine = furnished(wanted())
+    machine.settle(wanted())
+    machine.engine.slow = "stop"
+    machine.engine.calls.clear()
+    return machine
+
+
+CHANGED = wanted(command=("--insecure",))
+
+
+def under_way(machine, want=CHANGED):
+    """Turn; return whether the steps are still under way."""
+    steps = machine.steps(want)
+    return not machine.workload.apply(steps, {}, machine.now)
+
+
+def test_a_container_that_does_not_stop_holds_up_no_turn(slow):
+    for _ in range(5):
+        assert under_way(slow)
+        slow.clock.sleep(10)
+    assert slow.workload.doing == f"stop {SUPERLINK} (settings changed)"
+    assert slow.engine.calls == [f"stop {SUPERLINK}"]
+    slow.engine.door.set()
+    assert until(lambda: not slow.workload.doing)
+    assert slow.woken.is_set()
+    slow.settle(CHANGED)
+    verbs = ("stop", "remove", "create", "start")
+    assert slow.engine.calls == [f"{verb} {SUPERLINK}" for verb in verbs]
+
+
+def test_a_start_that_took_long_is_told_to_the_turn_after_it(slow):
+    slow.engine.slow = "start"
+    assert under_way(slow)
+    slow.engine.door.set()
+    assert until(lambda: not slow.workload.doing)
+    slow.workload.observe(slow.now)
+    assert slow.workload.started == {SUPERLINK}
+    slow.workload.observe(slow.now)
+    assert slow.workload.started == set()
+
+
+def test_a_refusal_that_took_long_is_told_by_the_next_turn(slow):
+    slow.engine.slow, slow.engine.refuse_start = "start", "out of space"
+    assert under_way(slow)
+    slow.engine.door.set()
+    assert until(lambda: not slow.workload.doing)
+    steps = slow.steps(CHANGED)
+    assert slow.workload.failures(SUPERLINK) == 1
+    with pytest.raises(AgentError, match="out of space"):
+        slow.workload.apply(steps, {}, slow.now)
+    assert slow.engine.calls.count(f"start {SUPERLINK}") == 1
+
+
+def test_what_was_asked_of_docker_before_a_change_does_not_fail_what_is_wanted_now(slow):
+    slow.engine.lose_reply = "stop"
+    assert under_way(slow)
+    slow.engine.door.set()
+    assert until(lambda: not slow.workload.doing)
+    back = slow.steps(wanted())
+    assert [str(step) for step in back] == [f"start {SUPERLINK} (exited 143)"]
+    assert slow.workload.apply(back, {}, slow.now)
+
+
+def test_an_image_that_is_gone_is_known_before_the_old_container_is_stopped(slow):
+    changed = wanted(image="flwr/superlink:9.9.9")
+    steps = slow.steps(changed)
+    with pytest.raises(AgentError, match=r"image\.pull"):
+        slow.workload.apply(steps, {}, slow.now)
+    assert slow.engine.calls == []
 
 
 # When to look.
