@@ -17,6 +17,9 @@ class Kind(StrEnum):
     HANG = "hang"
     """No answer; the connection closes when the fault is healed."""
 
+    DRIP = "drip"
+    """``100 Continue`` again and again, a byte at a time, until the fault is healed."""
+
     UNAUTHORIZED = "401"
     """`Not authorized`: what every trouble of oned looks like."""
 

@@ -1,6 +1,7 @@
 """The server in front of a Cloud: connections, faults, and the sandbox's own `/sandbox/` paths."""
 
 import contextlib
+import itertools
 import json
 import socket
 import socketserver
@@ -116,6 +117,12 @@ class Server(socketserver.ThreadingTCPServer):
             self.handle_request()
 
 
+_UNREAD = (faults.Kind.DOWN, faults.Kind.HANG, faults.Kind.DRIP)
+"""Faults that strike before the body is read."""
+
+_DRIP_S = 0.2
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
@@ -132,10 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         named = routes.Call(self.command, self.path, self._headers(), b"")
         struck = self.server.faults.take(named.vmid, self.command)
-        if struck is not None and struck[0].kind in (faults.Kind.DOWN, faults.Kind.HANG):
+        if struck is not None and struck[0].kind in _UNREAD:
             self._record(named.vmid, 0)
             if struck[0].kind is faults.Kind.HANG:
                 struck[1].wait()
+            elif struck[0].kind is faults.Kind.DRIP:
+                self._drip(struck[1])
             self.close_connection = True
             return
         call = self._call()
@@ -164,8 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
             case faults.Kind.DROP_REPLY:
                 routes.respond(self.server.cloud, call)
                 return None
-            case faults.Kind.DOWN | faults.Kind.HANG:
+            case faults.Kind.DOWN | faults.Kind.HANG | faults.Kind.DRIP:
                 return None
+
+    def _drip(self, over: threading.Event) -> None:
+        """Write an answer that never begins, until the client leaves or the fault is healed."""
+        with contextlib.suppress(OSError):
+            for byte in itertools.cycle(b"HTTP/1.1 100 Continue\r\n\r\n"):
+                if over.wait(_DRIP_S):
+                    return
+                self.wfile.write(bytes((byte,)))
+                self.wfile.flush()
 
     def _headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
