@@ -346,6 +346,20 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperLink takes a killed SuperNode's last connection for alive and lets no other in.",
         "Wait: it takes a minute at most, and the agent tries again by itself.",
     ),
+    "peer.mtu": (
+        "Small packets reach the peer and large ones do not: a link between drops them (MTU).",
+        (
+            "Compare `ip link` on both VMs with what every link between carries; set MTU of the "
+            "virtual network (ETHn_MTU) to the smallest of them, for every VM."
+        ),
+    ),
+    "peer.mute": (
+        "The peer's machine takes connections, and its Flower answers nothing.",
+        (
+            "On that VM: flower-agent status; docker ps (paused?). If it hangs: docker restart "
+            "flower-superlink"
+        ),
+    ),
     "peer.waiting": (
         "The SuperNode has not connected to the SuperLink yet.",
         "Read its last lines: flower-agent logs",

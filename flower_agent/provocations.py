@@ -151,6 +151,8 @@ PROVOCATIONS: dict[str, str] = {
     "peer.clock": "Set the clock of a SuperNode ten seconds ahead, and restart its container.",
     "peer.ghost": "`docker kill flower-supernode` of one that has a node key.",
     "peer.lost": "Stop the SuperLink's container and its agent.",
+    "peer.mtu": "On a host between two VMs with MTU 1500: `ip link set BRIDGE mtu 1400`.",
+    "peer.mute": "`docker pause flower-superlink`, and wait half a minute.",
     "peer.waiting": "The same before a SuperNode has connected for the first time.",
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",

@@ -12,6 +12,7 @@ import datetime
 import structlog
 
 from flower_agent import foreign_text
+from flower_agent.address import Address
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import PARTITION_KEYS, Settings
@@ -19,6 +20,7 @@ from flower_agent.errors import AgentError, Severity, warning
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.pki.node_keys import NodeKey, NodeKeys
 from flower_agent.probes import exits
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Link, Mark
@@ -27,6 +29,7 @@ from flower_agent.runs.app_runs import AppRuns
 from flower_agent.service.connections import Connections
 from flower_agent.service.discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
 from flower_agent.service.finder import Finder
+from flower_agent.service.liveness import Liveness
 from flower_agent.service.look import Look
 from flower_agent.wanted import arguments, flower, roles
 from flower_agent.wanted.arguments import Trust
@@ -78,9 +81,11 @@ class SuperNode:
         look: Look,
         connections: Connections,
         *,
+        liveness: Liveness | None = None,
         apps: AppRuns,
         scale: float = 1.0,
     ) -> None:
+        self._liveness = liveness
         self._prober = prober
         self._finder = search
         self._keys = keys
@@ -152,12 +157,9 @@ class SuperNode:
         """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
         settings = turn.settings
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
-        http = flower.band(settings.version).fleet is Transport.HTTP
         ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
         try:
-            self._look.judge(
-                found.endpoint, ca_pem, tls=settings.tls, http=http, now=turn.monotonic
-            )
+            self._look.judge(_peer(turn, found.endpoint), ca_pem, now=turn.monotonic)
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
                 self._finder.forget()  # it may have moved
@@ -316,6 +318,10 @@ class SuperNode:
             endpoint is not None and self._connections.held(endpoint, now=turn.monotonic)
         )
         silent = not band.announces_node and not peer.refusal and not peer.failed
+        mute = self._mute(turn)
+        if mute is not None and (linked or mute.finding.code != "peer.lost"):
+            self._lose(turn)
+            raise mute
         if linked and (peer.connected or (silent and self._holds(turn, running))):
             if peer.node_id:
                 turn.told["FLOWER_NODE_ID"] = peer.node_id
@@ -323,9 +329,7 @@ class SuperNode:
                 turn.record = dataclasses.replace(turn.record, worked_key=self._key.public)
             turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
             return
-        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
-        if turn.monotonic - self._lost_at > LOST_AFTER_S:
-            self._finder.forget()
+        self._lose(turn)
         if peer.refusal is exits.Refusal.UNREGISTERED:
             raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
         if peer.refusal is exits.Refusal.GHOST:
@@ -336,6 +340,21 @@ class SuperNode:
         code = "peer.lost" if peer.node_id else "peer.waiting"
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+
+    def _mute(self, turn: Turn) -> AgentError | None:
+        """Return what is proven of a SuperLink that does not answer, or not every packet."""
+        endpoint = turn.record.superlink
+        if self._liveness is None or endpoint is None or turn.dry:
+            return None
+        found = self._liveness.judge(_peer(turn, endpoint), turn.monotonic)
+        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        return found
+
+    def _lose(self, turn: Turn) -> None:
+        """Note that the SuperLink is away; for long: it may be somewhere else by now."""
+        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
+        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+            self._finder.forget()
 
     def _holds(self, turn: Turn, running: Running) -> bool:
         """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
@@ -358,3 +377,8 @@ class SuperNode:
         new = foreign_text.lines(text, first=foreign_text.FIRST_LINES)
         self._seen.lines = exits.telling((*self._seen.lines, *new))
         return "\n".join(self._seen.lines)
+
+
+def _peer(turn: Turn, endpoint: Address) -> Peer:
+    http = flower.band(turn.settings.version).fleet is Transport.HTTP
+    return Peer(endpoint, turn.settings.tls, http, turn.host.mtu)

@@ -37,6 +37,9 @@ class Interface:
     addresses: tuple[str, ...]
     """IPv4 first, in the kernel's order; short-lived IPv6 addresses last."""
 
+    mtu: int = 0
+    """The largest packet that it sends; 0 where the kernel does not tell."""
+
     @property
     def fleet(self) -> tuple[str, ...]:
         """The addresses that other machines can dial; none for Docker's bridges."""

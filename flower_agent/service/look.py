@@ -2,9 +2,10 @@
 
 import random
 
-from flower_agent.address import Address
 from flower_agent.errands import Errands
 from flower_agent.errors import AgentError
+from flower_agent.probes import exchange
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import ALPN_GRPC, ALPN_HTTP, Prober
 
 TIMEOUT_S = 5.0
@@ -12,8 +13,8 @@ GOOD_FOR_S = 60.0
 RETRY_S = (1.0, 3.0)
 _ERRAND = "endpoint-look"
 
-_Target = tuple[Address, str | None]
-"""An endpoint and the CA by which it is judged."""
+_Target = tuple[Peer, str | None]
+"""A peer and the CA by which it is judged."""
 
 
 class Look:
@@ -29,15 +30,13 @@ class Look:
         self._looked: tuple[_Target, AgentError | None] | None = None
         self._next = 0.0
 
-    def judge(
-        self, endpoint: Address, ca_pem: str | None, *, tls: bool, http: bool, now: float
-    ) -> None:
-        """Check that the endpoint answers; with `tls` by `ca_pem`, None the system's store.
+    def judge(self, peer: Peer, ca_pem: str | None, *, now: float) -> None:
+        """Check that the peer answers; with TLS by `ca_pem`, None the system's store.
 
-        Raises AgentError ``endpoint.…`` while it does not, ``discover.waiting`` before the first
-        answer. A good answer counts for a minute.
+        Raises AgentError ``endpoint.…`` while it does not, ``peer.mtu`` where large packets do not
+        reach it, ``discover.waiting`` before the first answer. A good answer counts for a minute.
         """
-        wanted = (endpoint, ca_pem)
+        wanted = (peer, ca_pem)
         done = self._errands.take(_ERRAND)
         if done is not None:
             target, error = done.value if done.error is None else (wanted, done.error)
@@ -46,21 +45,32 @@ class Look:
             self._next = now + wait * self._scale
         fresh = self._looked is not None and self._looked[0] == wanted
         if not fresh or now >= self._next:
-            self._errands.start(_ERRAND, lambda: self._look(wanted, tls=tls, http=http))
+            self._errands.start(_ERRAND, lambda: self._look(wanted))
         if not fresh or self._looked is None:
-            message = f"the endpoint {endpoint} is looked at"
+            message = f"the endpoint {peer.address} is looked at"
             raise AgentError("discover.waiting", message, retryable=True)
         if self._looked[1] is not None:
             raise self._looked[1]
 
-    def _look(self, wanted: _Target, *, tls: bool, http: bool) -> tuple[_Target, AgentError | None]:
-        endpoint, ca_pem = wanted
+    def _look(self, wanted: _Target) -> tuple[_Target, AgentError | None]:
+        peer, ca_pem = wanted
         try:
-            if tls:
-                alpn = ALPN_HTTP if http else ALPN_GRPC
-                self._prober.probe_tls(endpoint, ca_pem, alpn=alpn, timeout_s=TIMEOUT_S)
-            else:
-                self._prober.probe_tcp(endpoint, TIMEOUT_S)
+            self._dial(peer, ca_pem)
+            if not exchange.answers(peer, small=False, timeout_s=TIMEOUT_S):
+                return wanted, exchange.too_large(peer)
         except AgentError as error:
             return wanted, error
         return wanted, None
+
+    def _dial(self, peer: Peer, ca_pem: str | None) -> None:
+        if not peer.tls:
+            self._prober.probe_tcp(peer.address, TIMEOUT_S)
+            return
+        alpn = ALPN_HTTP if peer.http else ALPN_GRPC
+        try:
+            self._prober.probe_tls(peer.address, ca_pem, alpn=alpn, timeout_s=TIMEOUT_S)
+        except AgentError as error:
+            silent = error.finding.code == "endpoint.timeout"
+            if silent and exchange.answers(peer, small=True, timeout_s=TIMEOUT_S):
+                raise exchange.too_large(peer) from error  # its certificate is large, too
+            raise
