@@ -314,6 +314,21 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM has little memory left; the kernel may soon kill an app, or Flower.",
         "Give the VM more memory, or lower FLOWER_MEMORY_LIMIT.",
     ),
+    "node.degraded": (
+        "SuperNodes say at OneGate that they do not work; this SuperLink does.",
+        "On the named VM: flower-agent status",
+    ),
+    "node.image": (
+        "The image that runs apps on a SuperNode lacks what the app of CUSTOM_APP_REPO wants.",
+        "On the named VM: flower-agent status says why (app); or bake it: flower-agent bake --app",
+    ),
+    "node.offline": (
+        "SuperNodes that were connected to this SuperLink are away.",
+        (
+            "See whether the named VM runs (onevm show), and its flower-agent status; one that is "
+            "gone for good: flower-agent nodes unregister"
+        ),
+    ),
     "onegate.down": (
         "OneGate does not answer; Flower goes on, reports wait.",
         "Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
