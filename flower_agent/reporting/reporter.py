@@ -30,6 +30,9 @@ VERIFY_S = 300.0
 A SuperNode does while it waits to be enrolled.
 """
 
+REACH_S = 20.0
+"""How often it is seen whether OneGate takes a connection: a settled VM asks it for nothing."""
+
 OWN = (
     "FLOWER_ROLE",
     "FLOWER_ENDPOINT",
@@ -51,6 +54,7 @@ OWN = (
 
 _ERRAND = "onegate-report"
 _VERIFY = "onegate-verify"
+_REACH = "onegate-reach"
 
 log = structlog.get_logger()
 
@@ -84,6 +88,9 @@ class Reporter:
         self._sent = report.Sent(heartbeat_at=heartbeat_at)
         self._body: dict[str, str] = {}
         self._trouble: Finding | None = None
+        self._unreached: Finding | None = None
+        self._beside = Errands(lambda: None)  # what it brings may wait for the next turn
+        self._reach_at = now + REACH_S * rng.random() * scale
         self.told_at = ""
         """FLOWER_SEEN of the last body that OneGate took."""
 
@@ -98,8 +105,10 @@ class Reporter:
 
     @property
     def trouble(self) -> Finding | None:
-        """Why OneGate could not be told; a warning, since Flower goes on without."""
-        return self._trouble
+        """Why OneGate cannot be told, or asked; a warning, since Flower goes on without."""
+        down = self.client.down if self.client else None
+        found = self._trouble or down or self._unreached
+        return warning(found.code, found.message, found.hint) if found else None
 
     def use(self, access: Access | None) -> None:
         """Take the access that the context gives; a lost one is replaced by this boot's last."""
@@ -109,6 +118,7 @@ class Reporter:
             return
         if self.client is not None:
             self.client.close()
+        self._unreached = None
         if self._remembered is not None and wanted.vmid != self._remembered.vmid:
             self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
@@ -120,6 +130,7 @@ class Reporter:
         `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
         """
         self._settle(now)
+        self._reach(now)
         if self._saved != self._remembered:
             self._save()
         if self.client is None or self._errands.running(_ERRAND):
@@ -138,6 +149,20 @@ class Reporter:
             return LONGEST_WAIT_S
         due_at = max(self._sent.heartbeat_at, self._sent.not_before)
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
+
+    def _reach(self, now: float) -> None:
+        """Look now and then whether OneGate takes a connection."""
+        done = self._beside.take(_REACH)
+        asked, found = done.value if done is not None and done.error is None else (None, None)
+        if asked is not None and asked is self.client:
+            if found is not None and self.trouble is None:
+                log.warning("onegate.failed", code=found.code, message=found.message)
+            self._unreached = found
+        client = self.client
+        if client is None or now < self._reach_at:
+            return
+        if self._beside.start(_REACH, lambda: (client, _unreached(client))):
+            self._reach_at = now + REACH_S * self._scale
 
     def _verify(self, attributes: Mapping[str, str], now: float) -> None:
         """Look now and then whether OneGate still has what this VM told it.
@@ -182,7 +207,8 @@ class Reporter:
             )
         else:
             found = done.error.finding
-            if self._trouble is None or self._trouble.code != found.code:
+            known = self._trouble or self._unreached
+            if known is None or known.code != found.code:
                 log.warning("onegate.failed", code=found.code, message=found.message)
             self._trouble = warning(found.code, found.message, found.hint)
             self._sent = report.failed(
@@ -211,6 +237,15 @@ class Reporter:
         # As if sent now: what a new agent finds out within the interval is not worth a body.
         self._sent = dataclasses.replace(self._sent, attributes=told.attributes, at=self._born)
         return told.access
+
+
+def _unreached(client: OneGate) -> Finding | None:
+    """Return why OneGate takes no connection."""
+    try:
+        client.reach()
+    except AgentError as error:
+        return error.finding
+    return None
 
 
 def remember(place: pathlib.Path, told: Told) -> None:
