@@ -314,6 +314,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM has little memory left; the kernel may soon kill an app, or Flower.",
         "Give the VM more memory, or lower FLOWER_MEMORY_LIMIT.",
     ),
+    "nic.mtu": (
+        "A NIC sends packets of another size than the virtual network is said to carry (ETHn_MTU).",
+        (
+            "Give the NIC the MTU of its network: ip link set NIC mtu BYTES; or correct MTU of the "
+            "virtual network, then onevm updateconf."
+        ),
+    ),
     "node.degraded": (
         "SuperNodes say at OneGate that they do not work; this SuperLink does.",
         "On the named VM: flower-agent status",

@@ -138,6 +138,7 @@ PROVOCATIONS: dict[str, str] = {
     ),
     "image.pull": "Set `FLOWER_IMAGE_PREFIX=registry.invalid/flwr`.",
     "memory.low": "Let a program take the VM's memory, then `flower-agent doctor`.",
+    "nic.mtu": "`ip link set eth0 mtu 9000` where `ETH0_MTU=1500`, then `flower-agent doctor`.",
     "node.degraded": "`docker pause flower-supernode` on a node's VM, and wait some minutes.",
     "node.image": "`CUSTOM_APP_REPO` with an app that wants wandb, on a node without an index.",
     "node.offline": "`onevm poweroff` a SuperNode's VM, and wait a minute.",

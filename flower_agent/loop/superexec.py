@@ -93,7 +93,7 @@ class SuperExec:
         whom = trust_of(settings)
         ca_pem = turn.keyring.held_ca() if whom is Trust.CA else None
         try:
-            self._look.judge(_peer(turn), ca_pem, now=turn.monotonic)
+            self._look.judge(peer(settings, turn.host.mtu), ca_pem, now=turn.monotonic)
         except AgentError as error:
             found = error.finding
             if found.code.startswith("endpoint."):
@@ -125,7 +125,7 @@ class SuperExec:
         """Raise AgentError ``peer.…`` where the AppIo is proven not to answer."""
         if turn.dry:
             return
-        mute = self._liveness.judge(_peer(turn), turn.monotonic)
+        mute = self._liveness.judge(peer(turn.settings, turn.host.mtu), turn.monotonic)
         turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
         if mute is not None:
             raise mute
@@ -207,8 +207,8 @@ def _attach(settings: Settings) -> Address:
     return settings.appio_address
 
 
-def _peer(turn: Turn) -> Peer:
-    settings = turn.settings
+def peer(settings: Settings, mtu: int) -> Peer:
+    """Return how the AppIo that a lone SuperExec attaches to is asked whether it answers."""
     http = flower.band(settings.version).appio is Transport.HTTP
     tls = trust_of(settings) is not Trust.INSECURE
-    return Peer(_attach(settings), tls, http, turn.host.mtu)
+    return Peer(_attach(settings), tls, http, mtu)

@@ -159,7 +159,8 @@ class SuperNode:
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
         ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
         try:
-            self._look.judge(_peer(turn, found.endpoint), ca_pem, now=turn.monotonic)
+            asked = peer(settings, found.endpoint, turn.host.mtu)
+            self._look.judge(asked, ca_pem, now=turn.monotonic)
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
                 self._finder.forget()  # it may have moved
@@ -346,7 +347,8 @@ class SuperNode:
         endpoint = turn.record.superlink
         if self._liveness is None or endpoint is None or turn.dry:
             return None
-        found = self._liveness.judge(_peer(turn, endpoint), turn.monotonic)
+        asked = peer(turn.settings, endpoint, turn.host.mtu)
+        found = self._liveness.judge(asked, turn.monotonic)
         turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
         return found
 
@@ -379,6 +381,7 @@ class SuperNode:
         return "\n".join(self._seen.lines)
 
 
-def _peer(turn: Turn, endpoint: Address) -> Peer:
-    http = flower.band(turn.settings.version).fleet is Transport.HTTP
-    return Peer(endpoint, turn.settings.tls, http, turn.host.mtu)
+def peer(settings: Settings, endpoint: Address, mtu: int) -> Peer:
+    """Return how a SuperNode's SuperLink is asked whether it answers."""
+    http = flower.band(settings.version).fleet is Transport.HTTP
+    return Peer(endpoint, settings.tls, http, mtu)

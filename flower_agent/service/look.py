@@ -53,24 +53,32 @@ class Look:
             raise self._looked[1]
 
     def _look(self, wanted: _Target) -> tuple[_Target, AgentError | None]:
-        peer, ca_pem = wanted
         try:
-            self._dial(peer, ca_pem)
-            if not exchange.answers(peer, small=False, timeout_s=TIMEOUT_S):
-                return wanted, exchange.too_large(peer)
+            dial(self._prober, *wanted)
         except AgentError as error:
             return wanted, error
         return wanted, None
 
-    def _dial(self, peer: Peer, ca_pem: str | None) -> None:
-        if not peer.tls:
-            self._prober.probe_tcp(peer.address, TIMEOUT_S)
-            return
-        alpn = ALPN_HTTP if peer.http else ALPN_GRPC
-        try:
-            self._prober.probe_tls(peer.address, ca_pem, alpn=alpn, timeout_s=TIMEOUT_S)
-        except AgentError as error:
-            silent = error.finding.code == "endpoint.timeout"
-            if silent and exchange.answers(peer, small=True, timeout_s=TIMEOUT_S):
-                raise exchange.too_large(peer) from error  # its certificate is large, too
-            raise
+
+def dial(prober: Prober, peer: Peer, ca_pem: str | None) -> None:
+    """Dial a peer as Flower would, then with a large packet.
+
+    Raises AgentError ``endpoint.…``, ``peer.mtu``.
+    """
+    _dial(prober, peer, ca_pem)
+    if not exchange.answers(peer, small=False, timeout_s=TIMEOUT_S):
+        raise exchange.too_large(peer)
+
+
+def _dial(prober: Prober, peer: Peer, ca_pem: str | None) -> None:
+    if not peer.tls:
+        prober.probe_tcp(peer.address, TIMEOUT_S)
+        return
+    alpn = ALPN_HTTP if peer.http else ALPN_GRPC
+    try:
+        prober.probe_tls(peer.address, ca_pem, alpn=alpn, timeout_s=TIMEOUT_S)
+    except AgentError as error:
+        silent = error.finding.code == "endpoint.timeout"
+        if silent and exchange.answers(peer, small=True, timeout_s=TIMEOUT_S):
+            raise exchange.too_large(peer) from error  # its certificate is large, too
+        raise

@@ -43,42 +43,6 @@ def hasty(monkeypatch):
         monkeypatch.setattr(exchange, name, SHORT_S)
 
 
-@contextlib.contextmanager
-def narrow_path(to, limit=1400):
-    """A path to `to` that drops every packet of more than `limit` bytes, and what follows it."""
-    stop = threading.Event()
-
-    def carry(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if len(data) > limit:
-                    stop.wait(30)
-                    return
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    def serve(connection):
-        with socket.create_connection((to.host, to.port)) as far:
-            back = threading.Thread(target=carry, args=(far, connection), daemon=True)
-            back.start()
-            carry(connection, far)
-            back.join(5)
-
-    def apart(connection):
-        own = connection.dup()
-        threading.Thread(target=lambda: served(own), daemon=True).start()
-
-    def served(own):
-        with own:
-            serve(own)
-
-    with endpoints.tcp_server(apart) as address:
-        try:
-            yield address
-        finally:
-            stop.set()
-
-
 def http_answer(leaf=None):
     return endpoints.http_server(lambda *_: (200, b""), leaf=leaf)
 
@@ -139,16 +103,22 @@ def test_a_peer_that_reads_and_says_nothing_is_mute(hasty, tls):
 
 
 def test_a_path_that_drops_large_packets_is_told_from_a_mute_peer(hasty):
-    with endpoints.grpc_server(leaf=loopback_leaf()) as address, narrow_path(address) as path:
+    with (
+        endpoints.grpc_server(leaf=loopback_leaf()) as address,
+        endpoints.narrow_path(address) as path,
+    ):
         assert refusal(peer(path), doubtful=True) == "peer.mtu"
-    with endpoints.health_server() as address, narrow_path(address) as path:
+    with endpoints.health_server() as address, endpoints.narrow_path(address) as path:
         assert refusal(peer(path, tls=False), doubtful=True) == "peer.mtu"
-    with http_answer() as address, narrow_path(address) as path:
+    with http_answer() as address, endpoints.narrow_path(address) as path:
         assert refusal(peer(path, tls=False, http=True), doubtful=True) == "peer.mtu"
 
 
 def test_a_first_failure_is_asked_again_before_anybody_looks_for_its_cause(hasty):
-    with endpoints.grpc_server(leaf=loopback_leaf()) as address, narrow_path(address) as path:
+    with (
+        endpoints.grpc_server(leaf=loopback_leaf()) as address,
+        endpoints.narrow_path(address) as path,
+    ):
         assert refusal(peer(path)) == "peer.mute"
 
 
@@ -208,7 +178,10 @@ def test_a_start_waits_with_the_cause_where_large_packets_do_not_come(hasty, mon
     monkeypatch.setattr(look, "TIMEOUT_S", SHORT_S)  # 600: the server's certificate is too large
     ended, ca_pem = threading.Event(), endpoints.authority().pem
     at_start = look.Look(Errands(ended.set), Prober(), rng=random.Random(1))
-    with endpoints.grpc_server(leaf=loopback_leaf()) as address, narrow_path(address, limit) as far:
+    with (
+        endpoints.grpc_server(leaf=loopback_leaf()) as address,
+        endpoints.narrow_path(address, limit) as far,
+    ):
         for code in ("discover.waiting", "peer.mtu"):
             with pytest.raises(AgentError) as caught:
                 at_start.judge(peer(far), ca_pem, now=0.0)
