@@ -73,6 +73,9 @@ def dial(prober: Prober, peer: Peer, ca_pem: str | None) -> None:
 def _dial(prober: Prober, peer: Peer, ca_pem: str | None) -> None:
     if not peer.tls:
         prober.probe_tcp(peer.address, TIMEOUT_S)
+        if not exchange.answers(peer, small=True, timeout_s=TIMEOUT_S):
+            message = f"{peer.address} takes connections and answers nothing"
+            raise AgentError("endpoint.timeout", message, retryable=True)
         return
     alpn = ALPN_HTTP if peer.http else ALPN_GRPC
     try:

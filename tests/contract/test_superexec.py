@@ -63,7 +63,7 @@ class Vm:
         rng = random.Random(1)
         search = attach.Search(self.errands, rng=rng)
         look = Look(self.errands, self.prober, rng=rng)
-        self.duty = SuperExec(self.prober, search, look, None, apps=None, paths=None)
+        self.duty = SuperExec(self.prober, search, look, None, liveness=None, apps=None, paths=None)
 
     def guest(self, vmid):
         return OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
