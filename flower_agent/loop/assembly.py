@@ -133,6 +133,7 @@ def assemble(
         look,
         connections,
         liveness=liveness,
+        home=Look(errands, prober, rng=rng, scale=scale, errand="endpoint-home"),
         apps=app_runs,
         scale=scale,
     )

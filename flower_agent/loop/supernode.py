@@ -82,10 +82,12 @@ class SuperNode:
         connections: Connections,
         *,
         liveness: Liveness | None = None,
+        home: Look | None = None,
         apps: AppRuns,
         scale: float = 1.0,
     ) -> None:
         self._liveness = liveness
+        self._home = home
         self._prober = prober
         self._finder = search
         self._keys = keys
@@ -157,7 +159,7 @@ class SuperNode:
         """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
         settings = turn.settings
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
-        ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
+        ca_pem = self._ca(turn)
         try:
             asked = peer(settings, found.endpoint, turn.host.mtu)
             self._look.judge(asked, ca_pem, now=turn.monotonic)
@@ -222,20 +224,24 @@ class SuperNode:
         return key
 
     def _wants_key(self, turn: Turn, found: SuperLink, key: NodeKey | None) -> bool:
-        """Tell whether a key is shown; the SuperLink's own refusal tells it, too.
+        """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.
 
-        A key that worked is shown whatever OneGate says: any VM of the service may have written
-        that. Only the SuperLink itself, which proves who it is, can refuse it for long.
+        Any VM of the service may have written what OneGate says. So a key that worked is shown
+        whatever that is, until the SuperLink itself, which proves who it is, has refused it for
+        long; and a container that works without a key stays so until it is refused.
         """
         told = found.node_auth
         worked = key is not None and turn.record.worked_key == key.public
-        if told is False and worked and not self._unknown_for_long(turn):
-            told = True
-            found = dataclasses.replace(found, node_auth=None)
         refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
         if refused:
             self._finder.forget()  # it may publish by now what it wants
-            told = True if told is None else told
+            told = True
+        elif told is False and worked and not self._unknown_for_long(turn):
+            told = True
+        elif told is True and turn.running and turn.record.superlink_auth is False:
+            told = False
+        if told is not found.node_auth:
+            found = dataclasses.replace(found, node_auth=None)
         if told is not None:
             turn.record = dataclasses.replace(turn.record, superlink_auth=told)
         return node_trust.wants_key(turn.settings, found, turn.record)
@@ -247,18 +253,37 @@ class SuperNode:
         return turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s
 
     def _connected(self, turn: Turn, found: SuperLink) -> SuperLink:
-        """Return `found`, at the endpoint to which this node holds a connection while it does.
+        """Return `found`, at the endpoint that this node's container has while that works.
 
         What OneGate says then is older than the connection, or another VM wrote it. A SuperLink
-        that moved ends its connections.
+        that moved ends its connections, and does not answer where it was.
         """
         known = turn.record.superlink
         fixed = turn.settings.server_address is not None
         if not turn.running or fixed or known is None or known == found.endpoint:
             return found
-        if not self._connections.held(known, now=turn.monotonic):
-            return found
-        return dataclasses.replace(found, endpoint=known, published=found.endpoint)
+        if self._connections.held(known, now=turn.monotonic) or self._answers(turn, known):
+            return dataclasses.replace(found, endpoint=known, published=found.endpoint)
+        return found
+
+    def _answers(self, turn: Turn, known: Address) -> bool:
+        """Tell whether a SuperLink that this node trusts answers where it was; or is asked.
+
+        Over HTTP no connection is held between two calls, and one to a name is not known at once.
+        """
+        if self._home is None:
+            return False
+        asked = peer(turn.settings, known, turn.host.mtu)
+        try:
+            self._home.judge(asked, self._ca(turn), now=turn.monotonic)
+        except AgentError as error:
+            return error.finding.code == "discover.waiting"
+        return True
+
+    def _ca(self, turn: Turn) -> str | None:
+        """Return by whom the SuperLink's certificate must be issued; None: the system's store."""
+        system = node_trust.trust_of(turn.settings) is Trust.SYSTEM
+        return None if system else turn.keyring.held_ca()
 
     def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
         """Return this VM's key; a dry look makes none."""
@@ -354,7 +379,10 @@ class SuperNode:
 
     def _lose(self, turn: Turn) -> None:
         """Note that the SuperLink is away; for long: it may be somewhere else by now."""
-        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
+        if self._lost_at is None:
+            self._lost_at = turn.monotonic
+            if self._home is not None:
+                self._home.forget()
         if turn.monotonic - self._lost_at > LOST_AFTER_S:
             self._finder.forget()
 

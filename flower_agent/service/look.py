@@ -21,9 +21,16 @@ class Look:
     """One endpoint at a time; `judge` returns at once."""
 
     def __init__(
-        self, errands: Errands, prober: Prober, *, rng: random.Random, scale: float = 1.0
+        self,
+        errands: Errands,
+        prober: Prober,
+        *,
+        rng: random.Random,
+        scale: float = 1.0,
+        errand: str = _ERRAND,
     ) -> None:
         self._errands = errands
+        self._errand = errand
         self._prober = prober
         self._random = rng
         self._scale = scale
@@ -37,7 +44,7 @@ class Look:
         reach it, ``discover.waiting`` before the first answer. A good answer counts for a minute.
         """
         wanted = (peer, ca_pem)
-        done = self._errands.take(_ERRAND)
+        done = self._errands.take(self._errand)
         if done is not None:
             target, error = done.value if done.error is None else (wanted, done.error)
             self._looked = (target, error)
@@ -45,12 +52,16 @@ class Look:
             self._next = now + wait * self._scale
         fresh = self._looked is not None and self._looked[0] == wanted
         if not fresh or now >= self._next:
-            self._errands.start(_ERRAND, lambda: self._look(wanted))
+            self._errands.start(self._errand, lambda: self._look(wanted))
         if not fresh or self._looked is None:
             message = f"the endpoint {peer.address} is looked at"
             raise AgentError("discover.waiting", message, retryable=True)
         if self._looked[1] is not None:
             raise self._looked[1]
+
+    def forget(self) -> None:
+        """Look again at once: what was seen may be over."""
+        self._next = 0.0
 
     def _look(self, wanted: _Target) -> tuple[_Target, AgentError | None]:
         try:
