@@ -9,7 +9,7 @@ import datetime
 import json
 import pathlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -78,8 +78,10 @@ class Reporter:
         now: float,
         rng: random.Random,
         scale: float = 1.0,
+        reach: Callable[[OneGate], None] | None = OneGate.reach,
     ) -> None:
         self._memory = memory
+        self._reaches = reach
         self._errands = errands
         self._random = rng
         self._born = now
@@ -158,10 +160,10 @@ class Reporter:
             if found is not None and self.trouble is None:
                 log.warning("onegate.failed", code=found.code, message=found.message)
             self._unreached = found
-        client = self.client
-        if client is None or now < self._reach_at:
+        client, reach = self.client, self._reaches
+        if client is None or reach is None or now < self._reach_at:
             return
-        if self._beside.start(_REACH, lambda: (client, _unreached(client))):
+        if self._beside.start(_REACH, lambda: (client, _unreached(client, reach))):
             self._reach_at = now + REACH_S * self._scale
 
     def _verify(self, attributes: Mapping[str, str], now: float) -> None:
@@ -239,10 +241,10 @@ class Reporter:
         return told.access
 
 
-def _unreached(client: OneGate) -> Finding | None:
+def _unreached(client: OneGate, reach: Callable[[OneGate], None]) -> Finding | None:
     """Return why OneGate takes no connection."""
     try:
-        client.reach()
+        reach(client)
     except AgentError as error:
         return error.finding
     return None

@@ -1,9 +1,9 @@
 """Which VMs of the service a SuperLink asks OneGate for, and when. Pure.
 
-A settled VM (enrolled and online) costs one look, for what it publishes once it works; then a few
-of all of them are asked each minute in turn, how they are. One that is not enrolled is asked for
-every 5 s, for ten minutes; then, and while an enrolled one is away or one says that it is no
-SuperNode, seldom. `scale` shortens every wait.
+A settled VM (enrolled and online) costs one look, for what it publishes once it works; then one of
+all of them is asked each minute in turn, how it is. One that is not enrolled is asked for every
+5 s, for ten minutes; then, and while an enrolled one is away or one says that it is no SuperNode,
+seldom. `scale` shortens every wait.
 """
 
 import dataclasses
@@ -20,12 +20,6 @@ SETTLED_S = 60.0
 SELDOM_S = 600.0
 PATIENCE_S = 600.0
 """So long something that is missing is looked for often."""
-
-IN_TURN = 4
-"""Settled VMs that are asked each `SETTLED_S`, however many there are."""
-
-TROUBLED = 2
-"""As many of these are VMs that said last that they do not work."""
 
 ABSENT_ANSWERS = 3
 ABSENT_S = 600.0
@@ -132,15 +126,18 @@ def due(looks: Mapping[str, Look], now: float, scale: float) -> tuple[str, ...]:
 
 
 def in_turn(looks: Mapping[str, Look], troubled: Collection[str]) -> tuple[str, ...]:
-    """Return the settled VMs to ask next how they are, the longest not asked first."""
+    """Return the settled VMs to ask next how they are, however many there are.
+
+    The one that was not asked for longest, and the one of the `troubled`.
+    """
     settled = [
         (look.since if look.asked_at is None else look.asked_at, vmid)
         for vmid, look in looks.items()
         if look.standing is Standing.SETTLED
     ]
     order = [vmid for _, vmid in sorted(settled)]
-    first = [vmid for vmid in order if vmid in troubled][:TROUBLED]
-    return tuple((first + [vmid for vmid in order if vmid not in first])[:IN_TURN])
+    again = [vmid for vmid in order if vmid in troubled]
+    return tuple(dict.fromkeys(order[:1] + again[:1]))
 
 
 def unsettled(looks: Mapping[str, Look], now: float, scale: float) -> bool:

@@ -2,7 +2,7 @@
 
 Looks run as errands beside the loop. Requests are few (`lookups`): one ``/service`` every 5 s while
 a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, at most 20 a second,
-and for four of the settled ones each minute, in turn.
+and for one of the settled ones each minute, in turn.
 """
 
 import dataclasses

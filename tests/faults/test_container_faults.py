@@ -312,8 +312,8 @@ def test_a_superlink_that_hangs_is_named_on_both_sides_and_goes_on(two, hinder, 
         assert two.status(node)["state"] == "degraded"
     finally:
         free(name)
-    for machine in (link, node):
-        wait_for(lambda m=machine: two.status(m)["state"] == "ready", "ready")
+    for machine in (link, node):  # a SuperExec that lost its connection waits long before the next
+        wait_for(lambda m=machine: two.status(m)["state"] == "ready", "ready", 150)
     wait_for(lambda: two.attributes(link).get("READY") == "YES", "READY=YES again")
     assert ids(link, node) == before
 
