@@ -314,6 +314,28 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM has little memory left; the kernel may soon kill an app, or Flower.",
         "Give the VM more memory, or lower FLOWER_MEMORY_LIMIT.",
     ),
+    "nic.mtu": (
+        "A NIC sends packets of another size than the virtual network is said to carry (ETHn_MTU).",
+        (
+            "Give the NIC the MTU of its network: ip link set NIC mtu BYTES; or correct MTU of the "
+            "virtual network, then onevm updateconf."
+        ),
+    ),
+    "node.degraded": (
+        "SuperNodes say at OneGate that they do not work; this SuperLink does.",
+        "On the named VM: flower-agent status",
+    ),
+    "node.image": (
+        "The image that runs apps on a SuperNode lacks what the app of CUSTOM_APP_REPO wants.",
+        "On the named VM: flower-agent status says why (app); or bake it: flower-agent bake --app",
+    ),
+    "node.offline": (
+        "SuperNodes that were connected to this SuperLink are away.",
+        (
+            "See whether the named VM runs (onevm show), and its flower-agent status; one that is "
+            "gone for good: flower-agent nodes unregister"
+        ),
+    ),
     "onegate.down": (
         "OneGate does not answer; Flower goes on, reports wait.",
         "Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
@@ -345,6 +367,20 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "peer.ghost": (
         "The SuperLink takes a killed SuperNode's last connection for alive and lets no other in.",
         "Wait: it takes a minute at most, and the agent tries again by itself.",
+    ),
+    "peer.mtu": (
+        "Small packets reach the peer and large ones do not: a link between drops them (MTU).",
+        (
+            "Compare `ip link` on both VMs with what every link between carries; set MTU of the "
+            "virtual network (ETHn_MTU) to the smallest of them, for every VM."
+        ),
+    ),
+    "peer.mute": (
+        "The peer's machine takes connections, and its Flower answers nothing.",
+        (
+            "On that VM: flower-agent status; docker ps (paused?). If it hangs: docker restart "
+            "flower-superlink"
+        ),
     ),
     "peer.waiting": (
         "The SuperNode has not connected to the SuperLink yet.",

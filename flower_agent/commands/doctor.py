@@ -24,7 +24,7 @@ from flower_agent.config.inputs import Inputs
 from flower_agent.config.parsers import GpuMode, Role
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding
-from flower_agent.machine import cpu, gpu, host, nvidia
+from flower_agent.machine import cpu, gpu, host, interfaces, nvidia
 from flower_agent.paths import Paths
 from flower_agent.reporting.screen import headline
 from flower_agent.service import discovery, finder
@@ -92,6 +92,7 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         onegate = list(_onegate(patient))
         yield verdicts.clock(patient.skew_s, synchronized=_synchronized())
         yield from _images(patient)
+        yield from _mtus(read)
         yield from _names(patient)
         yield from onegate
         yield from _gpu(patient)
@@ -209,6 +210,12 @@ def _images(patient: Patient) -> Iterator[Check]:
             yield (found if name in absent else mild)("registry", error.finding)
             return
     yield well("registry", f"gives {', '.join(wanted)}")
+
+
+def _mtus(read: Inputs) -> Iterator[Check]:
+    nics = host.observe().interfaces
+    told = interfaces.mtus(nics, read.variables or {})
+    yield from verdicts.mtus([nic for nic in nics if nic.fleet], told)
 
 
 def _names(patient: Patient) -> Iterator[Check]:

@@ -8,16 +8,17 @@ from flower_agent.config.inputs import Inputs
 from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
-from flower_agent.loop import superlink
+from flower_agent.loop import superexec, superlink, supernode
 from flower_agent.machine import host, packet_filter
 from flower_agent.memory import Memory
 from flower_agent.paths import Paths
 from flower_agent.pki import node_trust
 from flower_agent.pki.keyring import Keyring
+from flower_agent.probes import exchange
 from flower_agent.probes.control import NodeStatus
 from flower_agent.probes.health import ALPN_GRPC, ALPN_HTTP, Prober
 from flower_agent.record import Record
-from flower_agent.service import discovery, finder
+from flower_agent.service import discovery, finder, look
 from flower_agent.service.onegate import OneGate
 from flower_agent.wanted import flower, roles
 from flower_agent.wanted.arguments import Trust
@@ -41,6 +42,7 @@ def examine(
             yield from _superlink(paths, read, settings, client, prober)
         elif settings.appio_address is not None:
             prober.probe_tcp(settings.appio_address, TIMEOUT_S)
+            exchange.look(superexec.peer(settings, host.observe().mtu), doubtful=True)
             yield well("appio", f"{settings.appio_address} answers")
     except AgentError as error:
         yield found("appio" if settings.role is Role.SUPEREXEC else "superlink", error.finding)
@@ -79,7 +81,7 @@ def _superlink(
     if node_trust.trust_of(settings) is Trust.CA:
         held_pem = Keyring(paths.tls).held_ca()
         ca_pem = node_trust.trusted_ca(settings, link.ca_pem, record, held_pem)
-    _dial(prober, settings, link.endpoint, ca_pem, link.endpoint.host)
+    look.dial(prober, supernode.peer(settings, link.endpoint, host.observe().mtu), ca_pem)
     yield well("superlink", f"{link.endpoint} answers{' with TLS' if settings.tls else ''}")
 
 

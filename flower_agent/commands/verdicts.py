@@ -3,11 +3,12 @@
 import dataclasses
 import datetime
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from flower_agent.errors import Finding, Severity, warning
 from flower_agent.machine import firewall
+from flower_agent.machine.interfaces import Interface
 from flower_agent.machine.netfilter import Packet
 from flower_agent.reporting import screen
 
@@ -125,6 +126,23 @@ def filtered(rules: str | None, first: Packet) -> Check:
     if closed is not None:
         return found("firewall", dataclasses.replace(closed, severity=Severity.ERROR))
     return well("firewall", f"nothing found that closes TCP port {first.port}")
+
+
+def mtus(nics: Sequence[Interface], told: Iterable[tuple[str, Interface, int]]) -> Iterator[Check]:
+    """Judge the largest packets that the NICs send by those that the networks carry.
+
+    `nics` are all that other machines see; `told` is what the context says (`interfaces.mtus`).
+    """
+    wrong = [(name, nic, wanted) for name, nic, wanted in told if nic.mtu != wanted]
+    for name, nic, wanted in wrong:
+        message = f"{nic.name} sends packets of {nic.mtu} bytes, {name}_MTU is {wanted}"
+        fix = f"ip link set {nic.name} mtu {wanted}"
+        hint = f"{fix}; or correct MTU of the virtual network, then onevm updateconf."
+        finding = Finding("nic.mtu", message, hint)
+        yield found("mtu", finding) if nic.mtu > wanted else mild("mtu", finding)
+    if not wrong:
+        shown = ", ".join(f"{nic.name} {nic.mtu}" for nic in nics if nic.mtu)
+        yield well("mtu", shown or "the kernel tells of none")
 
 
 def exit_code(checks: Iterable[Check]) -> int:

@@ -24,6 +24,7 @@ from flower_agent.service.attach import Search
 from flower_agent.service.connections import Connections
 from flower_agent.service.enroller import Enroller
 from flower_agent.service.finder import Finder
+from flower_agent.service.liveness import Liveness
 from flower_agent.service.look import Look
 from flower_agent.service.node_reports import NodeReports
 from flower_agent.service.registrar import Registrar
@@ -111,6 +112,7 @@ def assemble(
     prober, finder = Prober(), Finder(threads, rng=rng, scale=scale)
     connections = Connections(threads, scale=scale)
     look = Look(threads, prober, rng=rng, scale=scale)
+    liveness = Liveness(wake, rng=rng, scale=scale)
     app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
     run_files = RunFiles(paths.runs)
     follower = Follower(threads, run_files, app_runs, scale=scale)
@@ -125,13 +127,23 @@ def assemble(
         paths=paths,
     )
     supernode = SuperNode(
-        prober, finder, NodeKeys(paths.keys), look, connections, apps=app_runs, scale=scale
+        prober,
+        finder,
+        NodeKeys(paths.keys),
+        look,
+        connections,
+        liveness=liveness,
+        home=Look(threads, prober, rng=rng, scale=scale, name="endpoint-home"),
+        apps=app_runs,
+        scale=scale,
     )
     search = Search(threads, rng=rng, scale=scale)
     duties: dict[Role, Duty] = {
         Role.SUPERLINK: superlink,
         Role.SUPERNODE: supernode,
-        Role.SUPEREXEC: SuperExec(prober, search, look, connections, apps=app_runs, paths=paths),
+        Role.SUPEREXEC: SuperExec(
+            prober, search, look, connections, liveness=liveness, apps=app_runs, paths=paths
+        ),
     }
     converger = Converger(
         paths,

@@ -276,7 +276,7 @@ class Converger:
     ) -> bool:
         """Do the steps; tell whether all are done."""
         if self._workload.doing:
-            turn.note("containers", Mark.WAITING, f"Docker takes long: {self._workload.doing}")
+            turn.note("docker", Mark.WAITING, f"takes long: {self._workload.doing}")
             return False
         if not steps:
             return True

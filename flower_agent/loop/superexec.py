@@ -12,6 +12,7 @@ from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding, Severity
 from flower_agent.paths import Paths
 from flower_agent.pki import certificates, node_trust, trust
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
@@ -19,6 +20,7 @@ from flower_agent.runs import app_places, node_apps
 from flower_agent.runs.app_runs import AppRuns
 from flower_agent.service import attach, offers
 from flower_agent.service.connections import Connections
+from flower_agent.service.liveness import Liveness
 from flower_agent.service.look import Look
 from flower_agent.wanted import flower, roles
 from flower_agent.wanted.arguments import Trust
@@ -60,9 +62,11 @@ class SuperExec:
         look: Look,
         connections: Connections,
         *,
+        liveness: Liveness,
         apps: AppRuns,
         paths: Paths,
     ) -> None:
+        self._liveness = liveness
         self._prober = prober
         self._search = search
         self._look = look
@@ -88,10 +92,8 @@ class SuperExec:
         settings = turn.settings
         whom = trust_of(settings)
         ca_pem = turn.keyring.held_ca() if whom is Trust.CA else None
-        http = flower.band(settings.version).appio is Transport.HTTP
-        tls = whom is not Trust.INSECURE
         try:
-            self._look.judge(_attach(settings), ca_pem, tls=tls, http=http, now=turn.monotonic)
+            self._look.judge(peer(settings, turn.host.mtu), ca_pem, now=turn.monotonic)
         except AgentError as error:
             found = error.finding
             if found.code.startswith("endpoint."):
@@ -108,6 +110,7 @@ class SuperExec:
         where = _attach(settings)
         if self._connections.held(where, now=turn.monotonic):
             self._lost_at = None
+            self._alive(turn)
             turn.note("peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}")
             limit = app_places.outputs_limit(self._paths, settings)
             node_apps.follow(turn, running, self._apps, limit)
@@ -117,6 +120,15 @@ class SuperExec:
             self._search.forget()
         message = f"no connection to {where} is established"
         raise AgentError("superexec.detached", message, retryable=True)
+
+    def _alive(self, turn: Turn) -> None:
+        """Raise AgentError ``peer.…`` where the AppIo is proven not to answer."""
+        if turn.dry:
+            return
+        mute = self._liveness.judge(peer(turn.settings, turn.host.mtu), turn.monotonic)
+        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        if mute is not None:
+            raise mute
 
     def _ca(self, turn: Turn) -> str:
         """Return the PEM of the CA to trust, pinned where OneGate handed it over."""
@@ -193,3 +205,10 @@ def _attach(settings: Settings) -> Address:
     if settings.appio_address is None:
         raise ValueError("a lone SuperExec wants an address to attach to")
     return settings.appio_address
+
+
+def peer(settings: Settings, mtu: int) -> Peer:
+    """Return how the AppIo that a lone SuperExec attaches to is asked whether it answers."""
+    http = flower.band(settings.version).appio is Transport.HTTP
+    tls = trust_of(settings) is not Trust.INSECURE
+    return Peer(_attach(settings), tls, http, mtu)

@@ -29,6 +29,7 @@ from flower_agent.reporting.status import Mark
 from flower_agent.runs import app_places
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.submitter import Submitter
+from flower_agent.service import attendance
 from flower_agent.service.enroller import Enroller
 from flower_agent.service.node_reports import NodeReports
 from flower_agent.wanted import flower, roles
@@ -173,12 +174,16 @@ class SuperLink:
     def _note_nodes(self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
         turn.told["FLOWER_NODES"] = str(online)
-        turn.note("nodes", Mark.OK, f"{online} SuperNodes connected")
+        enroller = self._enroller
         if turn.node_auth:
-            self._enroller.enrol(turn, nodes, api)
+            enroller.enrol(turn, nodes, api)
         else:
             turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
-        turn.supernodes = roster.roster(nodes, turn.record.pins, self._enroller.claims)
+        pins = turn.record.pins
+        seen = attendance.attendance(nodes, pins, enroller.claims, enroller.members)
+        turn.note("nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen))
+        turn.warnings += seen.findings
+        turn.supernodes = roster.roster(nodes, pins, enroller.claims)
         return online
 
     def _tell_ca(self, turn: Turn, ca_pem: str) -> None:

@@ -12,6 +12,7 @@ import datetime
 import structlog
 
 from flower_agent import foreign_text
+from flower_agent.address import Address
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import PARTITION_KEYS, Settings
@@ -19,6 +20,7 @@ from flower_agent.errors import AgentError, Severity, warning
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.pki.node_keys import NodeKey, NodeKeys
 from flower_agent.probes import exits
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Link, Mark
@@ -27,6 +29,7 @@ from flower_agent.runs.app_runs import AppRuns
 from flower_agent.service.connections import Connections
 from flower_agent.service.discovery import MAX_WORDS, Partition, SuperLink, mixed_versions
 from flower_agent.service.finder import Finder
+from flower_agent.service.liveness import Liveness
 from flower_agent.service.look import Look
 from flower_agent.wanted import arguments, flower, roles
 from flower_agent.wanted.arguments import Trust
@@ -78,9 +81,13 @@ class SuperNode:
         look: Look,
         connections: Connections,
         *,
+        liveness: Liveness | None = None,
+        home: Look | None = None,
         apps: AppRuns,
         scale: float = 1.0,
     ) -> None:
+        self._liveness = liveness
+        self._home = home
         self._prober = prober
         self._finder = search
         self._keys = keys
@@ -152,12 +159,10 @@ class SuperNode:
         """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
         settings = turn.settings
         found = self._finder.find(settings, turn.client, turn.record, now=turn.monotonic)
-        http = flower.band(settings.version).fleet is Transport.HTTP
-        ca_pem = None if node_trust.trust_of(settings) is Trust.SYSTEM else turn.keyring.held_ca()
+        ca_pem = self._ca(turn)
         try:
-            self._look.judge(
-                found.endpoint, ca_pem, tls=settings.tls, http=http, now=turn.monotonic
-            )
+            asked = peer(settings, found.endpoint, turn.host.mtu)
+            self._look.judge(asked, ca_pem, now=turn.monotonic)
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
                 self._finder.forget()  # it may have moved
@@ -219,20 +224,24 @@ class SuperNode:
         return key
 
     def _wants_key(self, turn: Turn, found: SuperLink, key: NodeKey | None) -> bool:
-        """Tell whether a key is shown; the SuperLink's own refusal tells it, too.
+        """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.
 
-        A key that worked is shown whatever OneGate says: any VM of the service may have written
-        that. Only the SuperLink itself, which proves who it is, can refuse it for long.
+        Any VM of the service may have written what OneGate says. So a key that worked is shown
+        whatever that is, until the SuperLink itself, which proves who it is, has refused it for
+        long; and a container that works without a key stays so until it is refused.
         """
         told = found.node_auth
         worked = key is not None and turn.record.worked_key == key.public
-        if told is False and worked and not self._unknown_for_long(turn):
-            told = True
-            found = dataclasses.replace(found, node_auth=None)
         refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
         if refused:
             self._finder.forget()  # it may publish by now what it wants
-            told = True if told is None else told
+            told = True
+        elif told is False and worked and not self._unknown_for_long(turn):
+            told = True
+        elif told is True and turn.running and turn.record.superlink_auth is False:
+            told = False
+        if told is not found.node_auth:
+            found = dataclasses.replace(found, node_auth=None)
         if told is not None:
             turn.record = dataclasses.replace(turn.record, superlink_auth=told)
         return node_trust.wants_key(turn.settings, found, turn.record)
@@ -244,18 +253,37 @@ class SuperNode:
         return turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s
 
     def _connected(self, turn: Turn, found: SuperLink) -> SuperLink:
-        """Return `found`, at the endpoint to which this node holds a connection while it does.
+        """Return `found`, at the endpoint that this node's container has while that works.
 
         What OneGate says then is older than the connection, or another VM wrote it. A SuperLink
-        that moved ends its connections.
+        that moved ends its connections, and does not answer where it was.
         """
         known = turn.record.superlink
         fixed = turn.settings.server_address is not None
         if not turn.running or fixed or known is None or known == found.endpoint:
             return found
-        if not self._connections.held(known, now=turn.monotonic):
-            return found
-        return dataclasses.replace(found, endpoint=known, published=found.endpoint)
+        if self._connections.held(known, now=turn.monotonic) or self._answers(turn, known):
+            return dataclasses.replace(found, endpoint=known, published=found.endpoint)
+        return found
+
+    def _answers(self, turn: Turn, known: Address) -> bool:
+        """Tell whether a SuperLink that this node trusts answers where it was; or is asked.
+
+        Over HTTP no connection is held between two calls, and one to a name is not known at once.
+        """
+        if self._home is None:
+            return False
+        asked = peer(turn.settings, known, turn.host.mtu)
+        try:
+            self._home.judge(asked, self._ca(turn), now=turn.monotonic)
+        except AgentError as error:
+            return error.finding.code == "discover.waiting"
+        return True
+
+    def _ca(self, turn: Turn) -> str | None:
+        """Return by whom the SuperLink's certificate must be issued; None: the system's store."""
+        system = node_trust.trust_of(turn.settings) is Trust.SYSTEM
+        return None if system else turn.keyring.held_ca()
 
     def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
         """Return this VM's key; a dry look makes none."""
@@ -316,6 +344,10 @@ class SuperNode:
             endpoint is not None and self._connections.held(endpoint, now=turn.monotonic)
         )
         silent = not band.announces_node and not peer.refusal and not peer.failed
+        mute = self._mute(turn)
+        if mute is not None and (linked or mute.finding.code != "peer.lost"):
+            self._lose(turn)
+            raise mute
         if linked and (peer.connected or (silent and self._holds(turn, running))):
             if peer.node_id:
                 turn.told["FLOWER_NODE_ID"] = peer.node_id
@@ -323,9 +355,7 @@ class SuperNode:
                 turn.record = dataclasses.replace(turn.record, worked_key=self._key.public)
             turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
             return
-        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
-        if turn.monotonic - self._lost_at > LOST_AFTER_S:
-            self._finder.forget()
+        self._lose(turn)
         if peer.refusal is exits.Refusal.UNREGISTERED:
             raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
         if peer.refusal is exits.Refusal.GHOST:
@@ -336,6 +366,25 @@ class SuperNode:
         code = "peer.lost" if peer.node_id else "peer.waiting"
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+
+    def _mute(self, turn: Turn) -> AgentError | None:
+        """Return what is proven of a SuperLink that does not answer, or not every packet."""
+        endpoint = turn.record.superlink
+        if self._liveness is None or endpoint is None or turn.dry:
+            return None
+        asked = peer(turn.settings, endpoint, turn.host.mtu)
+        found = self._liveness.judge(asked, turn.monotonic)
+        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        return found
+
+    def _lose(self, turn: Turn) -> None:
+        """Note that the SuperLink is away; for long: it may be somewhere else by now."""
+        if self._lost_at is None:
+            self._lost_at = turn.monotonic
+            if self._home is not None:
+                self._home.forget()
+        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+            self._finder.forget()
 
     def _holds(self, turn: Turn, running: Running) -> bool:
         """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
@@ -358,3 +407,9 @@ class SuperNode:
         new = foreign_text.lines(text, first=foreign_text.FIRST_LINES)
         self._seen.lines = exits.telling((*self._seen.lines, *new))
         return "\n".join(self._seen.lines)
+
+
+def peer(settings: Settings, endpoint: Address, mtu: int) -> Peer:
+    """Return how a SuperNode's SuperLink is asked whether it answers."""
+    http = flower.band(settings.version).fleet is Transport.HTTP
+    return Peer(endpoint, settings.tls, http, mtu)

@@ -46,6 +46,11 @@ class HostFacts:
     cpu_flags: frozenset[str] = frozenset()
     """What the processor can, where it is an x86."""
 
+    @property
+    def mtu(self) -> int:
+        """The largest packet that this VM sends to other machines; 0 where nothing tells."""
+        return max((nic.mtu for nic in self.interfaces if nic.fleet), default=0)
+
 
 def ipv4_addresses() -> tuple[tuple[str, str], ...]:
     """Return (interface, address) pairs in the kernel's order, secondary addresses included."""
@@ -119,9 +124,14 @@ def _interfaces(
             name=nic.name,
             mac=_text(nic / "address").strip().lower(),
             addresses=tuple(address for name, address in pairs if name == nic.name),
+            mtu=_number(_text(nic / "mtu")),
         )
         for nic in sorted(nics, key=lambda nic: int(_text(nic / "ifindex") or 0))
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.strip().isascii() and text.strip().isdecimal() else 0
 
 
 def _text(path: pathlib.Path) -> str:

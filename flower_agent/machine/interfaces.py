@@ -18,6 +18,8 @@ _VIRTUAL = re.compile(r"lo|docker.*|veth.*|br-.*")
 _ALIAS = re.compile(r"ETH\d{1,4}_ALIAS\d{1,4}_IP6?")
 """Context variables that hold an alias's address."""
 
+_MTU_DIGITS = 5
+
 _ROUTE_UP, _ROUTE_REJECT = 0x0001, 0x0200
 _UNFIT = 0x08 | 0x40
 """if_inet6 flags: duplicate found, still checked for duplicates."""
@@ -36,6 +38,9 @@ class Interface:
 
     addresses: tuple[str, ...]
     """IPv4 first, in the kernel's order; short-lived IPv6 addresses last."""
+
+    mtu: int = 0
+    """The largest packet that it sends; 0 where the kernel does not tell."""
 
     @property
     def fleet(self) -> tuple[str, ...]:
@@ -79,6 +84,19 @@ def fleet_address(
             retryable=True,
         )
     return nics[name][0]
+
+
+def mtus(
+    interfaces: tuple[Interface, ...], context: Mapping[str, str]
+) -> tuple[tuple[str, Interface, int], ...]:
+    """Return each ``ETHn`` whose ``ETHn_MTU`` the context tells, with its NIC and that number."""
+    found = []
+    for name in sorted(_context_nics(interfaces, context), key=lambda text: int(text[3:])):
+        told, mac = context.get(f"{name}_MTU", "").strip(), context[f"{name}_MAC"].lower()
+        if told.isascii() and told.isdecimal() and len(told) <= _MTU_DIGITS:
+            nics = [nic for nic in interfaces if nic.mac == mac and nic.mtu]
+            found += [(name, nic, int(told)) for nic in nics]
+    return tuple(found)
 
 
 def default_route(route: str, ipv6_route: str) -> str | None:

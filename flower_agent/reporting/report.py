@@ -24,6 +24,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/=+@%;-][A-Za-z0-9_.:/=+@% ;#?&-]*")
 _EDGES = " #&?"
 """Not at either end of a value, so that making words of words changes nothing."""
 
+_UNTOLD = frozenset({"onegate.down", "onegate.refused", "onegate.garbage"})
+"""Warnings that OneGate cannot be told: it would hear of them when they are over."""
+
 _GATE = re.compile(r"READY\W*=\W*YES")
 
 
@@ -66,7 +69,7 @@ def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
         "FLOWER_STATE": status.state,
         "FLOWER_PHASE": status.phase or "",
         "FLOWER_ERROR": error,
-        "FLOWER_WARNING": "; ".join(str(w) for w in status.warnings),
+        "FLOWER_WARNING": "; ".join(str(w) for w in status.warnings if w.code not in _UNTOLD),
         "FLOWER_ROLE": status.role or "",
         "FLOWER_VERSION": status.version or "",
         "FLOWER_AGENT_VERSION": status.agent_version,

@@ -9,7 +9,7 @@ import datetime
 import json
 import pathlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -29,6 +29,9 @@ VERIFY_S = 300.0
 
 A SuperNode does while it waits to be enrolled.
 """
+
+REACH_S = 20.0
+"""How often it is seen whether OneGate takes a connection: a settled VM asks it for nothing."""
 
 OWN = (
     "FLOWER_ROLE",
@@ -71,10 +74,17 @@ class Reporter:
         now: float,
         rng: random.Random,
         scale: float = 1.0,
+        reach: Callable[[OneGate], None] | None = OneGate.reach,
     ) -> None:
         self._memory = memory
         self._sending: Background[OneGate, None] = Background(threads, "onegate-report")
         self._verifying: Background[OneGate, _Verified] = Background(threads, "onegate-verify")
+        # What a look brings may wait for the next turn.
+        beside, reach_s = Threads(lambda: None), REACH_S * scale
+        self._reaching: Background[OneGate, None] = Background(
+            beside, "onegate-reach", lambda *_: reach_s, good_for_s=reach_s
+        )
+        self._reaches = reach
         self._random = rng
         self._born = now
         self._scale = scale
@@ -82,6 +92,8 @@ class Reporter:
         self._sent = report.Sent(heartbeat_at=heartbeat_at)
         self._body: dict[str, str] = {}
         self._trouble: Finding | None = None
+        self._unreached: Finding | None = None
+        self._reach_from = now + REACH_S * rng.random() * scale
         self.told_at = ""
         """FLOWER_SEEN of the last body that OneGate took."""
 
@@ -96,8 +108,10 @@ class Reporter:
 
     @property
     def trouble(self) -> Finding | None:
-        """Why OneGate could not be told; a warning, since Flower goes on without."""
-        return self._trouble
+        """Why OneGate cannot be told, or asked; a warning, since Flower goes on without."""
+        down = self.client.down if self.client else None
+        found = self._trouble or down or self._unreached
+        return warning(found.code, found.message, found.hint) if found else None
 
     def use(self, access: Access | None) -> None:
         """Take the access that the context gives; a lost one is replaced by this boot's last."""
@@ -107,6 +121,7 @@ class Reporter:
             return
         if self.client is not None:
             self.client.close()
+        self._unreached = None
         if self._remembered is not None and wanted.vmid != self._remembered.vmid:
             self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
@@ -119,6 +134,7 @@ class Reporter:
         """
         if self.client is not None:
             self._settle(self._sending.take(self.client, now), now)
+            self._reach(self.client, now)
         if self._saved != self._remembered:
             self._save()
         if self.client is None or self._sending.running:
@@ -137,6 +153,18 @@ class Reporter:
             return LONGEST_WAIT_S
         due_at = max(self._sent.heartbeat_at, self._sent.not_before)
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
+
+    def _reach(self, client: OneGate, now: float) -> None:
+        """Look now and then whether OneGate takes a connection."""
+        ended = self._reaching.take(client, now)
+        if ended is not None:
+            found = ended.error.finding if ended.error else None
+            if found is not None and self.trouble is None:
+                log.warning("onegate.failed", code=found.code, message=found.message)
+            self._unreached = found
+        reach = self._reaches
+        if reach is not None and now >= max(self._reach_from, self._reaching.due_at):
+            self._reaching.start(client, lambda: reach(client), now)
 
     def _verify(self, client: OneGate, attributes: Mapping[str, str], now: float) -> None:
         """Look now and then whether OneGate still has what this VM told it.
@@ -177,7 +205,8 @@ class Reporter:
             )
         else:
             found = done.error.finding
-            if self._trouble is None or self._trouble.code != found.code:
+            known = self._trouble or self._unreached
+            if known is None or known.code != found.code:
                 log.warning("onegate.failed", code=found.code, message=found.message)
             self._trouble = warning(found.code, found.message, found.hint)
             self._sent = report.failed(

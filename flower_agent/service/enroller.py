@@ -72,6 +72,11 @@ class Enroller:
         """What each VM of the service last said about itself, by VMID."""
         return self._registrar.claims
 
+    @property
+    def members(self) -> frozenset[str] | None:
+        """The other VMs of the service; None while that is not known."""
+        return self._registrar.members
+
     def enrol(self, turn: Turn, found: Collection[NodeInfo], api: Control) -> None:
         """Register and unregister what is due; what cannot be done is a warning."""
         nodes, now, record = enrolment.by_key(found), turn.monotonic, turn.record

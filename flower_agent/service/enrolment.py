@@ -12,13 +12,18 @@ from collections.abc import Collection, Iterator, Mapping
 from flower_agent.config import pem
 from flower_agent.errors import Finding, warning
 from flower_agent.probes.control import NodeInfo, NodeStatus
+from flower_agent.wanted import app_images
 
 from .discovery import Peer, shown
 
 MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
+MOST_LACKS = 5
 MOST_STRANGERS = 5
 """As many are named in one warning."""
+
+_TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE"})
+_STATES = frozenset({"starting", "ready", "degraded", "failed", "stopped"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +58,15 @@ class Claim:
 
     gpu: str = ""
     """What it says about its GPUs; empty: nothing yet."""
+
+    state: str = ""
+    """Its FLOWER_STATE, where that is one."""
+
+    error: str = ""
+    """Its FLOWER_ERROR, for a person."""
+
+    lacks: tuple[str, ...] = ()
+    """Names that its image lacks of the app of the context (FLOWER_APP_IMAGE)."""
 
 
 class Action(enum.StrEnum):
@@ -96,11 +110,23 @@ def claim(peer: Peer, *, is_node: bool = False) -> Claim:
     told = peer.attributes
     role = told.get("FLOWER_ROLE", "").strip('"')
     if role in ("", "supernode"):
-        return _key(peer)
+        return _node(peer)
     says = shown(role)
     if is_node:
-        return dataclasses.replace(_key(peer), says=says)
+        return dataclasses.replace(_node(peer), says=says)
     return Claim(peer.vmid, stranger=True, says="" if role == "superexec" else says)
+
+
+def _node(peer: Peer) -> Claim:
+    told = {name: text.strip('"') for name, text in peer.attributes.items() if name in _TOLD}
+    state = told.get("FLOWER_STATE", "")
+    _, lacks = app_images.read_published(told.get("FLOWER_APP_IMAGE", ""))
+    return dataclasses.replace(
+        _key(peer),
+        state=state if state in _STATES else "",
+        error=shown(told.get("FLOWER_ERROR", "")),
+        lacks=(lacks or ())[:MOST_LACKS],
+    )
 
 
 def _key(peer: Peer) -> Claim:

@@ -1,8 +1,9 @@
 """Which VMs of the service a SuperLink asks OneGate for, and when. Pure.
 
-A settled VM (enrolled and online) costs one look, for what it publishes once it works. One that is
-not enrolled is asked for every 5 s, for ten minutes; then, and while an enrolled one is away or one
-says that it is no SuperNode, seldom. `scale` shortens every wait.
+A settled VM (enrolled and online) costs one look, for what it publishes once it works; then one of
+all of them is asked each minute in turn, how it is. One that is not enrolled is asked for every
+5 s, for ten minutes; then, and while an enrolled one is away or one says that it is no SuperNode,
+seldom. `scale` shortens every wait.
 """
 
 import dataclasses
@@ -122,6 +123,21 @@ def due(looks: Mapping[str, Look], now: float, scale: float) -> tuple[str, ...]:
     """Return the VMs to ask for now, the longest waiting first."""
     waiting = [(look.due_at(scale), vmid) for vmid, look in looks.items()]
     return tuple(vmid for at, vmid in sorted(waiting) if at <= now)
+
+
+def in_turn(looks: Mapping[str, Look], troubled: Collection[str]) -> tuple[str, ...]:
+    """Return the settled VMs to ask next how they are, however many there are.
+
+    The one that was not asked for longest, and the one of the `troubled`.
+    """
+    settled = [
+        (look.since if look.asked_at is None else look.asked_at, vmid)
+        for vmid, look in looks.items()
+        if look.standing is Standing.SETTLED
+    ]
+    order = [vmid for _, vmid in sorted(settled)]
+    again = [vmid for vmid in order if vmid in troubled]
+    return tuple(dict.fromkeys(order[:1] + again[:1]))
 
 
 def unsettled(looks: Mapping[str, Look], now: float, scale: float) -> bool:

@@ -25,7 +25,7 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 
-from flower_agent.errors import AgentError
+from flower_agent.errors import AgentError, Finding
 from flower_agent.pki import certificates
 from flower_agent.secret import Secret
 
@@ -63,6 +63,8 @@ class OneGate:
         self.access = access
         self.skew_s = 0.0
         """How far this VM's clock is ahead of OneGate's, by the last answer's Date header."""
+        self.down: Finding | None = None
+        """Why the last call got no answer, whoever asked; None after one that did."""
         self._timeouts = (connect_s, read_s)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -97,6 +99,15 @@ class OneGate:
                 retryable=True,
             )
 
+    def reach(self) -> None:
+        """Connect and hang up: no request, and OneGate has nothing to do. Raises as a call does."""
+        try:
+            place = urllib.parse.urlsplit(self.access.endpoint)
+            port = place.port or (443 if place.scheme == "https" else 80)
+            socket.create_connection((place.hostname or "", port), self._timeouts[0]).close()
+        except (OSError, ValueError) as error:
+            raise self._down("a connection", error) from error
+
     def close(self) -> None:
         """Close the kept connection."""
         self._session.close()
@@ -111,6 +122,15 @@ class OneGate:
             ) from error
 
     def _call(self, method: str, path: str, body: str | None) -> bytes:
+        try:
+            answer = self._exchange(method, path, body)
+        except AgentError as error:
+            self.down = error.finding if error.finding.code == "onegate.down" else None
+            raise
+        self.down = None
+        return answer
+
+    def _exchange(self, method: str, path: str, body: str | None) -> bytes:
         what = f"{method} {path}"
         form = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
         try:

@@ -1,7 +1,8 @@
 """A SuperLink's watch over its service: which VMs there are, what keys they publish.
 
 Looks run in the background. Requests are few (`lookups`): one ``/service`` every 5 s while
-a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, at most 20 a second.
+a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, at most 20 a second,
+and for one of the settled ones each minute, in turn.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from flower_agent.background import AT_ONCE, Background, Threads
 from flower_agent.errors import AgentError
 from flower_agent.probes.control import NodeInfo
 
-from . import discovery, enrolment, lookups
+from . import attendance, discovery, enrolment, lookups
 from .discovery import Service
 from .enrolment import Claim, Pin
 from .lookups import Absence, Look, Standing
@@ -67,6 +68,7 @@ class Registrar:
         self._missing_since: float | None = None
         self._fresh: set[str] | None = None
         self._looks: dict[str, Look] = {}
+        self._turn_at = float("inf")
         self._absent: dict[str, Absence] = {}
         self.claims: dict[str, Claim] = {}
         """What each VM published when it was last asked for."""
@@ -96,7 +98,7 @@ class Registrar:
         standing = lookups.standings(self._others(), pins, self.claims, nodes)
         told = {c.vmid for c in self.claims.values() if c.gpu}
         self._looks = lookups.follow(self._looks, standing, now, told)
-        due = lookups.due(self._looks, now, self._scale)[:A_SECOND]
+        due = lookups.due(self._looks, now, self._scale)[:A_SECOND] or self._in_turn(now)
         if not due or now < self._not_before():
             return
         pause_s, sleep = 1.0 / A_SECOND, self._sleep
@@ -109,11 +111,17 @@ class Registrar:
         """Return the pinned VMs that have left the service for good."""
         return lookups.gone(self._absent, now, self._scale)
 
+    @property
+    def members(self) -> frozenset[str] | None:
+        """The other VMs of the service; None while that is not known."""
+        return frozenset(self._others()) if self._service is not None else None
+
     def wait_s(self, now: float) -> float:
         """Return the seconds until something is due."""
         dues = [self._list_at(now)]
         if not self._looking.running:
             dues += [look.due_at(self._scale) for look in self._looks.values()]
+            dues.append(self._turn_at)
         return max(min(dues), self._not_before()) - now
 
     def counts(self) -> tuple[int, int]:
@@ -121,6 +129,19 @@ class Registrar:
         strangers = {c.vmid for c in self.claims.values() if c.stranger}
         nodes = [look for vmid, look in self._looks.items() if vmid not in strangers]
         return sum(look.standing is not Standing.UNKNOWN for look in nodes), len(nodes)
+
+    def _in_turn(self, now: float) -> tuple[str, ...]:
+        """Return settled VMs to ask how they are, once a minute."""
+        troubled = {c.vmid for c in self.claims.values() if c.state in attendance.TROUBLED}
+        asked = lookups.in_turn(self._looks, troubled)
+        if not asked:
+            self._turn_at = float("inf")
+        elif self._turn_at == float("inf"):
+            self._turn_at = now + lookups.SETTLED_S * self._scale
+        elif now >= self._turn_at and not self._looking.running:
+            self._turn_at = now + lookups.SETTLED_S * self._scale
+            return asked
+        return ()
 
     def _take(self, now: float, own_vmid: str) -> None:
         if (listed := self._listing.take(own_vmid, now)) is not None:

@@ -106,7 +106,7 @@ class Guest:
     def __init__(self, world, gate, memory, vmid, token, *, rng):
         self.world, self.vmid, self.rng = world, vmid, rng
         self.threads = VirtualThreads(world, self.wake)
-        self.reporter = Reporter(memory, self.threads, now=world.now, rng=rng)
+        self.reporter = Reporter(memory, self.threads, now=world.now, rng=rng, reach=None)
         access = Access(ENDPOINT, vmid, Secret(token))
         self.reporter.client = Client(access, world, gate)
         self.reporter.use(access)

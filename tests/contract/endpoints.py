@@ -152,6 +152,42 @@ def silent_server():
         yield Address(LOOPBACK, listener.getsockname()[1])
 
 
+@contextlib.contextmanager
+def narrow_path(to, limit=1400):
+    """A path to `to` that drops every packet of more than `limit` bytes, and what follows it."""
+    stop = threading.Event()
+
+    def carry(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if len(data) > limit:
+                    stop.wait(30)
+                    return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve(connection):
+        with socket.create_connection((to.host, to.port)) as far:
+            back = threading.Thread(target=carry, args=(far, connection), daemon=True)
+            back.start()
+            carry(connection, far)
+            back.join(5)
+
+    def apart(connection):
+        own = connection.dup()
+        threading.Thread(target=lambda: served(own), daemon=True).start()
+
+    def served(own):
+        with own:
+            serve(own)
+
+    with tcp_server(apart) as address:
+        try:
+            yield address
+        finally:
+            stop.set()
+
+
 def closed_port():
     with socket.create_server((LOOPBACK, 0)) as listener:
         return Address(LOOPBACK, listener.getsockname()[1])

@@ -24,6 +24,7 @@ from flower_agent.loop import assembly
 from flower_agent.loop.agent import Agent
 from flower_agent.loop.assembly import Options
 from flower_agent.paths import Paths
+from flower_agent.probes import exchange
 from flower_agent.wanted import roles
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,6 +100,7 @@ class Soak:
         self.engine = FakeEngine()
         assembly.Engine = lambda *_, **__: self.engine
         assembly.Prober = Answering
+        exchange.answers = lambda *_, **__: True
         write(self.paths, BASE)
         self.paths.runtime.mkdir()
         token = {"TOKENTXT": "soak", "VMID": "29", "ONEGATE_ENDPOINT": onegate_url}

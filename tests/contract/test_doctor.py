@@ -11,18 +11,27 @@ import sys
 
 import jsonschema
 import pytest
-from endpoints import authority, closed_port, grpc_server, issue, loopback_leaf, tcp_server
+from endpoints import (
+    authority,
+    closed_port,
+    grpc_server,
+    issue,
+    loopback_leaf,
+    narrow_path,
+    tcp_server,
+)
 from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
 from flower_agent import cli, memory
 from flower_agent.address import parse_address
+from flower_agent.machine import host
 from flower_agent.paths import Paths
 from flower_agent.pki.keyring import Keyring
 from flower_agent.record import Record
 from flower_agent.reporting import report
 from flower_agent.secret import Secret
-from flower_agent.service import onegate
+from flower_agent.service import look, onegate
 from flower_agent.wanted.flower import Transport
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
@@ -134,6 +143,26 @@ def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(serve
     assert checks["superlink"]["verdict"] == "ok"
     served.context["FLOWER_SERVER_ADDRESS"] = str(closed_port())
     assert served.check("superlink")["code"] == "endpoint.refused"
+
+
+def test_a_path_that_drops_large_packets_is_told(vm, monkeypatch):
+    monkeypatch.setattr(look, "TIMEOUT_S", 0.5)
+    encoded = base64.b64encode(authority().pem.encode()).decode()
+    with grpc_server(leaf=loopback_leaf()) as address, narrow_path(address) as path:
+        vm.publish(FLOWER_ENDPOINT=str(path), FLOWER_CA_CERT=encoded, FLOWER_TLS="YES")
+        code, checks = vm.run()
+    assert (code, checks["superlink"]["code"]) == (1, "peer.mtu")
+
+
+def test_a_nic_that_sends_more_than_its_network_is_said_to_carry_is_told(vm):
+    seen = next((nic for nic in host.observe().interfaces if nic.fleet), None)
+    if seen is None:
+        pytest.skip("this machine has no NIC")
+    assert f"{seen.name} {seen.mtu}" in vm.check("mtu")["detail"]
+    vm.context |= {"ETH0_MAC": seen.mac, "ETH0_MTU": str(seen.mtu - 100)}
+    found = vm.check("mtu")
+    assert (found["verdict"], found["code"]) == ("bad", "nic.mtu")
+    assert f"ip link set {seen.name} mtu {seen.mtu - 100}" in found["hint"]
 
 
 def test_a_superlink_of_another_ca_is_not_trusted(served):

@@ -9,18 +9,22 @@ import pytest
 from flower_agent.address import Address
 from flower_agent.background import Threads
 from flower_agent.config import settings
+from flower_agent.errors import AgentError
 from flower_agent.loop import superexec, superlink
 from flower_agent.loop.supernode import SuperNode
 from flower_agent.loop.turn import Running, Turn
 from flower_agent.machine.host import HostFacts
+from flower_agent.machine.interfaces import Interface
 from flower_agent.machine.packet_filter import PacketFilter
 from flower_agent.paths import Paths
 from flower_agent.pki import trust
 from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.keyring import Keyring
 from flower_agent.pki.server_certificate import ServerCertificate
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
 from flower_agent.record import Record
+from flower_agent.reporting.status import Mark
 from flower_agent.runs.app_runs import AppRuns
 from flower_agent.runs.bundler import Bundler
 from flower_agent.runs.follower import Follower
@@ -107,6 +111,88 @@ def test_lines_of_the_start_before_are_not_this_ones():
     node.log.write(START - seconds(1), CONNECTED)
     assert node.read(START + seconds(0.5)) == ""
     assert node.read(START + seconds(1.5)) == ""
+
+
+class Proven:
+    """What is proven of the peer: nothing, or what the test says."""
+
+    def __init__(self, code):
+        self.code, self.asked = code, []
+
+    def judge(self, peer, _now):
+        self.asked.append(peer)
+        return AgentError(self.code, "as it is proven", retryable=True) if self.code else None
+
+    def wait_s(self, _now):
+        return 4.0
+
+
+class Held:
+    """Whether the kernel shows a connection."""
+
+    def __init__(self, held):
+        self._held = held
+
+    def held(self, _peer, **_):
+        return self._held
+
+
+def told_of_peer(proven, *, held, version="1.25.0", dry=False):
+    """Return the code of what a SuperNode says of its SuperLink, and the turn."""
+    liveness, peer = Proven(proven), Address("10.0.0.5", 9092)
+    duty = SuperNode(Prober(), Forgetful(), None, None, Held(held), liveness=liveness, apps=None)
+    turn = Turn(
+        settings=parse(FLOWER_ROLE="client", FLOWER_VERSION=version),
+        variables={},
+        host=HostFacts((Interface("ens3", "", ("10.0.0.9",), 9000),), None, 2**31, "boot"),
+        keyring=Keyring(pathlib.Path("/nowhere")),
+        client=None,
+        now=START,
+        monotonic=1000.0,
+        record=Record(superlink=peer),
+        dry=dry,
+    )
+    http = version == "1.42.0"
+    code = ""
+    try:
+        duty._check_peer(turn, Running(START, lambda _: CONNECTED))
+    except AgentError as error:
+        code = error.finding.code
+    assert liveness.asked == ([] if dry else [Peer(peer, tls=True, http=http, mtu=9000)])
+    return code, turn
+
+
+class Forgetful:
+    """A search that may be told to begin anew."""
+
+    def forget(self):
+        """Begin anew."""
+
+
+@pytest.mark.parametrize("version", ["1.25.0", "1.42.0"])
+@pytest.mark.parametrize("proven", ["peer.mute", "peer.mtu", "peer.lost"])
+def test_a_connection_that_is_held_says_less_than_what_is_proven(proven, version):
+    code, turn = told_of_peer(proven, held=True, version=version)
+    assert code == proven
+    assert "peer" not in turn.facts
+    assert turn.next_s == 4.0
+
+
+def test_a_peer_of_which_nothing_is_proven_is_connected_as_its_log_says():
+    code, turn = told_of_peer(None, held=True)
+    assert (code, turn.facts["peer"].mark) == ("", Mark.OK)
+
+
+@pytest.mark.parametrize(
+    ("proven", "expected"),
+    [(None, "peer.lost"), ("peer.lost", "peer.lost"), ("peer.mute", "peer.mute")],
+)
+def test_without_a_connection_a_mute_peer_is_still_the_cause(proven, expected):
+    assert told_of_peer(proven, held=False)[0] == expected
+
+
+def test_a_dry_look_asks_no_peer():
+    assert told_of_peer("peer.mute", held=True, dry=True)[0] == ""
 
 
 class Numbered:

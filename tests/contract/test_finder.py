@@ -18,10 +18,12 @@ from flower_agent.background import Threads
 from flower_agent.config import settings as table
 from flower_agent.errors import AgentError
 from flower_agent.pki import certificates, node_trust
+from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
 from flower_agent.record import Record
 from flower_agent.reporting import report
 from flower_agent.secret import Secret
+from flower_agent.service import look as look_module
 from flower_agent.service import pace
 from flower_agent.service.discovery import Partition, SuperLink
 from flower_agent.service.finder import Finder
@@ -564,7 +566,7 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
     service.now += after_s
     for _ in range(2):
         try:
-            service.look.judge(address, ca_pem, tls=tls, http=http, now=service.now)
+            service.look.judge(Peer(address, tls, http), ca_pem, now=service.now)
         except AgentError as error:
             found = error
         else:
@@ -576,8 +578,9 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
 
 def test_a_good_endpoint_passes_and_counts_for_a_minute(service):
     with endpoints.tls_server(loopback_leaf()) as address:
+        peer = Peer(address, tls=True, http=False)
         with pytest.raises(AgentError, match="is looked at"):
-            service.look.judge(address, authority().pem, tls=True, http=False, now=service.now)
+            service.look.judge(peer, authority().pem, now=service.now)
         service.settle()
         assert look(service, address, authority().pem) is None
     assert look(service, address, authority().pem, after_s=59) is None
@@ -604,9 +607,12 @@ def test_another_endpoint_is_looked_at_before_it_counts(service):
         assert look(service, address, authority().pem) is None
 
 
-def test_without_tls_a_listener_is_enough(service):
-    with endpoints.silent_server() as address:
+def test_without_tls_any_answer_is_enough_and_a_listener_is_not(service, monkeypatch):
+    with endpoints.health_server() as address:
         assert look(service, address, None, tls=False) is None
+    monkeypatch.setattr(look_module, "TIMEOUT_S", 0.2)
+    with endpoints.silent_server() as address:
+        assert look(service, address, None, tls=False).code == "endpoint.timeout"
     assert look(service, endpoints.closed_port(), None, tls=False).code == "endpoint.refused"
 
 

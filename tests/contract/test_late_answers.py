@@ -13,6 +13,7 @@ from inline import Held
 from flower_agent.address import Address
 from flower_agent.config.parsers import Plugin
 from flower_agent.errors import AgentError
+from flower_agent.probes.exchange import Peer
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.secret import Secret
 from flower_agent.service import attach
@@ -41,13 +42,13 @@ def refusal(call, *arguments, **named):
 
 
 class Prober:
-    """Answers by TCP, refuses TLS."""
+    """Refuses all it is asked."""
 
     def probe_tls(self, *_, **__):
         raise AWAY
 
     def probe_tcp(self, *_):
-        return None
+        raise AgentError("endpoint.refused", "nobody listens there", retryable=True)
 
 
 @pytest.fixture
@@ -56,24 +57,24 @@ def look(held):
 
 
 def test_a_look_by_tls_does_not_count_for_plaintext(held, look):
-    how = {"http": False, "now": 0.0}
-    assert refusal(look.judge, HERE, None, tls=True, **how) == "discover.waiting"
-    assert refusal(look.judge, HERE, None, tls=False, **how) == "discover.waiting"
+    by_tls, plain = Peer(HERE, tls=True, http=False), Peer(HERE, tls=False, http=False)
+    assert refusal(look.judge, by_tls, None, now=0.0) == "discover.waiting"
+    assert refusal(look.judge, plain, None, now=0.0) == "discover.waiting"
     held.release()
-    assert refusal(look.judge, HERE, None, tls=False, **how) == "discover.waiting"
+    assert refusal(look.judge, plain, None, now=0.0) == "discover.waiting"
     held.release()
-    look.judge(HERE, None, tls=False, **how)
+    assert refusal(look.judge, plain, None, now=0.0) == "endpoint.refused"
 
 
 def test_a_look_at_another_endpoint_or_by_another_ca_does_not_count(held, look):
-    how = {"tls": False, "http": False, "now": 0.0}
-    refusal(look.judge, HERE, None, **how)
+    here, there = (Peer(each, tls=True, http=False) for each in (HERE, THERE))
+    refusal(look.judge, here, None, now=0.0)
     held.release()
-    look.judge(HERE, None, **how)
-    assert refusal(look.judge, THERE, None, **how) == "discover.waiting"
+    assert refusal(look.judge, here, None, now=0.0) == "endpoint.untrusted"
+    assert refusal(look.judge, there, None, now=0.0) == "discover.waiting"
     held.release()
-    look.judge(THERE, None, **how)
-    assert refusal(look.judge, THERE, "another CA", **how) == "discover.waiting"
+    assert refusal(look.judge, there, None, now=0.0) == "endpoint.untrusted"
+    assert refusal(look.judge, there, "another CA", now=0.0) == "discover.waiting"
 
 
 class Client:

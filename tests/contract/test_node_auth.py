@@ -4,10 +4,13 @@ import dataclasses
 import datetime
 import pathlib
 import random
+import threading
 
+import endpoints
 import pytest
 
 from flower_agent.address import Address
+from flower_agent.background import AT_ONCE, NEVER, Threads
 from flower_agent.config import settings
 from flower_agent.errors import AgentError
 from flower_agent.loop.supernode import REPLACE_KEY_AFTER_S, SuperNode
@@ -20,6 +23,7 @@ from flower_agent.record import Record
 from flower_agent.secret import Secret
 from flower_agent.service.discovery import SuperLink
 from flower_agent.service.finder import Finder
+from flower_agent.service.look import Look
 from flower_agent.steps.ends import Wait
 from flower_agent.wanted.containers import Part
 
@@ -47,10 +51,10 @@ class Vm:
 
     def __init__(self, folder):
         self.keys = NodeKeys(folder / "keys")
-        self.finder = Finder(None, rng=random.Random(1))
+        self.finder = Finder(Threads(lambda: None), rng=random.Random(1))
         self.duty = SuperNode(Prober(), self.finder, self.keys, None, None, apps=None)
         self.context, self.record = {"FLOWER_ROLE": "client"}, Record(vmid="42")
-        self.monotonic, self.wait, self.dry = 1000.0, None, False
+        self.monotonic, self.wait, self.dry, self.running = 1000.0, None, False, False
 
     def turn(self):
         return Turn(
@@ -64,6 +68,7 @@ class Vm:
             record=self.record,
             wait=self.wait,
             dry=self.dry,
+            running=self.running,
         )
 
     def key(self, published=None):
@@ -142,9 +147,10 @@ def test_a_given_key_is_shown_though_nothing_says_so(vm):
 
 def test_a_superlink_that_wants_a_key_from_a_node_without_one_is_believed(vm):
     assert vm.key() is None
+    vm.finder._lookup.due_at = NEVER
     vm.turned_away("enrol.mismatch")
     assert vm.key() is not None
-    assert vm.finder._stale
+    assert vm.finder._lookup.due_at == AT_ONCE
 
 
 def test_a_dry_look_makes_no_key_and_names_its_file(vm):
@@ -271,3 +277,98 @@ def test_a_node_that_holds_a_connection_stays_whatever_onegate_says(
     turn = dataclasses.replace(vm.turn(), running=running)
     said = SuperLink(Address("10.6.6.6", 9092), vmid="41")
     assert vm.duty._connected(turn, said).endpoint == Address(endpoint, 9092)
+
+
+FORGED = SuperLink(Address("10.6.6.6", 9092), vmid="41")
+
+
+class Restarted:
+    """An agent that was restarted beside a container that works; its kernel shows no connection."""
+
+    def __init__(self, vm, folder, known, **context):
+        self.vm, self.woken, self.now = vm, threading.Event(), 1000.0
+        home = Look(Threads(self.woken.set), Prober(), rng=random.Random(1), name="home")
+        vm.duty = SuperNode(Prober(), vm.finder, vm.keys, None, Detached(), home=home, apps=None)
+        vm.record = dataclasses.replace(vm.record, superlink=known)
+        vm.context |= context
+        self.keyring = Keyring(folder / "tls")
+        self.keyring.ca.parent.mkdir(parents=True)
+        self.keyring.ca.write_text(endpoints.authority().pem)
+
+    def dials(self):
+        """Return which endpoint the container would get."""
+        turn = dataclasses.replace(
+            self.vm.turn(), running=True, keyring=self.keyring, monotonic=self.now
+        )
+        return self.vm.duty._connected(turn, FORGED).endpoint
+
+    def once_looked(self):
+        assert self.woken.wait(10)
+        self.woken.clear()
+        return self.dials()
+
+
+@pytest.mark.parametrize("version", ["1.25.0", "1.42.0"])
+@pytest.mark.parametrize("tls", ["YES", "NO"])
+def test_a_restarted_agent_stays_where_its_superlink_answers(vm, tmp_path, version, tls):
+    secured = endpoints.loopback_leaf() if tls == "YES" else None
+    with endpoints.grpc_server(leaf=secured) as known:
+        agent = Restarted(vm, tmp_path, known, FLOWER_VERSION=version, TLS_ENABLED=tls)
+        assert agent.dials() == known, "nothing is believed before that was looked at"
+        assert agent.once_looked() == known
+
+
+def test_a_superlink_that_moved_is_followed(vm, tmp_path):
+    agent = Restarted(vm, tmp_path, endpoints.closed_port())
+    agent.dials()
+    assert agent.once_looked() == FORGED.endpoint
+
+
+def test_somebody_else_at_the_endpoint_is_not_the_superlink(vm, tmp_path):
+    other = endpoints.issue("superlink", hosts=(endpoints.LOOPBACK,))
+    with endpoints.grpc_server(leaf=other) as known:
+        agent = Restarted(vm, tmp_path, known)
+        agent.dials()
+        assert agent.once_looked() == FORGED.endpoint
+
+
+def test_a_superlink_that_is_lost_is_looked_for_at_once_where_it_was(vm, tmp_path):
+    with endpoints.grpc_server(leaf=endpoints.loopback_leaf()) as known:
+        agent = Restarted(vm, tmp_path, known)
+        agent.dials()
+        assert agent.once_looked() == known
+    assert agent.dials() == known, "a good look counts for a minute"
+    turn = agent.vm.turn()
+    agent.vm.duty._lose(turn)
+    agent.dials()
+    assert agent.once_looked() == FORGED.endpoint
+
+
+# What another VM may have written about keys
+
+
+def test_no_word_at_onegate_gives_a_key_to_a_container_that_works_without(vm):
+    assert vm.key(published=False) is None
+    vm.running = True
+    assert vm.key(published=True) is None
+    assert vm.record.superlink_auth is False
+    vm.context["FLOWER_NODE_AUTH"] = "NO"
+    assert vm.key(published=True) is None
+
+
+def test_a_superlink_that_wants_keys_by_now_is_believed_by_its_refusal(vm):
+    assert vm.key(published=False) is None
+    vm.running = True
+    vm.turned_away("enrol.mismatch")
+    assert vm.key(published=True) is not None
+
+
+def test_the_superlinks_refusal_counts_more_than_what_is_published(vm):
+    vm.turned_away("enrol.mismatch")
+    assert vm.key(published=False) is not None
+    assert vm.record.superlink_auth is True
+
+
+def test_a_container_that_does_not_run_starts_as_is_published(vm):
+    assert vm.key(published=False) is None
+    assert vm.key(published=True) is not None

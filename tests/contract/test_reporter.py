@@ -15,7 +15,7 @@ import structlog
 from inline import running
 
 from flower_agent.background import Threads
-from flower_agent.errors import Severity
+from flower_agent.errors import AgentError, Severity
 from flower_agent.reporting import report, reporter
 from flower_agent.reporting.reporter import Reporter
 from flower_agent.secret import Secret
@@ -66,6 +66,7 @@ class Boot:
         for _ in range(2):
             self.reporter.offer(attributes, now=self.now, wall=WALL)
             wait_for(lambda: not running(self.threads, "onegate-report"))
+            wait_for(lambda: not self.reporter._reaching.running)
 
     def live(self, attributes, seconds, step_s=1.0):
         """Let the time pass, with an offer in each step; return the times of requests."""
@@ -197,6 +198,58 @@ def test_a_onegate_that_comes_late_gets_everything(gate, boot):
     back()
     boot.live(STARTING, 125)
     assert bodies(gate) == [{"FLOWER_SEEN": SEEN, **STARTING, "READY": "NO"}]
+    assert boot.reporter.trouble is None
+
+
+def settled(boot, attributes=READY):
+    """Let a VM tell what it has to, and be quiet for a minute."""
+    boot.agent()
+    boot.live(attributes, 60)
+    assert boot.reporter.trouble is None
+
+
+def seen_at(boot, true, within_s):
+    """Return after how many seconds `true()`, while the VM has nothing to tell."""
+    for second in range(within_s):
+        boot.offer(READY, 1)
+        if true():
+            return second + 1
+    raise AssertionError("it is never seen")
+
+
+def test_a_onegate_that_goes_away_is_seen_by_a_vm_that_has_nothing_to_tell(gate, boot):
+    settled(boot)
+    back, told = outage(gate), len(gate.requests)
+    with structlog.testing.capture_logs() as logs:
+        assert seen_at(boot, lambda: boot.reporter.trouble, 60) <= reporter.REACH_S + 2
+        found = boot.reporter.trouble
+        boot.live(READY, 40)
+    assert (found.code, found.severity) == ("onegate.down", Severity.WARNING)
+    assert "connection refused" in found.message
+    assert [line["event"] for line in logs] == ["onegate.failed"]
+    back()
+    seen_at(boot, lambda: boot.reporter.trouble is None, 60)
+    assert len(gate.requests) == told, "nobody is asked for it, nor told of it"
+
+
+def test_a_call_of_anybody_that_gets_no_answer_is_trouble_until_one_does(gate, boot):
+    settled(boot)
+    gate.fault("drop_reply", count=1)
+    with pytest.raises(AgentError):
+        boot.reporter.client.service()
+    assert boot.reporter.trouble.code == "onegate.down"
+    boot.reporter.client.service()
+    assert boot.reporter.trouble is None
+
+
+def test_a_look_at_the_onegate_before_says_nothing_about_this_one(gate, boot):
+    elsewhere = Access(f"http://{endpoints.closed_port()}", str(SUPERNODE), Secret(TOKEN))
+    boot.agent(elsewhere)
+    boot.now += reporter.REACH_S
+    boot.reporter._reach(boot.reporter.client, boot.now)
+    wait_for(lambda: not boot.reporter._reaching.running)
+    boot.reporter.use(boot.access)
+    boot.offer(READY)
     assert boot.reporter.trouble is None
 
 

@@ -64,7 +64,7 @@ class Vm:
         rng = random.Random(1)
         search = attach.Search(self.threads, rng=rng)
         look = Look(self.threads, self.prober, rng=rng)
-        self.duty = SuperExec(self.prober, search, look, None, apps=None, paths=None)
+        self.duty = SuperExec(self.prober, search, look, None, liveness=None, apps=None, paths=None)
 
     def guest(self, vmid):
         return OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
@@ -316,3 +316,31 @@ def test_it_waits_while_nothing_listens(vm):
     assert may_start(vm, address) == "endpoint.refused"
     with endpoints.grpc_server(port=address.port):
         assert may_start(vm, address, after_s=3) is None
+
+
+class Mute:
+    """A peer of which it is proven that it stands still."""
+
+    def judge(self, peer, _now):
+        self.asked = peer
+        return AgentError("peer.mute", "it stands still", retryable=True)
+
+    def wait_s(self, _now):
+        return 4.0
+
+
+@pytest.mark.parametrize(
+    ("version", "tls", "http"), [("1.25.0", False, False), ("1.34.0", True, False),
+                                 ("1.37.0", True, True)],
+)  # fmt: skip
+def test_an_appio_that_stands_still_is_named(vm, version, tls, http):
+    vm.duty._liveness = Mute()
+    vm.context["FLOWER_VERSION"] = version
+    turn = vm.turn()
+    with pytest.raises(AgentError, match=r"peer\.mute"):
+        vm.duty._alive(turn)
+    asked = vm.duty._liveness.asked
+    assert (str(asked.address), asked.tls, asked.http) == (WHERE, tls, http)
+    assert turn.next_s == 4.0
+    vm.duty._liveness = None
+    vm.duty._alive(dataclasses.replace(turn, dry=True))

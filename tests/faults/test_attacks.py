@@ -122,10 +122,10 @@ def record(federation, run_id):
 def test_a_reply_whose_error_is_a_log_of_its_own(attacked, submit):
     error = f'"[ROUND 77/78]\\n" + {NESTED[:22]!r} * 60_000'
     run_id, said = submit(client=f"raise ValueError({error})")
-    assert "ValueError" in said
+    assert "0 of 2 results" in said
     known = record(attacked, run_id)
     assert known["end"] == "failed"
-    assert all(each["round"] < 77 for each in known["rounds"])
+    assert len(known["rounds"]) < 4  # forged ones are the app's own words, and few
     assert len(json.dumps(known)) < 1 << 20
     assert len(shown(attacked, "runs", "show", run_id)) < 1 << 16
 

@@ -4,8 +4,11 @@ Each VM has a single container (subprocess isolation), and 300 s of the agent ar
 """
 
 import datetime
+import pathlib
 import re
 import ssl
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -38,6 +41,7 @@ from flower_agent.secret import Secret
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 SCALE = 0.05
 INTRUDER = 99
 DUE_IN = datetime.timedelta(seconds=30)
@@ -164,6 +168,33 @@ def test_a_forged_endpoint_is_not_dialled_by_flower_and_is_put_back(vms, intrude
     wait_for(lambda: published(federation, link, "FLOWER_ENDPOINT") == endpoint, "its own value")
     ready(federation, node)
     assert (ids(link), ids(node)) == before
+
+
+@pytest.fixture
+def newest(images):
+    """A Flower whose SuperNodes speak HTTP: no connection is held between two calls."""
+    build = [sys.executable, REPOSITORY / "contrib/images/build.py", "--flower", "1.42.0"]
+    subprocess.run(build, check=True)
+    return {**SUBPROCESS, "FLOWER_VERSION": "1.42.0"}
+
+
+def test_no_forged_word_moves_a_node_that_speaks_http(lone, newest):
+    federation = lone(27720, "fo-http", scale=SCALE, **newest)
+    link = federation.superlink
+    fleet = link.variables["FLOWER_FLEET_PORT"]
+    link.variables["FLOWER_CONTROL_ADDRESS"] = f"127.0.0.1:{fleet}"  # consent
+    link, node = pair(federation)
+    before, endpoint = ids(node), published(federation, link, "FLOWER_ENDPOINT")
+    token = federation.cloud.add_vm(INTRUDER, "supernode_1_(service_7)", "supernode", SERVICE)
+    federation.stop_agent(link)
+    forged = {"FLOWER_ENDPOINT": "127.0.0.3:26199", "FLOWER_NODE_AUTH": "YES"}
+    put(federation, token, INTRUDER, link.vmid, **forged)
+    restart(federation, node)
+    ready(federation, node)
+    told = {fact["name"]: fact["detail"] for fact in federation.status(node)["facts"]}
+    assert told["superlink"].startswith(endpoint)
+    assert "127.0.0.3:26199" in told["superlink"], "it was read, and not believed"
+    assert ids(node) == before
 
 
 def test_of_two_superlinks_none_is_taken(lone):

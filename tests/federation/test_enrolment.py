@@ -149,6 +149,42 @@ def test_a_restart_of_agents_and_containers_keeps_keys_and_ids(vms):
     assert [node_id(federation, m) for m in (node, other)] == before
 
 
+def warned(federation, machine):
+    return {found["code"]: found["message"] for found in federation.status(machine)["warnings"]}
+
+
+def connected(federation, link):
+    facts = federation.status(link)["facts"]
+    return next((f["detail"] for f in facts if f["name"] == "nodes"), "")
+
+
+def test_a_superlink_names_a_node_that_went_away_and_one_that_does_not_work(vms):
+    federation, link, node, other = vms
+    wait_for(lambda: connected(federation, link).startswith("2 of 2"), "2 of 2")
+    federation.stop_agent(node)
+    docker("stop", container(node))
+    docker("pause", container(other))
+    try:
+        wait_for(
+            lambda: (
+                f"VM {other.vmid} says degraded, container.paused"
+                in warned(federation, link).get("node.degraded", "")
+            ),
+            "node.degraded",
+        )
+        wait_for(
+            lambda: f"VM {node.vmid} since " in warned(federation, link).get("node.offline", ""),
+            "node.offline",
+        )
+        assert connected(federation, link).partition(" of ")[2].startswith("2 ")
+        assert federation.status(link)["state"] == "ready"
+    finally:
+        docker("unpause", container(other))
+        federation.start_agent(node)
+    wait_for(lambda: connected(federation, link).startswith("2 of 2"), "2 of 2 again", 150)
+    wait_for(lambda: not {"node.offline", "node.degraded"} & set(warned(federation, link)), "well")
+
+
 def test_a_superlink_that_lost_its_database_registers_all_keys_again(vms):
     federation, link, *pair = vms
     before = {m.vmid: node_id(federation, m) for m in pair}

@@ -251,3 +251,35 @@ def test_a_nic_without_an_address_yet_waits():
     with pytest.raises(AgentError, match="02:00:0a:00:00:07 has no address yet") as caught:
         choose("ETH1", ETH0)
     assert caught.value.retryable
+
+
+def nic(name, mac, mtu):
+    return Interface(name, mac, ("10.0.0.7",), mtu)
+
+
+def test_the_mtu_of_a_nic_is_seen_and_the_largest_that_others_see_counts(machine):
+    _, sys = machine
+    write(sys / "class/net/lo/mtu", "65536\n")
+    write(sys / "class/net/ens3/mtu", "9000\n")
+    facts = observe(machine)
+    assert {nic.name: nic.mtu for nic in facts.interfaces} == {"lo": 65536, "ens3": 9000}
+    assert facts.mtu == 9000
+
+
+def test_a_kernel_that_tells_no_mtu_is_no_trouble(machine):
+    write(machine[1] / "class/net/ens3/mtu", "many\n")
+    assert observe(machine).mtu == 0
+
+
+def test_the_mtu_of_the_context_meets_its_nic_by_mac():
+    nics = (nic("ens3", "02:00:00:00:00:01", 1500), nic("ens4", "02:00:00:00:00:02", 9000))
+    context = {
+        "ETH0_MAC": "02:00:00:00:00:02",
+        "ETH0_MTU": "1450",
+        "ETH1_MAC": "02:00:00:00:00:01",
+        "ETH1_MTU": "",
+        "ETH2_MAC": "02:00:00:00:00:01",
+        "ETH2_MTU": "1" * 5000,
+        "ETH3_MTU": "1400",
+    }
+    assert interfaces.mtus(nics, context) == (("ETH0", nics[1], 1450),)

@@ -150,3 +150,13 @@ def test_a_vm_has_left_after_three_complete_answers_over_ten_minutes(times, pres
 
 def test_only_pinned_vms_are_missed():
     assert lookups.absences({"43": Absence(1, 0)}, {"42"}, {"41"}, 5) == {"42": Absence(1, 5)}
+
+
+def test_of_settled_vms_one_is_asked_in_turn_and_one_that_is_in_trouble():
+    times = {"42": 30.0, "43": 10.0, "44": None, "45": 20.0, "46": 40.0, "47": 50.0}
+    looks = {vmid: Look(Standing.SETTLED, 5.0, at) for vmid, at in times.items()}
+    looks["48"] = Look(Standing.AWAY, 0.0, 0.0)
+    assert lookups.in_turn(looks, ()) == ("44",)
+    assert lookups.in_turn(looks, ("44",)) == ("44",)
+    assert lookups.in_turn(looks, ("47", "45", "46")) == ("44", "45")
+    assert lookups.in_turn({}, ("42",)) == ()

@@ -59,7 +59,7 @@ SCREENS = {
             Fact("endpoint", Mark.OK, "Fleet API answers at 10.0.0.5:9092 with TLS"),
             Fact("tls", Mark.OK, "certificate until 2027-03-01"),
             Fact("control", Mark.OK, "Control API answers at 127.0.0.1:9093"),
-            Fact("nodes", Mark.OK, "2 SuperNodes connected"),
+            Fact("nodes", Mark.WAITING, "2 of 3 SuperNodes connected"),
             Fact("enrolment", Mark.WAITING, "2 of 3 VMs of the service"),
             Fact("onegate", Mark.OK, "http://169.254.16.9:5030"),
         ),
@@ -89,7 +89,7 @@ SCREENS = {
         since=ago(days=3),
         role="superlink",
         nodes=25,
-        facts=(Fact("nodes", Mark.OK, "25 SuperNodes connected"),),
+        facts=(Fact("nodes", Mark.OK, "25 of 25 SuperNodes connected"),),
         supernodes=tuple(
             Node(node_id=str(n), vmid=str(n), state="online", gpu=None, seen_at=None)
             for n in range(25)

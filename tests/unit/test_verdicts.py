@@ -12,6 +12,7 @@ import pytest
 from flower_agent.commands import verdicts
 from flower_agent.commands.verdicts import GIB, MIB, Room, Verdict
 from flower_agent.errors import Finding
+from flower_agent.machine.interfaces import Interface
 from flower_agent.machine.netfilter import Packet
 from flower_agent.reporting import screen
 
@@ -121,3 +122,28 @@ def test_a_filter_that_nobody_can_read_is_not_judged():
 def test_what_others_said_reaches_the_terminal_printable():
     shown = verdicts.render([verdicts.well("dns", "\x1b[2J\r")])
     assert all(c.isprintable() or c == "\n" for c in shown)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "verdict", "code"),
+    [(1500, Verdict.OK, None), (1400, Verdict.BAD, "nic.mtu"), (9000, Verdict.WARNING, "nic.mtu")],
+)
+def test_a_nic_that_sends_too_large_packets_is_bad_and_one_that_could_send_more_is_not(
+    wanted, verdict, code
+):
+    nic = Interface("ens3", "02:00:00:00:00:01", ("10.0.0.7",), 1500)
+    (check,) = verdicts.mtus([nic], [("ETH0", nic, wanted)])
+    assert (check.verdict, check.finding.code if check.finding else None) == (verdict, code)
+    assert "ens3" in check.detail
+    if check.finding:
+        assert f"ip link set ens3 mtu {wanted}" in check.finding.hint
+        assert check.detail == f"ens3 sends packets of 1500 bytes, ETH0_MTU is {wanted}"
+
+
+def test_every_nic_of_another_mtu_is_told_and_what_nobody_tells_is_no_trouble():
+    one, two = (Interface(name, "", ("10.0.0.7",), 9000) for name in ("ens3", "ens4"))
+    told = [("ETH0", one, 1500), ("ETH1", two, 1500)]
+    assert [check.verdict for check in verdicts.mtus([one, two], told)] == [Verdict.BAD] * 2
+    (check,) = verdicts.mtus([one, two], [])
+    assert check.detail == "ens3 9000, ens4 9000"
+    assert [check.verdict for check in verdicts.mtus([], [])] == [Verdict.OK]
