@@ -84,6 +84,7 @@ class Action(enum.StrEnum):
     MAKE_CA = "make CA"
     ISSUE = "issue certificate"
     WRITE = "write certificates"
+    WRITE_CA = "write CA's certificate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,7 +134,12 @@ def _own_steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step
     if held.own_ca is None:
         return (Step(Action.MAKE_CA, "absent"), Step(Action.ISSUE, "absent"))
     cause = _why_issue(wanted, held, now)
-    return (Step(Action.ISSUE, cause),) if cause else ()
+    if cause:
+        return (Step(Action.ISSUE, cause),)
+    # The leaf is good and stays: a file that comes back as it was restarts no container.
+    if held.ca_pem != held.own_ca_pem:
+        return (Step(Action.WRITE_CA, "another CA" if held.ca_pem else "absent"),)
+    return ()
 
 
 def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
@@ -141,8 +147,6 @@ def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
         return "absent"
     if held.leaf_fault:
         return held.leaf_fault
-    if held.ca_pem != held.own_ca_pem:
-        return "the CA beside it is another one"
     if wanted.renew:
         return "asked for"
     due = now >= certificates.renew_at(held.leaf) and not wanted.defer

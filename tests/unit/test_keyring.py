@@ -1,5 +1,6 @@
 """The files in ``tls/``: who may read them, and how every half-written state is made whole."""
 
+import dataclasses
 import datetime
 import os
 import stat
@@ -182,7 +183,7 @@ def test_digests_tell_a_changed_file_by_its_path(vm, other):
 # Half-written states
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "server.pem", "server.key"])
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx"])
 def test_a_missing_or_damaged_file_of_the_leaf_is_made_anew(vm, name, content):
     vm.turn()
@@ -192,6 +193,27 @@ def test_a_missing_or_damaged_file_of_the_leaf_is_made_anew(vm, name, content):
     assert step.startswith("issue certificate (")
     assert vm.turn() == []
     assert (vm.directory / "ca/ca.pem").read_bytes() == ca
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"another CA"])
+def test_a_lost_ca_file_comes_back_as_it_was_so_that_no_container_restarts(vm, content):
+    vm.turn()
+    before, digests = vm.files(), vm.keyring.digests()
+    damage(vm.directory / "ca.crt", content)
+    assert vm.turn() == [f"write CA's certificate ({'another CA' if content else 'absent'})"]
+    assert vm.keyring.digests() == digests
+    assert vm.files() == before
+    assert vm.turn() == []
+
+
+@pytest.mark.parametrize("source", [Source.GIVEN, Source.TRUSTED])
+def test_a_deleted_ca_of_others_comes_back_as_it_was(vm, other, source):
+    wanted = dataclasses.replace(other, source=source)
+    vm.turn(wanted)
+    digests = vm.keyring.digests()
+    (vm.directory / "ca.crt").unlink()
+    vm.turn(wanted)
+    assert vm.keyring.digests() == digests
 
 
 def damage(path, content):
