@@ -24,6 +24,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Another agent process of this root or name runs and owns the containers.",
         "Stop it first: systemctl stop flower-agent",
     ),
+    "agent.silent": (
+        "The agent runs, but its status is old or unknown; it may hang.",
+        "systemctl status flower-agent; then: systemctl restart flower-agent. Containers run on.",
+    ),
     "agent.stopped": (
         "No agent runs on this VM, so nothing is started, watched or reported.",
         "systemctl start flower-agent; journalctl -u flower-agent",
@@ -198,8 +202,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "enrol.key_changed": (
         "A VM publishes another node key than the first one, which is pinned; it is refused.",
         (
-            "If that VM was made anew: flower-agent nodes list, then flower-agent nodes unregister "
-            "its old node. Else find out who wrote it: any VM may write any other's attributes."
+            "If that VM was made anew or lost its key: flower-agent nodes list, then flower-agent "
+            "nodes unregister NODE, with the id of its old node. Else find out who wrote it: any "
+            "VM may write any other's attributes."
+        ),
+    ),
+    "enrol.key_damaged": (
+        "The node key's file was damaged; the SuperLink does not take the new key by itself.",
+        (
+            "Restore the key that the message names from a backup; the agent takes it by itself. "
+            "Without a backup, on the SuperLink's VM: flower-agent nodes list, then flower-agent "
+            "nodes unregister NODE, with the id of this VM's old node."
         ),
     ),
     "enrol.key_invalid": (

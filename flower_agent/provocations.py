@@ -11,6 +11,7 @@ PROVOCATIONS: dict[str, str] = {
     "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
     "agent.bug": "Not to be provoked: a code that nobody should see.",
     "agent.running": "`flower-agent run` while the agent runs.",
+    "agent.silent": "In the sandbox: `kill -STOP` an agent, wait two minutes, and ask `doctor`.",
     "agent.stopped": "`systemctl stop flower-agent`, then `flower-agent doctor`.",
     "appio.open": (
         f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `FLOWER_APPIO_LISTEN=10.0.0.5:9094`."
@@ -89,6 +90,10 @@ PROVOCATIONS: dict[str, str] = {
     ),
     "enrol.key_changed": (
         "Stop a SuperNode, clear its `/var/lib/flower-agent/keys`, and start it."
+    ),
+    "enrol.key_damaged": (
+        "Stop a SuperNode's agent and container, `: > /var/lib/flower-agent/keys/node-VMID.key`, "
+        "and start the agent."
     ),
     "enrol.key_invalid": (
         "Make a key with `openssl ecparam -name secp384r1 -genkey`, and check a context "

@@ -243,6 +243,7 @@ def test_what_can_fail_is_told_as_it_was_tried():
         "tests/contract/test_bake.py",
         "tests/contract/test_data_supply.py",
         "tests/contract/test_finder.py",
+        "tests/contract/test_node_auth.py",
         "tests/contract/test_packet_filter.py",
         "tests/contract/test_registry.py",
         "tests/federation/test_enrolment.py",
