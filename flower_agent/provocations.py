@@ -128,6 +128,7 @@ PROVOCATIONS: dict[str, str] = {
     "health.not_serving": (
         "`kill -STOP PID` of Flower's program, which `docker top flower-superlink` tells."
     ),
+    "image.architecture": "Set `FLOWER_VERSION` on an arm64 VM to a tag that amd64 alone has.",
     "image.build": (
         "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without a way to a package "
         "index."
@@ -210,7 +211,7 @@ PROVOCATIONS: dict[str, str] = {
     "template.value": 'Check a VM template with `START_SCRIPT = "echo $(id)"` in its CONTEXT.',
     "tls.ca_changed": "`flower-agent reset` on the SuperLink, and start it again.",
     "tls.ca_lost": (
-        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.key`, and have the agent "
+        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.pem`, and have the agent "
         "make a certificate: `flower-agent tls renew`."
     ),
     "tls.chain": "Set `TLS_CERT` and `TLS_KEY` of one CA and `TLS_CA_CERT` of another.",

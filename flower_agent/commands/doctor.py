@@ -108,7 +108,17 @@ def _agent(paths: Paths) -> Check:
         document, running = status_command.look(paths)
     except AgentError as error:
         return found("agent", error.finding)
-    return verdicts.agent(document, running=running, now=datetime.datetime.now(datetime.UTC))
+    check = verdicts.agent(document, running=running, now=datetime.datetime.now(datetime.UTC))
+    who = _holder(check)
+    return dataclasses.replace(check, detail=f"{check.detail}; it is {who}") if who else check
+
+
+def _holder(check: Check) -> str:
+    """Return who has the port that the agent misses: its unit may not see other processes."""
+    if check.finding is None or check.finding.code != "port.taken":
+        return ""
+    port = re.search(r":([0-9]{1,5})\b", check.finding.message)
+    return host.listener(int(port[1])) if port else ""
 
 
 def _context(

@@ -4,6 +4,7 @@ Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake t
 true is always listed.
 """
 
+import datetime
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -43,12 +44,16 @@ class Workload:
         self._scale = scale
         self._have: tuple[Existing, ...] = ()
         self._listed_at = float("-inf")
+        self._now = 0.0
         self._dirty = True
         self._watching = False
         self._troubles: dict[str, Trouble] = {}
         self._images: dict[str, Image] = {}
         self._registry: Registry | None = None
         self._refusals: dict[str, AgentError] = {}
+        self._next: dict[str, tuple[float, str]] = {}
+        """When a container is tried again, in monotonic seconds and in words."""
+
         self._pull_errors: dict[str, tuple[AgentError | None, float]] = {}
         self.progress = ""
         """What the running pull last said."""
@@ -73,6 +78,7 @@ class Workload:
 
     def observe(self, now: float) -> None:
         """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        self._now = now
         fresh = self._watching and not self._dirty
         if fresh and now - self._listed_at < LIST_EVERY_S * self._scale:
             return
@@ -173,6 +179,7 @@ class Workload:
             raise AgentError(
                 "container.foreign",
                 f"container {taken.name} is not this agent's: it lacks its label",
+                f"docker rename {taken.name} {taken.name}-old: the agent then makes its own.",
             )
         resting = {name for name, t in self._troubles.items() if now < t.not_before}
         return plan.plan(want, self._have, resting=resting, settled=settled)
@@ -194,7 +201,19 @@ class Workload:
         return min(waits, default=float("inf"))
 
     def ended(self, name: str) -> AgentError:
-        """Return why a container that should run does not, with its last words."""
+        """Return why a container that should run does not, and when it is tried again."""
+        error, trouble = self._ended(name), self._troubles.get(name)
+        left_s = trouble.not_before - self._now if trouble else 0.0
+        if trouble is None or left_s <= 0 or trouble.failures < backoff.LOOP_AT:
+            return error
+        if self._next.get(name, (0.0, ""))[0] != trouble.not_before:  # one word all the while
+            at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left_s)
+            self._next[name] = trouble.not_before, f"{at:%H:%M:%S} UTC"
+        told, at_text = error.finding, self._next[name][1]
+        message = f"{told.message}; next try at {at_text}"
+        return AgentError(told.code, message, told.hint, retryable=error.retryable)
+
+    def _ended(self, name: str) -> AgentError:
         found = self.existing(name)
         if name in self._refusals:
             return self._refusals[name]

@@ -276,7 +276,7 @@ def test_a_finding_is_told_with_code_words_and_remedy():
     assert found == {
         "code": "docker.down",
         "message": "no answer",
-        "hint": "systemctl status docker; journalctl -u docker",
+        "hint": "systemctl status docker; journalctl -u docker -n 50; then: systemctl start docker",
         "severity": "error",
     }
 
