@@ -108,7 +108,9 @@ def _agent(paths: Paths) -> Check:
         document, running = status_command.look(paths)
     except AgentError as error:
         return found("agent", error.finding)
-    check = verdicts.agent(document, running=running, now=datetime.datetime.now(datetime.UTC))
+    starts = not running and status_command.being_started(paths)
+    now = datetime.datetime.now(datetime.UTC)
+    check = verdicts.agent(document, running=running, now=now, being_started=starts)
     who = _holder(check)
     return dataclasses.replace(check, detail=f"{check.detail}; it is {who}") if who else check
 

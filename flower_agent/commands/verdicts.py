@@ -77,9 +77,17 @@ def mild(name: str, finding: Finding) -> Check:
     return found(name, warning(finding.code, finding.message, finding.hint))
 
 
-def agent(document: dict[str, Any] | None, *, running: bool, now: datetime.datetime) -> Check:
+def agent(
+    document: dict[str, Any] | None,
+    *,
+    running: bool,
+    now: datetime.datetime,
+    being_started: bool = False,
+) -> Check:
     """Judge the agent by its status, than which nothing here may be better."""
-    told = screen.headline(document, running=running, now=now)
+    told = screen.headline(document, running=running, now=now, being_started=being_started)
+    if not running and being_started:
+        return well("agent", told)
     if not running:
         return mild("agent", Finding("agent.stopped", told))
     state = status.exit_code(document, running=running, now=now)
