@@ -73,8 +73,8 @@ class Workload:
         return max(self.failures(name) - (found is None or not found.running), 0)
 
     def failures(self, name: str) -> int:
-        """Return how often a container ended, or was refused, in a row."""
-        return self._troubles[name].failures if name in self._troubles else 0
+        """Return how often a container ended, or was refused, whatever the causes."""
+        return self._troubles[name].total if name in self._troubles else 0
 
     def observe(self, now: float) -> None:
         """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
@@ -222,7 +222,8 @@ class Workload:
         if found.status == "created":
             said = found.error or "it was created and not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
-        return self.ends.why(found, self.failures(name))
+        known = self._troubles.get(name)
+        return self.ends.why(found, known.failures if known else 0)
 
     def _judge(self, name: str, new: Trouble, now: float) -> Trouble:
         found = self.existing(name)
