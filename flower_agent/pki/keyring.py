@@ -52,6 +52,7 @@ class Keyring:
             own_ca_pem=own.certificate_pem if own else "",
             own_ca_fault=ca_fault,
             ca_pem=ca_pem,
+            ca_deleted=not self.ca.exists(),
             chain_pem=chain_pem,
             key=Secret(key) if key else None,
             leaf=leaf,

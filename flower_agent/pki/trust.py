@@ -68,6 +68,10 @@ class Held:
     """Why the CA's file cannot be used, when it is there and cannot."""
 
     ca_pem: str = ""
+
+    ca_deleted: bool = False
+    """Its file is not there; what mounted it still has its content."""
+
     chain_pem: str = ""
     key: Secret | None = None
 
@@ -137,9 +141,7 @@ def _own_steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step
     if cause:
         return (Step(Action.ISSUE, cause),)
     # The leaf is good and stays: a file that comes back as it was restarts no container.
-    if held.ca_pem != held.own_ca_pem:
-        return (Step(Action.WRITE_CA, "another CA" if held.ca_pem else "absent"),)
-    return ()
+    return (Step(Action.WRITE_CA, "absent"),) if held.ca_deleted else ()
 
 
 def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
@@ -147,6 +149,9 @@ def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
         return "absent"
     if held.leaf_fault:
         return held.leaf_fault
+    # A file that was overwritten in place is damaged in the containers, too: they must restart.
+    if held.ca_pem != held.own_ca_pem and not held.ca_deleted:
+        return "the CA beside it is another one"
     if wanted.renew:
         return "asked for"
     due = now >= certificates.renew_at(held.leaf) and not wanted.defer

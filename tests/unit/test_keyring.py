@@ -118,7 +118,7 @@ def test_nothing_is_made_where_nothing_is_wanted(vm):
 
 
 def test_before_the_first_turn_there_is_nothing(vm):
-    assert vm.keyring.held(OWN, NOW) == trust.Held()
+    assert vm.keyring.held(OWN, NOW) == trust.Held(ca_deleted=True)
     assert (vm.keyring.held_ca(), vm.keyring.digests()) == ("", {})
 
 
@@ -195,14 +195,24 @@ def test_a_missing_or_damaged_file_of_the_leaf_is_made_anew(vm, name, content):
     assert (vm.directory / "ca/ca.pem").read_bytes() == ca
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"another CA"])
-def test_a_lost_ca_file_comes_back_as_it_was_so_that_no_container_restarts(vm, content):
+def test_a_deleted_ca_file_comes_back_as_it_was_so_that_no_container_restarts(vm):
     vm.turn()
     before, digests = vm.files(), vm.keyring.digests()
-    damage(vm.directory / "ca.crt", content)
-    assert vm.turn() == [f"write CA's certificate ({'another CA' if content else 'absent'})"]
+    (vm.directory / "ca.crt").unlink()
+    assert vm.turn() == ["write CA's certificate (absent)"]
     assert vm.keyring.digests() == digests
     assert vm.files() == before
+    assert vm.turn() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"another CA"])
+def test_a_ca_file_that_was_overwritten_is_damaged_in_the_containers_too(vm, content):
+    vm.turn()
+    digests = vm.keyring.digests()
+    (vm.directory / "ca.crt").chmod(0o600)
+    (vm.directory / "ca.crt").write_bytes(content)
+    assert vm.turn() == ["issue certificate (the CA beside it is another one)"]
+    assert vm.keyring.digests() != digests
     assert vm.turn() == []
 
 

@@ -81,10 +81,15 @@ def test_a_leaf_that_cannot_serve_is_issued_anew_and_says_why():
     assert steps(OWN, held) == ["issue certificate (it names 10.0.0.4, wanted is 10.0.0.5)"]
 
 
-@pytest.mark.parametrize(("beside", "cause"), [("", "absent"), ("a given CA", "another CA")])
-def test_another_ca_beside_the_leaf_is_put_right_and_the_leaf_stays(beside, cause):
+@pytest.mark.parametrize("beside", ["", "a given CA"])
+def test_another_ca_beside_the_leaf_is_put_right(beside):
     held = but(HELD_OWN, ca_pem=beside)
-    assert steps(OWN, held) == [f"write CA's certificate ({cause})"]
+    assert steps(OWN, held) == ["issue certificate (the CA beside it is another one)"]
+
+
+def test_a_deleted_ca_file_is_written_and_the_leaf_stays():
+    held = but(HELD_OWN, ca_pem="", ca_deleted=True)
+    assert steps(OWN, held) == ["write CA's certificate (absent)"]
 
 
 def test_a_leaf_is_renewed_when_two_thirds_of_its_life_have_passed():
