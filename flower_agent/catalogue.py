@@ -134,7 +134,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "data.filesystem": (
         "The disk or the server of FLOWER_DATA has no file system that this VM's kernel can mount.",
-        "Make one (mkfs.ext4 -L LABEL), or name its type: FLOWER_DATA=LABEL=x,type=xfs",
+        (
+            "Name its type: FLOWER_DATA=LABEL=x,type=xfs. Look with: lsblk -f. Only on a disk "
+            "that is empty: mkfs.ext4 -L LABEL DEVICE"
+        ),
     ),
     "data.missing": (
         "What FLOWER_DATA names is not there: the directory, the disk, the server or its export.",
@@ -210,7 +213,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "endpoint.timeout": (
         "The endpoint does not answer.",
-        "Check routes and firewalls between the VMs.",
+        "Check routes and firewalls between the VMs: flower-agent doctor, on both.",
     ),
     "endpoint.unknown_host": (
         "The endpoint's name cannot be resolved.",
@@ -415,7 +418,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "peer.lost": (
         "The SuperNode lost its SuperLink and tries to reach it again.",
-        "Look at the SuperLink's VM, and at the network between.",
+        (
+            "On the SuperLink's VM: flower-agent status. Of the network between: flower-agent "
+            "doctor, here."
+        ),
     ),
     "port.taken": (
         "A port that Flower needs is in use by another process.",

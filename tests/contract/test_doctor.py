@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -326,6 +327,19 @@ def test_doctor_is_never_better_than_the_status_of_a_living_agent(vm):
         code, checks = vm.run()
     assert (code, checks["agent"]["code"]) == (1, "superexec.detached")
     assert checks["agent"]["verdict"] == "bad"
+
+
+def test_who_has_a_taken_port_is_named(vm):
+    own, stamp = process.own(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    vm.paths.runtime.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        message = f"flower-supernode cannot listen at {where}: another process does"
+        error = {"code": "port.taken", "message": message, "hint": "look"}
+        told = {"schema": 1, "state": "failed", "since": stamp, "written_at": stamp, "error": error}
+        vm.paths.status.write_text(json.dumps({**told, "pid": own.pid, "pid_started": own.started}))
+        with files.lock(vm.paths.lock):
+            assert f"(process {own.pid})" in vm.check("agent")["detail"]
 
 
 def test_a_damaged_node_key_is_told(vm):

@@ -12,7 +12,7 @@ from flower_agent.machine.host import HostFacts
 from flower_agent.record import Record
 from flower_agent.reporting import gist
 
-LOSES = ("flower-agent reset", "rm -", "unregister")
+LOSES = ("flower-agent reset", "rm -", "mkfs", "unregister")
 """What cannot be taken back."""
 
 
