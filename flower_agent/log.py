@@ -11,6 +11,14 @@ import structlog
 
 from .reporting import gist
 
+MENDED = {
+    "image.made": "image.make_failed",
+    "image.pulled": "image.pull_failed",
+    "onegate.recovered": "onegate.failed",
+    "run.outputs_kept": "run.outputs_failed",
+}
+"""Events after which a warning is news again."""
+
 
 def configure(level: str, *, tty: bool) -> None:
     """Send every event of `level` and above to stderr, one line each."""
@@ -42,10 +50,13 @@ class Hourly:
         self, _logger: object, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         """Pass an event on. Raises structlog's DropEvent for one that was told within the hour."""
-        if method != "warning":
-            return event
+        name = str(event.get("event"))
         with self._lock:
-            times = self._repeats.due(gist.of_event(event), self._clock())
+            if name in MENDED:
+                self._repeats.forget(MENDED[name])
+            if method != "warning":
+                return event
+            times = self._repeats.due((name, gist.of_event(event)), self._clock())
         if not times:
             raise structlog.DropEvent
         return {**event, "times": times} if times > 1 else event

@@ -51,10 +51,10 @@ class Repeats:
     """What was told lately, so that the same is told once an hour."""
 
     def __init__(self) -> None:
-        self._told: dict[object, _Told] = {}
+        self._told: dict[tuple[str, str], _Told] = {}
 
-    def due(self, key: object, now: float) -> int:
-        """Note that `key` happened at `now` (monotonic seconds).
+    def due(self, key: tuple[str, str], now: float) -> int:
+        """Note that `key`, a name and what varies, happened at `now` (monotonic seconds).
 
         Returns how often it did since it was told last, this time included, when it is to be told
         now; else 0.
@@ -68,6 +68,11 @@ class Repeats:
         if len(self._told) > MOST:
             del self._told[next(iter(self._told))]
         return known.since + 1 if known else 1
+
+    def forget(self, name: str) -> None:
+        """Let everything that begins with `name` be news again."""
+        for key in [key for key in self._told if key[0] == name]:
+            del self._told[key]
 
     def clear(self) -> None:
         """Begin anew."""

@@ -86,7 +86,7 @@ class Journal:
         Causes that come and go within one state are told once an hour each.
         """
         error = after.error
-        cause = error and (error.code, gist.gist(error.message))
+        cause = (error.code, gist.gist(error.message)) if error else ("", "")
         if after.state is not before.state:
             self._repeats.clear()
             self._repeats.due(cause, now)
@@ -98,7 +98,9 @@ class Journal:
                 more = {"times": times} if times > 1 else {}
                 log.info("state.cause", state=after.state.value, **_because(error), **more)
         elif (
-            after.phase and after.phase is not before.phase and self._repeats.due(after.phase, now)
+            after.phase
+            and after.phase is not before.phase
+            and self._repeats.due(("", after.phase), now)
         ):
             log.info("state.phase", phase=after.phase.value)
 

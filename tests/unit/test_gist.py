@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import pathlib
 
 import pytest
 import structlog
@@ -119,7 +120,7 @@ def test_another_state_begins_another_story():
 def test_what_is_remembered_of_causes_is_bounded():
     repeats = gist.Repeats()
     for number in range(10_000):
-        assert repeats.due(number, 0.0) == 1
+        assert repeats.due(("x", str(number)), 0.0) == 1
     assert len(repeats._told) == gist.MOST
 
 
@@ -143,6 +144,23 @@ def test_changes_and_errors_are_written_each_time(method, written):
         with contextlib.suppress(structlog.DropEvent):
             count += bool(hourly(None, method, {"event": "x", "level": method}))
     assert count == written
+
+
+def test_what_was_mended_between_is_news_again():
+    hourly = log.Hourly(lambda: 0.0)
+    failed = {"event": "onegate.failed", "code": "onegate.down"}
+    assert hourly(None, "warning", failed)
+    assert hourly(None, "info", {"event": "onegate.recovered"})
+    assert hourly(None, "warning", failed)
+    with pytest.raises(structlog.DropEvent):
+        hourly(None, "warning", failed)
+
+
+@pytest.mark.parametrize("name", [*log.MENDED, *log.MENDED.values()])
+def test_what_mends_a_warning_is_an_event_of_the_agent(name):
+    files = pathlib.Path(log.__file__).parent.rglob("*.py")
+    calls = (f'log.info("{name}"', f'log.warning("{name}"')
+    assert any(call in file.read_text("utf-8") for file in files for call in calls)
 
 
 def test_another_warning_is_written_at_once():
