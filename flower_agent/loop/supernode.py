@@ -8,6 +8,7 @@ endpoint itself before it starts the container. Connected is read from the Super
 import contextlib
 import dataclasses
 import datetime
+from collections.abc import Iterator
 
 import structlog
 
@@ -16,7 +17,7 @@ from flower_agent.address import Address
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import PARTITION_KEYS, Settings
-from flower_agent.errors import AgentError, Severity, warning
+from flower_agent.errors import AgentError, Finding, Severity, warning
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.pki.node_keys import NodeKey, NodeKeys
 from flower_agent.probes import exits
@@ -219,9 +220,19 @@ class SuperNode:
         self._key, shown = key, pem.node_key_fingerprint(key.public)
         ghost = key.public == turn.record.worked_key
         more = ", or still takes its last connection for alive" if ghost else ""
+        if not ghost and settings.node_private_key is None:
+            turn.warnings += self._damaged(turn.record.vmid)
         turn.awaited = f"the SuperLink does not know the key {shown}{more}"
         turn.note("key", Mark.OK, shown)
         return key
+
+    def _damaged(self, vmid: str | None) -> Iterator[Finding]:
+        """Yield that the key, which has not worked yet, took the place of a damaged one."""
+        lost = self._keys.damaged(vmid)
+        if lost.exists():
+            path = self._keys.path(vmid)
+            message = f"{path} was damaged and made anew; what was in it is kept as {lost}"
+            yield warning("enrol.key_damaged", message)
 
     def _wants_key(self, turn: Turn, found: SuperLink, key: NodeKey | None) -> bool:
         """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.

@@ -13,7 +13,7 @@ import docker.errors
 import docker.types
 
 from flower_agent.errors import AgentError
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.wanted.containers import FLOWER_UID, Mount
 
 from .engine import LOG_OPTIONS, Engine
 
@@ -80,10 +80,13 @@ def _create(
         mem_limit=MEMORY_BYTES,
         memswap_limit=MEMORY_BYTES,
         oom_score_adj=500,
-        mounts=[
-            docker.types.Mount(target, source, type="bind", read_only=not writable)
-            for target, (source, writable) in mounts.items()
-        ],
+        **engine.bindings(
+            api,
+            [
+                Mount(source, target, read_only=not writable)
+                for target, (source, writable) in mounts.items()
+            ],
+        ),
         log_config={"Type": "json-file", "Config": LOG_OPTIONS},
     )
     made = api.create_container(
