@@ -444,9 +444,9 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "peer.mute": (
         "The peer's machine takes connections, and its Flower answers nothing.",
         (
-            "On that VM: flower-agent status; docker ps (paused: docker unpause flower-superlink). A "
-            "Flower that hangs carries no run any more, so this is between two runs: docker restart "
-            "flower-superlink"
+            "On that VM: flower-agent status; docker ps (paused: docker unpause flower-superlink). "
+            "A Flower that hangs carries no run any more, so this counts as between two runs: "
+            "docker restart flower-superlink"
         ),
     ),
     "peer.waiting": (
