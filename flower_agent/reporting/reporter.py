@@ -80,9 +80,8 @@ class Reporter:
         self._sending: Background[OneGate, None] = Background(threads, "onegate-report")
         self._verifying: Background[OneGate, _Verified] = Background(threads, "onegate-verify")
         # What a look brings may wait for the next turn.
-        beside, reach_s = Threads(lambda: None), REACH_S * scale
         self._reaching: Background[OneGate, None] = Background(
-            beside, "onegate-reach", lambda *_: reach_s, good_for_s=reach_s
+            Threads(lambda: None), "onegate-reach", good_for_s=0.0
         )
         self._reaches = reach
         self._random = rng
@@ -163,7 +162,8 @@ class Reporter:
                 log.warning("onegate.failed", code=found.code, message=found.message)
             self._unreached = found
         reach = self._reaches
-        if reach is not None and now >= max(self._reach_from, self._reaching.due_at):
+        due_at = max(self._reach_from, self._reaching.began_at + REACH_S * self._scale)
+        if reach is not None and now >= due_at:
             self._reaching.start(client, lambda: reach(client), now)
 
     def _verify(self, client: OneGate, attributes: Mapping[str, str], now: float) -> None:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from flower_agent.background import NEVER, Background, Threads
+from flower_agent.background import AT_ONCE, NEVER, Background, Threads
 from flower_agent.errors import AgentError
 from flower_agent.probes import exchange
 from flower_agent.probes.exchange import Peer
@@ -42,17 +42,19 @@ class Liveness:
         scale: float = 1.0,
         look: Exchange = exchange.look,
     ) -> None:
-        def pause(error: AgentError | None, _: int) -> float:
-            return (AGAIN_S if _counts(error) else rng.uniform(*PERIOD_S)) * scale
-
         self._looks: Background[Peer, None] = Background(
-            Threads(self._ended), "peer-look", pause, good_for_s=0.0
+            Threads(self._ended),
+            "peer-look",
+            lambda error, _: AGAIN_S * scale if _counts(error) else 0.0,
+            good_for_s=0.0,
         )
+        self._random = rng
         self._wake = wake
         self._exchange = look
         self._news = False
         self._scale = scale
         self._peer: Peer | None = None
+        self._not_before = AT_ONCE
         self._failing_since: float | None = None
         self._trouble: AgentError | None = None
 
@@ -60,17 +62,23 @@ class Liveness:
         """Return ``peer.mute``, ``peer.mtu`` or ``peer.lost`` while that is proven of `peer`."""
         if peer != self._peer:
             self._peer, self._failing_since, self._trouble = peer, None, None
+            self._not_before = AT_ONCE
         began_at = self._looks.began_at
         ended = self._looks.take(peer, now)
         if ended is not None:
             self._note(ended.error, began_at, now)
         doubtful = self._failing_since is not None
-        self._looks.ask(peer, lambda: self._look(peer, doubtful=doubtful), now)
+        if now >= self._due_at:
+            self._looks.start(peer, lambda: self._look(peer, doubtful=doubtful), now)
         return self._trouble
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until a look is due."""
-        return NEVER if self._looks.running else max(self._looks.due_at - now, 0.0)
+        return NEVER if self._looks.pending else max(self._due_at - now, 0.0)
+
+    @property
+    def _due_at(self) -> float:
+        return max(self._looks.due_at, self._not_before)
 
     def _look(self, peer: Peer, *, doubtful: bool) -> None:
         """Do one look; in a thread beside the loop, which alone has `_news`."""
@@ -85,6 +93,8 @@ class Liveness:
     def _note(self, error: AgentError | None, began_at: float, now: float) -> None:
         if not _counts(error):
             self._failing_since = self._trouble = None
+            # From its begin: the answer may have waited for this turn for as long as a period.
+            self._not_before = began_at + self._random.uniform(*PERIOD_S) * self._scale
         elif self._failing_since is None:
             self._failing_since = began_at
         elif now - self._failing_since >= PROVEN_S * self._scale:

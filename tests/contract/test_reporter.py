@@ -232,6 +232,20 @@ def test_a_onegate_that_goes_away_is_seen_by_a_vm_that_has_nothing_to_tell(gate,
     assert len(gate.requests) == told, "nobody is asked for it, nor told of it"
 
 
+def test_an_idle_loop_sees_it_within_half_a_minute(gate, boot):
+    settled(boot)
+    for _ in range(4):
+        boot.now += 10
+        boot.reporter.offer(READY, now=boot.now, wall=WALL)
+        wait_for(lambda: not boot.reporter._reaching.running)
+    outage(gate)
+    for _ in range(3):
+        boot.now += 10
+        boot.reporter.offer(READY, now=boot.now, wall=WALL)
+        wait_for(lambda: not boot.reporter._reaching.running)
+    assert boot.reporter.trouble.code == "onegate.down"
+
+
 def test_a_call_of_anybody_that_gets_no_answer_is_trouble_until_one_does(gate, boot):
     settled(boot)
     gate.fault("drop_reply", count=1)

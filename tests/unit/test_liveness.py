@@ -143,3 +143,31 @@ def test_what_is_no_word_about_the_peer_counts_as_none():
     watch.says = "agent.bug"
     assert begun_and_ended(watch, 10, 5) is None
     assert begun_and_ended(watch, 10, 10) is None
+
+
+def test_an_answer_that_waited_for_the_next_turn_delays_no_look():
+    """All being well nobody is woken: an idle loop turns each ten seconds, and finds the answer."""
+    watch = Watch()
+    for turns in range(1, 5):
+        watch.judge()
+        watch.ended()
+        assert len(watch.asked) == turns
+        watch.now += 10
+    fell_silent_at, watch.says = watch.now - 10, MUTE
+    watch.judge()
+    watch.ended()
+    watch.now += 5
+    assert watch.judge() is None
+    assert begun_and_ended(watch, 4, 8) == MUTE
+    assert watch.now - fell_silent_at <= 27
+
+
+def test_turns_that_come_sooner_ask_no_more_often():
+    watch = Watch()
+    watch.judge()
+    watch.ended()
+    for _ in range(7):
+        watch.now += 1
+        watch.judge()
+    assert len(watch.asked) == 1
+    assert 1 <= watch.liveness.wait_s(watch.now) <= 3
