@@ -1,6 +1,7 @@
 """Data of apps from disks, mounted by a real Docker: loop devices, and a whole SuperNode.
 
-This kernel has no NFS client, so of NFS the options and Docker's refusal are tried.
+This kernel has no NFS client, so of NFS the options and Docker's refusal are tried; tests/image has
+a real server.
 """
 
 import json
