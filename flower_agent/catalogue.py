@@ -520,6 +520,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The SuperLink does not know the run any more: its database was lost.",
         "To run the app again: flower-agent submit",
     ),
+    "run.message_lost": (
+        "A SuperNode lost a message of a run, which waits for the answer until its time-out.",
+        "Read why: flower-agent logs supernode. On the SuperLink's VM: flower-agent stop RUN",
+    ),
     "run.moved": (
         "The branch or tag means another commit than the one that was submitted.",
         "To run the new one: flower-agent submit",

@@ -180,6 +180,9 @@ PROVOCATIONS: dict[str, str] = {
     "run.failed": "Set `FL_STRATEGY=FedNone` beside the app of `contrib/app`.",
     "run.launch_unknown": "Use images of a Flower that has no `BaseExecPlugin.launch_task`.",
     "run.lost": "While a run goes on, remove the SuperLink's database and its container.",
+    "run.message_lost": (
+        "In the SuperLink's image, raise an exception in `pull_object` of the Fleet API."
+    ),
     "run.moved": "Push to the branch in `CUSTOM_APP_REPO` after its run.",
     "run.no_app": "Name a repository in `CUSTOM_APP_REPO` without a `pyproject.toml`.",
     "run.no_outputs": "`flower-agent runs fetch RUN no-such-file`",
