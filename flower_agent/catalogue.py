@@ -18,11 +18,15 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "agent.bug": (
         "The agent met something it does not understand; the containers stay as they are.",
-        "Report it with the traceback of: journalctl -u flower-agent",
+        "Flower runs on. Report it with the traceback of: journalctl -u flower-agent -n 200",
     ),
     "agent.running": (
         "Another agent process of this root or name runs and owns the containers.",
         "Stop it first: systemctl stop flower-agent",
+    ),
+    "agent.silent": (
+        "The agent runs, but its status is old or unknown; it may hang.",
+        "systemctl status flower-agent; then: systemctl restart flower-agent. Containers run on.",
     ),
     "agent.stopped": (
         "No agent runs on this VM, so nothing is started, watched or reported.",
@@ -38,7 +42,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "clock.skew": (
         "This VM's clock differs from OneGate's by more than Flower accepts between two VMs.",
-        "Synchronize the clock: chrony or systemd-timesyncd.",
+        (
+            "Synchronize the clock: timedatectl; then chrony or systemd-timesyncd. Nothing "
+            "restarts for it."
+        ),
     ),
     "config.invalid": (
         "/etc/flower-agent/config.yaml is not a mapping of known names to values.",
@@ -46,7 +53,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "container.crash_loop": (
         "A container ends again and again; restarts wait longer each time.",
-        "Read its last lines: flower-agent logs",
+        (
+            "Read its last lines: flower-agent logs. It is tried again by itself at the time in "
+            "the message."
+        ),
     ),
     "container.exited": (
         "A container that should run has ended; the agent starts it again.",
@@ -54,7 +64,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "container.foreign": (
         "A container has the agent's name but not its label, so it is not the agent's to touch.",
-        "Rename or remove that container; the agent then makes its own.",
+        (
+            "docker rename NAME NAME-old: the agent then makes its own. Remove the other one "
+            "once you know whose it is."
+        ),
     ),
     "container.paused": (
         "Somebody paused a container; no app can run meanwhile.",
@@ -62,7 +75,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "container.refused": (
         "Docker refused to create or start a container.",
-        "Read Docker's reason in the message, and: journalctl -u docker",
+        (
+            "Read Docker's reason in the message, and: journalctl -u docker -n 50. It is tried "
+            "again by itself."
+        ),
     ),
     "context.malformed": (
         "The context file is not what OpenNebula writes.",
@@ -90,7 +106,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "control.database": (
         "The SuperLink serves, but cannot use its database: it keeps no node and no run.",
-        "Check free space, mode and mount options of /var/lib/flower-agent/superlink.",
+        (
+            "On the SuperLink's VM: df -h /var/lib/flower-agent/superlink; ls -la "
+            "/var/lib/flower-agent/superlink (group 49999, writable); findmnt -T "
+            "/var/lib/flower-agent. Nothing in it is to be removed."
+        ),
     ),
     "control.exposed": (
         "This Flower version serves the Control API on the Fleet port, open to the network.",
@@ -106,7 +126,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "control.unavailable": (
         "The SuperLink's Control API does not answer.",
-        "Read the SuperLink's last lines: flower-agent logs",
+        "Read the SuperLink's last lines: flower-agent logs superlink",
     ),
     "cpu.old": (
         "The CPU model lacks what NumPy or the framework is built for: apps end at their import.",
@@ -114,7 +134,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "data.filesystem": (
         "The disk or the server of FLOWER_DATA has no file system that this VM's kernel can mount.",
-        "Make one (mkfs.ext4 -L LABEL), or name its type: FLOWER_DATA=LABEL=x,type=xfs",
+        (
+            "Name its type: FLOWER_DATA=LABEL=x,type=xfs. Look with: lsblk -f. Only on a disk "
+            "that is empty: mkfs.ext4 -L LABEL DEVICE"
+        ),
     ),
     "data.missing": (
         "What FLOWER_DATA names is not there: the directory, the disk, the server or its export.",
@@ -126,7 +149,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "data.unreadable": (
         "Flower's user 49999 may not read apps' data.",
-        "chmod -R a+rX DIRECTORY, on the disk or the server itself; or chgrp -R 49999 and g+rX.",
+        (
+            "Where the data lies: chgrp -R 49999 DIRECTORY && chmod -R g+rX DIRECTORY; for data "
+            "that everybody may read: chmod -R a+rX DIRECTORY"
+        ),
     ),
     "discover.ambiguous": (
         "More than one VM of the service claims to be the SuperLink.",
@@ -145,7 +171,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "disk.low": (
         "A file system has too little room for what the agent or Docker must write.",
-        "Make room: docker system df, journalctl --disk-usage; or enlarge the disk.",
+        (
+            "Look first: df -h; docker system df; journalctl --disk-usage. Then enlarge the "
+            "disk, or remove what is not in /var/lib/flower-agent."
+        ),
     ),
     "docker.busy": (
         "Docker makes or starts a container for longer than usual; the agent waits for it.",
@@ -153,11 +182,14 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "docker.down": (
         "The Docker Engine does not answer.",
-        "systemctl status docker; journalctl -u docker",
+        "systemctl status docker; journalctl -u docker -n 50; then: systemctl start docker",
     ),
     "docker.live_restore": (
         "Docker ends the containers when it restarts: live-restore is off.",
-        'Put "live-restore": true into /etc/docker/daemon.json, then: systemctl reload docker',
+        (
+            'Put "live-restore": true into /etc/docker/daemon.json; then, which restarts nothing: '
+            "systemctl reload docker"
+        ),
     ),
     "docker.refused": (
         "The Docker Engine refused a request.",
@@ -177,11 +209,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "endpoint.refused": (
         "Nothing listens at the endpoint.",
-        "Check that the SuperLink runs, and FLOWER_SERVER_ADDRESS where it is set.",
+        "On the SuperLink's VM: flower-agent status. Check FLOWER_SERVER_ADDRESS where it is set.",
     ),
     "endpoint.timeout": (
         "The endpoint does not answer.",
-        "Check routes and firewalls between the VMs.",
+        "Check routes and firewalls between the VMs: flower-agent doctor, on both.",
     ),
     "endpoint.unknown_host": (
         "The endpoint's name cannot be resolved.",
@@ -189,7 +221,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "endpoint.untrusted": (
         "The certificate at the endpoint was not issued by the trusted CA.",
-        "Compare fingerprints: flower-agent status on both VMs.",
+        "Compare the CA's fingerprint on both VMs: flower-agent tls show",
     ),
     "endpoint.wrong_name": (
         "The certificate at the endpoint does not name the dialled address.",
@@ -198,8 +230,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "enrol.key_changed": (
         "A VM publishes another node key than the first one, which is pinned; it is refused.",
         (
-            "If that VM was made anew: flower-agent nodes list, then flower-agent nodes unregister "
-            "its old node. Else find out who wrote it: any VM may write any other's attributes."
+            "Was that VM made anew, or has it lost its key? Ask its flower-agent status. Only "
+            "then: flower-agent nodes list, and flower-agent nodes unregister NODE, with the id of "
+            "its old node. Else another VM of the service wrote it, and nothing is to be done here."
+        ),
+    ),
+    "enrol.key_damaged": (
+        "The node key's file was damaged; the SuperLink does not take the new key by itself.",
+        (
+            "Restore the key that the message names from a backup; the agent takes it by itself. "
+            "Without a backup, on the SuperLink's VM: flower-agent nodes list, then flower-agent "
+            "nodes unregister NODE, with the id of this VM's old node."
         ),
     ),
     "enrol.key_invalid": (
@@ -220,7 +261,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "enrol.stranger": (
         "A VM of the service says that it has a role that none has, or another than OneFlow's.",
-        "See its attributes: onevm show. Any VM of the service may write any other's attributes.",
+        (
+            "See its attributes: onevm show ID. Any VM of the service may write any other's "
+            "attributes."
+        ),
     ),
     "enrol.waiting": (
         "The SuperLink does not know this node's key.",
@@ -242,7 +286,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "gpu.cdi_stale": (
         "The CDI specification names files of another driver than the one that is installed.",
-        "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml && systemctl restart docker",
+        (
+            "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; if that is not enough, "
+            "between two runs: systemctl restart docker"
+        ),
     ),
     "gpu.inforom": (
         "nvidia-smi warns of a GPU's damaged infoROM (exit 14); the GPU is used.",
@@ -254,7 +301,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "gpu.mismatch": (
         "The loaded NVIDIA driver and its libraries are of different versions, after an upgrade.",
-        "Reboot the VM; keep unattended upgrades away from the driver's packages.",
+        "Reboot the VM between two runs; keep unattended upgrades away from the driver's packages.",
     ),
     "gpu.no_driver": (
         "The VM has an NVIDIA GPU but no loaded driver.",
@@ -270,11 +317,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "gpu.not_configured": (
         "The NVIDIA container toolkit is installed, but Docker does not use it.",
-        "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+        (
+            "nvidia-ctk runtime configure --runtime=docker; then, between two runs: systemctl "
+            "restart docker"
+        ),
     ),
     "gpu.not_in_container": (
         "The container was given the GPU, but CUDA does not work inside it.",
-        "Restart the container (docker restart NAME); look at nvidia-smi on the VM.",
+        (
+            "nvidia-smi on the VM; between two runs: docker restart NAME, with the name in the "
+            "message."
+        ),
     ),
     "gpu.unusable": (
         "The NVIDIA driver is loaded, but cannot use the GPU.",
@@ -283,6 +336,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "health.not_serving": (
         "A container runs, but its health service does not answer SERVING.",
         "Read its last lines: flower-agent logs",
+    ),
+    "image.architecture": (
+        "The registry has the image, but not for this VM's processor.",
+        (
+            "Use a FLOWER_VERSION that has it, a VM of another processor, or images of your own: "
+            "FLOWER_IMAGE_PREFIX."
+        ),
     ),
     "image.build": (
         "The image for ML_FRAMEWORK or an app could not be made; the agent tries again.",
@@ -298,8 +358,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "image.denied": (
         "The registry refuses the image: wrong credentials, or it does not exist.",
         (
-            "Check FLOWER_REGISTRY_USER, FLOWER_REGISTRY_PASSWORD, FLOWER_IMAGE_PREFIX and "
-            "FLOWER_VERSION."
+            "Check FLOWER_IMAGE_PREFIX, FLOWER_VERSION, FLOWER_REGISTRY_USER, "
+            "FLOWER_REGISTRY_PASSWORD; `docker login` on the VM is not used."
         ),
     ),
     "image.framework": (
@@ -308,7 +368,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "image.pull": (
         "An image could not be pulled; the agent tries again.",
-        "Check the network and the registry; an image that is present needs neither.",
+        (
+            "Check the network and the registry: flower-agent doctor. An image that is present "
+            "needs neither."
+        ),
     ),
     "memory.low": (
         "The VM has little memory left; the kernel may soon kill an app, or Flower.",
@@ -338,7 +401,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "onegate.down": (
         "OneGate does not answer; Flower goes on, reports wait.",
-        "Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
+        "Nothing on this VM. Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
     ),
     "onegate.garbage": (
         "OneGate answered something that is not its JSON.",
@@ -362,7 +425,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "peer.clock": (
         "The SuperLink refuses this VM's clock.",
-        "Synchronize the clock (chrony, systemd-timesyncd); at most 5 s ahead, 5 min behind.",
+        (
+            "Synchronize the clock of this VM and of its SuperLink's (timedatectl): at most 5 s "
+            "ahead, 5 min behind."
+        ),
     ),
     "peer.ghost": (
         "The SuperLink takes a killed SuperNode's last connection for alive and lets no other in.",
@@ -378,8 +444,9 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "peer.mute": (
         "The peer's machine takes connections, and its Flower answers nothing.",
         (
-            "On that VM: flower-agent status; docker ps (paused?). If it hangs: docker restart "
-            "flower-superlink"
+            "On that VM: flower-agent status; docker ps (paused: docker unpause flower-superlink). "
+            "A Flower that hangs carries no run any more, so this counts as between two runs: "
+            "docker restart flower-superlink"
         ),
     ),
     "peer.waiting": (
@@ -388,11 +455,18 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "peer.lost": (
         "The SuperNode lost its SuperLink and tries to reach it again.",
-        "Look at the SuperLink's VM, and at the network between.",
+        (
+            "On the SuperLink's VM: flower-agent status. Of the network between: flower-agent "
+            "doctor, here."
+        ),
     ),
     "port.taken": (
-        "Another process listens on a port that Flower needs.",
-        "Find it (ss -ltnp) and stop it, or change the port's variable.",
+        "A port that Flower needs is in use by another process.",
+        (
+            "Find it as root (ss -tanp), and stop it where it may end; or set another port: "
+            "FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
+            "FLOWER_HEALTH_PORT."
+        ),
     ),
     "ready.timeout": (
         "The VM was not ready within FLOWER_READY_TIMEOUT; the agent goes on trying.",
@@ -445,6 +519,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "run.lost": (
         "The SuperLink does not know the run any more: its database was lost.",
         "To run the app again: flower-agent submit",
+    ),
+    "run.message_lost": (
+        "A SuperNode lost a message of a run, which waits for the answer until its time-out.",
+        "Read why: flower-agent logs supernode. On the SuperLink's VM: flower-agent stop RUN",
     ),
     "run.moved": (
         "The branch or tag means another commit than the one that was submitted.",
@@ -515,15 +593,24 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "state.corrupt": (
         "A file of the agent's state cannot be read.",
-        "The agent makes it anew where nothing is lost by it; else restore it from a backup.",
+        (
+            "Keep a copy of the file that the message names. The agent makes it anew where "
+            "nothing is lost by it; else restore it from a backup."
+        ),
     ),
     "state.other_vm": (
         "The state was made by another VM: the disk was cloned.",
-        "Image builders run `flower-agent reset` before they save an image.",
+        (
+            "SuperLink: see that only one of the two VMs lives. SuperNode: nothing, it has a "
+            "partition of its own. For the next image: flower-agent reset before it is saved."
+        ),
     ),
     "state.unwritable": (
         "The agent cannot write its files.",
-        "Check free space and mount options of the named path.",
+        (
+            "Check the path in the message: df -h PATH; findmnt -T PATH; ls -ld PATH. What runs "
+            "goes on."
+        ),
     ),
     "superexec.detached": (
         "The SuperExec runs but holds no connection to where it attaches, so no app can run.",
@@ -548,13 +635,18 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "tls.ca_changed": (
         "OneGate hands over another CA than the one this node trusts.",
         (
-            "If the SuperLink was made anew: flower-agent tls trust SHA256, or set "
-            "FLOWER_CA_FINGERPRINT."
+            "Compare first, on the SuperLink's VM: flower-agent tls show. If it was made anew, "
+            "on this VM: flower-agent tls trust SHA256, or set FLOWER_CA_FINGERPRINT."
         ),
     ),
     "tls.ca_lost": (
         "The CA's key or certificate is damaged; a new one would lose every node's trust.",
-        "Restore tls/ from a backup, or clear it (flower-agent reset) and let nodes trust anew.",
+        (
+            "Flower runs on meanwhile. Restore /var/lib/flower-agent/tls/ca/ca.pem from a "
+            "backup: nothing else is needed. Without one: mv /var/lib/flower-agent/tls "
+            "/root/tls.old, then systemctl restart flower-agent, and on each node: flower-agent "
+            "tls trust SHA256, as flower-agent tls show tells here."
+        ),
     ),
     "tls.chain": (
         "The given certificate does not chain to the given CA.",
@@ -574,7 +666,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "tls.fingerprint": (
         "The CA is not the one that FLOWER_CA_FINGERPRINT names.",
-        "Compare with the SuperLink: flower-agent status",
+        "Compare with the SuperLink's VM: flower-agent tls show",
     ),
     "tls.key_mismatch": (
         "TLS_KEY does not belong to the certificate in TLS_CERT.",
@@ -598,7 +690,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "version.downgrade": (
         "A SuperLink's database cannot go back to an older Flower; the newer one runs on.",
-        "Set FLOWER_VERSION back, or begin anew: flower-agent reset, which loses runs and nodes.",
+        (
+            "Set FLOWER_VERSION back. To begin anew instead: flower-agent reset, which loses "
+            "runs, nodes and the CA."
+        ),
     ),
     "version.failed": (
         "An upgrade failed: the Flower version from before runs on, its database as it was.",

@@ -8,6 +8,8 @@ Exit codes of ``status``: 0 ready, 1 failed, 2 degraded, 3 agent not running, 4 
 """
 
 import argparse
+import contextlib
+import datetime
 import os
 import pathlib
 import re
@@ -93,6 +95,11 @@ def _add_commands(commands: Any) -> None:
     made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
     made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
     made.add_argument("--json", action="store_true", help="an object a line: at, from, text")
+    made.add_argument("--since", type=_since, metavar="TIME", help="only since 10m, 2h, RFC 3339")
+    made.add_argument(
+        "--grep", default="", metavar="TEXT", help="only lines with TEXT, in any case"
+    )
+    made.add_argument("--polls", action="store_true", help="also of the agent's own Control calls")
     made.add_argument("--events", type=pathlib.Path, help="file of the agent's lines (its journal)")
     made = command("support", _support, "one archive for a bug report, without secrets")
     made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
@@ -230,6 +237,18 @@ def _duration(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError("want a duration such as 90s, 10m or 1h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _since(text: str) -> datetime.datetime:
+    """Return the time of RFC 3339 text, or of a duration before now."""
+    with contextlib.suppress(argparse.ArgumentTypeError, OverflowError):
+        ago = datetime.timedelta(seconds=_duration(text))
+        return datetime.datetime.now(datetime.UTC) - ago
+    with contextlib.suppress(ValueError):
+        found = datetime.datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found.astimezone(datetime.UTC)
+    raise argparse.ArgumentTypeError("want 10m, 2h or RFC 3339, such as 2026-03-01T12:00:00Z")
 
 
 def _paths(options: argparse.Namespace) -> Paths:

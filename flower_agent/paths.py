@@ -141,6 +141,11 @@ class Paths:
         return self.root / "var/log/one-appliance"
 
     @property
+    def agent_log(self) -> pathlib.Path:
+        """What the agent wrote, where no unit has a journal for it: the sandbox."""
+        return self.root / "var/log/flower-agent/agent.log"
+
+    @property
     def motd(self) -> pathlib.Path:
         """What greets who logs in."""
         return self.root / "etc/motd"

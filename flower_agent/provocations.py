@@ -11,6 +11,7 @@ PROVOCATIONS: dict[str, str] = {
     "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
     "agent.bug": "Not to be provoked: a code that nobody should see.",
     "agent.running": "`flower-agent run` while the agent runs.",
+    "agent.silent": "In the sandbox: `kill -STOP` an agent, wait two minutes, and ask `doctor`.",
     "agent.stopped": "`systemctl stop flower-agent`, then `flower-agent doctor`.",
     "appio.open": (
         f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `FLOWER_APPIO_LISTEN=10.0.0.5:9094`."
@@ -90,6 +91,10 @@ PROVOCATIONS: dict[str, str] = {
     "enrol.key_changed": (
         "Stop a SuperNode, clear its `/var/lib/flower-agent/keys`, and start it."
     ),
+    "enrol.key_damaged": (
+        "Stop a SuperNode's agent and container, `: > /var/lib/flower-agent/keys/node-VMID.key`, "
+        "and start the agent."
+    ),
     "enrol.key_invalid": (
         "Make a key with `openssl ecparam -name secp384r1 -genkey`, and check a context "
         "with its base64 in `FLOWER_NODE_PRIVATE_KEY`: it is no OpenSSH form."
@@ -123,6 +128,7 @@ PROVOCATIONS: dict[str, str] = {
     "health.not_serving": (
         "`kill -STOP PID` of Flower's program, which `docker top flower-superlink` tells."
     ),
+    "image.architecture": "Set `FLOWER_VERSION` on an arm64 VM to a tag that amd64 alone has.",
     "image.build": (
         "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without a way to a package "
         "index."
@@ -174,6 +180,9 @@ PROVOCATIONS: dict[str, str] = {
     "run.failed": "Set `FL_STRATEGY=FedNone` beside the app of `contrib/app`.",
     "run.launch_unknown": "Use images of a Flower that has no `BaseExecPlugin.launch_task`.",
     "run.lost": "While a run goes on, remove the SuperLink's database and its container.",
+    "run.message_lost": (
+        "In the SuperLink's image, raise an exception in `pull_object` of the Fleet API."
+    ),
     "run.moved": "Push to the branch in `CUSTOM_APP_REPO` after its run.",
     "run.no_app": "Name a repository in `CUSTOM_APP_REPO` without a `pyproject.toml`.",
     "run.no_outputs": "`flower-agent runs fetch RUN no-such-file`",
@@ -211,7 +220,7 @@ PROVOCATIONS: dict[str, str] = {
     "template.value": 'Check a VM template with `START_SCRIPT = "echo $(id)"` in its CONTEXT.',
     "tls.ca_changed": "`flower-agent reset` on the SuperLink, and start it again.",
     "tls.ca_lost": (
-        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.key`, and have the agent "
+        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.pem`, and have the agent "
         "make a certificate: `flower-agent tls renew`."
     ),
     "tls.chain": "Set `TLS_CERT` and `TLS_KEY` of one CA and `TLS_CA_CERT` of another.",

@@ -183,7 +183,11 @@ class Federation:
             replace(directory / f"context.sh.{stage}", context_text(whole))
 
     def start_agent(self, machine: Machine) -> None:
-        """Start the agent of a VM, as its unit would."""
+        """Start the agent of a VM, as its unit would; its root has a name of its log."""
+        link = machine.root / "var/log/flower-agent/agent.log"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self._log(machine.prefix).absolute())
         self._start(machine.prefix, self.command(machine, "run"))
 
     def stop_agent(self, machine: Machine, sign: int = signal.SIGTERM) -> None:

@@ -26,14 +26,13 @@ from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding
 from flower_agent.machine import cpu, gpu, host, interfaces, nvidia
 from flower_agent.paths import Paths
-from flower_agent.reporting.screen import headline
 from flower_agent.service import discovery, finder
 from flower_agent.service.onegate import OneGate
 from flower_agent.steps import supply
 from flower_agent.steps.engine import socket_url
 from flower_agent.wanted import frameworks, roles
 
-from . import reach, status_command, verdicts
+from . import key_files, reach, status_command, verdicts
 from .inspector import Inspector
 from .verdicts import Check, Room, found, mild, skipped, well
 
@@ -57,6 +56,9 @@ class Patient:
     """None: Docker does not tell."""
 
     docker_root: str = ""
+    registry_answered: bool = False
+    """Docker got an answer of the registry, or asks it by a proxy: its name is no matter here."""
+
     skew_s: float | None = None
 
 
@@ -97,19 +99,29 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         yield from onegate
         yield from _gpu(patient)
         if settings is not None:
+            now = datetime.datetime.now(datetime.UTC)
+            yield from key_files.examine(paths, settings, read.vmid, now)
             yield from reach.examine(paths, read, settings, client)
 
 
 def _agent(paths: Paths) -> Check:
-    now = datetime.datetime.now(datetime.UTC)
     try:
         document, running = status_command.look(paths)
     except AgentError as error:
         return found("agent", error.finding)
-    told = headline(document, running=running, now=now)
-    if not running:
-        return mild("agent", Finding("agent.stopped", told))
-    return well("agent", told)
+    starts = not running and status_command.being_started(paths)
+    now = datetime.datetime.now(datetime.UTC)
+    check = verdicts.agent(document, running=running, now=now, being_started=starts)
+    who = _holder(check)
+    return dataclasses.replace(check, detail=f"{check.detail}; it is {who}") if who else check
+
+
+def _holder(check: Check) -> str:
+    """Return who has the port that the agent misses: its unit may not see other processes."""
+    if check.finding is None or check.finding.code != "port.taken":
+        return ""
+    port = re.search(r":([0-9]{1,5})\b", check.finding.message)
+    return host.listener(int(port[1])) if port else ""
 
 
 def _context(
@@ -129,7 +141,8 @@ def _docker(patient: Patient) -> Iterator[Check]:
         yield found("docker", error.finding)
         return
     patient.docker_root = about.root
-    yield verdicts.docker(about.version, live_restore=about.live_restore)
+    patient.registry_answered = bool(about.proxy)
+    yield verdicts.docker(about.version, live_restore=about.live_restore, proxy=about.proxy)
     if patient.settings is not None:
         wanted = _wanted(patient.settings)
         with contextlib.suppress(AgentError):
@@ -189,7 +202,7 @@ def _synchronized() -> bool | None:
 
 
 def _images(patient: Patient) -> Iterator[Check]:
-    """Let Docker ask the registry; where all images are here, a registry that is away is mild."""
+    """Let Docker ask the registry; where all images are here, one that is away is no matter."""
     if patient.settings is None or patient.images_here is None:
         yield skipped("registry", "without settings or Docker there is nothing to ask for")
         return
@@ -207,8 +220,14 @@ def _images(patient: Patient) -> Iterator[Check]:
         try:
             patient.engine.ask_registry(name, supply.registry(patient.settings))
         except AgentError as error:
-            yield (found if name in absent else mild)("registry", error.finding)
+            code, needed = error.finding.code, bool(absent)
+            patient.registry_answered |= code == "image.denied"
+            if needed or code == "image.denied":
+                yield (found if name in absent else mild)("registry", error.finding)
+            else:
+                yield skipped("registry", f"not needed; {error.finding.message}")
             return
+    patient.registry_answered = True
     yield well("registry", f"gives {', '.join(wanted)}")
 
 
@@ -250,7 +269,8 @@ def _hosts(patient: Patient) -> Iterator[str]:
         yield settings.appio_address.host
     first = settings.image_prefix.partition("/")[0]
     registry = first.partition(":")[0] if "." in first or ":" in first else DOCKER_HUB
-    if patient.images_here is False and not is_ip(registry):
+    asks = patient.images_here is False and not patient.registry_answered
+    if asks and not is_ip(registry):
         yield registry
 
 

@@ -20,6 +20,9 @@ class About:
     live_restore: bool
     """Containers outlive a restart of dockerd."""
 
+    proxy: str = ""
+    """By which it reaches registries; Docker hides a password in it."""
+
 
 class Inspector(Engine):
     """An Engine that is only looked at."""
@@ -32,6 +35,7 @@ class Inspector(Engine):
             version=str(info.get("ServerVersion") or "of unknown version"),
             root=str(info.get("DockerRootDir") or ""),
             live_restore=bool(info.get("LiveRestoreEnabled")),
+            proxy=str(info.get("HttpsProxy") or info.get("HttpProxy") or ""),
         )
 
     def ask_registry(self, reference: str, registry: Registry | None) -> None:

@@ -5,16 +5,18 @@ a file that it was started to write.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from flower_agent import foreign_text
 from flower_agent.errors import AgentError
+from flower_agent.machine import host
 from flower_agent.paths import Paths
 from flower_agent.steps.engine import Engine, socket_url
 from flower_agent.wanted import roles
@@ -26,6 +28,9 @@ from .story import AGENT, Line
 JOURNAL = ("/usr/bin/journalctl", "-u", "flower-agent", "-o", "json", "--no-pager", "-q")
 TIMEOUT_S = 20
 MAX_BYTES = 1 << 22
+EVENTS = 100_000
+"""Lines of the agent's that are looked through for those that are wanted."""
+
 WINDOW_S = 0.5
 """Lines that come within this are put into their order while they are followed."""
 
@@ -34,9 +39,30 @@ NOTHING = "no containers and no events of this agent; of another: --name NAME"
 Ends = queue.SimpleQueue[Line | Exception | None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ask:
+    """How many lines of each writer are told, and which."""
+
+    lines: int
+    wanted: story.Wanted
+
+    def tail(self, *, polled: bool) -> int | None:
+        """Return how many lines to read; None: all, for only some of them are told."""
+        wanted = self.wanted
+        picks = wanted.since is not None or wanted.text or (polled and not wanted.polls)
+        return None if picks else self.lines
+
+    def of(self, lines: Iterable[Line]) -> list[Line]:
+        """Return the last lines that are wanted."""
+        found = list(story.chosen(lines, self.wanted))
+        return found[max(len(found) - self.lines, 0) :]
+
+
 def run(paths: Paths, options: argparse.Namespace) -> int:
     """Print the last lines of everything, or of one; return 1 where there is nothing."""
-    engine, container, lines = _engine(options.name), options.container, options.lines
+    engine, container = _engine(options.name), options.container
+    wanted = story.Wanted(options.since, options.grep, polls=options.polls, hosts=_own_hosts())
+    ask = Ask(options.lines, wanted)
     say = _printer(as_json=options.json, alone=container is not None)
     events = _events(paths, options.events) if container in (None, AGENT) else None
     try:
@@ -53,14 +79,13 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
         print(f"{there} of this agent", file=sys.stderr)
         return 1
     if options.follow:
-        _follow(engine, chosen, events, lines, say)
+        _follow(engine, chosen, events, ask, say)
         return 0
-    told = [story.of_container(c.name, engine.logs(c.name, tail=lines, stamped=True))
-            for c in chosen]  # fmt: skip
-    own = list(story.of_agent(_read(events, lines))) if events else []
+    told = [_last(engine, c, ask) for c in chosen]
+    own = ask.of(story.of_agent(_read(events, ask))) if events else []
     for line in story.merged([line for each in told for line in each] + own):
         say(line)
-    if not chosen and not own:
+    if not chosen and not own and not options.grep and options.since is None:
         print(NOTHING, file=sys.stderr)
         return 1
     return 0
@@ -97,11 +122,27 @@ def _events(paths: Paths, file: pathlib.Path | None) -> tuple[str, ...] | pathli
     """Return where the agent's own events are: a file, or the command that prints them."""
     if file is not None:
         return file
-    own = paths.root == pathlib.Path("/") and pathlib.Path(JOURNAL[0]).exists()
-    return JOURNAL if own else None
+    if paths.root == pathlib.Path("/") and pathlib.Path(JOURNAL[0]).exists():
+        return JOURNAL
+    return paths.agent_log if paths.agent_log.exists() else None
 
 
-def _read(events: tuple[str, ...] | pathlib.Path, lines: int) -> str:
+def _own_hosts() -> frozenset[str]:
+    """Return the addresses from which this VM's agent calls its SuperLink."""
+    return frozenset({"127.0.0.1", "::1", *(text for _, text in host.ipv4_addresses())})
+
+
+def _last(engine: Engine, container: Existing, ask: Ask) -> list[Line]:
+    polled = container.name.endswith(Part.SUPERLINK)
+    since, tail = ask.wanted.since, ask.tail(polled=polled)
+    text = engine.logs(container.name, since=since, tail=tail, stamped=True)
+    return ask.of(story.of_container(container.name, text))
+
+
+def _read(events: tuple[str, ...] | pathlib.Path, ask: Ask) -> str:
+    """Return the last lines of the agent, at most `EVENTS`."""
+    asked, since = ask.tail(polled=False), ask.wanted.since
+    lines = EVENTS if asked is None else asked
     if isinstance(events, pathlib.Path):
         try:
             with events.open("rb") as file:
@@ -115,7 +156,7 @@ def _read(events: tuple[str, ...] | pathlib.Path, lines: int) -> str:
         return "\n".join(rows[max(len(rows) - lines, 0) :])
     try:
         done = subprocess.run(
-            [*events, "-n", str(lines)],
+            [*events, "-n", str(lines), *([f"--since=@{int(since.timestamp())}"] if since else [])],
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -131,18 +172,18 @@ def _follow(
     engine: Engine,
     chosen: tuple[Existing, ...],
     events: tuple[str, ...] | pathlib.Path | None,
-    lines: int,
+    ask: Ask,
     say: Callable[[Line], None],
 ) -> None:
     """Follow each in a thread; end with the first error, or when all have ended."""
     came: Ends = queue.SimpleQueue()
-    sources: list[Iterator[Line]] = [_of(engine, c.name, lines) for c in chosen]
+    sources: list[Iterator[Line]] = [_of(engine, c.name, ask.lines) for c in chosen]
     if events is not None:
-        sources.append(_of_events(events, lines))
+        sources.append(_of_events(events, ask.lines))
 
     def pour(source: Iterator[Line]) -> None:
         try:
-            for line in source:
+            for line in story.chosen(source, ask.wanted):
                 came.put(line)
         except (AgentError, BrokenPipeError) as error:
             came.put(error)

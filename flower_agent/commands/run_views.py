@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flower_agent import files, foreign_text
+from flower_agent.counted import counted
 from flower_agent.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.probes.control import RunInfo
-from flower_agent.runs import outcome
+from flower_agent.runs import outcome, rounds
 from flower_agent.runs.run_calls import CALL_TIMEOUT_S
 from flower_agent.runs.run_files import RunFiles
 
@@ -64,7 +65,7 @@ def show_all(paths: Paths, *, as_json: bool) -> int:
 def row(run: RunInfo, kept: RunFiles, of_context: str | None = None) -> dict[str, Any]:
     """Return one run as ``runs --json`` lists it."""
     ended, submitted = kept.ended(run.run_id), kept.read(run.run_id, "submitted")
-    rounds = ended.get("rounds") or _rounds(kept, run.run_id)
+    told = ended.get("rounds") or _rounds(kept, run.run_id)
     status = str(run.status)
     if run.sub_status:
         status = "finished" if run.sub_status == "completed" else run.sub_status
@@ -76,8 +77,8 @@ def row(run: RunInfo, kept: RunFiles, of_context: str | None = None) -> dict[str
         "submitted_at": run.pending_at,
         "finished_at": run.finished_at,
         "took_s": _took_s(run),
-        "round": rounds[-1].get("round") if rounds else None,
-        "metrics": _metrics(rounds),
+        "round": told[-1].get("round") if told else None,
+        "metrics": _metrics(told),
         "app": f"{run.fab_id} {run.fab_version}".strip(),
         "by": by,
         "details": str(ended.get("cause") or run.details),
@@ -143,7 +144,7 @@ def outputs(kept: RunFiles, run_id: str) -> Iterator[str]:
     if not found or not place.is_dir():
         return
     count = found.get("count", 0)
-    yield f"outputs    {_files(count)}, {size(found.get('bytes', 0))} in {place}"
+    yield f"outputs    {counted(count, 'file')}, {size(found.get('bytes', 0))} in {place}"
     for each in found.get("files", [])[:_SHOWN_FILES]:
         yield f"           {each['name']}  {size(each['bytes'])}  sha256:{each['sha256']}"
     if count > _SHOWN_FILES:
@@ -202,12 +203,8 @@ def fetch(paths: Paths, run_id: str, names: Sequence[str], target: pathlib.Path 
             raise AgentError(
                 "run.no_outputs", f"{printable(name)} is not as it was when it was kept"
             )
-    print(f"{_files(len(names or found))}, {size(total)} in {where}")
+    print(f"{counted(len(names or found), 'file')}, {size(total)} in {where}")
     return 0
-
-
-def _files(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def delete(paths: Paths, run_ids: Sequence[str]) -> int:
@@ -237,7 +234,8 @@ def size(size_bytes: float) -> str:
     """Return a size for a person: ``12.3 KiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size_bytes < _STEP or unit == "GiB":
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+            whole = unit == "bytes"
+            return counted(round(size_bytes), "byte") if whole else f"{size_bytes:.1f} {unit}"
         size_bytes /= _STEP
     raise AssertionError
 
@@ -297,7 +295,7 @@ def _round(each: dict[str, Any]) -> str:
     )
     replies = each.get("replies") or {}
     went = "; ".join(
-        f"{part}: {n['results']} results, {n['failures']} failures" for part, n in replies.items()
+        f"{part}: {rounds.tally(n['results'], n['failures'])}" for part, n in replies.items()
     )
     causes = "; ".join(each.get("causes") or ())
     return f"{each.get('round'):>4}  " + "  ".join(filter(None, (measured, went, causes)))
@@ -310,9 +308,9 @@ def _nodes(found: list[dict[str, Any]]) -> str:
     return f"{len(names)}: {', '.join(names[:_SHOWN_NODES])}{more}"
 
 
-def _metrics(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def _metrics(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the newest metrics, those of the ServerApp before those of the nodes."""
-    for each in reversed(rounds):
+    for each in reversed(rows):
         for part in ("server", "evaluate", "train"):
             if each.get(part):
                 return dict(each[part])

@@ -7,6 +7,7 @@ import argparse
 import datetime
 import json
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from flower_agent.reporting import screen, status
 GRACE_S = 10.0
 """How long ``--wait`` waits for an agent that does not run (yet)."""
 
+SYSTEMCTL = pathlib.Path("/usr/bin/systemctl")
+SYSTEMD_S = 2.0
+MAX_BYTES = 1 << 12
 LOOK_S = 0.2
 WATCH_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -50,12 +54,14 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
             print(f"{error.finding}\n  fix: {error.finding.hint}", file=sys.stderr)
             return status.UNKNOWN
         now = datetime.datetime.now(datetime.UTC)
-        code = status.exit_code(found, running=running, now=now)
-        settled = code in (0, 1) or (not running and time.monotonic() >= dead_until)
+        starts = not running and being_started(paths)
+        code = status.exit_code(found, running=running, now=now, being_started=starts)
+        dead = not running and not starts and time.monotonic() >= dead_until
+        settled = code in (0, 1) or dead
         if not options.wait or settled or time.monotonic() >= end:
             break
-        time.sleep(LOOK_S)
-    print(_shown(found, running=running, now=now, as_json=options.json))
+        time.sleep(WATCH_S if starts else LOOK_S)
+    print(_shown(found, running=running, starts=starts, now=now, as_json=options.json))
     return status.TIMED_OUT if options.wait and not settled else code
 
 
@@ -78,6 +84,32 @@ def look(paths: Paths) -> tuple[dict[str, Any] | None, bool]:
             raise AgentError("state.corrupt", message, "Run it as root.") from error
         lives = held
     return (found if lives or not held else None), lives if held is None else held
+
+
+def being_started(paths: Paths) -> bool:
+    """Ask systemd whether it starts the unit, which only the agent of ``/`` has."""
+    if paths.root != pathlib.Path("/") or not SYSTEMCTL.exists():
+        return False
+    return status.being_started(_properties(SYSTEMCTL))
+
+
+def _properties(program: pathlib.Path) -> str:
+    import subprocess  # costs a status that needs no systemd its quickness
+
+    wanted = ",".join(status.PROPERTIES)
+    command = [str(program), "show", f"--property={wanted}", "flower-agent.service"]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=SYSTEMD_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout[:MAX_BYTES].decode("utf-8", "replace")
 
 
 def document(paths: Paths) -> dict[str, Any] | None:
@@ -128,16 +160,17 @@ def _watch(paths: Paths, *, as_json: bool) -> int:
             time.sleep(WATCH_S)
             continue
         now = datetime.datetime.now(datetime.UTC)
-        code = status.exit_code(found, running=running, now=now)
+        starts = not running and being_started(paths)
+        code = status.exit_code(found, running=running, now=now, being_started=starts)
         told = found or {}
         change = (code, *(told.get(key) for key in ("phase", "error", "errors", "warnings")))
         if sys.stdout.isatty() and not as_json:
-            shown = _shown(found, running=running, now=now, as_json=False)
+            shown = _shown(found, running=running, starts=starts, now=now, as_json=False)
             print(f"{_CLEAR}{shown}\n\n  {status.stamp(now)}, each second; Ctrl-C ends", flush=True)
         elif change != last and as_json:
-            print(json.dumps({**told, "running": running}), flush=True)
+            print(json.dumps(_document(told, running=running, starts=starts)), flush=True)
         elif change != last:
-            line = screen.headline(found, running=running, now=now)
+            line = screen.headline(found, running=running, now=now, being_started=starts)
             cause = (told.get("error") or {}).get("code")
             text = f"{status.stamp(now)} {line}{f': {cause}' if cause else ''}"
             print("".join(c if c.isprintable() else "?" for c in text), flush=True)
@@ -146,9 +179,18 @@ def _watch(paths: Paths, *, as_json: bool) -> int:
 
 
 def _shown(
-    found: dict[str, Any] | None, *, running: bool, now: datetime.datetime, as_json: bool
+    found: dict[str, Any] | None,
+    *,
+    running: bool,
+    starts: bool,
+    now: datetime.datetime,
+    as_json: bool,
 ) -> str:
     if as_json:
-        return json.dumps({**(found or {}), "running": running}, indent=1)
+        return json.dumps(_document(found or {}, running=running, starts=starts), indent=1)
     color = colored(sys.stdout, os.environ)
-    return screen.render(found, running=running, now=now, color=color)
+    return screen.render(found, running=running, now=now, color=color, being_started=starts)
+
+
+def _document(found: dict[str, Any], *, running: bool, starts: bool) -> dict[str, Any]:
+    return {**found, "running": running, **({"being_started": True} if starts else {})}

@@ -20,6 +20,14 @@ MOST = 1_000_000
 _STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?(.*)")
 _OWN = ("event", "level", "timestamp", "exception")
 _QUIET = ("debug", "info")
+_CALL = re.compile(r"INFO\b[^\n]{0,60}ControlServicer\.(?:List|ListRuns|ListNodes|StreamLogs)$")
+"""What Flower writes of a call of its Control API, 1.23 to 1.42."""
+
+_ACCESS = re.compile(
+    r"\S{1,40} INFO \[uvicorn\.access\] (\[?[0-9a-f.:]{1,45}?\]?):\d{1,5}"
+    r' - "POST /v1/control/(?:list-runs|list-nodes|stream-logs) HTTP/1\.[01]" 200$'
+)
+"""What its web server writes beside that, from 1.37 on, with the caller's address."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,6 +39,45 @@ class Line:
 
     who: str
     text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which lines are told."""
+
+    since: datetime.datetime | None = None
+    text: str = ""
+    """Stands in the line, in whatever case."""
+
+    polls: bool = True
+    """Also what Flower writes of the agent's own calls."""
+
+    hosts: frozenset[str] = frozenset()
+    """Addresses of this VM: calls from elsewhere are never the agent's."""
+
+
+def chosen(lines: Iterable[Line], wanted: Wanted) -> Iterator[Line]:
+    """Yield the lines that are wanted; one without a time has that of the one before it."""
+    text, last = wanted.text.casefold(), None
+    for line in lines:
+        last = line.at or last
+        if wanted.since is not None and (last is None or last < wanted.since):
+            continue
+        if not wanted.polls and line.who != AGENT and _is_poll(line.text, wanted.hosts):
+            continue
+        if text in foreign_text.printable(line.text).casefold():
+            yield line
+
+
+def _is_poll(text: str, hosts: frozenset[str]) -> bool:
+    """Return whether Flower wrote a line of a call that the agent makes all the time."""
+    if "ControlServicer." not in text and "uvicorn.access" not in text:
+        return False
+    plain = foreign_text.printable(text).strip()
+    if _CALL.match(plain):
+        return True
+    access = _ACCESS.match(plain)
+    return access is not None and access[1].strip("[]") in hosts
 
 
 def of_container(who: str, text: str) -> Iterator[Line]:

@@ -6,11 +6,12 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from flower_agent.catalogue import CATALOGUE
 from flower_agent.errors import Finding, Severity, warning
 from flower_agent.machine import firewall
 from flower_agent.machine.interfaces import Interface
 from flower_agent.machine.netfilter import Packet
-from flower_agent.reporting import screen
+from flower_agent.reporting import screen, status
 
 MIB, GIB = 1 << 20, 1 << 30
 STATE_ROOM = 64 * MIB
@@ -77,6 +78,37 @@ def mild(name: str, finding: Finding) -> Check:
     return found(name, warning(finding.code, finding.message, finding.hint))
 
 
+def agent(
+    document: dict[str, Any] | None,
+    *,
+    running: bool,
+    now: datetime.datetime,
+    being_started: bool = False,
+) -> Check:
+    """Judge the agent by its status, than which nothing here may be better."""
+    told = screen.headline(document, running=running, now=now, being_started=being_started)
+    if not running and being_started:
+        return well("agent", told)
+    if not running:
+        return mild("agent", Finding("agent.stopped", told))
+    state = status.exit_code(document, running=running, now=now)
+    if document is None or state == status.UNKNOWN:
+        return found("agent", Finding("agent.silent", told))
+    error = document.get("error")
+    if error is None:
+        return well("agent", told)
+    cause = _told(error, f"{told}: {error['message']}")
+    stuck = state in (status.EXIT_CODES["failed"], status.EXIT_CODES["degraded"])
+    return found("agent", cause) if stuck else mild("agent", cause)
+
+
+def _told(error: dict[str, Any], message: str) -> Finding:
+    """Return a finding out of the status file; another version may know other codes."""
+    code = error["code"] if error["code"] in CATALOGUE else "agent.silent"
+    more = "" if code == error["code"] else f" ({error['code']})"
+    return Finding(code, message + more, error["hint"])
+
+
 def disk(room: Room, want_bytes: int) -> Check:
     """Judge a file system; ten times what is wanted is no worry."""
     name = "disk"
@@ -103,6 +135,8 @@ def clock(skew_s: float | None, *, synchronized: bool | None) -> Check:
         message = f"this VM's clock is {abs(skew_s):.0f} s {side} OneGate's"
         return found("clock", Finding("clock.skew", message))
     shown = "is not compared with OneGate's" if skew_s is None else "agrees with OneGate's"
+    if synchronized is False and skew_s is not None:
+        return well("clock", f"{shown}; nothing synchronizes it")
     if synchronized is False:
         message = f"nothing synchronizes the clock, which {shown}"
         hint = "Start chrony or systemd-timesyncd: timedatectl"
@@ -110,12 +144,13 @@ def clock(skew_s: float | None, *, synchronized: bool | None) -> Check:
     return well("clock", f"{shown}{', synchronized' if synchronized else ''}")
 
 
-def docker(version: str, *, live_restore: bool) -> Check:
+def docker(version: str, *, live_restore: bool, proxy: str = "") -> Check:
     """Judge how the Engine is set up."""
+    by = f"; pulls by the proxy {proxy}" if proxy else ""
     if not live_restore:
-        message = f"Docker {version} answers; a restart of it ends the containers"
+        message = f"Docker {version} answers; a restart of it ends the containers{by}"
         return found("docker", warning("docker.live_restore", message))
-    return well("docker", f"{version} answers")
+    return well("docker", f"{version} answers{by}")
 
 
 def filtered(rules: str | None, first: Packet) -> Check:

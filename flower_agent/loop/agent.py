@@ -75,6 +75,7 @@ class Agent:
         self._reporter = Reporter(memory, self._threads, now=now, rng=rng, scale=options.scale)
         notifier = Notifier(options.notify_socket)
         self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
+        self._journal = publisher.Journal()
         self._exporter = Exporter(self._paths, self._keyring)
         self._life = life.born(_now(), now)
         self._intake = Intake(options.paths, options.context_file)
@@ -130,7 +131,7 @@ class Agent:
         self._life = life.step(
             before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
         )
-        publisher.log_change(before, self._life)
+        self._journal.note(before, self._life, monotonic)
         self._publish_safely(now, monotonic)
         return self._pause_s(unmet, monotonic)
 

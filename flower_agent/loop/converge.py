@@ -354,7 +354,7 @@ class Converger:
             self._workload.ends.wait(main.name, error, turn.monotonic)
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
         if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
-            stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up connecting")
+            stop = plan.Step(plan.Action.STOP, main.name, "its Flower works no more")
             self._workload.apply((stop,), {}, turn.monotonic)
         young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
         return young and error.retryable and not waits

@@ -8,6 +8,7 @@ endpoint itself before it starts the container. Connected is read from the Super
 import contextlib
 import dataclasses
 import datetime
+from collections.abc import Iterator
 
 import structlog
 
@@ -16,12 +17,13 @@ from flower_agent.address import Address
 from flower_agent.config import pem
 from flower_agent.config.parsers import SYSTEM
 from flower_agent.config.settings import PARTITION_KEYS, Settings
-from flower_agent.errors import AgentError, Severity, warning
+from flower_agent.errors import AgentError, Finding, Severity, warning
 from flower_agent.pki import certificates, node_trust, trust
 from flower_agent.pki.node_keys import NodeKey, NodeKeys
-from flower_agent.probes import exits
+from flower_agent.probes import exits, messages
 from flower_agent.probes.exchange import Peer
 from flower_agent.probes.health import Prober
+from flower_agent.probes.messages import Loss, Messages
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Link, Mark
 from flower_agent.runs import node_apps
@@ -49,6 +51,8 @@ HOLDS_AFTER_S = 2.0
 REPLACE_KEY_AFTER_S = 600.0
 """A key that worked, and is refused for so long, was unregistered, which is for ever. A SuperLink
 that lost its database registers all keys again much sooner."""
+
+RESTARTS = "The agent restarts the SuperNode; stop the run, which waits: flower-agent stop RUN"
 
 OVERLAP = datetime.timedelta(seconds=2)
 """A log is read again from so long before the last look."""
@@ -99,6 +103,9 @@ class SuperNode:
         self._linked: tuple[datetime.datetime, float] | None = None
         self._seen: _Seen | None = None
         self._lost_at: float | None = None
+        self._messages = Messages()
+        self._loss: Loss | None = None
+        self._loss_at: datetime.datetime | None = None
 
     def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
@@ -183,6 +190,7 @@ class SuperNode:
         self._check_peer(turn, running)
         self._lost_at = None
         node_apps.follow(turn, running, self._apps, 0)
+        self._check_messages(turn)
 
     def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
         settings = turn.settings
@@ -219,9 +227,19 @@ class SuperNode:
         self._key, shown = key, pem.node_key_fingerprint(key.public)
         ghost = key.public == turn.record.worked_key
         more = ", or still takes its last connection for alive" if ghost else ""
+        if not ghost and settings.node_private_key is None:
+            turn.warnings += self._damaged(turn.record.vmid)
         turn.awaited = f"the SuperLink does not know the key {shown}{more}"
         turn.note("key", Mark.OK, shown)
         return key
+
+    def _damaged(self, vmid: str | None) -> Iterator[Finding]:
+        """Yield that the key, which has not worked yet, took the place of a damaged one."""
+        lost = self._keys.damaged(vmid)
+        if lost.exists():
+            path = self._keys.path(vmid)
+            message = f"{path} was damaged and made anew; what was in it is kept as {lost}"
+            yield warning("enrol.key_damaged", message)
 
     def _wants_key(self, turn: Turn, found: SuperLink, key: NodeKey | None) -> bool:
         """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.
@@ -386,6 +404,20 @@ class SuperNode:
         if turn.monotonic - self._lost_at > LOST_AFTER_S:
             self._finder.forget()
 
+    def _check_messages(self, turn: Turn) -> None:
+        """Tell of a message that got lost.
+
+        Raises AgentError ``run.message_lost`` where its Flower takes no other message after that.
+        """
+        if self._messages.loss != self._loss:
+            self._loss, self._loss_at = self._messages.loss, turn.now
+        node_apps.lost(turn, self._loss, self._loss_at or turn.now)
+        version = turn.settings.version
+        if self._messages.stuck and flower.band(version).deaf_after_loss:
+            turn.hung = True
+            message = f"Flower {version} takes no message after one that it could not receive"
+            raise AgentError(messages.CODE, message, RESTARTS, retryable=True)
+
     def _holds(self, turn: Turn, running: Running) -> bool:
         """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
         if self._linked is None or self._linked[0] != running.started_at:
@@ -397,6 +429,7 @@ class SuperNode:
         started_at = running.started_at
         if self._seen is None or self._seen.started_at != started_at:
             self._seen = _Seen(started_at, started_at, turn.monotonic)
+            self._messages = dataclasses.replace(self._messages, stuck=False)
         passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
         since = min(self._seen.since, turn.now - passed - OVERLAP)
         # A clock that was set back dates new lines before the start.
@@ -404,7 +437,9 @@ class SuperNode:
             since = max(since, started_at)
         text = running.read_log(since)
         self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
-        new = foreign_text.lines(text, first=foreign_text.FIRST_LINES)
+        new = tuple(foreign_text.lines(text, first=foreign_text.FIRST_LINES))
+        band = flower.band(turn.settings.version)
+        self._messages = messages.follow(self._messages, new, band)
         self._seen.lines = exits.telling((*self._seen.lines, *new))
         return "\n".join(self._seen.lines)
 

@@ -120,7 +120,14 @@ class Turn:
         """Return what `error` means in this phase."""
         waits = error.finding.code in ("enrol.waiting", "enrol.mismatch")
         phase = Phase.ENROL if waits else self.phase
-        return Unmet(phase, error.finding, fatal=not error.retryable)
+        return Unmet(phase, self._located(error.finding), fatal=not error.retryable)
+
+    def _located(self, found: Finding) -> Finding:
+        """Return a finding about a file with the VM that has it: OneGate shows it to others."""
+        if not found.code.startswith("state.") or self.record.vmid is None:
+            return found
+        message = f"VM {self.record.vmid}: {found.message}"
+        return dataclasses.replace(found, message=message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ netlink socket, so the unit may forbid those.
 """
 
 import array
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -107,6 +108,31 @@ def read_sockets(
     """
     for name in ("tcp6", "tcp"):
         yield from sockets.parse(_text(proc / "net" / name), ports)
+
+
+def listener(port: int, proc: pathlib.Path = pathlib.Path("/proc")) -> str:
+    """Return the program that listens at a port, with its id; empty where /proc does not tell.
+
+    The kernel tells whose a socket is to root with all capabilities alone, so to commands, and not
+    to the agent in its unit.
+    """
+    wanted = {
+        f"socket:[{inode}]"
+        for name in ("tcp6", "tcp")
+        for inode in sockets.inodes(_text(proc / "net" / name), port)
+    }
+    for process in proc.glob("[0-9]*") if wanted else ():
+        if wanted.intersection(_links(process / "fd")):
+            return f"{_text(process / 'comm').strip()} (process {process.name})"
+    return ""
+
+
+def _links(directory: pathlib.Path) -> Iterator[str]:
+    """Yield where the links in a directory lead; none where it is gone, or not ours to see."""
+    with contextlib.suppress(OSError):
+        for each in directory.iterdir():
+            with contextlib.suppress(OSError):  # closed since it was listed
+                yield str(each.readlink())
 
 
 def mountinfo(proc: pathlib.Path = pathlib.Path("/proc")) -> str:

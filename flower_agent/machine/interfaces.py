@@ -19,6 +19,10 @@ _ALIAS = re.compile(r"ETH\d{1,4}_ALIAS\d{1,4}_IP6?")
 """Context variables that hold an alias's address."""
 
 _MTU_DIGITS = 5
+UNCONFIGURED = (
+    "Nothing has configured the NIC. Read: journalctl -b | grep one-context; ip -br address. Then "
+    "set NETCFG_TYPE in the CONTEXT to what the image runs: interfaces, netplan, networkd, nm."
+)
 
 _ROUTE_UP, _ROUTE_REJECT = 0x0001, 0x0200
 _UNFIT = 0x08 | 0x40
@@ -138,9 +142,14 @@ def _obvious(
     if len(candidates) == 1 and candidates[0]:
         return candidates[0][0]
     listed = ", ".join(f"{nic.name} {text}" for nic in interfaces for text in nic.fleet)
+    if not listed:
+        seen = [nic.name for nic in interfaces if not _VIRTUAL.fullmatch(nic.name)]
+        nics = ", ".join(seen) or "none"
+        message = f"The VM has no address but loopback; its NICs are: {nics}"
+        raise AgentError("address.ambiguous", message, UNCONFIGURED, retryable=True)
     raise AgentError(
         "address.ambiguous",
-        f"The VM has no default route, and its addresses are: {listed or 'none'}",
+        f"The VM has no default route, and its addresses are: {listed}",
         retryable=True,
     )
 

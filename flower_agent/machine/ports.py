@@ -33,8 +33,15 @@ def free(
     seen = tuple(host.read_sockets(ports=ports)) if ports else ()
     for container, address in wanted:
         if sockets.taken(seen, address.host, address.port):
-            raise AgentError(
-                "port.taken",
-                f"{container.name} cannot listen at {address}: another process does",
-                retryable=True,
-            )
+            who = host.listener(address.port) or "another process"
+            message = f"{container.name} cannot listen at {address}: {who} does"
+            raise AgentError("port.taken", message, hint(address.port), retryable=True)
+
+
+def hint(port: int) -> str:
+    """Return what to do about a port that somebody else has."""
+    return (
+        f"Find it as root (ss -ltnp 'sport = :{port}'), and stop it where it may end; or set "
+        "another port: FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
+        "FLOWER_HEALTH_PORT."
+    )

@@ -65,6 +65,16 @@ def listens(sockets: Iterable[Socket], port: int) -> tuple[str, ...]:
     )
 
 
+def inodes(text: str, port: int) -> frozenset[str]:
+    """Return the inodes of the listeners at `port` in the text of either file."""
+    rows = (line.split() for line in text.splitlines()[1:] if f":{port:04X} " in line)
+    return frozenset(
+        row[9]
+        for row in rows
+        if len(row) > 9 and row[3] == State.LISTEN and row[1].endswith(f":{port:04X}")  # noqa: PLR2004 - proc(5): the tenth column
+    )
+
+
 def taken(sockets: Iterable[Socket], host: str, port: int) -> bool:
     """Tell whether another listener keeps a program from listening at `host` and `port`."""
     return any(found == host or is_any(found) or is_any(host) for found in listens(sockets, port))

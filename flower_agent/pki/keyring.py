@@ -52,6 +52,7 @@ class Keyring:
             own_ca_pem=own.certificate_pem if own else "",
             own_ca_fault=ca_fault,
             ca_pem=ca_pem,
+            ca_deleted=not self.ca.exists(),
             chain_pem=chain_pem,
             key=Secret(key) if key else None,
             leaf=leaf,
@@ -95,19 +96,26 @@ class Keyring:
                 combined = pair.key.reveal().rstrip() + "\n" + pair.certificate_pem
                 files.write_atomic(self._own_ca, combined.encode(), 0o600)
             case trust.Action.ISSUE:
-                own, fault = self._load_own_ca()
-                if own is None:
-                    raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {fault}")
+                own = self._own_pair()
                 leaf = tls.make_leaf(own, wanted.hosts, now, self._subject)
                 self._write(own.certificate_pem, leaf.certificate_pem, leaf.key)
             case trust.Action.WRITE:
                 self._write(wanted.ca_pem, wanted.chain_pem, wanted.key)
+            case trust.Action.WRITE_CA:
+                self._write(self._own_pair().certificate_pem, "", None)
 
     def _write(self, ca_pem: str, chain_pem: str, key: Secret | None) -> None:
         files.write_atomic(self.ca, ca_pem.encode(), 0o444)
         if chain_pem and key is not None:
             files.write_atomic(self.key, key.reveal().encode(), 0o440, group=FLOWER_UID)
             files.write_atomic(self.chain, chain_pem.encode(), 0o444)
+
+    def _own_pair(self) -> tls.Pair:
+        """Return the CA. Raises AgentError ``tls.ca_lost``."""
+        own, fault = self._load_own_ca()
+        if own is None:
+            raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {fault}")
+        return own
 
     def _load_own_ca(self) -> tuple[tls.Pair | None, str]:
         """Return the CA, or None with the reason where a file is there that is not one."""

@@ -51,6 +51,11 @@ class NodeKeys:
             return self._directory / "node.key"
         return self._directory / f"node-{re.sub('[^A-Za-z0-9]', '_', vmid)}.key"
 
+    @property
+    def given(self) -> pathlib.Path:
+        """The file of the key in FLOWER_NODE_PRIVATE_KEY."""
+        return self._directory / GIVEN
+
     def own(self, vmid: str | None) -> NodeKey:
         """Return the key of this VM; makes it where there is none, or none that can be used.
 
@@ -61,7 +66,18 @@ class NodeKeys:
         if vmid is not None and not path.exists() and nameless.exists():
             self._write(path, files.read(nameless, MAX_BYTES) or b"")
             nameless.unlink()
-        return self.held(vmid) or self.renew(vmid)
+        found, lost = self.held(vmid), files.read(path, MAX_BYTES)
+        if found is not None:
+            return found
+        made = self.renew(vmid)
+        if lost is not None:  # its SuperLink refuses the new one: both sides say why
+            self._write(self.damaged(vmid), lost)
+        return made
+
+    def damaged(self, vmid: str | None) -> pathlib.Path:
+        """Return where a VM's key is kept that was damaged and replaced."""
+        path = self.path(vmid)
+        return path.with_name(f"{path.name}.damaged")
 
     def held(self, vmid: str | None) -> NodeKey | None:
         """Return the key of this VM when it is there and can be used."""
@@ -84,7 +100,7 @@ class NodeKeys:
         )
         path = self.path(vmid)
         self._write(path, made)
-        for other in self._directory.glob("node*.key"):
+        for other in self._directory.glob("node*.key*"):
             if other != path:
                 other.unlink(missing_ok=True)
         log.info("node_key.made", path=str(path))
@@ -95,7 +111,7 @@ class NodeKeys:
 
         Raises AgentError ``enrol.key_invalid`` for one that is no EC key.
         """
-        path, data = self._directory / GIVEN, private.reveal().encode()
+        path, data = self.given, private.reveal().encode()
         try:
             found = self._described(path, data)
         except ValueError as error:

@@ -68,6 +68,10 @@ class Held:
     """Why the CA's file cannot be used, when it is there and cannot."""
 
     ca_pem: str = ""
+
+    ca_deleted: bool = False
+    """Its file is not there; what mounted it still has its content."""
+
     chain_pem: str = ""
     key: Secret | None = None
 
@@ -84,6 +88,7 @@ class Action(enum.StrEnum):
     MAKE_CA = "make CA"
     ISSUE = "issue certificate"
     WRITE = "write certificates"
+    WRITE_CA = "write CA's certificate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,7 +138,10 @@ def _own_steps(wanted: Wanted, held: Held, now: datetime.datetime) -> tuple[Step
     if held.own_ca is None:
         return (Step(Action.MAKE_CA, "absent"), Step(Action.ISSUE, "absent"))
     cause = _why_issue(wanted, held, now)
-    return (Step(Action.ISSUE, cause),) if cause else ()
+    if cause:
+        return (Step(Action.ISSUE, cause),)
+    # The leaf is good and stays: a file that comes back as it was restarts no container.
+    return (Step(Action.WRITE_CA, "absent"),) if held.ca_deleted else ()
 
 
 def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
@@ -141,7 +149,8 @@ def _why_issue(wanted: Wanted, held: Held, now: datetime.datetime) -> str:
         return "absent"
     if held.leaf_fault:
         return held.leaf_fault
-    if held.ca_pem != held.own_ca_pem:
+    # A file that was overwritten in place is damaged in the containers, too: they must restart.
+    if held.ca_pem != held.own_ca_pem and not held.ca_deleted:
         return "the CA beside it is another one"
     if wanted.renew:
         return "asked for"

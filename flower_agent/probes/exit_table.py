@@ -49,7 +49,8 @@ FLOWER_CODES: dict[int, Meaning] = {
     104: Meaning("the SuperLink refuses its arguments", "Check that image and version agree."),
     105: Meaning(
         "the database was written by a Flower version that this one cannot take over from",
-        "Set FLOWER_VERSION back, or move the SuperLink's database away to begin anew.",
+        "Set FLOWER_VERSION back. A database from before an upgrade may be in "
+        "/var/lib/flower-agent/copies on the SuperLink's VM.",
     ),
     300: Meaning("the SuperLink's address is not one of its REST API", _REPORT),
     302: Meaning(
@@ -150,7 +151,7 @@ SIGNS: tuple[Sign, ...] = (
     _sign(
         r"Port in server address (\S+) is already in use"
         r"|bind on address (\([^)\n]{0,100}\)): address already in use",
-        "another process listens on {0}",
+        "{0} was in use when it started",
         error="port.taken",
     ),
     _sign(
@@ -173,19 +174,24 @@ SIGNS: tuple[Sign, ...] = (
         r"unable to open database file|attempt to write a readonly database|"
         r"database or disk is full",
         "the SuperLink cannot write its database",
-        "On the SuperLink's VM check free space, owner (49999) and mode of its state directory.",
+        "On the SuperLink's VM: df -h /var/lib/flower-agent/superlink; ls -la "
+        "/var/lib/flower-agent/superlink (group 49999, writable).",
         "state.unwritable",
     ),
     _sign(
         r"database disk image is malformed|file is not a database",
-        "the SuperLink's database is damaged",
-        "Restore it from a backup, or move it away to begin anew.",
+        "the SuperLink's database, superlink/state.db on its VM, is damaged",
+        "On the SuperLink's VM: flower-agent down; cp -a /var/lib/flower-agent/superlink /root/; "
+        "put a backup in the place of /var/lib/flower-agent/superlink/state.db (copies from "
+        "upgrades are in /var/lib/flower-agent/copies); systemctl start flower-agent. Only without "
+        "any backup move state.db away: that loses runs and nodes.",
         "state.corrupt",
     ),
     _sign(
         r"Can't locate revision identified by",
         "the database was written by a newer Flower version",
-        "Set FLOWER_VERSION back, or move the SuperLink's database away to begin anew.",
+        "Set FLOWER_VERSION back. A database from before an upgrade may be in "
+        "/var/lib/flower-agent/copies on the SuperLink's VM.",
     ),
     _sign(r"No space left on device", "the disk is full", "Make room: df -h", "state.unwritable"),
     _sign(

@@ -74,16 +74,35 @@ class Publisher:
         self._written = (same, monotonic)
 
 
-def log_change(before: Life, after: Life) -> None:
-    """Write one line for a change of state, phase or cause, none for a turn without one."""
-    if after.state is not before.state:
-        took = (after.since - before.since).total_seconds()
-        say = log.error if after.state is State.FAILED else log.info
-        say(f"state.{after.state}", after_s=round(took, 2), **_because(after.error))
-    elif after.error is not None and not gist.same(after.error, before.error):
-        log.info("state.cause", state=after.state.value, **_because(after.error))
-    elif after.phase is not before.phase and after.phase is not None:
-        log.info("state.phase", phase=after.phase.value)
+class Journal:
+    """Writes the VM's life as a story: each change, and what goes on hourly with a count."""
+
+    def __init__(self) -> None:
+        self._repeats = gist.Repeats()
+
+    def note(self, before: Life, after: Life, now: float) -> None:
+        """Write one line for a change of state, phase or cause, none for a turn without one.
+
+        Causes that come and go within one state are told once an hour each.
+        """
+        error = after.error
+        cause = (error.code, gist.gist(error.message)) if error else ("", "")
+        if after.state is not before.state:
+            self._repeats.clear()
+            self._repeats.due(cause, now)
+            took = (after.since - before.since).total_seconds()
+            say = log.error if after.state is State.FAILED else log.info
+            say(f"state.{after.state}", after_s=round(took, 2), **_because(error))
+        elif error is not None:
+            if times := self._repeats.due(cause, now):
+                more = {"times": times} if times > 1 else {}
+                log.info("state.cause", state=after.state.value, **_because(error), **more)
+        elif (
+            after.phase
+            and after.phase is not before.phase
+            and self._repeats.due(("", after.phase), now)
+        ):
+            log.info("state.phase", phase=after.phase.value)
 
 
 def _because(found: Finding | None) -> dict[str, str]:

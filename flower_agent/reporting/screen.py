@@ -32,35 +32,51 @@ _ROLES = {"superlink": "SuperLink", "supernode": "SuperNode", "superexec": "Supe
 _GREEN, _YELLOW, _RED, _FAINT = "32", "33", "31", "2"
 _COLORS = {
     "ready": _GREEN, "starting": _YELLOW, "degraded": _YELLOW, "failed": _RED,
-    "not running": _RED, "unknown": _RED, "stopped": _YELLOW,
+    "not running": _RED, "being started": _YELLOW, "unknown": _RED, "stopped": _YELLOW,
     "ok": _GREEN, "waiting": _YELLOW, "bad": _RED, "off": _FAINT, "skipped": _FAINT,
     "cause": _RED, "warning": _YELLOW,
 }  # fmt: skip
 _PAINTED = re.compile(
-    r"^(?:(ready|starting|degraded|failed|stopped|not running|unknown)\b"
+    r"^(?:(ready|starting|degraded|failed|stopped|not running|being started|unknown)\b"
     r"|(  \S{1,11} +)(ok|waiting|bad|off|warning|skipped)(?= |$)"
     r"|(  )(cause|warning)(?=:))"
 )
 
 
 def render(
-    document: dict[str, Any] | None, *, running: bool, now: datetime.datetime, color: bool = False
+    document: dict[str, Any] | None,
+    *,
+    running: bool,
+    now: datetime.datetime,
+    color: bool = False,
+    being_started: bool = False,
 ) -> str:
     """Return the status as text.
 
     The first line answers "does it work, since when". Words that are wider than the screen, such
     as paths, stay whole; what other programs said comes without control characters.
     """
-    text = "\n".join(_lines(document, running=running, now=now))
+    first = headline(document, running=running, now=now, being_started=being_started)
+    begin = textwrap.wrap(first, WIDTH, subsequent_indent="  ")
+    if not running and not being_started:
+        begin.append("  fix: systemctl start flower-agent")
+    text = "\n".join([*begin, *_lines(document, running=running, now=now)])
     plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     return "\n".join(map(paint, plain.split("\n"))) if color else plain
 
 
-def headline(document: dict[str, Any] | None, *, running: bool, now: datetime.datetime) -> str:
+def headline(
+    document: dict[str, Any] | None,
+    *,
+    running: bool,
+    now: datetime.datetime,
+    being_started: bool = False,
+) -> str:
     """Return the one line that answers "does it work, since when", however wide it is."""
     known = document is not None and document.get("schema") == SCHEMA
-    if not running and not known:
-        return "not running: no flower-agent runs here"
+    if not running and (being_started or not known):
+        begins = "being started: systemd starts flower-agent, or holds it back for other units"
+        return begins if being_started else "not running: no flower-agent runs here"
     if document is None:
         return "unknown: the agent runs but has not written a status yet"
     if not known:
@@ -126,10 +142,6 @@ def paint(line: str) -> str:
 def _lines(
     document: dict[str, Any] | None, *, running: bool, now: datetime.datetime
 ) -> Iterator[str]:
-    first = headline(document, running=running, now=now)
-    yield from textwrap.wrap(first, WIDTH, subsequent_indent="  ")
-    if not running:
-        yield "  fix: systemctl start flower-agent"
     if document is None or document.get("schema") != SCHEMA:
         if running and document is not None:
             yield "  fix: use the flower-agent command of the agent that runs"

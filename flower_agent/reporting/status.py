@@ -18,6 +18,9 @@ EXIT_CODES = {"ready": 0, "failed": 1, "degraded": 2, "starting": 5}
 STOPPED = "stopped"
 """The state that ``down`` and ``reset`` leave behind; no agent runs then."""
 
+PROPERTIES = ("ActiveState", "SubState", "Job")
+"""What `being_started` reads."""
+
 NOT_RUNNING = 3
 UNKNOWN = 4
 TIMED_OUT = 124
@@ -142,16 +145,38 @@ def stamp(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def exit_code(document: dict[str, Any] | None, *, running: bool, now: datetime.datetime) -> int:
+def exit_code(
+    document: dict[str, Any] | None,
+    *,
+    running: bool,
+    now: datetime.datetime,
+    being_started: bool = False,
+) -> int:
     """Return the exit code of ``flower-agent status``.
 
-    `document` is None when there is no status file or it cannot be read.
+    `document` is None when there is no status file or it cannot be read; `being_started` is
+    systemd's word while no agent runs yet.
     """
+    if not running and being_started:
+        return EXIT_CODES["starting"]
     if not running:
         return NOT_RUNNING
     if document is None or document.get("schema") != SCHEMA or age_s(document, now) > STALE_AFTER_S:
         return UNKNOWN
     return EXIT_CODES.get(str(document.get("state")), UNKNOWN)
+
+
+def being_started(properties: str) -> bool:
+    """Return whether systemd starts the unit, by `PROPERTIES` of ``systemctl show``.
+
+    A unit that ended and waits for its restart is not. A start that waits for other units, as at
+    boot, is a job of a unit that is inactive.
+    """
+    found = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
+    state, job = found.get("ActiveState"), found.get("Job", "0")
+    if found.get("SubState") == "auto-restart":
+        return False
+    return state == "activating" or (state in ("inactive", "failed") and job not in ("", "0"))
 
 
 def damage(document: dict[str, Any]) -> str:

@@ -7,23 +7,20 @@ run there: the container has no network, no mount, no capability, and ends withi
 """
 
 import contextlib
-import datetime
 import io
 import tarfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flower_agent.errors import AgentError
-from flower_agent.steps.engine import LOG_OPTIONS, Engine
+from flower_agent.steps import small_container
+from flower_agent.steps.engine import Engine
+from flower_agent.steps.small_container import Job
 from flower_agent.wanted import flower
 
 from . import build_failure, run_needs
-from .git_process import OOM_SCORE_ADJ
 
 LABEL = "org.flower-agent.bundler"
-"""Whose container it is. Not the agent's own label: no plan wants it."""
-
 TIMEOUT_S = 120.0
 LEFT_AFTER_S = 300.0
 BUNDLE_BYTES = 16 * 1024 * 1024
@@ -33,7 +30,6 @@ MEMORY_BYTES = 1 << 30
 PIDS = 256
 FILE_BYTES = 64 * 1024 * 1024
 SAID_BYTES = 1024 * 1024
-_LOOK_S = 0.1
 _PLACE = "/app/bundling"
 _ENVIRONMENT = {
     "FLWR_HOME": f"{_PLACE}/home",
@@ -55,7 +51,7 @@ class Bundler:
 
         Raises AgentError ``run.build`` with Flower's words, or ``docker.…``.
         """
-        with self._container(image, "flwr", ("build", "--app", f"{_PLACE}/app")) as (api, name):
+        with self._container(image, "flwr", "build", "--app", f"{_PLACE}/app") as (api, name):
             api.put_archive(name, "/app", _archive(files))
             api.start(name)
             status = self._wait(api, name)
@@ -66,79 +62,34 @@ class Bundler:
 
     def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
         """Return which of an app's dependencies `image` lacks. Raises AgentError."""
-        command = ("-I", "-S", "-c", run_needs.PROGRAM, *dependencies)
-        with self._container(image, "python", command) as (api, name):
+        command = ("python", "-I", "-S", "-c", run_needs.PROGRAM, *dependencies)
+        with self._container(image, *command) as (api, name):
             api.start(name)
             self._wait(api, name)
             return run_needs.lacking(_said(api, name))
 
     @contextlib.contextmanager
-    def _container(
-        self, image: str, program: str, command: Sequence[str]
-    ) -> Iterator[tuple[Any, str]]:
+    def _container(self, image: str, *command: str) -> Iterator[tuple[Any, str]]:
         """Give the Engine's client and a container that is removed at the end."""
-        with self._engine.calling("build the app's bundle", "run.build") as api:
-            self._sweep(api)
-            name = self._create(api, image, program, command)
-            try:
-                yield api, name
-            finally:
-                api.remove_container(name, force=True, v=True)
-
-    def _sweep(self, api: Any) -> None:
-        """Remove what a process that was killed left; what is young may be another's at work."""
-        label, now = f"{LABEL}={self._engine.owner}", datetime.datetime.now(datetime.UTC)
-        for left in api.containers(all=True, filters={"label": label}):
-            if now.timestamp() - left["Created"] > LEFT_AFTER_S:
-                with contextlib.suppress(AgentError):
-                    self._remove(left["Id"])
-
-    def _remove(self, name: str) -> None:
-        with self._engine.calling(f"remove {name}") as api:
-            api.remove_container(name, force=True, v=True)
-
-    def _create(self, api: Any, image: str, program: str, command: Sequence[str]) -> str:
-        made = api.create_container(
-            image,
-            entrypoint=[program],
-            command=list(command),
-            user=f"{flower.UID}:{flower.UID}",
+        job = Job(
+            label=LABEL,
+            command=command,
             environment=_ENVIRONMENT,
-            working_dir=f"{_PLACE}/out",
-            labels={LABEL: self._engine.owner},
-            network_disabled=True,
-            healthcheck={"test": ["NONE"]},
-            use_config_proxy=False,
-            host_config=_host_config(api),
+            place=f"{_PLACE}/out",
+            writable=True,
+            memory_bytes=MEMORY_BYTES,
+            pids=PIDS,
+            file_bytes=FILE_BYTES,
         )
-        return str(made["Id"])
+        with self._engine.calling("build the app's bundle", "run.build") as api:
+            small_container.sweep(api, LABEL, self._engine.owner, older_s=LEFT_AFTER_S)
+            with small_container.made(self._engine, api, image, job) as name:
+                yield api, name
 
     def _wait(self, api: Any, name: str) -> int:
-        end = time.monotonic() + self._timeout_s
-        while True:
-            state = api.inspect_container(name)["State"]
-            if not state["Running"]:
-                return int(state["ExitCode"])
-            if time.monotonic() > end:
-                message = f"the app's bundle was not built within {self._timeout_s:.0f} s"
-                raise AgentError("run.build", message, retryable=True)
-            time.sleep(_LOOK_S)
-
-
-def _host_config(api: Any) -> Any:
-    return api.create_host_config(
-        network_mode="none",
-        restart_policy={"Name": "no"},
-        init=True,
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        pids_limit=PIDS,
-        mem_limit=MEMORY_BYTES,
-        memswap_limit=MEMORY_BYTES,
-        oom_score_adj=OOM_SCORE_ADJ,
-        ulimits=[{"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES}],
-        log_config={"Type": "json-file", "Config": LOG_OPTIONS},
-    )
+        message = f"the app's bundle was not built within {self._timeout_s:.0f} s"
+        late = AgentError("run.build", message, retryable=True)
+        return small_container.status(api, name, timeout_s=self._timeout_s, late=late)
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

@@ -1,5 +1,6 @@
 """What a VM that runs ClientApps tells of them: which died, and what its SuperLink should know.
 
+A message that the SuperNode lost is told the same way, since its ClientApp gives no answer either.
 OneGate and the status file get the class of an exception and the run, never what it said.
 """
 
@@ -7,6 +8,7 @@ import datetime
 
 from flower_agent.errors import Finding, warning
 from flower_agent.loop.turn import Running, Turn
+from flower_agent.probes.messages import Loss
 
 from . import app_ends
 from .app_ends import AppEnd
@@ -27,6 +29,16 @@ def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> None:
     if end is not None and recent:
         turn.warnings.append(finding(end))
     turn.warnings += apps.findings()
+
+
+def lost(turn: Turn, loss: Loss | None, since: datetime.datetime) -> None:
+    """Tell of a message that the SuperNode lost; a ClientApp that failed may be its consequence."""
+    if turn.dry:
+        return
+    turn.told.setdefault("FLOWER_APP_ERROR", "")
+    if loss is not None and turn.now - since < TOLD_FOR:
+        turn.told["FLOWER_APP_ERROR"] = loss.short() or turn.told["FLOWER_APP_ERROR"]
+        turn.warnings.append(loss.finding())
 
 
 def finding(end: AppEnd) -> Finding:

@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from flower_agent.counted import counted
 from flower_agent.probes.exits import strip_ansi
 
 LINE_MAX = 1 << 16
@@ -197,8 +198,13 @@ def replies(each: Round) -> str:
         if count.failures or not count.results:
             which = "evaluation: " if part == "evaluate" else ""
             why = f": {each.causes[-1]}" if each.causes else ""
-            return f"{which}{count.results} results, {count.failures} failures{why}"
+            return f"{which}{tally(count.results, count.failures)}{why}"
     return ""
+
+
+def tally(results: int, failures: int) -> str:
+    """Return ``1 result, 2 failures``."""
+    return f"{counted(results, 'result')}, {counted(failures, 'failure')}"
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,6 +19,9 @@ from .discovery import Peer, shown
 MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
 MOST_LACKS = 5
+DAMAGED = "enrol.key_damaged"
+"""What a node warns of that had to make a new key."""
+
 MOST_STRANGERS = 5
 """As many are named in one warning."""
 
@@ -67,6 +70,8 @@ class Claim:
 
     lacks: tuple[str, ...] = ()
     """Names that its image lacks of the app of the context (FLOWER_APP_IMAGE)."""
+    damaged: bool = False
+    """It says that its key was damaged, and that it has a new one."""
 
 
 class Action(enum.StrEnum):
@@ -139,7 +144,7 @@ def _key(peer: Peer) -> Claim:
         (key,) = pem.node_keys(text[:MAX_KEY_CHARACTERS])
     except ValueError as error:
         return Claim(peer.vmid, fault=str(error), gpu=gpu)
-    return Claim(peer.vmid, key, gpu=gpu)
+    return Claim(peer.vmid, key, gpu=gpu, damaged=DAMAGED in told.get("FLOWER_WARNING", ""))
 
 
 def by_key(nodes: Collection[NodeInfo]) -> dict[bytes, NodeInfo]:
@@ -166,13 +171,14 @@ def decide(
     A pin whose key was unregistered is given up, so that its VM can come back with a new key.
     """
     told = {c.vmid: c.key for c in claims if c.key is not None}
+    damaged = {c.vmid for c in claims if c.damaged}
     findings = list(_faults(claims))
     kept = {p.vmid: p for p in pins if not _spent(p.key, nodes)}
     for vmid, key in sorted(told.items(), key=lambda pair: _order(pair[0])):
         if vmid not in kept and vmid not in gone and not _spent(key, nodes):
             kept[vmid] = Pin(vmid, key, own=node_of(key, nodes) is None)
         elif vmid in kept and kept[vmid].key != key and not _online(kept[vmid].key, nodes):
-            findings.append(_changed(kept[vmid], key))
+            findings.append(_changed(kept[vmid], key, damaged=vmid in damaged))
     leaving = {vmid for vmid in kept if vmid in gone}
     wanted = {p.key: f"VM {p.vmid}" for p in kept.values() if p.vmid not in leaving}
     wanted |= dict.fromkeys(given, "FLOWER_NODE_PUBLIC_KEYS")
@@ -225,11 +231,12 @@ def _faults(claims: Collection[Claim]) -> Iterator[Finding]:
         yield warning("enrol.stranger", message)
 
 
-def _changed(pin: Pin, key: str) -> Finding:
+def _changed(pin: Pin, key: str, *, damaged: bool) -> Finding:
+    why = "; it says that the one before was damaged" if damaged else ""
     return warning(
         "enrol.key_changed",
         f"VM {pin.vmid} publishes the node key {pem.node_key_fingerprint(key)}, pinned is "
-        f"{pem.node_key_fingerprint(pin.key)}",
+        f"{pem.node_key_fingerprint(pin.key)}{why}",
     )
 
 

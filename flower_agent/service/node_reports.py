@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from flower_agent.background import Background, Threads
 from flower_agent.errors import AgentError, Finding, warning
+from flower_agent.probes import messages
 
 from . import discovery
 from .onegate import OneGate
@@ -92,4 +93,6 @@ def finding(report: Report) -> Finding:
     failed = _CLASS.fullmatch(report.what) is not None
     what = f"raised {report.what}" if failed else report.what
     message = f"VM {report.vmid} says that a ClientApp of run {report.run} {what}"
+    if report.what in messages.TOLD:
+        return warning("run.message_lost", message)
     return warning("run.client_failed" if failed else "run.client_died", message)

@@ -1,7 +1,8 @@
 """When a container that ended may be started again: at once, then later each time.
 
 The first restart is at once, the second waits 10 s, doubling to 5 minutes; ten minutes of life
-forget what was before.
+forget what was before. Each cause has its own count: a restart of Docker and a crash of the program
+are no loop together.
 """
 
 import dataclasses
@@ -14,6 +15,9 @@ from flower_agent.wanted.containers import Existing
 FIRST_DELAY_S = 10.0
 LONGEST_DELAY_S = 300.0
 FORGIVEN_AFTER_S = 600.0
+REFUSED = "refused"
+"""The cause where Docker does not start it."""
+
 LOOP_AT = 3
 """From this many failures on it is called a crash loop."""
 
@@ -23,13 +27,24 @@ class Trouble:
     """How often a container ended, and until when it rests."""
 
     failures: int
-    """Ends in a row without ten minutes of life between them."""
+    """Ends of one cause, without ten minutes of life between them."""
 
     ended_at: datetime.datetime | None
     """Docker's time of the last end that was counted."""
 
     not_before: float
     """Monotonic seconds before which it is not started again."""
+
+    cause: str = ""
+    """What the last end was, as Docker tells it; empty before the first."""
+
+    others: tuple[tuple[str, int], ...] = ()
+    """Ends of other causes in that time, by cause."""
+
+    @property
+    def total(self) -> int:
+        """Ends of every cause."""
+        return self.failures + sum(number for _, number in self.others)
 
 
 def count(
@@ -51,22 +66,26 @@ def count(
         if before and before.ended_at == container.finished_at:
             continue
         lived = _lived_s(container) / scale
-        failures = 1 if before is None or lived >= FORGIVEN_AFTER_S else before.failures + 1
-        wait = delay_s(failures) * scale
-        troubles[container.name] = Trouble(failures, container.finished_at, now + wait)
+        kept = before if lived < FORGIVEN_AFTER_S else None
+        cause = f"{container.exit_code}{' of memory' if container.oom_killed else ''}"
+        failures, others = _counted(kept, cause)
+        not_before = now + delay_s(failures) * scale
+        ended_at = container.finished_at
+        troubles[container.name] = Trouble(failures, ended_at, not_before, cause, others)
     return troubles
 
 
 def waits(known: Trouble | None, new: Trouble, *, not_before: float) -> Trouble:
     """Return what is known after an end that is no failure, but waiting for a peer."""
-    return Trouble(known.failures if known else 0, new.ended_at, not_before)
+    known = known or Trouble(0, None, 0.0)
+    return dataclasses.replace(known, ended_at=new.ended_at, not_before=not_before)
 
 
 def refused(known: Trouble | None, *, now: float, scale: float = 1.0) -> Trouble:
     """Return what is known after Docker refused a start; it counts like an end."""
-    failures = known.failures + 1 if known else 1
+    failures, others = _counted(known, REFUSED)
     ended_at = known.ended_at if known else None
-    return Trouble(failures, ended_at, now + delay_s(failures) * scale)
+    return Trouble(failures, ended_at, now + delay_s(failures) * scale, REFUSED, others)
 
 
 def delay_s(failures: int) -> float:
@@ -88,6 +107,15 @@ def policy(scale: float) -> Callable[[AgentError | None, int], float]:
         return (delay_s(failures + 1) if error.retryable else LONGEST_DELAY_S) * scale
 
     return pause
+
+
+def _counted(known: Trouble | None, cause: str) -> tuple[int, tuple[tuple[str, int], ...]]:
+    """Return the count of `cause` after one more end, and those of the other causes."""
+    counts = dict(known.others) if known else {}
+    if known and known.failures:
+        counts[known.cause] = known.failures
+    number = counts.pop(cause, 0) + 1
+    return number, tuple(sorted(counts.items()))
 
 
 def _lived_s(container: Existing) -> float:

@@ -78,7 +78,9 @@ class Ends:
 
     def wait(self, name: str, error: AgentError, now: float) -> None:
         """Note that a container's program is turned away, as `error` says."""
-        before = self._waits.get(name, Wait(error, now))
+        before = self._waits.get(name)
+        if before is None or before.error.finding.code != error.finding.code:
+            before = Wait(error, now)  # how long the one cause lasts is no matter of the other's
         self._waits[name] = dataclasses.replace(before, error=error)
 
     def waiting(self, name: str) -> Wait | None:

@@ -10,6 +10,7 @@ limit.
 import contextlib
 import datetime
 import os
+import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -38,6 +39,7 @@ from flower_agent.wanted.containers import (
     Mount,
     inspected,
 )
+from flower_agent.wanted.flower import DATA
 from flower_agent.wanted.images import (
     Image,
     Reference,
@@ -50,6 +52,9 @@ from flower_agent.wanted.images import (
 TIMEOUT_S = 10
 SLOW_TIMEOUT_S = 600
 """For create and start, which take minutes after `docker load` with Docker 29's image store."""
+
+SELINUX = pathlib.Path("/sys/fs/selinux/enforce")
+"""There where the kernel has SELinux on."""
 
 STOP_TIMEOUT_S = 30
 """Flower stops within a second; only what hangs is killed after this."""
@@ -86,11 +91,14 @@ class Engine:
         url: str = "unix:///var/run/docker.sock",
         timeout_s: int = TIMEOUT_S,
         slow_s: int = SLOW_TIMEOUT_S,
+        enforce: pathlib.Path = SELINUX,
     ) -> None:
         self.owner = owner
         self._url = url
         self._timeout_s = timeout_s
         self._slow_s = slow_s
+        self._enforce = enforce
+        self._confines: bool | None = None
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
 
@@ -171,10 +179,26 @@ class Engine:
                     LABEL_ROLE: container.part.value,
                     LABEL_FINGERPRINT: container.fingerprint,
                 },
-                host_config=_host_config(api, container, self.owner),
+                host_config=_host_config(api, container, **self.bindings(api, container.mounts)),
                 healthcheck={"test": ["NONE"]},
                 use_config_proxy=False,
             )
+
+    def bindings(self, api: docker.APIClient, mounts: Iterable[Mount]) -> dict[str, Any]:
+        """Return the mounts as options of docker-py's ``create_host_config``.
+
+        Under SELinux a container may read what has its label alone. Docker gives that to the source
+        of a bind whose mode has ``z``, and has no such word for a mount.
+        """
+        relabels = self._selinux(api)
+        return bindings(tuple(mounts), self.owner, relabels=relabels)
+
+    def _selinux(self, api: docker.APIClient) -> bool:
+        """Return whether Docker confines containers by SELinux; asks it once, where that is on."""
+        if self._confines is None:
+            options = api.info().get("SecurityOptions") if self._enforce.exists() else ()
+            self._confines = any("name=selinux" in str(option) for option in options or ())
+        return self._confines
 
     @contextlib.contextmanager
     def _slowly(self, verb: str, name: str) -> Iterator[docker.APIClient]:
@@ -403,7 +427,29 @@ def mounted(mount: Mount, owner: str) -> docker.types.Mount:
     )
 
 
-def _host_config(api: docker.APIClient, container: Container, owner: str) -> Any:
+def bindings(mounts: tuple[Mount, ...], owner: str, *, relabels: bool) -> dict[str, Any]:
+    """Return mounts as ``mounts``, and as ``binds`` those that Docker is to relabel for SELinux.
+
+    The operator's data keep their label: to change it may take hours, and shut out other programs.
+    Raises AgentError ``state.corrupt`` for a source that is not there: of a bind Docker would make
+    it, as a directory.
+    """
+    own = [mount for mount in mounts if relabels and not mount.volume and mount.target != DATA]
+    for mount in own:
+        if not pathlib.Path(mount.source).exists():
+            raise AgentError("state.corrupt", f"{mount.source} is not there", retryable=True)
+    return {
+        "mounts": [mounted(mount, owner) for mount in mounts if mount not in own],
+        "binds": [f"{mount.source}:{mount.target}:{_mode(mount)}" for mount in own] or None,
+    }
+
+
+def _mode(mount: Mount) -> str:
+    """Return the mode of a bind; ``z``: more than one container may have it."""
+    return f"{'ro' if mount.read_only else 'rw'},{mount.propagation},z"
+
+
+def _host_config(api: docker.APIClient, container: Container, **bound: Any) -> Any:
     yields = container.yields_cpu
     return api.create_host_config(
         network_mode="host",
@@ -415,7 +461,7 @@ def _host_config(api: docker.APIClient, container: Container, owner: str) -> Any
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         tmpfs=dict(container.tmpfs),
-        mounts=[mounted(mount, owner) for mount in container.mounts],
+        **bound,
         pids_limit=PIDS_LIMIT,
         mem_limit=container.memory_bytes,
         memswap_limit=container.memory_bytes,

@@ -22,7 +22,7 @@ import docker.types
 
 from flower_agent.errors import AgentError
 from flower_agent.runs.git_process import OOM_SCORE_ADJ
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.wanted.containers import FLOWER_UID, Mount
 from flower_agent.wanted.images import Image, Reference
 
 from .engine import LOG_OPTIONS, Engine
@@ -141,8 +141,8 @@ class Workbench:
         online: bool,
         environment: Mapping[str, str],
     ) -> Any:
-        binds = [
-            docker.types.Mount(target, source, type="bind", read_only=not writable)
+        wanted = [
+            Mount(source, target, read_only=not writable)
             for target, (source, writable) in mounts.items()
         ]
         host_config = api.create_host_config(
@@ -151,7 +151,7 @@ class Workbench:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             restart_policy={"Name": "no"},
-            mounts=binds,
+            **self._engine.bindings(api, wanted),
             pids_limit=PIDS,
             mem_limit=MEMORY_BYTES,
             memswap_limit=MEMORY_BYTES,

@@ -5,6 +5,7 @@ true is always listed.
 """
 
 import dataclasses
+import datetime
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -74,12 +75,16 @@ class Workload:
         self._scale = scale
         self._have: tuple[Existing, ...] = ()
         self._listed_at = float("-inf")
+        self._now = 0.0
         self._dirty = True
         self._watching = False
         self._troubles: dict[str, Trouble] = {}
         self._images: dict[str, Image] = {}
         self._refusals: dict[str, AgentError] = {}
         self._pulls: dict[str, Background[_Pull, None]] = {}
+        self._next: dict[str, tuple[float, str]] = {}
+        """When a container is tried again, in monotonic seconds and in words."""
+
         self.progress = ""
         """What the running pull last said."""
 
@@ -106,11 +111,12 @@ class Workload:
         return max(self.failures(name) - (found is None or not found.running), 0)
 
     def failures(self, name: str) -> int:
-        """Return how often a container ended, or was refused, in a row."""
-        return self._troubles[name].failures if name in self._troubles else 0
+        """Return how often a container ended, or was refused, whatever the causes."""
+        return self._troubles[name].total if name in self._troubles else 0
 
     def observe(self, now: float) -> None:
         """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        self._now = now
         self.started, self._late = frozenset(), None
         late = self._take(now)
         self._late = late if late is not None and late.failed is not None else None
@@ -207,6 +213,7 @@ class Workload:
             raise AgentError(
                 "container.foreign",
                 f"container {taken.name} is not this agent's: it lacks its label",
+                f"docker rename {taken.name} {taken.name}-old: the agent then makes its own.",
             )
         resting = {name for name, t in self._troubles.items() if now < t.not_before}
         return plan.plan(want, self._have, resting=resting, settled=settled)
@@ -242,7 +249,19 @@ class Workload:
         return min(waits, default=float("inf"))
 
     def ended(self, name: str) -> AgentError:
-        """Return why a container that should run does not, with its last words."""
+        """Return why a container that should run does not, and when it is tried again."""
+        error, trouble = self._ended(name), self._troubles.get(name)
+        left_s = trouble.not_before - self._now if trouble else 0.0
+        if trouble is None or left_s <= 0 or trouble.failures < backoff.LOOP_AT:
+            return error
+        if self._next.get(name, (0.0, ""))[0] != trouble.not_before:  # one word all the while
+            at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left_s)
+            self._next[name] = trouble.not_before, f"{at:%H:%M:%S} UTC"
+        told, at_text = error.finding, self._next[name][1]
+        message = f"{told.message}; next try at {at_text}"
+        return AgentError(told.code, message, told.hint, retryable=error.retryable)
+
+    def _ended(self, name: str) -> AgentError:
         found = self.existing(name)
         if name in self._refusals:
             return self._refusals[name]
@@ -251,7 +270,8 @@ class Workload:
         if found.status == "created":
             said = found.error or "it was created and not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
-        return self.ends.why(found, self.failures(name))
+        known = self._troubles.get(name)
+        return self.ends.why(found, known.failures if known else 0)
 
     def _judge(self, name: str, new: Trouble, now: float) -> Trouble:
         found = self.existing(name)

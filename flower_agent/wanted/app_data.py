@@ -12,6 +12,7 @@ import json
 import posixpath
 import re
 
+from flower_agent.counted import counted
 from flower_agent.errors import Finding
 
 from . import flower
@@ -224,7 +225,8 @@ def judge(source: Source, said: str) -> tuple[str, Finding | None]:
         if seen and seen == closed:
             message = f"{named}, and Flower's user {flower.UID} may read nothing in it"
             return "", Finding("data.unreadable", message)
-        count = "empty" if not seen else f"{'at least ' * (seen == LOOKED)}{seen} entries"
+        entries = counted(seen, "entry", "entries")
+        count = f"{'at least ' * (seen == LOOKED)}{entries}" if seen else "empty"
         return count + (f", {closed} of them unreadable" if closed else ""), None
     if said.startswith("refused") and "directory" in said:
         return "", Finding("data.refused", f"{named}, which is no directory")

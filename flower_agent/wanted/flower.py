@@ -58,6 +58,17 @@ _PREVIEW = re.compile(
 )
 
 
+class Lost(enum.Enum):
+    """What a SuperNode logs of a message that it lost (``supernode/start_client_internal.py``).
+
+    The group is the message's ID, or its run. No version sends such a message again.
+    """
+
+    MESSAGE = re.compile(r"\bFailed to receive message ([0-9a-f]{64}): ")
+    ANSWER = re.compile(r"\bFailed to send message ([0-9a-f]{64}): ")
+    TASK = re.compile(r"\bFailed to create task for run ID (\d{1,20})\. The message will not be ")
+
+
 class Transport(enum.StrEnum):
     """How an API speaks; either may have TLS."""
 
@@ -160,6 +171,12 @@ class Band:
     federation: str = "default"
     """The federation that a run is submitted to; empty: its own. 1.23 knows none."""
 
+    losses: tuple[Lost, ...] = ()
+    """What a SuperNode may log of a lost message. In 1.23 such an error ends its process."""
+
+    deaf_after_loss: bool = False
+    """A SuperNode that could not receive a message waits for its answer, and so for ever."""
+
     environment: tuple[tuple[str, str], ...] = ()
     """Variables to set beside telemetry and log level."""
 
@@ -179,7 +196,14 @@ def _rows() -> tuple[Band, ...]:
     update, install = "FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
     http, change = Transport.HTTP, dataclasses.replace
     a23 = Band(id="A2", since=(1, 23), suffix="-py3.12-ubuntu24.04", announces_node=False)
-    a24 = change(a23, since=(1, 24), suffix="-py3.13-ubuntu24.04", announces_node=True)
+    a24 = change(
+        a23,
+        since=(1, 24),
+        suffix="-py3.13-ubuntu24.04",
+        announces_node=True,
+        losses=(Lost.MESSAGE, Lost.ANSWER),
+        deaf_after_loss=True,
+    )
     a26 = change(a24, since=(1, 26), federation="")
     a28 = change(a26, since=(1, 28), environment=((update, "1"),))
     a29 = change(a28, since=(1, 29), storage=False)
@@ -191,10 +215,12 @@ def _rows() -> tuple[Band, ...]:
         appio_tls_flags=own,
         node_appio_tls_flags=own,
         launch="launch_task",
+        losses=tuple(Lost),
     )
     b32 = change(b30, since=(1, 32), environment=((install, "1"), (update, "1")))
+    b33 = change(b32, since=(1, 33), deaf_after_loss=False)
     c35 = change(
-        b32, since=(1, 35), id="C", appio=http, appio_flag=HOST_PORT, node_appio_flag=HOST_PORT
+        b33, since=(1, 35), id="C", appio=http, appio_flag=HOST_PORT, node_appio_flag=HOST_PORT
     )
     c36 = change(c35, since=(1, 36), attach_flag="--runtime-api-address")
     d37 = change(
@@ -209,7 +235,7 @@ def _rows() -> tuple[Band, ...]:
     )
     d38 = change(d37, since=(1, 38), plugin=False)
     e40 = change(d38, since=(1, 40), id="E", fleet=http, fleet_flag=HOST_PORT, fleet_port=8000)
-    return a23, a24, a26, a28, a29, b30, b32, c35, c36, d37, d38, e40
+    return a23, a24, a26, a28, a29, b30, b32, b33, c35, c36, d37, d38, e40
 
 
 BANDS = _rows()

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import re
 
+from flower_agent.counted import counted
 from flower_agent.errors import AgentError
 
 from .images import Reference
@@ -77,9 +78,9 @@ class Lock:
         """How much that is, in words: ``14 wheels, 212 MB``; what is not known is said."""
         sizes = [size for part in self.parts for _, size in part.wheels]
         unknown = sizes.count(0)
-        words = f"{len(sizes)} wheels, {self.size_bytes / 1e6:.0f} MB"
+        words = f"{counted(len(sizes), 'wheel')}, {self.size_bytes / 1e6:.0f} MB"
         if unknown == len(sizes):
-            return f"{unknown} wheels of unknown size" if sizes else "0 wheels"
+            return f"{counted(unknown, 'wheel')} of unknown size" if sizes else "0 wheels"
         return f"{words} and {unknown} of unknown size" if unknown else words
 
 

@@ -17,14 +17,34 @@ from .app_needs import Needs
 LABEL_MADE_OF = "org.flower-agent.made-of"
 """On a derived image: what it was made of, see `frameworks.made_of`."""
 
-DENIALS = (
-    "denied",
-    "unauthorized",
-    "no basic auth",
-    "not found",
-    "manifest unknown",
-    "name unknown",
+MIRROR = (
+    "It is a limit of Docker Hub, and tried again by itself. Log in (FLOWER_REGISTRY_USER, "
+    "FLOWER_REGISTRY_PASSWORD), pull from a mirror (FLOWER_IMAGE_PREFIX), or bake the images into "
+    "the VM's image (flower-agent bake)."
 )
+LOGIN = (
+    "Check FLOWER_IMAGE_PREFIX and FLOWER_VERSION; for a private image set FLOWER_REGISTRY_USER "
+    "and FLOWER_REGISTRY_PASSWORD: a `docker login` on the VM has no effect here."
+)
+WRONG_LOGIN = "Check FLOWER_REGISTRY_USER and FLOWER_REGISTRY_PASSWORD."
+ABSENT = "Check FLOWER_IMAGE_PREFIX and FLOWER_VERSION: there is no such image or tag."
+CERTIFICATE = (
+    "Docker does not trust the registry's certificate: put its CA into "
+    "/etc/docker/certs.d/HOST:PORT/ca.crt; Docker needs no restart for that."
+)
+REASONS = (
+    (("toomanyrequests", "429 too many requests", "pull rate limit"), "image.pull", MIRROR),
+    (
+        ("no matching manifest for", "no match for platform", "cannot be used on this platform"),
+        "image.architecture",
+        "",
+    ),
+    (("incorrect username or password",), "image.denied", WRONG_LOGIN),
+    (("signed by unknown authority",), "image.pull", CERTIFICATE),
+    (("denied", "unauthorized", "no basic auth"), "image.denied", LOGIN),
+    (("not found", "manifest unknown", "name unknown"), "image.denied", ABSENT),
+)
+"""Words of Docker and registries, the code, and the remedy; the first that fits counts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,7 +167,14 @@ def inspected_image(row: dict[str, Any]) -> Image:
 
 
 def pull_failure(reference: str, reason: str) -> AgentError:
-    """Tell a denial by its words: Docker answers it with status 404 or 500, or in the stream."""
-    if any(words in reason for words in DENIALS):
-        return AgentError("image.denied", f"the registry does not give {reference}: {reason}")
-    return AgentError("image.pull", f"{reference} could not be pulled: {reason}", retryable=True)
+    """Tell why a pull failed by its words: Docker answers with status 404 or 500, or in the stream.
+
+    What only a change mends is not retryable.
+    """
+    said = reason.lower()
+    found = (row for row in REASONS if any(words in said for words in row[0]))
+    _, code, hint = next(found, ((), "image.pull", ""))
+    if code == "image.pull":
+        message = f"{reference} could not be pulled: {reason}"
+        return AgentError(code, message, hint, retryable=True)
+    return AgentError(code, f"the registry does not give {reference}: {reason}", hint)

@@ -159,7 +159,7 @@ def test_a_plan_tells_what_stands_in_the_way_as_text_and_as_json(daemon):
         "warning: tls.disabled: TLS_ENABLED is NO: models and updates travel in the clear",
         "  fix: Set TLS_ENABLED=YES on every VM of the federation.",
         f"then waits in phase docker: docker.down: {words}",
-        "  fix: systemctl status docker; journalctl -u docker",
+        "  fix: systemctl status docker; journalctl -u docker -n 50; then: systemctl start docker",
     ]
     found = json.loads(daemon.ask("plan", "--json").stdout)
     jsonschema.validate(found, json.loads((ROOT / "docs/plan.schema.json").read_text()))

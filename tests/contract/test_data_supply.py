@@ -11,7 +11,7 @@ from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 from flower_agent.errors import AgentError
 from flower_agent.reporting.life import Phase
 from flower_agent.reporting.status import Mark
-from flower_agent.steps import data_supply
+from flower_agent.steps import data_supply, engine
 from flower_agent.steps.data_volumes import DataVolumes
 from flower_agent.wanted import app_data
 
@@ -227,6 +227,9 @@ class HangingDocker:
     def calling(self, _what, _code="", *, timeout_s=None):
         assert timeout_s
         yield self
+
+    def bindings(self, _api, mounts):
+        return {"mounts": [engine.mounted(mount, self.owner) for mount in mounts]}
 
     def containers(self, **_):
         return [{"Id": "left"}]

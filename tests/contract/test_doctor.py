@@ -6,8 +6,10 @@ import gc
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import time
 
 import jsonschema
 import pytest
@@ -23,8 +25,11 @@ from endpoints import (
 from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
-from flower_agent import cli, memory
+from flower_agent import cli, files, memory, process
 from flower_agent.address import parse_address
+from flower_agent.commands import doctor
+from flower_agent.commands.inspector import About
+from flower_agent.errors import AgentError
 from flower_agent.machine import host
 from flower_agent.paths import Paths
 from flower_agent.pki.keyring import Keyring
@@ -33,6 +38,7 @@ from flower_agent.reporting import report
 from flower_agent.secret import Secret
 from flower_agent.service import look, onegate
 from flower_agent.wanted.flower import Transport
+from flower_agent.wanted.images import Image
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
 pytestmark = [
@@ -277,7 +283,98 @@ def test_a_clock_that_differs_from_onegates_is_told(vm, ahead_s):
     assert ("behind" if ahead_s > 0 else "ahead of") in found["detail"]
 
 
+# Images and their registry
+
+
+class Shelf:
+    """An Engine with some images, and a registry that it may reach."""
+
+    def __init__(self):
+        self.here, self.trouble, self.proxy = False, None, ""
+
+    def __call__(self, *_, **__):
+        return self
+
+    def about(self):
+        return About(version="28.5.1", root="/", live_restore=True, proxy=self.proxy)
+
+    def image(self, _):
+        return Image("sha256:1", ()) if self.here else None
+
+    def ask_registry(self, name, _):
+        if self.trouble:
+            raise AgentError(self.trouble, f"{name} could not be pulled: no such host")
+
+    def close(self):
+        """Nothing is open."""
+
+
+@pytest.fixture
+def shelf(vm, monkeypatch):
+    found = Shelf()
+    monkeypatch.setattr(doctor, "Inspector", found)
+    vm.context["FLOWER_IMAGE_PREFIX"] = "registry.invalid/flwr"
+    return found
+
+
+def test_where_all_images_are_here_a_registry_that_is_away_is_no_matter(vm, shelf):
+    shelf.here, shelf.trouble = True, "image.pull"
+    _, checks = vm.run()
+    assert (checks["image"]["detail"], checks["registry"]["verdict"]) == ("all are here", "skipped")
+    assert "registry.invalid" not in checks["dns"]["detail"]
+    shelf.here = False
+    assert vm.check("registry")["code"] == "image.pull"
+
+
+@pytest.mark.parametrize("trouble", [None, "image.denied"])
+def test_a_registry_that_answered_needs_no_name_here(vm, shelf, trouble):
+    shelf.trouble = trouble
+    _, checks = vm.run()
+    assert checks["registry"]["code"] == trouble
+    assert checks["dns"]["verdict"] == "skipped"
+
+
+def test_a_registry_that_does_not_answer_has_its_name_looked_up_unless_a_proxy_does(vm, shelf):
+    shelf.trouble = "image.pull"
+    assert vm.check("dns")["code"] == "endpoint.unknown_host"
+    shelf.proxy = "http://proxy.example.org:3128"
+    _, checks = vm.run()
+    assert checks["dns"]["verdict"] == "skipped"
+    assert "by the proxy http://proxy.example.org:3128" in checks["docker"]["detail"]
+
+
 # This machine
+
+
+def test_doctor_is_never_better_than_the_status_of_a_living_agent(vm):
+    own, stamp = process.own(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    error = {"code": "superexec.detached", "message": "it holds no connection", "hint": "look"}
+    told = {"schema": 1, "state": "degraded", "since": stamp, "written_at": stamp, "error": error}
+    vm.paths.runtime.mkdir(parents=True)
+    vm.paths.status.write_text(json.dumps({**told, "pid": own.pid, "pid_started": own.started}))
+    with files.lock(vm.paths.lock):
+        code, checks = vm.run()
+    assert (code, checks["agent"]["code"]) == (1, "superexec.detached")
+    assert checks["agent"]["verdict"] == "bad"
+
+
+def test_who_has_a_taken_port_is_named(vm):
+    own, stamp = process.own(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    vm.paths.runtime.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        message = f"flower-supernode cannot listen at {where}: another process does"
+        error = {"code": "port.taken", "message": message, "hint": "look"}
+        told = {"schema": 1, "state": "failed", "since": stamp, "written_at": stamp, "error": error}
+        vm.paths.status.write_text(json.dumps({**told, "pid": own.pid, "pid_started": own.started}))
+        with files.lock(vm.paths.lock):
+            assert f"(process {own.pid})" in vm.check("agent")["detail"]
+
+
+def test_a_damaged_node_key_is_told(vm):
+    vm.paths.keys.mkdir(parents=True)
+    (vm.paths.keys / f"node-{NODE}.key").write_text("junk")
+    assert vm.check("node key")["code"] == "enrol.key_damaged"
 
 
 def test_a_docker_engine_that_is_not_there_is_told(vm):

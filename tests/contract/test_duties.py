@@ -71,9 +71,10 @@ class Node:
         )
         self.monotonic = 1000.0
 
-    def read(self, now):
-        turn = Turn(
-            settings=parse(FLOWER_ROLE="client"),
+    def turn(self, now, **context):
+        self.monotonic += 1
+        return Turn(
+            settings=parse(FLOWER_ROLE="client", **context),
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),
@@ -82,7 +83,21 @@ class Node:
             monotonic=self.monotonic,
             record=Record(),
         )
-        self.monotonic += 1
+
+    def read(self, now):
+        return self._look(self.turn(now))
+
+    def messages(self, now, **context):
+        """Return a turn after the look at the messages, and its error."""
+        turn = self.turn(now, **context)
+        self._look(turn)
+        try:
+            self.duty._check_messages(turn)
+        except AgentError as error:
+            return turn, error
+        return turn, None
+
+    def _look(self, turn):
         return self.duty._read(turn, Running(self.started_at, self.log.read))
 
 
@@ -193,6 +208,48 @@ def test_without_a_connection_a_mute_peer_is_still_the_cause(proven, expected):
 
 def test_a_dry_look_asks_no_peer():
     assert told_of_peer("peer.mute", held=True, dry=True)[0] == ""
+
+
+LOST = (
+    "INFO :      [RUN 7, ROUND 2]",
+    f"INFO :      Receiving: train message (ID: {'a' * 64})",
+    f"ERROR :     Failed to receive message {'a' * 64}: timed out at 10.0.0.7",
+)
+
+
+def test_a_lost_message_is_told_until_the_next_answer_arrives_or_for_a_day():
+    node = Node(START)
+    turn, _ = node.messages(START + seconds(1), FLOWER_VERSION="1.42.0")
+    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+    for line in LOST:
+        node.log.write(START + seconds(2), line)
+    for at in (3, 23 * 3600):
+        turn, error = node.messages(START + seconds(at), FLOWER_VERSION="1.42.0")
+        assert (turn.told["FLOWER_APP_ERROR"], error) == ("lost its message; run 7", None)
+        assert [found.code for found in turn.warnings] == ["run.message_lost"]
+        assert "10.0.0.7" not in turn.warnings[0].message
+    turn, _ = node.messages(START + seconds(25 * 3600), FLOWER_VERSION="1.42.0")
+    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+
+
+def test_the_next_answer_ends_the_warning_about_a_lost_message():
+    node = Node(START)
+    for line in (*LOST, "INFO :      Sent successfully"):
+        node.log.write(START + seconds(2), line)
+    turn, _ = node.messages(START + seconds(3), FLOWER_VERSION="1.42.0")
+    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+
+
+def test_a_node_that_takes_no_message_after_a_lost_one_wants_a_restart():
+    node = Node(START)
+    for line in LOST:
+        node.log.write(START + seconds(2), line)
+    turn, error = node.messages(START + seconds(3), FLOWER_VERSION="1.25.0")
+    assert (turn.hung, error.finding.code) == (True, "run.message_lost")
+    node.started_at = START + seconds(30)
+    turn, error = node.messages(START + seconds(31), FLOWER_VERSION="1.25.0")
+    assert (turn.hung, error) == (False, None)
+    assert turn.told["FLOWER_APP_ERROR"] == "lost its message; run 7"  # the run waits all the same
 
 
 class Numbered:

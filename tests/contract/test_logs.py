@@ -1,6 +1,7 @@
 """``flower-agent logs``: containers and agent in one story, and ends that come too early."""
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
@@ -96,6 +97,65 @@ def test_json_has_time_writer_and_text(engine, capsys):
     assert found["at"].endswith("+00:00")
 
 
+POLLS = (
+    "\x1b[92mINFO \x1b[0m:      ControlServicer.ListNodes",
+    "INFO :      ControlServicer.List",
+    (
+        "2026-11-30T16:30:22.610Z INFO [uvicorn.access] 127.0.0.1:54080 - "
+        '"POST /v1/control/list-nodes HTTP/1.1" 200'
+    ),
+)
+
+
+def test_the_agents_own_polls_are_hidden_and_push_nothing_out(engine, capsys):
+    engine.say("flower-superlink", "first")
+    for _ in range(100):
+        for poll in POLLS:
+            engine.say("flower-superlink", poll)
+    engine.say("flower-superlink", "INFO :      ControlServicer.StartRun")
+    shown = ask(capsys, "superlink")[1].out.splitlines()
+    assert shown == ["first", "INFO :      ControlServicer.StartRun"]
+    assert ask(capsys, "superlink", "--polls", "-n", "2")[1].out.count("\n") == 2
+    assert "first" not in ask(capsys, "superlink", "--polls")[1].out
+
+
+def test_lines_are_picked_by_text_whatever_its_case(engine, events, capsys):
+    engine.say("flower-superlink", "a ValueError of an app")
+    engine.say("flower-superexec", "nothing")
+    events("state.cause", code="valueerror")
+    code, said = ask(capsys, "--grep", "VALUEerror", "--events", str(events.path))
+    assert code == 0
+    assert told(said.out) == [
+        "flower-superlink | a ValueError of an app",
+        "agent | state.cause code=valueerror",
+    ]
+    assert ask(capsys, "--grep", "(a+)+$") == (0, ("", ""))
+
+
+def test_lines_are_picked_by_time(engine, capsys):
+    engine._now = lambda: datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=2)
+    engine.say("flower-superlink", "old")
+    engine._now = lambda: datetime.datetime.now(datetime.UTC)
+    engine.say("flower-superlink", "new")
+    hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    for since in ("10m", f"{hour_ago:%Y-%m-%dT%H:%M:%SZ}"):
+        assert ask(capsys, "superlink", "--since", since)[1].out == "new\n"
+    assert ask(capsys, "superlink", "--since", "3h")[1].out == "old\nnew\n"
+    with pytest.raises(SystemExit) as caught:
+        ask(capsys, "--since", "yesterday")
+    assert caught.value.code == 64
+
+
+def test_the_agents_lines_are_found_below_a_root_without_a_journal(
+    engine, events, tmp_path, capsys
+):
+    events("agent.start")
+    place = tmp_path / "var/log/flower-agent"
+    place.mkdir(parents=True)
+    (place / "agent.log").symlink_to(events.path)
+    assert ask(capsys, "agent", root=str(tmp_path))[1].out == "agent.start\n"
+
+
 def test_without_docker_the_agent_still_tells(engine, events, capsys):
     engine.down = True
     events("agent.start")
@@ -134,7 +194,15 @@ def test_logs_that_are_followed_end_with_the_error_of_any_container(engine, erro
 
     engine.follow = breaks
     options = argparse.Namespace(
-        name="", container=None, lines=9, follow=True, json=False, events=None
+        name="",
+        container=None,
+        lines=9,
+        follow=True,
+        json=False,
+        events=None,
+        since=None,
+        grep="",
+        polls=True,
     )
     with pytest.raises(type(error)):
         logs_command.run(Paths(pathlib.Path("/nowhere")), options)

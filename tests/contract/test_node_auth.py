@@ -130,6 +130,21 @@ def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
     assert vm.duty.introduction(vm.turn().settings, "42") == {}
 
 
+def test_a_key_that_took_the_place_of_a_damaged_one_is_said_until_it_works(vm):
+    path = vm.keys.path("42")
+    vm.key(published=True)
+    assert vm.last.warnings == []
+    path.chmod(0o600)
+    path.write_bytes(b"junk")
+    made = vm.key(published=True)
+    (found,) = vm.last.warnings
+    assert found.code == "enrol.key_damaged"
+    assert str(path) in found.message
+    vm.record = dataclasses.replace(vm.record, worked_key=made.public)
+    vm.key(published=True)
+    assert vm.last.warnings == []
+
+
 def test_what_the_superlink_said_last_counts_while_onegate_is_away(vm):
     first = vm.key(published=True)
     assert vm.key(published=None) == first

@@ -306,6 +306,12 @@ def test_the_hardening_lets_the_federation_in_and_nobody_else(wire):
     assert wire.rules().count("chain flower_hardening input") <= 1
 
 
+def test_the_owners_of_loopback_are_no_matter_of_the_fleet(wire):
+    wire.run("nft", "-f", "-", given=sample("loopback-owners.nft", operators="4242"))
+    assert wire.reached(HERE)
+    assert claimed(wire) is None
+
+
 def test_the_hardening_refuses_mail_at_once_and_nothing_else(wire):
     wire.run("nft", "-f", "-", given=sample("hardening.nft", federation="10.77.0.0/24"))
     dial = "import socket, sys; socket.create_connection(('10.77.0.20', int(sys.argv[1])), 5)"

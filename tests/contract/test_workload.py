@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import re
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from real_engine import until
 from flower_agent.background import Threads
 from flower_agent.errors import AgentError
 from flower_agent.secret import Secret
-from flower_agent.steps.backoff import LOOP_AT
+from flower_agent.steps.backoff import LOOP_AT, delay_s
 from flower_agent.steps.workload import RETRY_PULL_S, Workload
 from flower_agent.wanted.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Mount, Part
 from flower_agent.wanted.images import Registry
@@ -431,6 +432,24 @@ def test_many_ends_are_a_crash_loop_with_their_number(machine):
     finding = machine.workload.ended(SUPERLINK).finding
     assert finding.code == "container.crash_loop"
     assert f"{LOOP_AT} times in a row" in finding.message
+
+
+def test_a_crash_loop_says_when_the_next_try_is_and_the_same_all_the_while(machine):
+    machine.turn(wanted())
+    for _ in range(LOOP_AT):
+        machine.clock.sleep(100)
+        machine.turn(wanted())
+        machine.engine.end(SUPERLINK, 1)
+    machine.clock.sleep(100)
+    machine.workload.observe(machine.now)
+    before = datetime.datetime.now(datetime.UTC)
+    message = machine.workload.ended(SUPERLINK).finding.message
+    told = re.search(r"; next try at (\d\d:\d\d:\d\d) UTC$", message)[1]
+    due = before + datetime.timedelta(seconds=delay_s(LOOP_AT))
+    assert told in (f"{due:%H:%M:%S}", f"{due + datetime.timedelta(seconds=1):%H:%M:%S}")
+    machine.clock.sleep(3)
+    machine.workload.observe(machine.now)
+    assert machine.workload.ended(SUPERLINK).finding.message == message
 
 
 def test_an_absent_container_is_told(machine):

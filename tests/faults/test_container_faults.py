@@ -147,10 +147,8 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
             "container.exited",
             f"{name} ended 2 times in a row, the last time with status 1: {meaning}",
         ) in told
-        assert (
-            "container.crash_loop",
-            f"{name} ended 3 times in a row, the last time with status 1: {meaning}",
-        ) in told
+        looped = f"{name} ended 3 times in a row, the last time with status 1: {meaning}; next try"
+        assert any(code == "container.crash_loop" and looped in why for code, why in told)
         assert "\x1b[91mERROR" in docker("logs", name)  # the code stands nowhere else
         wait_for(
             lambda: "container.crash_loop" in federation.attributes(machine).get("FLOWER_ERROR"),
@@ -281,7 +279,7 @@ def test_a_supernode_that_was_forgotten_and_hangs_instead_of_ending_is_restarted
         begin_anew(federation)
         ready_after(federation, node, names(node)[0], before)
         stops = [e["cause"] for e in events(federation, node) if e["event"] == "container.stop"]
-        assert set(stops) == {"its Flower gave up connecting"}  # on a slow machine more than once
+        assert set(stops) == {"its Flower works no more"}  # on a slow machine more than once
     finally:
         federation.down()
         docker("rmi", "-f", image)

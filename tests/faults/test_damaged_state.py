@@ -126,6 +126,19 @@ def test_a_damaged_certificate_is_made_again_by_the_same_ca(vms, name, damage):
     ready(federation, node)
 
 
+@pytest.mark.parametrize("role", ["superlink", "supernode"])
+def test_a_deleted_ca_file_is_written_again_and_restarts_nothing(vms, role):
+    federation, link, node = vms
+    before, machine = (ids(link), ids(node)), link if role == "superlink" else node
+    path = state_file(machine, "tls/ca.crt")
+    content = path.read_bytes()
+    path.unlink()
+    wait_for(path.exists, "the file is there again")
+    ready(federation, machine)
+    assert path.read_bytes() == content
+    assert (ids(link), ids(node)) == before
+
+
 @damaged
 def test_a_nodes_damaged_ca_is_fetched_again_and_is_the_trusted_one(vms, damage):
     federation, link, node = vms

@@ -1,11 +1,16 @@
-"""What a run wrote is kept through restarts of agent and container, and without a SuperExec."""
+"""What a run wrote is kept through restarts of agent, container, Docker and VM."""
 
 import json
 import re
+import shutil
+import signal
 
 import pytest
 import small_apps
-from watched import docker, wait_for
+from second_engine import SecondEngine
+from watched import WatchedFederation, docker, wait_for
+
+from flower_agent.wanted import flower
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -33,6 +38,58 @@ def ready(lone):
         return federation
 
     return make
+
+
+class OwnDocker(WatchedFederation):
+    """A federation whose SuperLink's VM has a Docker of its own, which is broken for real."""
+
+    def __init__(self, directory, engine, **options):
+        super().__init__(directory, base_port=25800, variables=LIGHT, say=lambda _: None, **options)
+        self._engine = engine
+
+    def command(self, machine, *arguments):
+        command = super().command(machine, *arguments)
+        if machine is not self.superlink:
+            return command
+        return ["env", f"DOCKER_HOST={self._engine.url}", *command]
+
+    def cut_power(self):
+        """End all that runs on the SuperLink's VM at once; what was in /run is gone."""
+        self.stop_agent(self.superlink, signal.SIGKILL)
+        self._engine.power_cut()
+        shutil.rmtree(self.superlink.root / "run/flower-agent")
+
+    def boot(self):
+        """Start the SuperLink's VM again: Docker and agent, with the same context."""
+        self._engine.start()
+        self.start_agent(self.superlink)
+
+
+@pytest.fixture(scope="module")
+def second_engine(images):
+    engine = SecondEngine()
+    try:
+        engine.start()
+        version = flower.parse_version(flower.DEFAULT)
+        engine.load([flower.image("flwr", part, version) for part in ("superlink", "superexec")])
+        yield engine
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def own_docker(second_engine, tmp_path):
+    """A federation that is connected; the SuperLink's VM has a Docker of its own."""
+    scale = {"FLOWER_AGENT_TIME_SCALE": "0.2"}
+    federation = OwnDocker(tmp_path / "vms", second_engine, name="owndocker", environment=scale)
+    try:
+        federation.up()
+        assert federation.connected() == len(federation.supernodes)
+        yield federation
+    finally:
+        if not second_engine.is_on:
+            second_engine.start()
+        federation.down()
 
 
 def begin(federation, place, seconds):
@@ -86,6 +143,37 @@ def test_what_was_written_is_kept_when_the_container_is_restarted(ready, tmp_pat
     assert (end, "early.bin" in files, "late.bin" in files) == ("failed", True, False)
     again = begin(federation, tmp_path / "again", seconds=0)
     assert kept(federation, again) == ("finished", {"early.bin", "late.bin"})
+
+
+def assert_all_is_kept(federation, run, place):
+    """See that a run which something ended has all its files, and that the next run works."""
+    end, files = kept(federation, run)
+    assert (end, "early.bin" in files, "late.bin" in files) == ("failed", True, False)
+    assert (runs(federation) / run / "log.txt").read_text()
+    wait_for(lambda: federation.status(federation.superlink)["state"] == "ready", "ready again")
+    link = federation.superlink
+    assert re.search(rf"^{run} +failed ", federation.agent(link, "runs").stdout, re.MULTILINE)
+    assert "early.bin" in federation.agent(link, "runs", "show", run).stdout
+    federation.agent(link, "runs", "fetch", run, "early.bin", "-o", str(place / "fetched"))
+    assert [path.read_text() for path in (place / "fetched").rglob("early.bin")] == ["e"]
+    again = begin(federation, place / "again", seconds=0)
+    assert kept(federation, again) == ("finished", {"early.bin", "late.bin"})
+
+
+def test_what_was_written_is_kept_when_docker_is_restarted(own_docker, second_engine, tmp_path):
+    run = begin(own_docker, tmp_path, seconds=300)
+    second_engine.stop()  # without live-restore it takes the containers with it
+    assert not (runs(own_docker) / run / "outputs").exists()
+    second_engine.start()
+    assert_all_is_kept(own_docker, run, tmp_path)
+
+
+def test_what_was_written_is_kept_when_the_power_fails(own_docker, tmp_path):
+    run = begin(own_docker, tmp_path, seconds=300)
+    own_docker.cut_power()
+    assert not (runs(own_docker) / run / "outputs").exists()
+    own_docker.boot()
+    assert_all_is_kept(own_docker, run, tmp_path)
 
 
 def test_a_stopped_run_keeps_what_it_wrote(ready, tmp_path):

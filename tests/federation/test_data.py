@@ -1,6 +1,7 @@
 """Data of apps from disks, mounted by a real Docker: loop devices, and a whole SuperNode.
 
-This kernel has no NFS client, so of NFS the options and Docker's refusal are tried.
+This kernel has no NFS client, so of NFS the options and Docker's refusal are tried; tests/image has
+a real server.
 """
 
 import json
@@ -96,7 +97,7 @@ def test_a_disk_is_read_by_its_device_and_by_its_label(volumes, disk, label):
     found = look(volumes, device, "ext4")
     assert (found.words, dict(found.mount.volume)["type"]) == ("2 entries", "ext4")
     label("my data", only="x")
-    assert look(volumes, "LABEL=my data", "ext4").words == "1 entries"
+    assert look(volumes, "LABEL=my data", "ext4").words == "1 entry"
 
 
 def test_the_type_of_a_disk_is_found_by_trying(volumes, disk):
@@ -142,7 +143,7 @@ def test_a_directory_is_looked_at_as_the_user_of_apps(volumes):
         (place / "train.csv").write_text("x")
         assert refused(volumes, str(place)).code == "data.unreadable"
         place.chmod(0o755)
-        assert look(volumes, str(place)).words == "1 entries"
+        assert look(volumes, str(place)).words == "1 entry"
         (place / "train.csv").chmod(0)
         assert refused(volumes, str(place)).code == "data.unreadable"
         assert refused(volumes, f"{place}/train.csv").code == "data.refused"
@@ -159,7 +160,7 @@ def test_a_supernodes_apps_read_a_disk_and_its_loss_is_named(lone, disk):
         federation.deploy(machine)
     wait_for(lambda: federation.agent(node, "status").returncode == 0, "SuperNode")
     facts = {fact["name"]: fact["detail"] for fact in federation.status(node)["facts"]}
-    assert facts["data"] == f"{device} (ext4): 1 entries"
+    assert facts["data"] == f"{device} (ext4): 1 entry"
     apps, main = f"{node.prefix}-flower-superexec", f"{node.prefix}-flower-supernode"
     assert docker("exec", apps, "python", "-c", "print(open('/app/data/one').read())") == "1\n"
     write = "import os\ntry: open('/app/data/two', 'w')\nexcept OSError as e: print(e.strerror)"

@@ -118,6 +118,12 @@ def apps(far, version, tmp_path_factory):
         federation.down()
 
 
+@pytest.fixture(scope="module")
+def said(apps):
+    """What `flwr run` printed of a run that came to its end."""
+    return list(apps.submit())
+
+
 def fact(federation, machine, name):
     facts = federation.status(machine)["facts"]
     return next((row for row in facts if row["name"] == name), {"detail": ""})
@@ -137,17 +143,17 @@ def codes(federation, machine):
     return [found["code"] for found in federation.status(machine)["warnings"]]
 
 
-def test_a_run_is_computed_by_superexecs_on_another_machine(apps, far):
+def test_a_run_is_computed_by_superexecs_on_another_machine(apps, far, said):
     assert far.engine.running() == [
         "far-superexec-0-flower-superexec",
         "far-superexec-1-flower-superexec",
     ]
-    told = list(apps.submit())
-    assert any(re.search(r"finished|completed", line) for line in told), told[-20:]
+    assert any(re.search(r"finished|completed", line) for line in said), said[-20:]
     assert "trained on" in logs(far, apps.apps[1]), "ClientApps of the first SuperNode"
-    assert "round 3" in "\n".join([logs(far, apps.apps[0]), *told]).lower(), "the ServerApp"
+    assert "round 3" in "\n".join([logs(far, apps.apps[0]), *said]).lower(), "the ServerApp"
 
 
+@pytest.mark.usefixtures("said")
 def test_its_outputs_stay_there_and_the_superlink_says_where(apps):
     runs = apps.apps[0].root / "var/lib/flower-agent/runs"
     wait_for(lambda: list(runs.glob("*/outputs.json")), "the outputs over there", 120)

@@ -80,8 +80,7 @@ def test_the_doctor_finds_nothing_wrong(federation):
 
 def test_the_logs_of_all_stand_by_time(federation):
     machine = federation.supernodes[0]
-    events = str(federation._log(machine.prefix))
-    lines = said(federation, machine, "logs", "-n", "1000", "--events", events).splitlines()
+    lines = said(federation, machine, "logs", "-n", "1000").splitlines()
     stamps = [line[:24] for line in lines if line[:2] == "20"]
     assert stamps == sorted(stamps)
     told = "\n".join(line[25:] for line in lines)
@@ -89,6 +88,18 @@ def test_the_logs_of_all_stand_by_time(federation):
     connected = told.index("SuperNode ID")
     ready = told.index("agent | state.ready")
     assert start < connected < ready
+
+
+def test_the_agents_polls_are_not_in_the_logs(federation):
+    machine = federation.superlink
+    every = said(federation, machine, "logs", "superlink", "-n", "10000", "--polls")
+    assert "ControlServicer.ListNodes" in every
+    assert "ControlServicer.List" not in said(federation, machine, "logs", "superlink")
+    picked = said(federation, machine, "logs", "--grep", "starting FLOWER superlink")
+    assert [line[25:].partition(" | ")[0] for line in picked.splitlines()] == [
+        f"{machine.prefix}-flower-superlink"
+    ]
+    assert said(federation, machine, "logs", "superlink", "--since", "2099-01-01T00:00:00Z") == ""
 
 
 def test_metrics_are_written_while_it_runs(federation):

@@ -4,14 +4,14 @@ import datetime
 
 import pytest
 
-from flower_agent.steps.backoff import LONGEST_DELAY_S, LOOP_AT, Trouble, count, delay_s
+from flower_agent.steps.backoff import LONGEST_DELAY_S, LOOP_AT, Trouble, count, delay_s, refused
 from flower_agent.wanted.containers import Existing
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 NAME = "flower-superexec"
 
 
-def ended(at_s, *, lived_s=1.0, status="exited", mine=True, name=NAME):
+def ended(at_s, *, lived_s=1.0, status="exited", mine=True, name=NAME, code=None):
     """Return a container that ended `at_s` seconds after `START`."""
     finished = START + datetime.timedelta(seconds=at_s)
     return Existing(
@@ -19,6 +19,7 @@ def ended(at_s, *, lived_s=1.0, status="exited", mine=True, name=NAME):
         container_id="c0ffee",
         mine=mine,
         status=status,
+        exit_code=code,
         started_at=finished - datetime.timedelta(seconds=lived_s),
         finished_at=finished,
     )
@@ -44,7 +45,7 @@ def test_ten_minutes_of_life_forget_what_was_before():
     known = count(known, (ended(20),), now=20)
     assert known[NAME].failures == 2
     known = count(known, (ended(700, lived_s=600),), now=700)
-    assert known[NAME] == Trouble(1, START + datetime.timedelta(seconds=700), 700)
+    assert known[NAME] == Trouble(1, START + datetime.timedelta(seconds=700), 700, "None")
 
 
 def test_a_second_less_than_ten_minutes_forgets_nothing():
@@ -110,6 +111,28 @@ def test_tests_may_shorten_every_wait_alike():
     assert crashes(7, scale=0.01) == pytest.approx([0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0])
     known = count({}, (ended(0),), now=0, scale=0.01)
     assert count(known, (ended(6, lived_s=6),), now=6, scale=0.01)[NAME].failures == 1
+
+
+def test_two_causes_have_two_counts():
+    known, now = {}, 0
+    for code in (1, 137, 1, 137, 1):
+        known = count(known, (ended(now, code=code),), now=now)
+        now += 1
+    assert (known[NAME].failures, known[NAME].cause) == (3, "1")
+    assert known[NAME].others == (("137", 2),)
+    assert known[NAME].total == 5
+    assert known[NAME].not_before - (now - 1) == delay_s(3)
+
+
+def test_what_docker_refuses_is_counted_apart_from_what_ends():
+    known = count({}, (ended(0, code=1),), now=0)[NAME]
+    for number in (1, 2):
+        known = refused(known, now=10.0)
+        assert (known.failures, known.total, known.not_before) == (
+            number, number + 1, 10 + delay_s(number)
+        )  # fmt: skip
+    known = count({NAME: known}, (ended(20, code=1),), now=20)[NAME]
+    assert (known.failures, known.others) == (2, (("refused", 2),))
 
 
 def test_no_number_of_failures_is_too_many():

@@ -106,6 +106,16 @@ def test_a_kill_while_it_waits_is_a_failure():
     assert container.troubles[NAME].failures == 1
 
 
+def test_a_wait_of_another_cause_begins_anew():
+    container = Container("1.30.0-node-ghost")
+    container.end()
+    container.end()
+    container.engine.log = (LOGS / "1.25.0-node-unregistered.log").read_text()
+    container.end()
+    wait = container.ends.waiting(NAME)
+    assert (wait.error.finding.code, wait.since, wait.ends) == ("enrol.waiting", 60, 1)
+
+
 def test_failures_before_the_wait_are_kept():
     container = Container("")
     container.end()

@@ -127,6 +127,16 @@ def test_another_key_of_a_pinned_vm_is_refused_and_said():
     assert codes(decision) == ["enrol.key_changed"]
     for number in (1, 2):
         assert pem.node_key_fingerprint(public(number)) in decision.findings[0].message
+    assert "damaged" not in decision.findings[0].message
+
+
+def test_a_node_that_lost_its_key_is_said_to_have_lost_it():
+    told = peer(FLOWER_NODE_KEY=public(2), FLOWER_WARNING="enrol.key_damaged: x was damaged")
+    pins = [Pin("42", public(1), own=True)]
+    decision = decide(pins, [enrolment.claim(told)], nodes=[node(1, OFFLINE)])
+    assert codes(decision) == ["enrol.key_changed"]
+    assert "it says that the one before was damaged" in decision.findings[0].message
+    assert "nodes unregister" in decision.findings[0].hint
 
 
 def test_what_a_vm_publishes_is_no_matter_while_its_pinned_node_is_online():

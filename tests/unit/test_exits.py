@@ -154,6 +154,21 @@ def test_a_log_read_piece_by_piece_tells_the_same(first, second):
     assert len(kept) <= 6
 
 
+@pytest.mark.parametrize("version", ["1.25.0-link", "1.36.0-link", "1.42.0-link", "1.42.0-node"])
+def test_a_port_that_flower_did_not_get_is_in_use_and_nobody_is_said_to_listen(version):
+    _, meaning = explained(1, f"{version}-port-taken")
+    assert "was in use" in meaning
+    assert "listens" not in meaning
+
+
+def test_a_damaged_database_is_named_with_its_file_and_its_vm():
+    found = exits.explain(1, False, "sqlite3.DatabaseError: database disk image is malformed")
+    assert found.error == "state.corrupt"
+    assert "superlink/state.db on its VM" in found.meaning
+    assert found.hint.startswith("On the SuperLink's VM: flower-agent down; cp -a ")
+    assert found.hint.index("backup") < found.hint.index("move state.db away")
+
+
 @pytest.mark.parametrize(
     ("code", "name", "error", "words"),
     [

@@ -238,11 +238,16 @@ def test_the_default_version_is_known():
 @pytest.mark.parametrize(
     ("before", "since", "change"),
     [
-        ("1.23.0", "1.24.0", {"suffix", "announces_node"}),
+        ("1.23.0", "1.24.0", {"suffix", "announces_node", "losses", "deaf_after_loss"}),
         ("1.27.0", "1.28.0", {"environment"}),
         ("1.28.0", "1.29.0", {"storage"}),
-        ("1.29.0", "1.30.0", {"id", "appio_tls_flags", "node_appio_tls_flags", "launch"}),
+        (
+            "1.29.0",
+            "1.30.0",
+            {"id", "appio_tls_flags", "node_appio_tls_flags", "launch", "losses"},
+        ),
         ("1.31.0", "1.32.0", {"environment"}),
+        ("1.32.0", "1.33.0", {"deaf_after_loss"}),
         ("1.34.0", "1.35.0", {"id", "appio", "appio_flag", "node_appio_flag"}),
         ("1.35.0", "1.36.0", {"attach_flag"}),
         (

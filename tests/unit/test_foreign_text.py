@@ -116,10 +116,10 @@ def test_of_bytes_the_last_ones_are_kept():
 )
 def test_a_hostile_mebibyte_is_clean_in_a_moment(piece):
     text = piece * (MEBIBYTE // len(piece))
-    began = time.monotonic()
+    began = time.process_time()
     foreign_text.printable(text, color=True)
     assert len(list(foreign_text.lines(text + "\n" * MEBIBYTE))) == foreign_text.LINES
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_every_finding_is_short_and_plain():

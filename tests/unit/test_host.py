@@ -1,6 +1,7 @@
 """The machine's facts from a made-up /proc and /sys, and the choice of the Fleet address."""
 
 import dataclasses
+import os
 import socket
 
 import pytest
@@ -10,6 +11,30 @@ from flower_agent.errors import AgentError
 from flower_agent.machine import host, interfaces
 from flower_agent.machine.interfaces import Interface, fleet_address
 from flower_agent.machine.sockets import State
+
+
+def test_who_listens_at_a_port_is_named_and_who_does_not_is_not():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            mine = client.getsockname()[1]
+            assert host.listener(port).endswith(f" (process {os.getpid()})")
+            assert host.listener(mine) == ""
+
+
+def test_where_proc_hides_the_processes_nobody_is_named(tmp_path):
+    (tmp_path / "net").mkdir()
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
+    row = "   0: 0100007F:2384 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1\n"
+    (tmp_path / "net/tcp").write_text(head + row)
+    (tmp_path / "7").mkdir()
+    assert host.listener(0x2384, tmp_path) == ""
+    (tmp_path / "7/fd").mkdir()
+    (tmp_path / "7/fd/3").symlink_to("socket:[4242]")
+    (tmp_path / "7/comm").write_text("nc\n")
+    assert host.listener(0x2384, tmp_path) == "nc (process 7)"
+    assert host.listener(0x2385, tmp_path) == ""
+
 
 ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 
@@ -205,9 +230,18 @@ def test_without_a_default_route_several_nics_are_ambiguous_and_listed(context):
 
 
 def test_a_vm_whose_network_is_not_up_yet_waits():
-    with pytest.raises(AgentError, match="addresses are: none") as caught:
+    with pytest.raises(AgentError, match="no address but loopback; its NICs are: none") as caught:
         choose(None, default=None)
     assert caught.value.retryable
+
+
+def test_a_vm_that_nothing_configured_is_sent_to_one_context():
+    bare = dataclasses.replace(ETH0, addresses=())
+    with pytest.raises(AgentError, match=r"its NICs are: ens3$") as caught:
+        choose(None, bare, DOCKER, default=None)
+    assert caught.value.finding.code == "address.ambiguous"
+    assert "one-context" in caught.value.finding.hint
+    assert "NETCFG_TYPE" in caught.value.finding.hint
 
 
 @pytest.mark.parametrize(

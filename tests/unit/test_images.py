@@ -2,6 +2,7 @@
 
 import pytest
 
+from flower_agent.wanted import images
 from flower_agent.wanted.app_needs import Needs
 from flower_agent.wanted.images import (
     Image,
@@ -125,3 +126,43 @@ def test_baked_apps_stand_beside_the_images_and_are_read_back():
 def test_anything_else_is_no_list_of_apps(apps):
     with pytest.raises(ValueError, match="want "):
         parse_apps(f'{{"images": {{}}, "apps": {apps}}}'.encode())
+
+
+# Why a pull failed, in the words of Docker and of registries, and what to do
+
+HUB = (
+    "toomanyrequests: You have reached your unauthenticated pull rate limit. "
+    "https://www.docker.com/increase-rate-limit"
+)
+ARM = "no matching manifest for linux/arm64/v8 in the manifest list entries: not found"
+PRIVATE = (
+    "pull access denied for acme/superlink, repository does not exist or may require "
+    "'docker login': denied: requested access to the resource is denied"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "hints"),
+    [
+        (HUB, "image.pull", ["FLOWER_REGISTRY_USER", "FLOWER_IMAGE_PREFIX", "flower-agent bake"]),
+        ("received unexpected HTTP status: 429 Too Many Requests", "image.pull", ["Docker Hub"]),
+        (ARM, "image.architecture", ["processor", "FLOWER_VERSION"]),
+        ("no match for platform in manifest: not found", "image.architecture", ["processor"]),
+        (PRIVATE, "image.denied", ["FLOWER_REGISTRY_USER", "`docker login` on the VM has no"]),
+        ("unauthorized: incorrect username or password", "image.denied", ["REGISTRY_PASSWORD."]),
+        ("manifest unknown: manifest unknown", "image.denied", ["there is no such image"]),
+        (
+            "x509: certificate signed by unknown authority",
+            "image.pull",
+            ["/etc/docker/certs.d/"],
+        ),
+        ("dial tcp: lookup registry.invalid: no such host", "image.pull", ["flower-agent doctor"]),
+    ],
+)
+def test_each_reason_of_a_failed_pull_has_its_own_words(reason, code, hints):
+    error = images.pull_failure("flwr/superlink:1.25.0", reason)
+    assert (error.finding.code, error.retryable) == (code, code == "image.pull")
+    assert reason in error.finding.message
+    assert [words for words in hints if words not in error.finding.hint] == []
+    other = {"image.pull": "check password", "image.architecture": "REGISTRY_PASSWORD"}
+    assert other.get(code, "nothing at all") not in error.finding.hint

@@ -1,5 +1,6 @@
 """The files in ``tls/``: who may read them, and how every half-written state is made whole."""
 
+import dataclasses
 import datetime
 import os
 import stat
@@ -117,7 +118,7 @@ def test_nothing_is_made_where_nothing_is_wanted(vm):
 
 
 def test_before_the_first_turn_there_is_nothing(vm):
-    assert vm.keyring.held(OWN, NOW) == trust.Held()
+    assert vm.keyring.held(OWN, NOW) == trust.Held(ca_deleted=True)
     assert (vm.keyring.held_ca(), vm.keyring.digests()) == ("", {})
 
 
@@ -182,7 +183,7 @@ def test_digests_tell_a_changed_file_by_its_path(vm, other):
 # Half-written states
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "server.pem", "server.key"])
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx"])
 def test_a_missing_or_damaged_file_of_the_leaf_is_made_anew(vm, name, content):
     vm.turn()
@@ -192,6 +193,37 @@ def test_a_missing_or_damaged_file_of_the_leaf_is_made_anew(vm, name, content):
     assert step.startswith("issue certificate (")
     assert vm.turn() == []
     assert (vm.directory / "ca/ca.pem").read_bytes() == ca
+
+
+def test_a_deleted_ca_file_comes_back_as_it_was_so_that_no_container_restarts(vm):
+    vm.turn()
+    before, digests = vm.files(), vm.keyring.digests()
+    (vm.directory / "ca.crt").unlink()
+    assert vm.turn() == ["write CA's certificate (absent)"]
+    assert vm.keyring.digests() == digests
+    assert vm.files() == before
+    assert vm.turn() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"another CA"])
+def test_a_ca_file_that_was_overwritten_is_damaged_in_the_containers_too(vm, content):
+    vm.turn()
+    digests = vm.keyring.digests()
+    (vm.directory / "ca.crt").chmod(0o600)
+    (vm.directory / "ca.crt").write_bytes(content)
+    assert vm.turn() == ["issue certificate (the CA beside it is another one)"]
+    assert vm.keyring.digests() != digests
+    assert vm.turn() == []
+
+
+@pytest.mark.parametrize("source", [Source.GIVEN, Source.TRUSTED])
+def test_a_deleted_ca_of_others_comes_back_as_it_was(vm, other, source):
+    wanted = dataclasses.replace(other, source=source)
+    vm.turn(wanted)
+    digests = vm.keyring.digests()
+    (vm.directory / "ca.crt").unlink()
+    vm.turn(wanted)
+    assert vm.keyring.digests() == digests
 
 
 def damage(path, content):

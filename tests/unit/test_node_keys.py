@@ -71,7 +71,19 @@ def test_a_damaged_key_is_made_anew(keys, damage):
     pathlib.Path(made.path).chmod(0o600)
     pathlib.Path(made.path).write_bytes(damage)
     assert keys.held("42") is None
+    assert not keys.damaged("42").exists()
     assert keys.own("42").public != made.public
+    assert keys.damaged("42").read_bytes() == damage
+
+
+def test_a_damaged_key_is_forgotten_with_the_next_new_one(keys):
+    keys.own("42")
+    pathlib.Path(keys.path("42")).chmod(0o600)
+    keys.path("42").write_bytes(b"junk")
+    keys.own("42")
+    assert mode(keys.damaged("42")) == 0o440
+    keys.renew("42")
+    assert not keys.damaged("42").exists()
 
 
 def test_a_key_of_its_own_is_replaced_when_that_is_asked(keys):

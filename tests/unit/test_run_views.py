@@ -10,7 +10,7 @@ from flower_agent.paths import Paths
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["model.bin"], "1 file, 1 bytes"), (["a", "b"], "2 files, 2 bytes")]
+    ("names", "said"), [(["model.bin"], "1 file, 1 byte"), (["a", "b"], "2 files, 2 bytes")]
 )
 def test_fetch_says_how_many_files_it_copied(tmp_path, capsys, names, said):
     paths = Paths(tmp_path / "vm")

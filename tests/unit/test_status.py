@@ -276,7 +276,7 @@ def test_a_finding_is_told_with_code_words_and_remedy():
     assert found == {
         "code": "docker.down",
         "message": "no answer",
-        "hint": "systemctl status docker; journalctl -u docker",
+        "hint": "systemctl status docker; journalctl -u docker -n 50; then: systemctl start docker",
         "severity": "error",
     }
 
@@ -384,3 +384,36 @@ def test_a_hidden_process_is_unknown_and_not_dead(vm, capsys, monkeypatch):
     code, said = ask(vm, capsys)
     assert code == 4
     assert "Run it as root." in said.err
+
+
+# Before the agent runs: systemd's word
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ("ActiveState=activating\nSubState=start\nJob=0\n", True),
+        ("ActiveState=inactive\nSubState=dead\nJob=213\n", True),
+        ("ActiveState=failed\nSubState=failed\nJob=213\n", True),
+        ("ActiveState=activating\nSubState=auto-restart\nJob=0\n", False),
+        ("ActiveState=inactive\nSubState=dead\nJob=0\n", False),
+        ("ActiveState=inactive\nSubState=dead\n", False),
+        ("ActiveState=active\nSubState=running\nJob=213\n", False),
+        ("ActiveState=deactivating\nSubState=stop-sigterm\nJob=213\n", False),
+        ("System has not been booted with systemd as init system (PID 1).\n", False),
+        ("", False),
+    ],
+)
+def test_systemd_starts_the_unit_or_holds_it_back(properties, expected):
+    assert status.being_started(properties) is expected
+
+
+@pytest.mark.parametrize("document", [None, {"schema": 1, "state": "ready"}])
+def test_a_unit_that_is_being_started_is_not_said_to_be_dead(document):
+    code = status.exit_code(document, running=False, now=NOW, being_started=True)
+    shown = screen.render(document, running=False, now=NOW, being_started=True)
+    assert (code, shown.splitlines()[0].partition(":")[0]) == (5, "being started")
+    assert "systemctl start" not in shown
+    painted = screen.render(document, running=False, now=NOW, being_started=True, color=True)
+    assert painted.startswith("\x1b[33mbeing started\x1b[0m:")
+    assert status.exit_code(document, running=True, now=NOW, being_started=True) != 3

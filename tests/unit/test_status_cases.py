@@ -178,7 +178,12 @@ def test_the_json_is_that_of_the_case_and_of_the_schema(name):
 
 def test_the_schema_has_every_key_every_state_and_every_phase():
     found = SCHEMA["properties"]
-    assert set(found) == {"schema", "running", *(f.name for f in dataclasses.fields(Status))}
+    assert set(found) == {
+        "schema",
+        "running",
+        "being_started",
+        *(f.name for f in dataclasses.fields(Status)),
+    }
     assert found["state"]["enum"] == [*(state.value for state in life.State), status.STOPPED]
     assert found["phase"]["enum"] == [*(phase.value for phase in life.Phase), None]
     assert found["schema"]["const"] == status.SCHEMA

@@ -106,3 +106,38 @@ def test_what_a_terminal_gets_is_colours_at_most():
 def test_a_line_of_an_app_cannot_pass_for_another_containers():
     text = "2026-03-01T12:00:01Z app\x852026-03-01T12:00:01Z forged\n"
     assert len(list(story.of_container("x", text))) == 1
+
+
+OWN = story.Wanted(polls=False, hosts=frozenset({"127.0.0.1", "fd00::2"}))
+ACCESS = '2026-11-30T16:30:22.610Z INFO [uvicorn.access] {} - "POST /v1/control/{} HTTP/1.1" {}'
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("\x1b[92mINFO \x1b[0m:      ControlServicer.ListNodes", True),
+        ("INFO :      ControlServicer.ListRuns", True),
+        ("INFO :      ControlServicer.List", True),
+        ("INFO :      ControlServicer.StreamLogs", True),
+        ("INFO :      ControlServicer.ListFederations", False),
+        ("INFO :      ControlServicer.StartRun", False),
+        ("ERROR :     ControlServicer.ListNodes", False),
+        (ACCESS.format("127.0.0.1:54080", "list-nodes", 200), True),
+        (ACCESS.format("[fd00::2]:54080", "list-runs", 200), True),
+        (ACCESS.format("10.9.9.9:54080", "list-nodes", 200), False),
+        (ACCESS.format("127.0.0.1:54080", "start-run", 200), False),
+        (ACCESS.format("127.0.0.1:54080", "list-nodes", 401), False),
+    ],
+)
+def test_only_what_the_agent_asks_all_the_time_is_hidden(text, hidden):
+    lines = [Line(at(1), "flower-superlink", text)]
+    assert (list(story.chosen(lines, OWN)) == []) is hidden
+    assert list(story.chosen(lines, story.Wanted())) == lines
+    own = [Line(at(1), story.AGENT, text)]
+    assert list(story.chosen(own, OWN)) == own
+
+
+def test_a_line_without_a_time_has_that_of_the_one_before_it():
+    lines = [Line(at(1), "x", "old"), Line(None, "x", "  its rest")]
+    lines += [Line(at(5), "x", "new"), Line(None, "x", "  its rest")]
+    assert list(story.chosen(lines, story.Wanted(since=at(4)))) == lines[2:]

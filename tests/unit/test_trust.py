@@ -87,6 +87,11 @@ def test_another_ca_beside_the_leaf_is_put_right(beside):
     assert steps(OWN, held) == ["issue certificate (the CA beside it is another one)"]
 
 
+def test_a_deleted_ca_file_is_written_and_the_leaf_stays():
+    held = but(HELD_OWN, ca_pem="", ca_deleted=True)
+    assert steps(OWN, held) == ["write CA's certificate (absent)"]
+
+
 def test_a_leaf_is_renewed_when_two_thirds_of_its_life_have_passed():
     held = but(HELD_OWN, leaf=certificate(start=NOW, days=90))
     assert steps(OWN, held, NOW + 59 * DAY) == []

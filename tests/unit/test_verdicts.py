@@ -107,7 +107,8 @@ def test_a_disk_wants_room_and_inodes(room, verdict):
         (4.9, True, Verdict.OK),
         (-5.1, True, Verdict.BAD),
         (5.1, None, Verdict.BAD),
-        (0.0, False, Verdict.WARNING),
+        (0.0, False, Verdict.OK),
+        (None, False, Verdict.WARNING),
         (60.0, False, Verdict.BAD),
     ],
 )
@@ -147,3 +148,52 @@ def test_every_nic_of_another_mtu_is_told_and_what_nobody_tells_is_no_trouble():
     (check,) = verdicts.mtus([one, two], [])
     assert check.detail == "ens3 9000, ens4 9000"
     assert [check.verdict for check in verdicts.mtus([], [])] == [Verdict.OK]
+
+
+# The agent's own status
+
+
+def says(state, code=None, *, at=NOW):
+    """Return the status file of an agent."""
+    error = {"code": code, "message": "10.0.0.5:9092 is mute", "hint": "do this"} if code else None
+    stamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"schema": 1, "state": state, "since": stamp, "written_at": stamp, "error": error}
+
+
+@pytest.mark.parametrize("state", ["failed", "degraded"])
+def test_doctor_is_never_better_than_the_status(state):
+    found = verdicts.agent(says(state, "endpoint.timeout"), running=True, now=NOW)
+    assert verdicts.exit_code([found]) == 1
+    assert found.finding.code == "endpoint.timeout"
+    assert "10.0.0.5:9092 is mute" in found.detail
+    assert found.finding.hint == "do this"
+
+
+@pytest.mark.parametrize(
+    ("document", "running", "verdict", "code"),
+    [
+        (says("ready"), True, Verdict.OK, None),
+        (says("starting"), True, Verdict.OK, None),
+        (says("starting", "docker.down"), True, Verdict.WARNING, "docker.down"),
+        (says("failed", "word.of_tomorrow"), True, Verdict.BAD, "agent.silent"),
+        (says("ready", at=NOW - datetime.timedelta(minutes=5)), True, Verdict.BAD, "agent.silent"),
+        (None, True, Verdict.BAD, "agent.silent"),
+        (says("failed", "docker.down"), False, Verdict.WARNING, "agent.stopped"),
+        (None, False, Verdict.WARNING, "agent.stopped"),
+    ],
+)
+def test_the_agents_row_is_what_its_status_says(document, running, verdict, code):
+    found = verdicts.agent(document, running=running, now=NOW)
+    assert (found.verdict, found.finding and found.finding.code) == (verdict, code)
+
+
+def test_clocks_that_agree_are_well_whoever_sets_them():
+    found = verdicts.clock(0.4, synchronized=False)
+    assert found.verdict is Verdict.OK
+    assert "nothing synchronizes it" in found.detail
+    assert verdicts.clock(None, synchronized=False).verdict is Verdict.WARNING
+
+
+def test_the_proxy_of_docker_is_named():
+    found = verdicts.docker("28.5.1", live_restore=True, proxy="http://proxy:3128")
+    assert found.detail == "28.5.1 answers; pulls by the proxy http://proxy:3128"
