@@ -24,7 +24,7 @@ _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _CLOSE = re.compile(r"[ \t\r\n]*\]")
 _QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
 _BARE = re.compile(r"[^=#\s,\[\]]+")
-_STRAY = re.compile(r"[^A-Za-z0-9_=,\[\]#\s]")
+_STRAY = re.compile(r"[^A-Za-z0-9_=,\[\]#\s]++")
 """What OpenNebula's lexer passes over in front of a name, a comma and a bracket."""
 
 
@@ -115,14 +115,16 @@ def _take(match: re.Match[str] | None, text: str, position: int, want: str) -> t
 
 
 def _skip(text: str, position: int, strays: list[int]) -> int:
-    """Return where the next token is; note the letters that belong to none."""
+    """Return where the next token is; note the first place that belongs to none."""
     while True:
         match = _SKIPPED.match(text, position)
         position = match.end() if match else position
-        if not _STRAY.match(text, position):
+        stray = _STRAY.match(text, position)
+        if stray is None:
             return position
-        strays.append(position)
-        position += 1
+        if not strays:
+            strays.append(position)
+        position = stray.end()
 
 
 def _line(text: str, position: int) -> int:
