@@ -209,6 +209,16 @@ class Cloud:
             self._updates.append((machine.vmid, Update(datetime.now(UTC), body, kind)))
             self.changed()
 
+    def asked_to_scale(self, source: documents.Machine, role: str, cardinality: Any) -> None:
+        """Set a role's cardinality for a VM of the service, as far as OneFlow takes it."""
+        with self._lock:
+            service = self._service_with(source, source.vmid)
+            known = role in dict(service.roles)
+            if not known or not isinstance(cardinality, int) or cardinality < 0:
+                words = f"Error performing action on service {service.service_id} role {role}"
+                raise Refused(400, words)
+            self.scale(service.service_id, role, cardinality)
+
     def _service_with(self, source: documents.Machine, vmid: int) -> documents.Service:
         service_id = source.attributes.get("SERVICE_ID")
         if not isinstance(service_id, str) or not service_id.isdecimal():
@@ -223,9 +233,14 @@ class Cloud:
 
 
 def _without(attributes: template.Attributes, name: str, kind: int) -> template.Attributes:
-    # OneGate takes the name for an XPath below USER_TEMPLATE: letters count, `*` is everything.
+    # OneGate takes the name for an XPath below USER_TEMPLATE: letters count, `*` is everything, and
+    # NAME="value" is a comparison. What is thrown is shown; what OneGate itself refuses is not.
+    if compared := re.fullmatch(r'([A-Za-z_]\w*)="([^"]*)"', name, re.ASCII):
+        same = attributes.get(compared[1]) == compared[2]
+        what = "true:TrueClass" if same else "false:FalseClass"
+        raise Refused(500, f"undefined method `remove' for {what}")
     if not re.fullmatch(r"\*|[A-Za-z_]\w*", name, re.ASCII):
-        raise Refused(500, "Internal server error")
+        raise Refused(500, f"Invalid expression: USER_TEMPLATE/{name}")
     kept = {key: value for key, value in attributes.items() if name not in ("*", key)}
     if kept == attributes and kind == ERASE:
         raise Refused(500, "Internal server error")

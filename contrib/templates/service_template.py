@@ -1,4 +1,4 @@
-"""The OneFlow service template of OpenNebula 7: one SuperLink, then SuperNodes that scale. Pure.
+"""The OneFlow service template of OpenNebula 7: one SuperLink, then SuperNodes. Pure.
 
 The gate opens on READY=YES alone, so the SuperNodes' VMs are made when the SuperLink works; role
 names are words without a hyphen (src/oca/ruby/opennebula/flow/service_template.rb). OneFlow
@@ -18,19 +18,25 @@ ROLES = {"superlink": "superlink", "supernode": "supernode"}
 """Role to the kind of its VM template."""
 
 SUPERNODES, SUPERNODES_MOST = 2, 10
-PERIOD_S = 60
-GROWS_AFTER, SHRINKS_AFTER = 5, 30
-"""Periods in a row."""
+PERIOD_S = 90
+"""How often OneFlow looks (``:autoscaler_interval:``): a shorter period would be this long, too."""
+
+GROWS_AFTER, SHRINKS_AFTER = 4, 20
+"""Looks in a row."""
 
 
 def service(
-    template_ids: Mapping[str, int] | None = None, network_id: int | None = None
+    template_ids: Mapping[str, int] | None = None,
+    network_id: int | None = None,
+    *,
+    elastic: bool = False,
 ) -> dict[str, Any]:
     """Return the service template.
 
     `template_ids` gives OpenNebula's number of the VM template of each role. Without it the roles
     have none, as the Marketplace wants, which adds them when it exports the service. `network_id`
-    is the network that is taken where none is chosen.
+    is the network that is taken where none is chosen. `elastic` lets OneFlow change the number of
+    SuperNodes by itself.
     """
     network = "" if network_id is None else str(network_id)
     rows = user_inputs.offered_in_a_service()
@@ -41,11 +47,12 @@ def service(
         "min_vms": SUPERNODES,
         "max_vms": SUPERNODES_MOST,
         "cooldown": 300,
-        "elasticity_policies": [
+    }
+    if elastic:
+        supernode["elasticity_policies"] = [
             _policy(1, "FLOWER_BUSY > 0.9", GROWS_AFTER),
             _policy(-1, "FLOWER_BUSY < 0.1", SHRINKS_AFTER),
-        ],
-    }
+        ]
     roles = {"superlink": superlink, "supernode": supernode}
     return {
         "name": NAME,
@@ -79,12 +86,16 @@ def _policy(adjust: int, expression: str, periods: int) -> dict[str, Any]:
     }
 
 
-def values(template: Mapping[str, Any]) -> dict[str, Any]:
+def values(template: Mapping[str, Any], network_id: int | None = None) -> dict[str, Any]:
     """Return what `oneflow-template instantiate` takes: every input, since each must have a value.
 
-    An empty one leaves the VM at its image's default.
+    An empty one leaves the VM at its image's default. Without its network a service makes VMs that
+    have none.
     """
-    return {
+    found = {
         "name": template["name"],
         "user_inputs_values": dict.fromkeys(template["user_inputs"], ""),
     }
+    if network_id is not None:
+        found["networks_values"] = [{NETWORK: {"id": str(network_id)}}]
+    return found

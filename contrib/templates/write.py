@@ -29,9 +29,22 @@ class BuildError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the files; return the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    numbered = {kind for kind, _ in options.template}
+    if options.network_id is None and (
+        options.put or numbered >= set(service_template.ROLES.values())
+    ):
+        parser.error(
+            "--network-id NUMBER: a service without a network makes VMs without one; "
+            "onevnet list shows the numbers"
+        )
     cloud = vm_templates.Cloud(
-        image=options.image, network=options.network, netcfg=options.netcfg, gpu=_gpu(options.gpu)
+        image=options.image,
+        network=options.network,
+        network_owner=options.network_owner,
+        netcfg=options.netcfg,
+        gpu=_gpu(options.gpu),
     )
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -70,12 +83,14 @@ def _service(output: pathlib.Path, ids: dict[str, int], options: argparse.Namesp
         print("service.json needs the numbers of the VM templates, so it is not written:")
         for kind in missing:
             print(f"  onetemplate create {output / kind}.tmpl    then: --template {kind}=NUMBER")
+        if options.network_id is None:
+            print("  onevnet list    then: --network-id NUMBER")
         return 0
     kinds = service_template.ROLES | dict(options.role)
     chosen = {role: ids[kind] for role, kind in kinds.items()}
-    made = service_template.service(chosen, options.network_id)
+    made = service_template.service(chosen, options.network_id, elastic=options.elastic)
     _write(output / "service.json", _json(made))
-    _write(output / "values.json", _json(service_template.values(made)))
+    _write(output / "values.json", _json(service_template.values(made, options.network_id)))
     if options.put:
         create(output / "service.json", "oneflow-template")
     return 0
@@ -94,8 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, default=REPOSITORY / "build" / "templates")
     parser.add_argument("--image", default="Flower", help="name of the image (default %(default)s)")
-    parser.add_argument("--network", help="virtual network of VMs outside a service")
-    parser.add_argument("--network-id", type=int, help="number of the service's usual network")
+    parser.add_argument("--network", help="name of the virtual network of VMs outside a service")
+    parser.add_argument(
+        "--network-owner", default="oneadmin", help="whose network it is (default %(default)s)"
+    )
+    parser.add_argument(
+        "--network-id", type=int, help="number of the service's network; service.json needs it"
+    )
     parser.add_argument(
         "--netcfg",
         default="interfaces",
@@ -123,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         const=[("supernode", "supernode-gpu")],
         default=[],
         help="let the service's SuperNodes have GPUs",
+    )
+    parser.add_argument(
+        "--elastic", action="store_true", help="let OneFlow add and remove SuperNodes by itself"
     )
     parser.add_argument("--import", dest="put", action="store_true", help="put all into this cloud")
     return parser

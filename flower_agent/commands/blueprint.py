@@ -7,11 +7,11 @@ input to every role (src/flow/lib/models/role.rb, service.rb).
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from flower_agent.config import names, settings
-from flower_agent.errors import Finding, warning
+from flower_agent.errors import AgentError, Finding, warning
 
 from . import onetemplate
 from .onetemplate import Kind, Template
@@ -24,12 +24,18 @@ LAST = "\uffff"
 
 _VARIABLE = re.compile(r"(?<!\\)\$(?:(\w+)(\[[^\[\]]*\])?)?")
 _PARENT = re.compile(r"\$\{([^{}]*)\}")
-_GIVEN_BY_ONED = frozenset({
+_GIVEN = frozenset({
     "NAME", "UID", "UNAME", "GID", "GNAME", "VMID", "TEMPLATE_ID", "MEMORY", "CPU", "VCPU",
-    "NETWORK", "USER", "GROUP", "IMAGE", "NIC", "DISK", "CLUSTER",
+    "NETWORK", "USER", "GROUP", "IMAGE", "NIC", "DISK", "CLUSTER", "SERVICE_ID", "ROLE_NAME",
 })  # fmt: skip
+"""Known at deployment only; the last two are OneFlow's."""
+
 _BASE64 = "Take them out; keys and certificates may be given as base64."
 
+
+INPUTS = ("user_inputs", "custom_attrs")
+VALUES = ("user_inputs_values", "custom_attrs_values")
+"""Today's name, and that of OpenNebula 6."""
 
 _NONE: Mapping[str, Template] = {}
 
@@ -61,7 +67,7 @@ def guests(template: Template, bases: Mapping[str, Template] = _NONE) -> tuple[G
     `bases` are the VM templates that a service names, by their numbers, as far as they are here.
     """
     if template.kind is Kind.VM:
-        return (_vm(template.body),)
+        return (_vm(template),)
     return tuple(_role(role, template.body, bases) for role in template.body["roles"])
 
 
@@ -84,19 +90,20 @@ def faults(template: Template) -> Iterator[Finding]:
         yield from _sizes(role, name)
     if _in_a_circle(roles):
         yield Finding("template.role", "roles wait for each other: none of them is deployed")
-    values = template.body.get("user_inputs_values")
-    for name in sorted(set(_upper(template.body.get("user_inputs"))) - set(_upper(values))):
+    values = _first(template.body, VALUES)
+    for name in sorted(set(_upper(_first(template.body, INPUTS))) - set(_upper(values))):
         if values is not None:
             message = f"the input {name} has no value in user_inputs_values: OneFlow refuses that"
             yield Finding("template.value", message, 'Give it one, or "".')
 
 
-def _vm(body: Mapping[str, Any]) -> Guest:
+def _vm(template: Template) -> Guest:
+    body = template.body
     inputs = _upper(body.get("USER_INPUTS"))
     known: dict[str, str | None] = {n: v for n, v in body.items() if isinstance(v, str)}
     known |= {name: _default(str(text)) for name, text in inputs.items()}
     variables, later, findings = _substituted(_upper(body.get("CONTEXT")), known, whole=True)
-    found = [*findings, *_lacks(body, variables)]
+    found = [*_passed_over(template.stray), *findings, *_lacks(body, variables)]
     return Guest(name="", variables=variables, later=later, whole=True, findings=tuple(found))
 
 
@@ -104,42 +111,102 @@ def _role(role: Any, service: Mapping[str, Any], bases: Mapping[str, Template]) 
     if not isinstance(role, dict):
         found = (Finding("template.malformed", "a role is no object"),)
         return Guest(name="?", variables={}, whole=False, findings=found)
-    name = str(role.get("name", ""))
-    findings: list[Finding] = []
-    contents = _contents(role)
-    inputs = {**_inputs(service), **_inputs(role)}
-    context = dict(inputs)
-    parents = _parents(role)
-    gated = service.get("ready_status_gate") is True
-    for key, value in _upper(contents.get("CONTEXT")).items():
-        context[key], more = _evaluated(key, str(value), parents, gated=gated)
-        findings += more
-    base = bases.get(str(role.get("template_id", role.get("vm_template", ""))))
-    body, known = (base.body, _known(base.body, inputs)) if base else ({}, inputs)
-    plain = {n: v for n, v in {**_upper(body.get("CONTEXT")), **context}.items() if v is not None}
-    variables, later, more = _substituted(plain, known, whole=base is not None)
-    later |= {n for n, v in context.items() if v is None}
-    if base is not None:
-        more += _lacks({**body, **contents}, variables)
-    elif "TOKEN" not in context:
-        message = "TOKEN=YES must stand in the CONTEXT of its VM template, for OneGate"
-        findings.append(warning("template.context", message))
-    count = role.get("cardinality", 0)
-    return Guest(
+    name, count = str(role.get("name", "")), role.get("cardinality", 0)
+    guest = Guest(
         name=name,
         count=count if isinstance(count, int) else 0,
+        variables={},
+        whole=False,
+        parents=_parents(role),
+    )
+    try:
+        contents, stray = _contents(role)
+    except AgentError as error:
+        return dataclasses.replace(guest, findings=(error.finding,))
+    number = str(role.get("template_id", role.get("vm_template", "")))
+    base = bases.get(number)
+    findings = [*_passed_over(stray), *_passed_over(base.stray if base else "")]
+    body: Mapping[str, Any] = base.body if base else {}
+    made = _merged(role, service, contents, body)
+    findings += made.findings
+    variables, later, more = _substituted(made.context, made.known, whole=base is not None)
+    if base is not None:
+        more += _lacks({**body, **contents}, variables)
+    elif "TOKEN" not in made.context:
+        message = f"its VM template {number}".rstrip() + " is not in this file and not judged"
+        hint = f"Give it with --vm-template {number or 'ID'}=FILE; its CONTEXT wants TOKEN=YES."
+        findings.append(warning("template.context", message, hint))
+    return dataclasses.replace(
+        guest,
         variables=variables,
-        later=later,
+        later=later | made.later,
         whole=base is not None,
         findings=(*findings, *more),
-        parents=parents,
     )
 
 
-def _known(body: Mapping[str, Any], inputs: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return what ``$NAME`` stands for in a VM of a role: nobody is asked for its own inputs."""
-    plain = {name: value for name, value in body.items() if isinstance(value, str)}
-    return {**plain, **dict.fromkeys(_upper(body.get("USER_INPUTS")), ""), **inputs}
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Merged:
+    """What OneFlow hands to oned for a VM of a role."""
+
+    context: Mapping[str, str]
+    later: frozenset[str]
+    """Names of the context that are known at deployment only."""
+
+    known: Mapping[str, str | None]
+    """What ``$NAME`` stands for; None: known at deployment only."""
+
+    findings: tuple[Finding, ...]
+
+
+def _merged(
+    role: Mapping[str, Any],
+    service: Mapping[str, Any],
+    contents: Mapping[str, Any],
+    base: Mapping[str, Any],
+) -> _Merged:
+    """Return the role's contents over its VM template, and the inputs over both."""
+    parents, gated = _parents(role), service.get("ready_status_gate") is True
+    findings: list[Finding] = []
+    context: dict[str, str | None] = {n: str(v) for n, v in _upper(base.get("CONTEXT")).items()}
+    for key, value in _upper(contents.get("CONTEXT")).items():
+        context[key], more = _evaluated(key, str(value), parents, gated=gated)
+        findings += more
+    known: dict[str, str | None] = {n: v for n, v in base.items() if isinstance(v, str)}
+    # Nobody is asked for the inputs of a VM template that a service uses.
+    known |= dict.fromkeys(_upper(base.get("USER_INPUTS")), "")
+    for key, value in contents.items():
+        if not isinstance(value, dict | list):
+            known[key], more = _evaluated(key, str(value), parents, gated=gated)
+            findings += more
+    roles = {str(r.get("name", "")) for r in service["roles"] if isinstance(r, dict)}
+    for key, given in {**_inputs(service), **_inputs(role)}.items():
+        known[key], more = _asked(key, given, parents, roles)
+        findings += more
+        context[key] = f"${key}"
+    known["ROLE_NAME"] = str(role.get("name", ""))
+    plain = {name: value for name, value in context.items() if value is not None}
+    return _Merged(plain, frozenset(context.keys() - plain.keys()), known, tuple(findings))
+
+
+def _asked(
+    name: str, value: str | None, parents: tuple[str, ...], roles: Collection[str]
+) -> tuple[str | None, list[Finding]]:
+    """Do to an input what OneFlow does to it: one text for all roles, whoever their parents are."""
+    heads = [path.partition(".")[0] for path in _PARENT.findall(value or "")]
+    if value is None or any(head in parents for head in heads):
+        return None, []
+    findings = []
+    if any(head not in roles for head in heads):
+        message = f"{name} has a ${{…}} that names no role: OneFlow takes it out in silence"
+        findings.append(warning("template.value", message, "Write it without braces."))
+    return _PARENT.sub("", value), findings
+
+
+def _passed_over(stray: str) -> Iterator[Finding]:
+    if stray:
+        message = f"the template has a stray {stray}, which OpenNebula passes over"
+        yield warning("template.malformed", message, "Take it out.")
 
 
 def _substituted(
@@ -152,11 +219,14 @@ def _substituted(
     findings: list[Finding] = []
     for name, value in ((name, str(value)) for name, value in context.items()):
         text, trouble = _expanded(value, known)
-        if "]]>" in value or any(letter > LAST for letter in value):
+        if any("]]>" in told or max(told, default="") > LAST for told in (value, text or "")):
             trouble = f"{name} has characters that OpenNebula refuses (']]>', emoji)"
             findings.append(Finding("template.value", trouble, _BASE64))
         elif trouble and (text is None or (whole and name.removeprefix(names.PREFIX) in ours)):
             findings.append(Finding("template.value", f"{name} {trouble}"))
+        elif trouble and not whole:
+            message = f"{name} has a $NAME that is not in this file"
+            findings.append(warning("template.value", message, "Give --vm-template."))
         elif trouble:
             findings.append(warning("template.value", f"{name} {trouble}"))
         if text is None:
@@ -175,7 +245,7 @@ def _expanded(value: str, known: Mapping[str, str | None]) -> tuple[str | None, 
         if match[1] is None:
             return None, "has a '$' that OpenNebula cannot read: it makes no such VM"
         name = match[1].upper()
-        if match[2] is not None or (name in _GIVEN_BY_ONED and name not in known):
+        if match[2] is not None or (name in _GIVEN and name not in known):
             return None, ""
         if name not in known:
             trouble = "has a $NAME that the template does not have: it is left out"
@@ -225,19 +295,26 @@ def _lacks(body: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[Fi
         yield warning("memory.low", message, f"Give it {MEMORY_MIB} or more.")
 
 
-def _contents(role: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a role adds to its VM template: an object, or text in the style of 6.x."""
+def _contents(role: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return what a role adds to its VM template: an object, or text in the style of 6.x.
+
+    Beside it what OpenNebula passes over. Raises AgentError ``template.malformed``.
+    """
     found = role.get("template_contents") or role.get("vm_template_contents") or {}
     if isinstance(found, str):
         return onetemplate.attributes(found)
-    return _upper(found)
+    return _upper(found), ""
 
 
 def _inputs(place: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the user inputs with the values that they get without anybody's doing."""
-    declared, given = _upper(place.get("user_inputs")), _upper(place.get("user_inputs_values"))
+    declared, given = _upper(_first(place, INPUTS)), _upper(_first(place, VALUES))
     found: dict[str, str | None] = {n: _default(str(text)) for n, text in declared.items()}
     return {**found, **{name: str(value) for name, value in given.items()}}
+
+
+def _first(place: Mapping[str, Any], keys: Collection[str]) -> Any:
+    return next((place[name] for name in keys if place.get(name) is not None), None)
 
 
 def _default(definition: str) -> str | None:

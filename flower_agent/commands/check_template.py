@@ -73,8 +73,11 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
     later = {name.removeprefix(PREFIX) for name in guest.later}
     told = {name.removeprefix(PREFIX) for name in guest.variables} | {n.upper() for n in defaults}
     if "FLOWER_ROLE" not in told and ("FLOWER_ROLE" in later or not guest.whole):
-        message = "FLOWER_ROLE is not known before deployment: the rest is not judged"
-        unknown = warning("template.context", message, "Set it in the template to have it judged.")
+        awaited = "FLOWER_ROLE" in later
+        where = "not known before deployment" if awaited else "not in this file"
+        message = f"FLOWER_ROLE is {where}: the rest is not judged"
+        hint = "Set it in the template to have it judged." if awaited else "Give --vm-template."
+        unknown = warning("template.context", message, hint)
         return Judged(guest, None, (*guest.findings, unknown))
     parsed = settings.parse(guest.variables, defaults)
     findings = [_awaited(f) if _is_awaited(f, later) else f for f in parsed.findings]

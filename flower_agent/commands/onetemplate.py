@@ -24,6 +24,8 @@ _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _CLOSE = re.compile(r"[ \t\r\n]*\]")
 _QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
 _BARE = re.compile(r"[^=#\s,\[\]]+")
+_STRAY = re.compile(r"[^A-Za-z0-9_=,\[\]#\s]++")
+"""What OpenNebula's lexer passes over in front of a name, a comma and a bracket."""
 
 
 class Kind(enum.StrEnum):
@@ -39,6 +41,8 @@ class Template:
 
     kind: Kind
     body: Mapping[str, Any]
+    stray: str = ""
+    """The first that OpenNebula passes over in silence, such as ``'"' at line 3``."""
 
 
 def parse(text: str) -> Template:
@@ -46,7 +50,7 @@ def parse(text: str) -> Template:
     if len(text) > SIZE_LIMIT:
         raise _malformed(f"has more than {SIZE_LIMIT} characters")
     if not text.lstrip().startswith(("{", "[")):
-        return Template(Kind.VM, attributes(text))
+        return Template(Kind.VM, *attributes(text))
     try:
         found = json.loads(text)
         body = _unwrapped(found)
@@ -59,38 +63,42 @@ def parse(text: str) -> Template:
     return Template(Kind.VM, {str(name).upper(): value for name, value in body.items()})
 
 
-def attributes(text: str) -> dict[str, Any]:
-    """Return the attributes of OpenNebula's own syntax; of a name given twice the last.
+def attributes(text: str) -> tuple[dict[str, Any], str]:
+    """Return the attributes of OpenNebula's own syntax, and what it passes over first, if any.
 
-    A vector is a mapping; its names are in upper case too.
+    Of a name given twice the last counts, in a vector, which is a mapping, the first. All names
+    are in upper case.
     """
     found: dict[str, Any] = {}
-    position = _skip(text, 0)
+    strays: list[int] = []
+    position = _skip(text, 0, strays)
     while position < len(text):
         name, position = _take(_NAME.match(text, position), text, position, "a name")
         if empty := _EMPTY.match(text, position):
             found[name.upper()], position = "", empty.end()
         else:
             _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
-            found[name.upper()], position = _value(text, position)
-        position = _skip(text, position)
-    return found
+            found[name.upper()], position = _value(text, position, strays)
+        position = _skip(text, position, strays)
+    return found, f"{text[strays[0]]!r} at line {_line(text, strays[0])}" if strays else ""
 
 
-def _value(text: str, position: int) -> tuple[Any, int]:
+def _value(text: str, position: int, strays: list[int]) -> tuple[Any, int]:
     opened = _OPEN.match(text, position)
     if opened is None:
         return _string(text, position)
     vector: dict[str, str] = {}
-    position = opened.end()
+    position = _skip(text, opened.end(), strays)
     while not (closed := _CLOSE.match(text, position)):
         name, position = _take(_NAME.match(text, position), text, position, "a name or ']'")
         _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
-        vector[name.upper()], position = _string(text, position)
+        value, position = _string(text, position)
+        vector.setdefault(name.upper(), value)
+        behind, position = position, _skip(text, position, strays)
         if not _CLOSE.match(text, position):
-            _, position = _take(
-                _COMMA.match(text, position), text, position, "',' or ']' behind a value"
-            )
+            comma = _COMMA.match(text, position)
+            _, position = _take(comma, text, behind, "',' or ']' behind a value")
+            position = _skip(text, position, strays)
     return vector, closed.end()
 
 
@@ -102,14 +110,25 @@ def _string(text: str, position: int) -> tuple[str, int]:
 
 def _take(match: re.Match[str] | None, text: str, position: int, want: str) -> tuple[str, int]:
     if match is None:
-        line = text.count("\n", 0, position) + 1
-        raise _malformed(f"lacks {want} at line {line}")
+        raise _malformed(f"lacks {want} at line {_line(text, position)}")
     return match[0], match.end()
 
 
-def _skip(text: str, position: int) -> int:
-    match = _SKIPPED.match(text, position)
-    return match.end() if match else position
+def _skip(text: str, position: int, strays: list[int]) -> int:
+    """Return where the next token is; note the first place that belongs to none."""
+    while True:
+        match = _SKIPPED.match(text, position)
+        position = match.end() if match else position
+        stray = _STRAY.match(text, position)
+        if stray is None:
+            return position
+        if not strays:
+            strays.append(position)
+        position = stray.end()
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
 
 def _unwrapped(found: Any) -> Any:

@@ -176,6 +176,76 @@ def test_a_megabyte_is_stored_and_a_form_over_four_is_not(gate, guest):
     assert len(gate.attributes(SUPERLINK)["BIG"]) == 1_000_000
     reply = guest().ask("PUT", "/vm", b"data=BIG%3D" + b"x" * 4_200_000, **FORM)
     assert reply[:2] == (500, "total query size exceeds limit (4194304)")
+    assert reply.headers["Content-Type"] == "text/html;charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(b"data=A%3D%FF&type=1", FORM), (b"data=A%3D\xff", FORM), (b"A=\xff", TEXT)],
+)
+def test_what_is_no_utf8_is_an_error_with_ruby_s_words(gate, guest, body, headers):
+    reply = guest(LONER).ask("PUT", "/vm", body, **headers)
+    assert reply[:2] == (500, "invalid byte sequence in UTF-8")
+    assert gate.attributes(LONER) == {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ("A=1\nB=2", 'Invalid expression: USER_TEMPLATE/A="1"\nB="2"'),
+        ("A=1", "undefined method `remove' for false:FalseClass"),
+    ],
+)
+def test_a_type_that_is_no_number_makes_an_xpath_of_the_update(gate, guest, sent, words):
+    assert guest(LONER).put(sent, kind="abc")[:2] == (500, words)
+    assert gate.attributes(LONER) == {}
+
+
+def test_no_answer_bears_a_date(guest):
+    assert "Date" not in guest().get("/vm").headers
+
+
+@pytest.mark.parametrize("number", ["28x", " 28", "28 29"])
+def test_a_vm_is_named_by_the_digits_in_front(gate, guest, number):
+    token = next(m.token for m in gate.machines() if m.vmid == SUPERLINK)
+    assert guest(number, token).get("/vm").json["VM"]["ID"] == "28"
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "words"),
+    [
+        (("GET", "/vrouter", None), 400, "Empty or invalid VROUTER_ID"),
+        (
+            ("GET", "/vnet/0", None),
+            400,
+            "Virtual networks information can only be retrieved from Virtual Routers.",
+        ),
+        (("GET", "/vnet/x", None), 400, "Invalid id format (ID: x). ID must be an integer."),
+        (
+            ("PUT", "/service/role/x", '{"cardinality": 2}'),
+            400,
+            "Error performing action on service 1 role x",
+        ),
+        (("PUT", "/service/role/supernode", '{"cardinality": 3}'), 200, ""),
+        (
+            ("POST", "/vms/28/action", '{"action": {"perform": "fly"}}'),
+            500,
+            "Internal server error",
+        ),
+        (
+            ("POST", "/vms/28/action", '{"action": {"perform": "reboot"}}'),
+            403,
+            "Action (reboot) is not allowed on this resource",
+        ),
+        (("POST", "/vms/28/action", "{}"), 400, "Error parsing JSON: Wrong resource type"),
+        (("POST", "/vms/28/action", '{"action": {"perform": "resched"}}'), 204, ""),
+    ],
+)
+def test_routes_that_no_agent_asks_for_have_texts_of_their_own(gate, guest, call, status, words):
+    assert guest().ask(*call)[:2] == (status, words)
+    nobody = Guest(gate.url)
+    assert nobody.ask(*call)[:2] == (401, "Not authorized")
+    nobody.close()
 
 
 # Who may do what
@@ -191,7 +261,7 @@ LONELY = (
     ("vmid", "token"),
     [(28, None), (None, "x"), (28, "x"), (99, "x"), ("twenty", "x"), (28, "é")],
 )
-def test_a_request_without_the_right_token_is_not_authorized(gate, path, vmid, token):
+def test_a_callwithout_the_right_token_is_not_authorized(gate, path, vmid, token):
     reply = Guest(gate.url, vmid, token)
     assert reply.get(path)[:2] == (401, "Not authorized")
     reply.close()
@@ -268,10 +338,18 @@ def test_erasing_removes_one_attribute_and_keeps_the_others(gate, guest):
     assert gate.attributes(LONER) == before
 
 
-@pytest.mark.parametrize("name", ["MISSING", "fl_x", "FL_X\n", ""])
-def test_erasing_what_is_not_there_is_an_internal_error(gate, guest, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("MISSING", "Internal server error"),
+        ("fl_x", "Internal server error"),
+        ("FL_X\n", 'Invalid expression: USER_TEMPLATE/FL_X"\n'),
+        ("", "Invalid expression: USER_TEMPLATE/"),
+    ],
+)
+def test_erasing_what_is_not_there_is_an_error(gate, guest, name, words):
     guest(LONER).put("FL_X=1")
-    assert guest(LONER).put(name, kind="2")[:2] == (500, "Internal server error")
+    assert guest(LONER).put(name, kind="2")[:2] == (500, words)
     assert gate.attributes(LONER) == {"FL_X": "1"}
 
 
@@ -501,7 +579,7 @@ def test_a_hang_lasts_until_it_is_ended(gate, guest, end):
     ("kind", "status", "words"),
     [("401", 401, "Not authorized"), ("500", 500, "Internal server error")],
 )
-def test_an_error_on_request_stores_nothing(gate, guest, kind, status, words):
+def test_an_error_on_callstores_nothing(gate, guest, kind, status, words):
     gate.fault(kind)
     assert guest().put("A=1")[:2] == (status, words)
     assert gate.updates(SUPERLINK) == ()

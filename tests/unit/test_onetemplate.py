@@ -37,7 +37,7 @@ def test_what_is_written_in_quotes_is_read_as_it_was(plain, vector):
     lines = [f"{name} = {written(value)}" for name, value in plain.items()]
     pairs = ", ".join(f"{name}={written(value)}" for name, value in vector.items())
     found = onetemplate.attributes("\n".join([*lines, f"CONTEXT = [ {pairs} ]", ""]))
-    assert found == {**plain, "CONTEXT": vector}
+    assert found == ({**plain, "CONTEXT": vector}, "")
 
 
 @given(st.text('AB1_=[]{},"\\#$ \n:é', max_size=60))
@@ -74,11 +74,13 @@ def test_any_object_is_judged_or_malformed(found):
         ('a = [ b = "x\ny" ,\n c=d ]', {"A": {"B": "x\ny", "C": "d"}}),
         ('A="say \\"hi\\""', {"A": 'say "hi"'}),
         ("A=1\nA=2", {"A": "2"}),
+        ("A=[b=1,B=2]", {"A": {"B": "1"}}),
+        ("A=[ # one\n b=1, # two\n # three\n c=2 # four\n ]", {"A": {"B": "1", "C": "2"}}),
         ("", {}),
     ],
 )
 def test_the_syntax_is_that_of_opennebula(text, expected):
-    assert onetemplate.attributes(text) == expected
+    assert onetemplate.attributes(text) == (expected, "")
 
 
 @pytest.mark.parametrize(

@@ -109,13 +109,23 @@ def test_supernodes_are_made_when_the_superlink_is_ready():
     assert (roles["superlink"]["cardinality"], roles["superlink"]["max_vms"]) == (1, 1)
 
 
+def test_the_number_of_supernodes_changes_only_where_that_was_asked_for():
+    assert "elasticity_policies" not in SERVICE["roles"][1]
+
+
 def test_the_supernodes_grow_and_shrink_with_what_they_publish():
-    role = SERVICE["roles"][1]
+    elastic = service_template.service(IDS, elastic=True)
+    jsonschema.validate(elastic, SCHEMA)
+    oneflow.check(elastic, VALUES)
+    role = elastic["roles"][1]
     rising, falling = role["elasticity_policies"]
     assert (rising["adjust"], falling["adjust"]) == (1, -1)
     for policy in (rising, falling):
+        assert policy["period"] == 90, "OneFlow looks every 90 s"
         name = re.match(r"\w+", policy["expression"])[0]
         assert name in published()
+    assert rising["period_number"] * 90 == 360
+    assert falling["period_number"] * 90 == 1800
     assert falling["period_number"] > rising["period_number"]
     clients = next(row for row in settings.SETTINGS if row.name == "FL_MIN_CLIENTS")
     assert role["min_vms"] == int(clients.default) == role["cardinality"]
@@ -377,14 +387,14 @@ def opennebula(tmp_path, monkeypatch):
 
 
 def test_the_command_puts_one_service_with_its_vm_templates_into_the_cloud(opennebula, tmp_path):
-    assert write.main(["--output", str(tmp_path / "out"), "--import"]) == 0
+    assert write.main(["--output", str(tmp_path / "out"), "--network-id", "5", "--import"]) == 0
     roles = json.loads((opennebula / "service").read_text())["roles"]
     titles = [(opennebula / f"vm-{r['template_id']}").read_text().split('"')[1] for r in roles]
     assert titles == ["Flower SuperLink", "Flower SuperNode"]
 
 
 def test_the_service_may_have_nodes_with_gpus(opennebula, tmp_path):
-    arguments = ["--output", str(tmp_path / "out"), "--import", "--gpu-nodes"]
+    arguments = ["--output", str(tmp_path / "out"), "--import", "--network-id", "5", "--gpu-nodes"]
     assert write.main([*arguments, "--gpu", "10de:2331:0302"]) == 0
     role = json.loads((opennebula / "service").read_text())["roles"][1]
     text = (opennebula / f"vm-{role['template_id']}").read_text()
@@ -393,7 +403,7 @@ def test_the_service_may_have_nodes_with_gpus(opennebula, tmp_path):
 
 def test_a_cloud_that_refuses_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert write.main(["--output", str(tmp_path / "out"), "--import"]) == 1
+    assert write.main(["--output", str(tmp_path / "out"), "--network-id", "5", "--import"]) == 1
     assert "run this where OpenNebula's CLI works" in capsys.readouterr().err
 
 
@@ -401,10 +411,31 @@ def test_without_numbers_no_service_is_written_and_the_next_command_is_told(tmp_
     assert write.main(["--output", str(tmp_path)]) == 0
     assert not (tmp_path / "service.json").exists()
     assert f"onetemplate create {tmp_path}/superlink.tmpl" in capsys.readouterr().out
-    numbers = ["--template", "superlink=12", "--template", "supernode=13"]
+    numbers = ["--template", "superlink=12", "--template", "supernode=13", "--network-id", "5"]
     assert write.main(["--output", str(tmp_path), *numbers]) == 0
-    assert json.loads((tmp_path / "service.json").read_text()) == SERVICE
-    assert json.loads((tmp_path / "values.json").read_text())["user_inputs_values"] == VALUES
+    expected = service_template.service(IDS, 5)
+    assert json.loads((tmp_path / "service.json").read_text()) == expected
+    values = json.loads((tmp_path / "values.json").read_text())
+    assert values["user_inputs_values"] == VALUES
+    assert values["networks_values"] == [{"Federation": {"id": "5"}}]
+    assert write.main(["--output", str(tmp_path), *numbers, "--elastic"]) == 0
+    assert "elasticity_policies" in (tmp_path / "service.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [["--import"], ["--template", "superlink=12", "--template", "supernode=13"]]
+)
+def test_no_service_is_written_without_its_network(options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        write.main(["--output", str(tmp_path / "out"), *options])
+    assert "onevnet list" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_a_name_is_that_of_its_owner(tmp_path):
+    arguments = ["--output", str(tmp_path), "--network", "lab", "--network-owner", "ops"]
+    assert write.main(arguments) == 0
+    assert 'NETWORK = "lab",\n  NETWORK_UNAME = "ops"' in (tmp_path / "superlink.tmpl").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "10de", "10de:2331", "nvidia::", "::", "0:0:0"])
@@ -420,7 +451,7 @@ def test_a_gpu_may_be_one_device(tmp_path):
 
 def test_check_says_of_the_written_templates_that_they_would_start(tmp_path, capsys):
     assert write.main(["--output", str(tmp_path), "--template", "superlink=12",
-                       "--template", "supernode=13"]) == 0  # fmt: skip
+                       "--template", "supernode=13", "--network-id", "5"]) == 0  # fmt: skip
     for name, kind in KINDS.items():
         capsys.readouterr()
         assert cli.main(["check", "--template", str(tmp_path / f"{name}.tmpl")]) == 0
