@@ -51,7 +51,7 @@ def main():
     if options.of == "writes":
         wrap(files, "write_atomic", lambda path, *_: path.name if "tls" in path.parts else "")
     else:
-        wrap(workload.Workload, "_do", lambda _, step, *__: f"{step.action} {step.name}")
+        wrap(workload.Workload, "_do", lambda _, call: f"{call.step.action} {call.step.name}")
         wrap(keyring.Keyring, "apply", lambda _, step, *__: step.action.value)
     return cli.main(arguments)
 

@@ -191,9 +191,15 @@ def test_no_forged_word_moves_a_node_that_speaks_http(lone, newest):
     put(federation, token, INTRUDER, link.vmid, **forged)
     restart(federation, node)
     ready(federation, node)
-    told = {fact["name"]: fact["detail"] for fact in federation.status(node)["facts"]}
-    assert told["superlink"].startswith(endpoint)
-    assert "127.0.0.3:26199" in told["superlink"], "it was read, and not believed"
+
+    def told():
+        return next(
+            f["detail"] for f in federation.status(node)["facts"] if f["name"] == "superlink"
+        )
+
+    wait_for(lambda: "127.0.0.3:26199" in told(), "it was read")
+    assert told().startswith(endpoint), "and not believed"
+    ready(federation, node)
     assert ids(node) == before
 
 
