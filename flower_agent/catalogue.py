@@ -278,7 +278,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Take it out; docs/data.md lists the names. A proxy is set by FLOWER_HTTPS_PROXY.",
     ),
     "firewall.drops": (
-        "A firewall on this VM lets no SuperNode reach the Fleet port, while local checks pass.",
+        "A firewall is active on this VM and no SuperNode comes: it may close the Fleet port.",
         (
             "Accept the port from the federation's subnet ahead of what drops it: "
             "/usr/share/doc/flower-agent/examples/fleet-port.nft"

@@ -126,11 +126,6 @@ class Paths:
         return self.runtime / "lock"
 
     @property
-    def filter_rules(self) -> pathlib.Path:
-        """A socket of systemd's; what answers there lists the rules of the packet filter."""
-        return self.runtime / "filter-rules"
-
-    @property
     def appliance(self) -> pathlib.Path:
         """What one-apps tells of a VM; kept true where it exists."""
         return self.root / "etc/one-appliance"

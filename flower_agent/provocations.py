@@ -106,9 +106,8 @@ PROVOCATIONS: dict[str, str] = {
     "enrol.waiting": "Start a SuperNode outside the service with `FLOWER_NODE_AUTH=YES`.",
     "env.reserved": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_ENV_LD_PRELOAD=/tmp/evil.so`.",
     "firewall.drops": (
-        "On a SuperLink: `nft add table inet x; nft 'add chain inet x input { type "
-        "filter hook input priority 0; policy drop; }'`, which ends your SSH session "
-        "too; then `flower-agent doctor`."
+        "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot; wait two "
+        "minutes, or ask `flower-agent doctor` at once."
     ),
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
     "gpu.inforom": "A GPU whose infoROM is damaged; none was at hand.",

@@ -166,7 +166,6 @@ def _program(
         ("live-restore", f"{LIBRARY}/live-restore"),
         ("configure", f"{LIBRARY}/configure"),
         ("retire", f"{LIBRARY}/retire"),
-        ("filter-rules", f"{LIBRARY}/filter-rules"),
     ):
         payload.text(at, _filled(HERE / "installed" / name, target), 0o755)
     payload.file(f"{LIBRARY}/certbot-hook", ROOT / "contrib/certbot/flower-agent", 0o755)
@@ -182,7 +181,7 @@ def _program(
 def _units(payload: Payload) -> None:
     """Add the units, dated by their last change: systemd takes a newer date for a new unit."""
     for unit in sorted((ROOT / "systemd").iterdir()):
-        if unit.suffix in {".service", ".socket", ".target"}:
+        if unit.suffix in {".service", ".target"}:
             payload.file(f"{UNITS}/{unit.name}", unit, epoch=last_change(unit))
         elif unit.suffix == ".preset":
             payload.file(f"/usr/lib/systemd/system-preset/{unit.name}", unit)

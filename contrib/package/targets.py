@@ -31,7 +31,7 @@ class Target:
 
     depends: tuple[str, ...]
     recommends: tuple[str, ...] = ("nftables",)
-    """nftables: so that the agent can tell what a firewall closes."""
+    """nftables: for the samples of rules, and so that doctor can list what is in force."""
 
     suggests: tuple[str, ...] = ("nvidia-container-toolkit",)
 

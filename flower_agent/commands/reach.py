@@ -9,7 +9,7 @@ from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError
 from flower_agent.loop import superexec, superlink, supernode
-from flower_agent.machine import host, packet_filter
+from flower_agent.machine import firewall_tools, host
 from flower_agent.memory import Memory
 from flower_agent.paths import Paths
 from flower_agent.pki import node_trust
@@ -24,7 +24,7 @@ from flower_agent.wanted import flower, roles
 from flower_agent.wanted.arguments import Trust
 from flower_agent.wanted.flower import Transport
 
-from . import own_superlink, verdicts
+from . import firewall_report, own_superlink
 from .verdicts import Check, found, well
 
 TIMEOUT_S = 5.0
@@ -52,8 +52,7 @@ def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iter
     variables = read.variables or {}
     own = superlink.own_address(settings.address, host.observe(), variables)
     places = roles.endpoints(settings, own)
-    rules = packet_filter.ask(paths.filter_rules) or packet_filter.run()
-    yield verdicts.filtered(rules, packet_filter.packet(places.fleet.listen, host.observe()))
+    yield firewall_report.judge(firewall_tools.ask_tools(), places.fleet.listen)
     public = superlink.published(settings, own)
     ca_pem = Keyring(paths.tls).held_ca()
     _dial(prober, settings, places.fleet.dial, ca_pem or None, public.host)

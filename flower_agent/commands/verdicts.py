@@ -8,9 +8,7 @@ from typing import Any
 
 from flower_agent.catalogue import CATALOGUE
 from flower_agent.errors import Finding, Severity, warning
-from flower_agent.machine import firewall
 from flower_agent.machine.interfaces import Interface
-from flower_agent.machine.netfilter import Packet
 from flower_agent.reporting import screen, status
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -151,16 +149,6 @@ def docker(version: str, *, live_restore: bool, proxy: str = "") -> Check:
         message = f"Docker {version} answers; a restart of it ends the containers{by}"
         return found("docker", warning("docker.live_restore", message))
     return well("docker", f"{version} answers{by}")
-
-
-def filtered(rules: str | None, first: Packet) -> Check:
-    """Judge the packet filter's rules (`firewall`)."""
-    if rules is None:
-        return skipped("firewall", "no program here lists the rules")
-    closed = firewall.judge(rules, first)
-    if closed is not None:
-        return found("firewall", dataclasses.replace(closed, severity=Severity.ERROR))
-    return well("firewall", f"nothing found that closes TCP port {first.port}")
 
 
 def mtus(nics: Sequence[Interface], told: Iterable[tuple[str, Interface, int]]) -> Iterator[Check]:

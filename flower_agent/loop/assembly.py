@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flower_agent.background import Threads
 from flower_agent.config.parsers import Role
-from flower_agent.machine.packet_filter import PacketFilter
+from flower_agent.machine.firewall_tools import Firewalls
 from flower_agent.paths import Paths
 from flower_agent.pki.certificate_files import CertificateFiles
 from flower_agent.pki.node_keys import NodeKeys
@@ -121,7 +121,7 @@ def assemble(
         Enroller(Registrar(threads, rng=rng, scale=scale), scale=scale),
         Submitter(threads, run_git, bundler, run_files, follower, scale=scale),
         ServerCertificate(CertificateFiles(paths.certificates)),
-        packet_filter=PacketFilter(paths.filter_rules, threads, scale=scale),
+        firewalls=Firewalls(paths.root, threads, scale=scale),
         follower=follower,
         reports=NodeReports(threads, scale=scale),
         paths=paths,

@@ -16,8 +16,8 @@ from flower_agent.address import Address, is_any, is_ip, is_loopback, parse_addr
 from flower_agent.config.settings import Settings
 from flower_agent.errors import AgentError, Finding, warning
 from flower_agent.machine import interfaces
+from flower_agent.machine.firewall_tools import Firewalls
 from flower_agent.machine.host import HostFacts
-from flower_agent.machine.packet_filter import PacketFilter
 from flower_agent.paths import Paths
 from flower_agent.pki import certificates, trust
 from flower_agent.pki.server_certificate import ServerCertificate
@@ -56,14 +56,14 @@ class SuperLink:
         submitter: Submitter,
         certificate: ServerCertificate,
         *,
-        packet_filter: PacketFilter,
+        firewalls: Firewalls,
         follower: Follower,
         reports: NodeReports,
         paths: Paths,
     ) -> None:
         self._prober = prober
         self._certificate = certificate
-        self._packet_filter = packet_filter
+        self._firewalls = firewalls
         self._enroller = enroller
         self._follower = follower
         self._reports = reports
@@ -83,7 +83,6 @@ class SuperLink:
             turn.warnings.append(_rivals(turn.host))
         places = roles.endpoints(settings, host)
         _consent(settings, places)
-        self._packet_filter.note(turn, places.fleet.listen)
         public = published(settings, _named(host, turn))
         turn.told["FLOWER_ENDPOINT"] = str(public)
         turn.node_auth = self._enroller.wants_keys(turn)
@@ -114,7 +113,7 @@ class SuperLink:
             nodes = api.list_nodes(TIMEOUT_S)
             self._room()
             turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
-            online = self._note_nodes(turn, nodes, api)
+            online = self._note_nodes(turn, nodes, api, places.fleet.listen)
         self._follower.follow(turn, running, dial, app_places.outputs_limit(self._paths, settings))
         vmids = [pin.vmid for pin in turn.record.pins]
         active, now = self._follower.active, turn.monotonic
@@ -171,7 +170,9 @@ class SuperLink:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
             raise AgentError("control.database", message, retryable=True)
 
-    def _note_nodes(self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control) -> int:
+    def _note_nodes(
+        self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control, listens: Address
+    ) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
         turn.told["FLOWER_NODES"] = str(online)
         enroller = self._enroller
@@ -184,7 +185,18 @@ class SuperLink:
         turn.note("nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen))
         turn.warnings += seen.findings
         turn.supernodes = roster.roster(nodes, pins, enroller.claims)
+        expected = max(seen.whole, enroller.expected)
+        self._note_firewall(turn, listens, expected=expected, online=online)
         return online
+
+    def _note_firewall(self, turn: Turn, listens: Address, *, expected: int, online: int) -> None:
+        seen = self._firewalls.look(listens, turn.monotonic, expected=expected, online=online)
+        if seen is None:
+            return
+        detail, found = seen
+        turn.note("firewall", Mark.WAITING if found else Mark.OK, detail)
+        if found is not None:
+            turn.warnings.append(found)
 
     def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
         turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()

@@ -1,1 +1,1 @@
-"""What this VM is: processor, NICs, GPUs, packet filter, ports."""
+"""What this VM is: processor, NICs, GPUs, firewalls, ports."""

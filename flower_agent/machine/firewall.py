@@ -1,20 +1,17 @@
-"""Whether rules of a packet filter close a port, and whose they are. Pure.
+"""Which firewall is active on this VM, and when that is worth a warning. Pure.
 
-The rules come as `packet_filter` has them: what each program lists behind a line with its name.
+Rules are not evaluated: what a packet meets depends on sets, marks and senders that nobody here
+knows. A firewall that is active is a reason to look at it when SuperNodes do not come.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator
+import re
 
-from flower_agent.address import Address, is_any
+from flower_agent.address import Address
 from flower_agent.errors import Finding, warning
 
-from . import iptables, netfilter, nft
-from .netfilter import Packet
-
-HEAD = "== "
-"""Begins the line with the name of a program."""
+UNITS = ("firewalld", "ufw", "nftables")
+PATIENCE_S = 120.0
+"""So long none of the expected SuperNodes is connected before an active firewall is named."""
 
 OPEN = {
     "firewalld": (
@@ -24,50 +21,45 @@ OPEN = {
     ),
     "ufw": "Open it to the federation's subnet: ufw allow proto tcp from SUBNET to any port {port}",
 }
-"""The remedy where it is known whose rules they are."""
+"""The remedy by firewall; the catalogue has that for rules of nftables."""
 
 
-def judge(rules: str, first: Packet) -> Finding | None:
-    """Return the warning ``firewall.drops`` where no such packet can pass."""
-    first = dataclasses.replace(first, tracked="notrack" not in rules.lower())
-    for program, chains in _readings(rules, first):
-        for name in netfilter.closing(chains):
-            owner = _owner(name, chains)
-            where = f"{owner or program} (chain {name})"
-            hint = OPEN[owner].format(port=first.port, ip=_IP[first.family]) if owner else ""
-            at = f"TCP port {first.port}" if is_any(first.host) else Address(first.host, first.port)
-            return warning("firewall.drops", f"{where} lets nobody reach {at}", hint)
-    return None
+def active(states: str, ufw_conf: str) -> tuple[str, ...] | None:
+    """Return those of `UNITS` that are active; None where systemd did not answer.
+
+    `states` is what ``systemctl is-active`` prints for them. The unit of ufw is active even where
+    ufw is switched off, so its own configuration counts, too.
+    """
+    lines = states.split()
+    if len(lines) != len(UNITS):
+        return None
+    on = re.search(r"^ENABLED=[\"']?yes\b", ufw_conf, re.IGNORECASE | re.MULTILINE)
+    pairs = zip(UNITS, lines, strict=True)
+    return tuple(name for name, state in pairs if state == "active" and (name != "ufw" or on))
 
 
-_IP = {"ip": "ipv4", "ip6": "ipv6"}
-_IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
+def describe(names: tuple[str, ...]) -> str:
+    """Return the fact for a person."""
+    if not names:
+        return f"none is active of {', '.join(UNITS)}"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} active"
 
 
-def _readings(rules: str, first: Packet) -> Iterator[tuple[str, dict[str, netfilter.Chain]]]:
-    """Yield what each program told; a format that nobody here knows proves nothing."""
-    told = dict(_sections(rules))
-    with contextlib.suppress(ValueError):
-        if "nft" in told:
-            yield "nftables", nft.chains(told["nft"], first, told.get("asleep", ""))
-    program = _IPTABLES[first.family]
-    with contextlib.suppress(ValueError):
-        yield program, iptables.chains(told.get(program, ""), first)
+def absent_since(before: float | None, now: float, *, expected: int, online: int) -> float | None:
+    """Return since when SuperNodes are expected and none is connected; None where it is not so."""
+    if online or not expected:
+        return None
+    return now if before is None else before
 
 
-def _sections(rules: str) -> Iterator[tuple[str, str]]:
-    name, lines = "", list[str]()
-    for line in (*rules.splitlines(), HEAD):
-        if not line.startswith(HEAD.rstrip()):
-            lines.append(line)
-            continue
-        if name and lines:
-            yield name, "\n".join(lines)
-        name, lines = line[len(HEAD) :], []
+def drops(names: tuple[str, ...], listens: Address, expected: int) -> Finding:
+    """Return the warning ``firewall.drops`` for SuperNodes that do not come."""
+    nodes = f"none of {expected} expected SuperNodes" if expected > 1 else "no expected SuperNode"
+    message = f"{describe(names)} and {nodes} is connected: it may close TCP port {listens.port}"
+    return warning("firewall.drops", message, remedy(names[0], listens))
 
 
-def _owner(name: str, chains: dict[str, netfilter.Chain]) -> str:
-    if " firewalld " in name:
-        return "firewalld"
-    table = name.rpartition(" ")[0]
-    return "ufw" if any(each.startswith(f"{table} ufw") for each in chains) else ""
+def remedy(name: str, listens: Address) -> str:
+    """Return what opens the port in this firewall; empty for the catalogue's words."""
+    ip = "ipv6" if ":" in listens.host else "ipv4"
+    return OPEN.get(name, "").format(ip=ip, port=listens.port)

@@ -77,6 +77,11 @@ class Enroller:
         """The other VMs of the service; None while that is not known."""
         return self._registrar.members
 
+    @property
+    def expected(self) -> int:
+        """How many VMs of the service may be SuperNodes; 0 where they need no key."""
+        return self._registrar.counts()[1]
+
     def enrol(self, turn: Turn, found: Collection[NodeInfo], api: Control) -> None:
         """Register and unregister what is due; what cannot be done is a warning."""
         nodes, now, record = enrolment.by_key(found), turn.monotonic, turn.record

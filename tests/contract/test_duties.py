@@ -13,9 +13,9 @@ from flower_agent.errors import AgentError
 from flower_agent.loop import superexec, superlink
 from flower_agent.loop.supernode import SuperNode
 from flower_agent.loop.turn import Running, Turn
+from flower_agent.machine.firewall_tools import Firewalls
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.interfaces import Interface
-from flower_agent.machine.packet_filter import PacketFilter
 from flower_agent.paths import Paths
 from flower_agent.pki import trust
 from flower_agent.pki.certificate_files import CertificateFiles
@@ -360,14 +360,14 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     follower = Follower(threads, kept, AppRuns(paths, threads, None))
     submitter = Submitter(threads, Git(tmp_path), Bundler(Engine("duties")), kept, follower)
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
-    rules = PacketFilter(tmp_path / "filter-rules", threads)
+    firewalls = Firewalls(tmp_path, threads)
     enroller = Enroller(registrar)
     duty = superlink.SuperLink(
         Prober(),
         enroller,
         submitter,
         certificate,
-        packet_filter=rules,
+        firewalls=firewalls,
         follower=follower,
         reports=NodeReports(threads),
         paths=paths,

@@ -242,6 +242,7 @@ def test_a_vm_that_publishes_no_key_yet_is_waited_for(make):
     world.live(30)
     assert world.turn.facts["enrolment"].mark is Mark.WAITING
     assert world.turn.facts["enrolment"].detail == "0 of 1 VMs of the service"
+    assert world.enroller.expected == 1
     assert 4 <= world.requests_since(0)["/vms/42"] <= 7
     key = NodeKeys(world.folder / "42").own("42").public
     world.say(FIRST, key)

@@ -9,7 +9,6 @@ from conftest import ROOT
 
 SYSTEMD = ROOT / "systemd"
 UNIT = SYSTEMD / "flower-agent.service"
-READER = SYSTEMD / "flower-agent-rules@.service"
 EXPOSURE_LIMIT = 2.0
 STAND_INS = ROOT / "tests" / "boot" / "one-context"
 """one-context's units as its package orders them."""
@@ -42,7 +41,6 @@ def root(tree, tmp_path):
         "bin/kill",
         "usr/bin/true",
         "usr/bin/flower-agent",
-        "usr/lib/flower-agent/filter-rules",
         "usr/sbin/one-contextd",
     ):
         place = target / program
@@ -74,8 +72,7 @@ def verify(program, root, *units):
 
 
 def test_systemd_takes_the_units_and_orders_them_without_a_cycle(program, root):
-    units = ["flower-agent.service", "flower-agent-online.target", "flower-agent-rules.socket"]
-    units += one_context()
+    units = ["flower-agent.service", "flower-agent-online.target", *one_context()]
     assert verify(program, root, "multi-user.target", *units) == ""
 
 
@@ -86,10 +83,9 @@ def test_an_ordering_after_one_context_itself_would_be_a_cycle(program, root):
     assert "ordering cycle" in verify(program, root, "multi-user.target")
 
 
-@pytest.mark.parametrize("unit", [UNIT, READER], ids=lambda unit: unit.name)
-def test_a_service_is_shut_off_from_what_it_does_not_need(program, unit):
+def test_the_service_is_shut_off_from_what_it_does_not_need(program):
     done = subprocess.run(
-        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit],
+        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", UNIT],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)[1])

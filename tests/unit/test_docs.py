@@ -245,9 +245,9 @@ def test_what_can_fail_is_told_as_it_was_tried():
         "tests/contract/test_exchange.py",
         "tests/contract/test_finder.py",
         "tests/contract/test_node_auth.py",
-        "tests/contract/test_packet_filter.py",
         "tests/contract/test_registry.py",
         "tests/federation/test_enrolment.py",
+        "tests/unit/test_firewall.py",
         "tests/unit/test_images.py",
     )
     also = {code for name in others for code in CODE.findall((ROOT / name).read_text("utf-8"))}

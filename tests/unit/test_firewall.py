@@ -1,171 +1,221 @@
-"""What a list of rules says about a port, and that nothing unproven is claimed.
+"""Which firewall is active, and when SuperNodes that do not come make it a warning."""
 
-The lists in ``tests/data/firewall`` were printed by Debian 12's firewalld 1.3.3 and ufw 0.36.2.
-``tests/contract/test_packet_filter.py`` asks the kernel about the same ones.
-"""
-
+import datetime
 import pathlib
+import subprocess
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flower_agent.address import Address
-from flower_agent.machine import firewall, netfilter, packet_filter
+from flower_agent.background import Threads
+from flower_agent.config import settings
+from flower_agent.loop import superlink
+from flower_agent.loop.turn import Running, Turn
+from flower_agent.machine import firewall, firewall_tools
+from flower_agent.machine.firewall_tools import Firewalls
 from flower_agent.machine.host import HostFacts
 from flower_agent.machine.interfaces import Interface
-from flower_agent.machine.netfilter import Applies, Chain, Packet, Rule, Verdict
+from flower_agent.paths import Paths
+from flower_agent.pki.keyring import Keyring
+from flower_agent.record import Record
+from flower_agent.reporting.status import Mark
 
-RECORDED = pathlib.Path(__file__).parents[1] / "data" / "firewall"
-ANY = "0.0.0.0"  # noqa: S104 - never bound here
-SYN = Packet("10.77.0.10", 9092, "eth0")
-
-
-def listed(name):
-    """Return a recorded list as `filter-rules` prints it."""
-    path = next(RECORDED.glob(f"{name}.*"))
-    program = {".json": "nft", ".txt": "iptables"}[path.suffix]
-    return f"== {program}\n{path.read_text()}"
+FLEET = Address("10.77.0.10", 9092)
+NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+ON, OFF = "# ufw\nENABLED=yes\n", "# ENABLED=yes\nENABLED=no\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "owner", "hint"),
+    ("states", "ufw_conf", "names"),
     [
-        ("firewalld-closed", "firewalld", "family=ipv4 source address=SUBNET port port=9092 "),
-        ("ufw-closed", "ufw", "ufw allow proto tcp from SUBNET to any port 9092"),
+        ("inactive\ninactive\ninactive\n", "", ()),
+        ("active\ninactive\ninactive\n", "", ("firewalld",)),
+        ("inactive\nactive\ninactive\n", ON, ("ufw",)),
+        ("inactive\nactive\ninactive\n", OFF, ()),  # its unit is active all the same
+        ("failed\nactivating\nactive\n", ON, ("nftables",)),
+        ("active\nactive\nactive\n", ON, ("firewalld", "ufw", "nftables")),
+        ("", ON, None),
+        ("active\n", ON, None),
     ],
 )
-def test_a_firewall_that_drops_the_port_is_named_with_its_remedy(name, owner, hint):
-    found = firewall.judge(listed(name), SYN)
+def test_the_firewalls_that_systemd_calls_active_are_known(states, ufw_conf, names):
+    assert firewall.active(states, ufw_conf) == names
+
+
+def test_a_person_reads_which_are_active():
+    assert firewall.describe(()) == "none is active of firewalld, ufw, nftables"
+    assert firewall.describe(("ufw",)) == "ufw is active"
+    assert firewall.describe(("firewalld", "nftables")) == "firewalld and nftables are active"
+
+
+@pytest.mark.parametrize(
+    ("before", "expected", "online", "since"),
+    [(None, 2, 0, 9.0), (3.0, 2, 0, 3.0), (3.0, 2, 1, None), (3.0, 0, 0, None)],
+)
+def test_nobody_is_missed_where_one_is_there_or_none_is_expected(before, expected, online, since):
+    assert firewall.absent_since(before, 9.0, expected=expected, online=online) == since
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "hint"),
+    [
+        ("firewalld", "10.0.0.5", "family=ipv4 source address=SUBNET port port=9092 "),
+        ("firewalld", "fd00::5", "family=ipv6 source address=SUBNET port port=9092 "),
+        ("ufw", "10.0.0.5", "ufw allow proto tcp from SUBNET to any port 9092"),
+        ("nftables", "10.0.0.5", "/usr/share/doc/flower-agent/examples/fleet-port.nft"),
+    ],
+)
+def test_the_warning_has_the_commands_of_that_firewall(name, host, hint):
+    found = firewall.drops((name,), Address(host, 9092), 2)
     assert found.code == "firewall.drops"
-    assert found.message.startswith(f"{owner} (chain ")
-    assert found.message.endswith(" lets nobody reach 10.77.0.10:9092")
+    assert found.message == (
+        f"{name} is active and none of 2 expected SuperNodes is connected: it may close TCP "
+        "port 9092"
+    )
     assert hint in found.hint
 
 
-@pytest.mark.parametrize("name", ["firewalld-open", "firewalld-trusted", "ufw-open"])
-def test_one_that_lets_some_in_is_no_finding(name):
-    assert firewall.judge(listed(name), SYN) is None
+class AtOnce(Threads):
+    """Threads whose calls end before the loop goes on."""
+
+    def start(self, _name, run):
+        run()
 
 
-@pytest.mark.parametrize(
-    ("name", "port", "closes"),
-    [
-        ("drops-by-default", 9092, False),  # of a set
-        ("drops-by-default", 9105, False),  # of a range in a set
-        ("drops-by-default", 7000, False),
-        ("drops-by-default", 9093, True),
-        ("drops-by-default", 9111, True),
-        ("lets-in", 9092, False),
-        ("of-iptables", 9092, False),  # nft hides what iptables' own rules match
-    ],
-)
-def test_rules_of_ones_own_are_judged_by_port(name, port, closes):
-    rules = "== nft\n" + (RECORDED.parent / f"nft/{name}.json").read_text()
-    assert (firewall.judge(rules, Packet("10.0.0.5", port, "eth0")) is not None) == closes
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A root of a VM that systemd runs, with firewalld."""
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setattr(firewall_tools, "_PATH", str(programs))
+    program(tmp_path, "systemctl", "printf 'active\\ninactive\\ninactive\\n'; exit 3")
+    return tmp_path
 
 
-def test_no_rules_are_no_finding():
-    assert firewall.judge("", SYN) is None
-    assert firewall.judge('== nft\n{"nftables": []}\n== iptables\n== ip6tables\n', SYN) is None
+def program(root, name, does):
+    place = root / "bin" / name
+    place.write_text(f"#!/bin/sh\n{does}\n")
+    place.chmod(0o755)
 
 
-def test_rules_of_the_other_protocol_version_do_not_count():
-    rules = listed("ufw-closed")
-    other = Packet("fd00::a", 9092, "eth0")
-    assert firewall.judge(rules, other) is None
-    assert firewall.judge(rules.replace("iptables", "ip6tables"), other) is not None
-    assert firewall.judge(rules.replace("iptables", "ip6tables"), SYN) is None
+def watch(root, **more):
+    return Firewalls(root, AtOnce(lambda: None), **more)
 
 
-def test_rules_without_an_owner_get_the_general_remedy():
-    rules = "== iptables\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n"
-    found = firewall.judge(rules, Packet(ANY, 9092, None))
-    assert found.message == "iptables (chain filter INPUT) lets nobody reach TCP port 9092"
-    assert "fleet-port.nft" in found.hint
+def code(seen):
+    return seen[1].code if seen and seen[1] else None
 
 
-def test_a_port_that_is_not_tracked_may_have_any_state():
-    rules = (
-        "== iptables\n*raw\n:PREROUTING ACCEPT [0:0]\n{}*filter\n:INPUT DROP [0:0]\n"
-        "-A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT\nCOMMIT\n"
-    )
-    assert firewall.judge(rules.format(""), SYN) is not None
-    loose = "-A PREROUTING -p tcp -m tcp --dport 9092 -j CT --notrack\n"
-    assert firewall.judge(rules.format(loose), SYN) is None
+def test_an_active_firewall_is_named_when_expected_supernodes_stay_away(machine):
+    seen = watch(machine)
+    seen.look(FLEET, 0.0, expected=2, online=0)  # asks
+    assert seen.look(FLEET, 1.0, expected=2, online=0) == ("firewalld is active", None)
+    assert code(seen.look(FLEET, 119.0, expected=2, online=0)) is None
+    assert code(seen.look(FLEET, 120.0, expected=2, online=0)) == "firewall.drops"
+    assert code(seen.look(FLEET, 121.0, expected=2, online=1)) is None
+    assert code(seen.look(FLEET, 122.0, expected=2, online=0)) is None  # two minutes anew
+    assert code(seen.look(FLEET, 242.0, expected=2, online=0)) == "firewall.drops"
 
 
-@given(st.text())
-def test_any_text_is_no_reason_to_fail(text):
-    for program in ("nft", "iptables", "ip6tables", "other"):
-        firewall.judge(f"== {program}\n{text}", SYN)
+def test_without_an_active_firewall_nobody_is_blamed(machine):
+    program(machine, "systemctl", "printf 'inactive\\ninactive\\ninactive\\n'; exit 3")
+    seen = watch(machine, scale=0.01)
+    seen.look(FLEET, 0.0, expected=2, online=0)
+    told = seen.look(FLEET, 2.0, expected=2, online=0)
+    assert told == ("none is active of firewalld, ufw, nftables", None)
 
 
-@pytest.mark.parametrize("name", ["firewalld-closed", "ufw-closed"])
-@given(data=st.data())
-def test_a_list_that_is_cut_off_is_no_reason_to_fail(name, data):
-    rules = listed(name)
-    firewall.judge(rules[: data.draw(st.integers(0, len(rules)))], SYN)
+def test_what_was_started_since_is_seen(machine):
+    (machine / "etc/ufw").mkdir(parents=True)
+    (machine / "etc/ufw/ufw.conf").write_text(ON)
+    seen = watch(machine, scale=0.01)
+    seen.look(FLEET, 0.0, expected=0, online=0)
+    program(machine, "systemctl", "printf 'inactive\\nactive\\ninactive\\n'; exit 3")
+    seen.look(FLEET, 2.9, expected=0, online=0)
+    assert seen.look(FLEET, 2.95, expected=0, online=0) == ("firewalld is active", None)
+    seen.look(FLEET, 3.0, expected=0, online=0)
+    seen.look(FLEET, 6.0, expected=0, online=0)
+    assert seen.look(FLEET, 6.1, expected=0, online=0) == ("ufw is active", None)
 
 
-def test_the_packet_comes_by_the_nic_that_has_the_address():
-    nics = (Interface("lo", "", ("127.0.0.1",)), Interface("ens3", "", ("10.77.0.10",)))
-    facts = HostFacts(nics, "ens3", 0, "")
-    assert packet_filter.packet(Address("10.77.0.10", 9092), facts).interface == "ens3"
-    assert packet_filter.packet(Address(ANY, 9092), facts).interface is None
+@pytest.mark.parametrize("answer", ["exit 1", "echo 'Failed to connect to bus' >&2; exit 1"])
+def test_a_systemd_that_does_not_answer_is_no_fact(machine, answer):
+    program(machine, "systemctl", answer)
+    seen = watch(machine)
+    seen.look(FLEET, 0.0, expected=2, online=0)
+    assert seen.look(FLEET, 500.0, expected=2, online=0) is None
 
 
-NAMES = ("input", "a", "b")
-RULES = st.builds(
-    Rule, st.sampled_from(Applies), st.sampled_from(Verdict), st.sampled_from((*NAMES[1:], "lost"))
-)
+def test_a_systemctl_that_hangs_is_given_up(machine, monkeypatch):
+    monkeypatch.setattr(firewall_tools, "ASK_S", 0.1)
+    program(machine, "systemctl", "exec sleep 30")
+    assert firewall_tools.ask_systemd(machine) is None
 
 
-@st.composite
-def chain_sets(draw):
-    """A base chain and two others; jumps lead from `input` to `a` to `b`, as without loops."""
-    found = {}
-    for index, name in enumerate(NAMES):
-        rules = draw(st.lists(RULES, max_size=4))
-        onward = {*NAMES[index + 1 :], "lost"}
-        policy = draw(st.sampled_from((Verdict.ACCEPT, Verdict.DROP))) if index == 0 else None
-        found[name] = Chain(tuple(r for r in rules if r.target in onward), policy)
-    return found
+def test_where_no_systemd_runs_or_nobody_else_may_dial_nothing_is_asked(machine, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(subprocess, "run", never)
+    loopback = Address("127.0.0.1", 9092)
+    assert watch(machine).look(loopback, 0.0, expected=2, online=0) is None
+    assert watch(pathlib.Path("/nowhere")).look(FLEET, 0.0, expected=2, online=0) is None
 
 
-def ways(name, chains):
-    """Yield how each way through a chain ends, one after another; the obvious walk."""
-    if name not in chains:
-        yield from (Verdict.ACCEPT, Verdict.DROP, Verdict.RETURN)
-        return
-    yield from _from(chains[name].rules, chains)
+def test_the_tools_are_asked_in_english_and_one_that_fails_tells_nothing(machine):
+    program(machine, "firewall-cmd", "echo FirewallD is not running >&2; exit 252")
+    program(machine, "ufw", 'echo "$LC_ALL $*"')
+    assert firewall_tools.ask_tools() == {"ufw": "C status verbose\n"}
 
 
-def _from(rules, chains):
-    if not rules:
-        yield Verdict.RETURN
-        return
-    rule, rest = rules[0], rules[1:]
-    if rule.applies is not Applies.YES:
-        yield from _from(rest, chains)
-    if rule.applies is Applies.NO:
-        return
-    match rule.verdict:
-        case Verdict.JUMP:
-            for end in ways(rule.target, chains):
-                yield from _from(rest, chains) if end is Verdict.RETURN else (end,)
-        case Verdict.GOTO:
-            yield from ways(rule.target, chains)
-        case Verdict.ANY:
-            yield from (Verdict.ACCEPT, Verdict.DROP, Verdict.RETURN)
-        case Verdict.NEXT:
-            yield from _from(rest, chains)
-        case end:
-            yield end
+class Beside:
+    """What a SuperLink does beside its nodes, left out here."""
+
+    active, claims, members, expected = frozenset(), {}, None, 2
+
+    def close(self):
+        """Nothing is open."""
+
+    def list_nodes(self, _timeout_s):
+        return ()
+
+    def follow(self, *_):
+        return []
+
+    def probe(self, *_, **__):
+        """All is well."""
+
+    probe_serving = probe_tcp = enrol = probe
 
 
-@given(chain_sets())
-def test_a_chain_closes_exactly_when_no_way_through_it_ends_in_accept(chains):
-    policy = chains["input"].policy
-    ends = {policy if end is Verdict.RETURN else end for end in ways("input", chains)}
-    assert netfilter.closing(chains) == (() if Verdict.ACCEPT in ends else ("input",))
+def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch):
+    beside, firewalls, paths = Beside(), watch(machine), Paths(machine)
+    paths.runs.mkdir(parents=True)
+    monkeypatch.setattr(superlink, "connect", lambda *_: beside)
+    duty = superlink.SuperLink(
+        beside, beside, beside, beside,
+        firewalls=firewalls, follower=beside, reports=beside, paths=paths,
+    )  # fmt: skip
+
+    def turn(monotonic):
+        context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", "FLOWER_ADDRESS": "10.77.0.10"}
+        made = Turn(
+            settings=settings.parse(context, {}).settings,
+            variables={},
+            host=HostFacts((Interface("eth0", "", ("10.77.0.10",)),), "eth0", 0, ""),
+            keyring=Keyring(machine),
+            client=None,
+            now=NOW,
+            monotonic=monotonic,
+            record=Record(),
+            node_auth=True,
+        )
+        made.told["FLOWER_ENDPOINT"] = "10.77.0.10:9092"
+        duty.check(made, Running(NOW, str))
+        return made
+
+    turn(0.0)
+    calm, late = turn(1.0), turn(120.0)
+    assert calm.facts["firewall"].mark is Mark.OK
+    assert (late.facts["firewall"].mark, late.warnings[-1].code) == (Mark.WAITING, "firewall.drops")

@@ -29,9 +29,6 @@ class Beside:
     def wanted(self, *_):
         return trust.Wanted(source=trust.Source.OFF)
 
-    def note(self, *_):
-        """Look at no packet filter."""
-
 
 @pytest.mark.parametrize(
     ("rivals", "address", "codes"),
@@ -57,7 +54,7 @@ def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, cod
     beside = Beside()
     paths = Paths(pathlib.Path("/nowhere"))
     duty = SuperLink(
-        None, beside, None, beside, packet_filter=beside, follower=None, reports=None, paths=paths
+        None, beside, None, beside, firewalls=None, follower=None, reports=None, paths=paths
     )
     duty.prepare(turn)
     assert [found.code for found in turn.warnings] == codes

@@ -9,22 +9,23 @@ import re
 import jsonschema
 import pytest
 
-from flower_agent.commands import verdicts
+from flower_agent.address import Address
+from flower_agent.commands import firewall_report, verdicts
 from flower_agent.commands.verdicts import GIB, MIB, Room, Verdict
 from flower_agent.errors import Finding
 from flower_agent.machine.interfaces import Interface
-from flower_agent.machine.netfilter import Packet
 from flower_agent.reporting import screen
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/doctor"
 SCHEMA = json.loads((ROOT / "docs/doctor.schema.json").read_text())
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
-RULES = "== nft\n" + (ROOT / "tests/data/nft/drops-by-default.json").read_text()
-
-
-def knock(port):
-    return Packet("10.0.0.5", port, "eth0")
+RULES = {
+    "nftables": (
+        "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; "
+        "policy drop;\n\t\ttcp dport { 22, 9092 } accept\n\t}\n}\n"
+    )
+}
 
 
 SURE = {
@@ -33,7 +34,7 @@ SURE = {
     "disk": verdicts.disk(Room("/var/lib/docker", 20 * GIB, 40 * GIB, 1000), GIB),
     "memory": verdicts.memory(3 * GIB, 4 * GIB),
     "clock": verdicts.clock(-0.4, synchronized=True),
-    "firewall": verdicts.filtered(RULES, knock(9092)),
+    "firewall": firewall_report.judge(RULES, Address("10.0.0.5", 9092)),
 }
 ANSWERS = {
     "all-well": [*SURE.values(), verdicts.skipped("dns", "no name is needed")],
@@ -47,7 +48,7 @@ ANSWERS = {
         verdicts.disk(Room("/var/lib/docker", 100 * MIB, 40 * GIB), GIB),
         verdicts.clock(12.0, synchronized=True),
         verdicts.memory(100 * MIB, 4 * GIB),
-        verdicts.filtered(RULES, knock(9095)),
+        firewall_report.judge(RULES, Address("10.0.0.5", 9095)),
         verdicts.found(
             "superlink",
             Finding(
@@ -114,10 +115,6 @@ def test_a_disk_wants_room_and_inodes(room, verdict):
 )
 def test_a_clock_agrees_with_onegate_and_is_set_by_somebody(skew_s, synchronized, verdict):
     assert verdicts.clock(skew_s, synchronized=synchronized).verdict is verdict
-
-
-def test_a_filter_that_nobody_can_read_is_not_judged():
-    assert verdicts.filtered(None, knock(9092)).verdict is Verdict.SKIPPED
 
 
 def test_what_others_said_reaches_the_terminal_printable():
