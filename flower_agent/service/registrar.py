@@ -1,8 +1,8 @@
 """A SuperLink's watch over its service: which VMs there are, what keys they publish.
 
 Looks run in the background. Requests are few (`lookups`): one ``/service`` every 5 s while
-a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, at most 20 a second,
-and for one of the settled ones each minute, in turn.
+a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, as fast as OneGate
+answers (`rate`), and for one of the settled ones each minute, in turn.
 """
 
 import dataclasses
@@ -21,24 +21,29 @@ from .discovery import Service
 from .enrolment import Claim, Pin
 from .lookups import Absence, Look, Standing
 from .onegate import OneGate
-
-A_SECOND = 20
-"""Look-ups of VMs that OneGate is asked for at most."""
+from .rate import Rate
 
 RETRY_S = (5.0, 15.0)
 
 log = structlog.get_logger()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """What some look-ups found."""
+
+    claims: tuple[Claim, ...]
+    rate: Rate
+    """Of the next look-up."""
+
+
 class InterruptedLookError(AgentError):
     """OneGate failed between two VMs; those before are known."""
 
-    def __init__(
-        self, error: AgentError, claims: Collection[Claim], asked: Collection[str]
-    ) -> None:
+    def __init__(self, error: AgentError, known: "Known", asked: Collection[str]) -> None:
         found = error.finding
         super().__init__(found.code, found.message, found.hint, retryable=error.retryable)
-        self.claims = tuple(claims)
+        self.known = known
         self.asked = tuple(asked)
 
 
@@ -52,17 +57,17 @@ class Registrar:
         rng: random.Random,
         scale: float = 1.0,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         def pause(error: AgentError | None, _: int) -> float:
             fails = error is not None and not _alone(error)
             return rng.uniform(*RETRY_S) * scale if fails else 0.0
 
         self._listing: Background[str, Service] = Background(threads, "onegate-watch", pause)
-        self._looking: Background[str, tuple[Claim, ...]] = Background(
-            threads, "onegate-keys", pause
-        )
+        self._looking: Background[str, Known] = Background(threads, "onegate-keys", pause)
+        self._rate = Rate()
         self._scale = scale
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         self._service: Service | None = None
         self._vmid: str | None = None
         self._missing_since: float | None = None
@@ -98,13 +103,16 @@ class Registrar:
         standing = lookups.standings(self._others(), pins, self.claims, nodes)
         told = {c.vmid for c in self.claims.values() if c.gpu}
         self._looks = lookups.follow(self._looks, standing, now, told)
-        due = lookups.due(self._looks, now, self._scale)[:A_SECOND] or self._in_turn(now)
+        waiting = lookups.due(self._looks, now, self._scale)
+        due = waiting[: self._rate.batch] or self._in_turn(now)
         if not due or now < self._not_before():
             return
-        pause_s, sleep = 1.0 / A_SECOND, self._sleep
+        rate, sleep, clock = self._rate, self._sleep, self._clock
         nodes_here = lookups.nodes_by_role(self._service, pinned) if self._service else frozenset()
         self._looking.start(
-            client.access.vmid, lambda: ask(client, due, pause_s, sleep, nodes_here), now
+            client.access.vmid,
+            lambda: ask(client, due, rate, nodes_here, sleep=sleep, clock=clock),
+            now,
         )
 
     def gone(self, now: float) -> frozenset[str]:
@@ -160,7 +168,9 @@ class Registrar:
         if (looked := self._looking.take(own_vmid, now)) is not None:
             self._note(looked.error)
             cut = looked.error if isinstance(looked.error, InterruptedLookError) else None
-            claims = cut.claims if cut else looked.answer or ()
+            known = cut.known if cut else looked.answer
+            claims = known.claims if known else ()
+            self._rate = known.rate if known else self._rate.failed()
             asked = cut.asked if cut else tuple(claim.vmid for claim in claims)
             self.claims |= {found.vmid: found for found in claims}
             for vmid in self._looks.keys() & asked:
@@ -201,10 +211,12 @@ class Registrar:
 def ask(
     client: OneGate,
     vmids: Collection[str],
-    pause_s: float,
-    sleep: Callable[[float], None],
+    rate: Rate,
     nodes: Collection[str] = (),
-) -> tuple[Claim, ...]:
+    *,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Known:
     """Return what the VMs publish. Raises `InterruptedLookError` where OneGate fails.
 
     `nodes` are the VMs that OneFlow calls SuperNodes. A VM that has left the service meanwhile
@@ -214,14 +226,18 @@ def ask(
     asked: list[str] = []
     for vmid in vmids:
         asked.append(vmid)
+        begun = clock()
         try:
             found.append(_claim(client, vmid, nodes))
         except AgentError as error:
             if "does not contain" not in error.finding.message:
-                raise InterruptedLookError(error, found, asked) from error
+                known = Known(tuple(found), rate.failed())
+                raise InterruptedLookError(error, known, asked) from error
             found.append(Claim(vmid))
-        sleep(pause_s)
-    return tuple(found)
+        taken_s = clock() - begun
+        rate = rate.answered(taken_s)
+        sleep(rate.pause_s(taken_s))
+    return Known(tuple(found), rate)
 
 
 def _claim(client: OneGate, vmid: str, nodes: Collection[str]) -> Claim:

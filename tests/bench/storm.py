@@ -132,7 +132,8 @@ class Link(Guest):
     def __init__(self, keys, *of_a_guest, rng):
         super().__init__(*of_a_guest, rng=rng)
         self.keys = keys
-        self.registrar = Registrar(self.threads, rng=self.rng, sleep=self.threads.sleep)
+        threads = self.threads
+        self.registrar = Registrar(threads, rng=self.rng, sleep=threads.sleep, clock=threads.clock)
         self.pins, self.nodes = (), {}
         self._judged = 0
         self._ids = itertools.count(1)

@@ -125,6 +125,10 @@ class VirtualThreads(Threads):
 
         job.once(pause)
 
+    def clock(self):
+        """Return the time inside a call, the same when it is done again."""
+        return self._world.job.once(lambda: self._world.now)
+
 
 class Gate(requests.adapters.BaseAdapter):
     """A OneGate that answers so many requests a second, one after the other; a transport, too."""

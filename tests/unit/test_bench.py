@@ -35,6 +35,10 @@ def test_a_superlink_asks_no_more_of_onegate_when_it_has_more_nodes():
     assert many < 3
 
 
+def test_nodes_that_boot_together_are_let_in_as_fast_as_onegate_answers():
+    assert run(storm.Storm(NODES)).half_s < 8
+
+
 def test_agents_spread_after_a_boot_and_after_an_outage():
     found, still = (run(storm.Storm(NODES, still=still)) for still in (False, True))
     assert max(found.calm, found.back) < NODES / 6
