@@ -89,7 +89,9 @@ def look(volumes, text, known_type="", *, backwards=False):
 
 
 def refused(volumes, text, known_type=""):
-    return look(volumes, text, known_type).error.finding
+    with pytest.raises(AgentError) as raised:
+        look(volumes, text, known_type)
+    return raised.value.finding
 
 
 def test_a_disk_is_read_by_its_device_and_by_its_label(volumes, disk, label):
