@@ -189,8 +189,8 @@ class SuperNode:
         turn.phase = Phase.PEER
         self._check_peer(turn, running)
         self._lost_at = None
-        node_apps.follow(turn, running, self._apps, 0)
-        self._check_messages(turn)
+        failed = node_apps.follow(turn, running, self._apps, 0)
+        self._check_messages(turn, failed)
 
     def _trust(self, turn: Turn, found: SuperLink) -> trust.Wanted:
         settings = turn.settings
@@ -404,14 +404,14 @@ class SuperNode:
         if turn.monotonic - self._lost_at > LOST_AFTER_S:
             self._finder.forget()
 
-    def _check_messages(self, turn: Turn) -> None:
-        """Tell of a message that got lost.
+    def _check_messages(self, turn: Turn, failed: datetime.datetime | None) -> None:
+        """Tell of a message that got lost; a ClientApp `failed` last at that time.
 
         Raises AgentError ``run.message_lost`` where its Flower takes no other message after that.
         """
         if self._messages.loss != self._loss:
             self._loss, self._loss_at = self._messages.loss, turn.now
-        node_apps.lost(turn, self._loss, self._loss_at or turn.now)
+        node_apps.lost(turn, self._loss, self._loss_at or turn.now, failed)
         version = turn.settings.version
         if self._messages.stuck and flower.band(version).deaf_after_loss:
             turn.hung = True

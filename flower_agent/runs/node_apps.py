@@ -18,10 +18,13 @@ TOLD_FOR = datetime.timedelta(hours=24)
 """What is older is nobody's trouble any more."""
 
 
-def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> None:
-    """Tell of the last ClientApp that did not do its work, and tidy up after ended runs."""
+def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
+    """Tell of the last ClientApp that did not do its work, and tidy up after ended runs.
+
+    Returns when it ended, None where there is none.
+    """
     if turn.dry or running.apps is None:
-        return
+        return None
     apps.settle(running.apps, turn.now, turn.monotonic, limit)
     end = app_ends.trouble(apps.ends())
     recent = end is not None and _age(end, turn.now) < TOLD_FOR
@@ -29,15 +32,22 @@ def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> None:
     if end is not None and recent:
         turn.warnings.append(finding(end))
     turn.warnings += apps.findings()
+    return _ended(end) if end is not None and recent else None
 
 
-def lost(turn: Turn, loss: Loss | None, since: datetime.datetime) -> None:
-    """Tell of a message that the SuperNode lost; a ClientApp that failed may be its consequence."""
+def lost(
+    turn: Turn, loss: Loss | None, since: datetime.datetime, failed: datetime.datetime | None
+) -> None:
+    """Tell of a message that the SuperNode lost, unless a ClientApp `failed` after it.
+
+    One that failed shortly before may be its consequence: of the two, OneGate gets the later.
+    """
     if turn.dry:
         return
     turn.told.setdefault("FLOWER_APP_ERROR", "")
     if loss is not None and turn.now - since < TOLD_FOR:
-        turn.told["FLOWER_APP_ERROR"] = loss.short() or turn.told["FLOWER_APP_ERROR"]
+        if failed is None or failed <= since:
+            turn.told["FLOWER_APP_ERROR"] = loss.short() or turn.told["FLOWER_APP_ERROR"]
         turn.warnings.append(loss.finding())
 
 
@@ -50,4 +60,8 @@ def finding(end: AppEnd) -> Finding:
 
 
 def _age(end: AppEnd, now: datetime.datetime) -> datetime.timedelta:
-    return now - datetime.datetime.fromtimestamp(end.ended_at or 0.0, datetime.UTC)
+    return now - _ended(end)
+
+
+def _ended(end: AppEnd) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(end.ended_at or 0.0, datetime.UTC)

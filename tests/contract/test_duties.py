@@ -87,12 +87,12 @@ class Node:
     def read(self, now):
         return self._look(self.turn(now))
 
-    def messages(self, now, **context):
+    def messages(self, now, failed=None, **context):
         """Return a turn after the look at the messages, and its error."""
         turn = self.turn(now, **context)
         self._look(turn)
         try:
-            self.duty._check_messages(turn)
+            self.duty._check_messages(turn, failed)
         except AgentError as error:
             return turn, error
         return turn, None
@@ -229,6 +229,24 @@ def test_a_lost_message_is_told_until_the_next_answer_arrives_or_for_a_day():
         assert [found.code for found in turn.warnings] == ["run.message_lost"]
         assert "10.0.0.7" not in turn.warnings[0].message
     turn, _ = node.messages(START + seconds(25 * 3600), FLOWER_VERSION="1.42.0")
+    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+
+
+def test_a_clientapp_that_died_after_a_lost_message_is_what_the_superlink_hears_of():
+    node = Node(START)
+    for line in LOST:
+        node.log.write(START + seconds(2), line)
+    turn, _ = node.messages(START + seconds(3), START + seconds(1), FLOWER_VERSION="1.42.0")
+    assert turn.told["FLOWER_APP_ERROR"] == "lost its message; run 7"
+    turn, _ = node.messages(START + seconds(9), START + seconds(8), FLOWER_VERSION="1.42.0")
+    assert turn.told["FLOWER_APP_ERROR"] == ""  # where that end stands, which this test leaves out
+
+
+def test_a_message_of_another_run_ends_the_warning_about_a_lost_one():
+    node = Node(START)
+    for line in (*LOST, "INFO :      [RUN 8, ROUND 1]"):
+        node.log.write(START + seconds(2), line)
+    turn, _ = node.messages(START + seconds(3), FLOWER_VERSION="1.42.0")
     assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
 
 
