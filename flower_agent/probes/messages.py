@@ -75,8 +75,6 @@ def follow(before: Messages, lines: Iterable[str], band: Band) -> Messages:
     for line in lines:
         if found := _RUN.search(line):
             at, stuck = (found[1], found[2] or ""), False
-            if loss is not None and loss.run not in ("", found[1]):
-                loss = None  # it works for another run by now: the one before is over for it
         elif found := _MESSAGE.search(line):
             known.setdefault(found[1], at)
         elif _SENT.search(line):

@@ -242,14 +242,6 @@ def test_a_clientapp_that_died_after_a_lost_message_is_what_the_superlink_hears_
     assert turn.told["FLOWER_APP_ERROR"] == ""  # where that end stands, which this test leaves out
 
 
-def test_a_message_of_another_run_ends_the_warning_about_a_lost_one():
-    node = Node(START)
-    for line in (*LOST, "INFO :      [RUN 8, ROUND 1]"):
-        node.log.write(START + seconds(2), line)
-    turn, _ = node.messages(START + seconds(3), FLOWER_VERSION="1.42.0")
-    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
-
-
 def test_the_next_answer_ends_the_warning_about_a_lost_message():
     node = Node(START)
     for line in (*LOST, "INFO :      Sent successfully"):
