@@ -46,7 +46,6 @@ from .converge import Converger
 from .superexec import SuperExec
 from .superlink import SuperLink
 from .supernode import SuperNode
-from .turn import Duty
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +93,7 @@ class Parts:
 
 
 def assemble(
-    options: Options,
-    threads: Threads,
-    *,
-    wake: Callable[[], None],
-    rng: random.Random,
-    dry: bool,
+    options: Options, threads: Threads, *, wake: Callable[[], None], rng: random.Random, dry: bool
 ) -> Parts:
     """Return the parts of one agent; nothing is read or begun yet."""
     paths, scale = options.paths, options.scale
@@ -114,18 +108,9 @@ def assemble(
     look = Look(threads, prober, rng=rng, scale=scale)
     liveness = Liveness(wake, rng=rng, scale=scale)
     app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
-    run_files = RunFiles(paths.runs)
-    follower = Follower(threads, run_files, app_runs, scale=scale)
-    superlink = SuperLink(
-        prober,
-        Enroller(Registrar(threads, rng=rng, scale=scale), scale=scale),
-        Submitter(threads, run_git, bundler, run_files, follower, scale=scale),
-        ServerCertificate(CertificateFiles(paths.certificates)),
-        firewalls=Firewalls(paths.root, threads, scale=scale),
-        follower=follower,
-        reports=NodeReports(threads, scale=scale),
-        paths=paths,
-    )
+    registrar, submits = Registrar(threads, rng=rng, scale=scale), (run_git, bundler)
+    superlink = _superlink(options, threads, registrar, submits, prober=prober, apps=app_runs)
+    home = Look(threads, prober, rng=rng, scale=scale, name="endpoint-home")
     supernode = SuperNode(
         prober,
         finder,
@@ -133,23 +118,19 @@ def assemble(
         look,
         connections,
         liveness=liveness,
-        home=Look(threads, prober, rng=rng, scale=scale, name="endpoint-home"),
+        home=home,
         apps=app_runs,
         scale=scale,
     )
     search = Search(threads, rng=rng, scale=scale)
-    duties: dict[Role, Duty] = {
-        Role.SUPERLINK: superlink,
-        Role.SUPERNODE: supernode,
-        Role.SUPEREXEC: SuperExec(
-            prober, search, look, connections, liveness=liveness, apps=app_runs, paths=paths
-        ),
-    }
+    superexec = SuperExec(
+        prober, search, look, connections, liveness=liveness, apps=app_runs, paths=paths
+    )
     converger = Converger(
         paths,
         options.name,
         workload,
-        duties,
+        {Role.SUPERLINK: superlink, Role.SUPERNODE: supernode, Role.SUPEREXEC: superexec},
         connections=connections,
         accelerator=Accelerator(engine, threads, scale=scale),
         upgrader=Upgrader(options.name, paths, workload, finder, threads, scale=scale),
@@ -160,6 +141,30 @@ def assemble(
     )
     return Parts(
         converger, workload, prober, finder, supernode, bakery, apps, app_runs, (app_git, run_git)
+    )
+
+
+def _superlink(
+    options: Options,
+    threads: Threads,
+    registrar: Registrar,
+    submits: tuple[Git, Bundler],
+    *,
+    prober: Prober,
+    apps: AppRuns,
+) -> SuperLink:
+    paths, scale = options.paths, options.scale
+    run_files = RunFiles(paths.runs)
+    follower = Follower(threads, run_files, apps, scale=scale)
+    return SuperLink(
+        prober,
+        Enroller(registrar, scale=scale),
+        Submitter(threads, *submits, run_files, follower, scale=scale),
+        ServerCertificate(CertificateFiles(paths.certificates)),
+        firewalls=Firewalls(paths.root, threads, scale=scale),
+        follower=follower,
+        reports=NodeReports(threads, scale=scale),
+        paths=paths,
     )
 
 
