@@ -48,6 +48,9 @@ LOST_AFTER_S = 10.0
 HOLDS_AFTER_S = 2.0
 """Flower 1.23 does not say that it has connected; one that is turned away ends sooner than this."""
 
+DEAF_AFTER_S = 300.0
+"""A SuperNode that lost a message, and logs of no other for so long, is started again."""
+
 REPLACE_KEY_AFTER_S = 600.0
 """A key that worked, and is refused for so long, was unregistered, which is for ever. A SuperLink
 that lost its database registers all keys again much sooner."""
@@ -106,6 +109,7 @@ class SuperNode:
         self._messages = Messages()
         self._loss: Loss | None = None
         self._loss_at: datetime.datetime | None = None
+        self._deaf_since = 0.0
 
     def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
@@ -407,13 +411,16 @@ class SuperNode:
     def _check_messages(self, turn: Turn, failed: datetime.datetime | None) -> None:
         """Tell of a message that got lost; a ClientApp `failed` last at that time.
 
-        Raises AgentError ``run.message_lost`` where its Flower takes no other message after that.
+        Raises AgentError ``run.message_lost`` where its Flower took no other message for long.
         """
         if self._messages.loss != self._loss:
             self._loss, self._loss_at = self._messages.loss, turn.now
+            self._deaf_since = turn.monotonic
         node_apps.lost(turn, self._loss, self._loss_at or turn.now, failed)
         version = turn.settings.version
-        if self._messages.stuck and flower.band(version).deaf_after_loss:
+        deaf = self._messages.stuck and flower.band(version).deaf_after_loss
+        # A run that was stopped looks the same for a minute, and then the node goes on.
+        if deaf and turn.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
             turn.hung = True
             message = f"Flower {version} takes no message after one that it could not receive"
             raise AgentError(messages.CODE, message, RESTARTS, retryable=True)

@@ -11,7 +11,7 @@ from flower_agent.background import Threads
 from flower_agent.config import settings
 from flower_agent.errors import AgentError
 from flower_agent.loop import superexec, superlink
-from flower_agent.loop.supernode import SuperNode
+from flower_agent.loop.supernode import DEAF_AFTER_S, SuperNode
 from flower_agent.loop.turn import Running, Turn
 from flower_agent.machine.firewall_tools import Firewalls
 from flower_agent.machine.host import HostFacts
@@ -250,11 +250,14 @@ def test_the_next_answer_ends_the_warning_about_a_lost_message():
     assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
 
 
-def test_a_node_that_takes_no_message_after_a_lost_one_wants_a_restart():
+def test_a_node_that_takes_no_message_for_long_after_a_lost_one_wants_a_restart():
     node = Node(START)
     for line in LOST:
         node.log.write(START + seconds(2), line)
     turn, error = node.messages(START + seconds(3), FLOWER_VERSION="1.25.0")
+    assert (turn.hung, error) == (False, None), "it may only have been stopped"
+    node.monotonic += DEAF_AFTER_S
+    turn, error = node.messages(START + seconds(303), FLOWER_VERSION="1.25.0")
     assert (turn.hung, error.finding.code) == (True, "run.message_lost")
     node.started_at = START + seconds(30)
     turn, error = node.messages(START + seconds(31), FLOWER_VERSION="1.25.0")

@@ -77,7 +77,7 @@ def test_a_lost_message_is_told_on_both_vms_and_the_node_works_again(lone, prefi
     )
 
     stop = '"cause": "its Flower works no more"'
-    wait_for(lambda: stop in federation.log(node), "the restart")
+    wait_for(lambda: stop in federation.log(node), "the restart", 240)
     federation.agent(link, "stop", run)
     wait_for(lambda: federation.status(node)["state"] == "ready", "ready again", 120)
     again = submit(federation, app)

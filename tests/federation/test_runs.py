@@ -136,6 +136,7 @@ def story(tmp_path_factory, images, repository):
         seen.detached = made.agent(made.superlink, "submit", "--detach", *long)
         seen.stopped = made.agent(made.superlink, "stop", runs(made)[-1].run_id)
         seen.listed = made.agent(made.superlink, "runs", "--json")
+        watch.wait("stopped")
         seen.said_at_the_end = watch.look()
         yield seen
     finally:
