@@ -109,7 +109,7 @@ class SuperNode:
         self._messages = Messages()
         self._loss: Loss | None = None
         self._loss_at: datetime.datetime | None = None
-        self._deaf_since = 0.0
+        self._deaf_since: float | None = None
 
     def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
@@ -415,12 +415,15 @@ class SuperNode:
         """
         if self._messages.loss != self._loss:
             self._loss, self._loss_at = self._messages.loss, turn.now
-            self._deaf_since = turn.monotonic
         node_apps.lost(turn, self._loss, self._loss_at or turn.now, failed)
         version = turn.settings.version
-        deaf = self._messages.stuck and flower.band(version).deaf_after_loss
+        if not (self._messages.stuck and flower.band(version).deaf_after_loss):
+            self._deaf_since = None
+            return
+        if self._deaf_since is None:
+            self._deaf_since = turn.monotonic
         # A run that was stopped looks the same for a minute, and then the node goes on.
-        if deaf and turn.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
+        if turn.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
             turn.hung = True
             message = f"Flower {version} takes no message after one that it could not receive"
             raise AgentError(messages.CODE, message, RESTARTS, retryable=True)

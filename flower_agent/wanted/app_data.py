@@ -41,7 +41,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9#+\-.:=@_]", re.ASCII)
 _LONGEST = 200
 
 _NO_NFS = "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils."
-_NO_FILE = re.compile("no such file or directory$")
 _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
     (re.compile("source path does not exist"), None, "data.missing", ", which is not there", ""),
     (

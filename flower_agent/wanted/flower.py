@@ -47,7 +47,6 @@ RUNS = "/app/runs"
 CACHES = "/app/caches"
 """What apps download, one directory for each bundle."""
 
-WRITABLE = ("/tmp", HOME)  # noqa: S108 - paths in the container, each a tmpfs
 UID = 49999
 """Every official image's user and group, ``app``."""
 

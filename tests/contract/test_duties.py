@@ -256,6 +256,11 @@ def test_a_node_that_takes_no_message_for_long_after_a_lost_one_wants_a_restart(
         node.log.write(START + seconds(2), line)
     turn, error = node.messages(START + seconds(3), FLOWER_VERSION="1.25.0")
     assert (turn.hung, error) == (False, None), "it may only have been stopped"
+    for line in ("INFO :      [RUN 7, ROUND 2]", LOST[-1]):  # it took another one meanwhile
+        node.monotonic += DEAF_AFTER_S / 2
+        node.log.write(START + seconds(4), line)
+        turn, error = node.messages(START + seconds(4), FLOWER_VERSION="1.25.0")
+        assert (turn.hung, error) == (False, None)
     node.monotonic += DEAF_AFTER_S
     turn, error = node.messages(START + seconds(303), FLOWER_VERSION="1.25.0")
     assert (turn.hung, error.finding.code) == (True, "run.message_lost")
