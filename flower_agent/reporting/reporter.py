@@ -92,6 +92,9 @@ class Reporter:
         self._body: dict[str, str] = {}
         self._trouble: Finding | None = None
         self._unreached: Finding | None = None
+        self._logged = ""
+        """Code of the failure that the log told last; empty after a recovery."""
+
         self._reach_from = now + REACH_S * rng.random() * scale
         self.told_at = ""
         """FLOWER_SEEN of the last body that OneGate took."""
@@ -121,6 +124,7 @@ class Reporter:
         if self.client is not None:
             self.client.close()
         self._unreached = None
+        self._logged = self._trouble.code if self._trouble else ""
         if self._remembered is not None and wanted.vmid != self._remembered.vmid:
             self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
@@ -134,6 +138,7 @@ class Reporter:
         if self.client is not None:
             self._settle(self._sending.take(self.client, now), now)
             self._reach(self.client, now)
+            self._log()
         if self._saved != self._remembered:
             self._save()
         if self.client is None or self._sending.running:
@@ -157,14 +162,20 @@ class Reporter:
         """Look now and then whether OneGate takes a connection."""
         ended = self._reaching.take(client, now)
         if ended is not None:
-            found = ended.error.finding if ended.error else None
-            if found is not None and self.trouble is None:
-                log.warning("onegate.failed", code=found.code, message=found.message)
-            self._unreached = found
+            self._unreached = ended.error.finding if ended.error else None
         reach = self._reaches
         due_at = max(self._reach_from, self._reaching.began_at + REACH_S * self._scale)
         if reach is not None and now >= due_at:
             self._reaching.start(client, lambda: reach(client), now)
+
+    def _log(self) -> None:
+        """Log a failure once, by its code, and the recovery from whatever was logged."""
+        found = self._trouble or self._unreached
+        if found is not None and found.code != self._logged:
+            log.warning("onegate.failed", code=found.code, message=found.message)
+        elif found is None and self._logged:
+            log.info("onegate.recovered")
+        self._logged = found.code if found else ""
 
     def _verify(self, client: OneGate, attributes: Mapping[str, str], now: float) -> None:
         """Look now and then whether OneGate still has what this VM told it.
@@ -196,18 +207,13 @@ class Reporter:
             return
         chance = self._random.random()
         if done.error is None:
-            if self._trouble is not None:
-                log.info("onegate.recovered")
-            self._trouble = None
+            self._trouble = self._unreached = None
             self.told_at = self._body.get("FLOWER_SEEN", "")
             self._sent = report.acknowledged(
                 self._sent, self._body, now=now, phase=chance, scale=self._scale
             )
         else:
             found = done.error.finding
-            known = self._trouble or self._unreached
-            if known is None or known.code != found.code:
-                log.warning("onegate.failed", code=found.code, message=found.message)
             self._trouble = warning(found.code, found.message, found.hint)
             self._sent = report.failed(
                 self._sent, self._body, now=now, chance=chance, scale=self._scale

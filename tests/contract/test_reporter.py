@@ -228,7 +228,9 @@ def test_a_onegate_that_goes_away_is_seen_by_a_vm_that_has_nothing_to_tell(gate,
     assert "connection refused" in found.message
     assert [line["event"] for line in logs] == ["onegate.failed"]
     back()
-    seen_at(boot, lambda: boot.reporter.trouble is None, 60)
+    with structlog.testing.capture_logs() as logs:
+        seen_at(boot, lambda: boot.reporter.trouble is None, 60)
+    assert [line["event"] for line in logs] == ["onegate.recovered"]
     assert len(gate.requests) == told, "nobody is asked for it, nor told of it"
 
 

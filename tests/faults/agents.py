@@ -88,6 +88,13 @@ def children(name):
     return [int(pid) for pid in found.split()]
 
 
+def catches(pid, number):
+    """Return whether a process has a handler for a signal; proc(5), ``SigCgt``."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def hang(name):
     """Let Flower hang where it is; Docker does not see it."""
     for pid in children(name):

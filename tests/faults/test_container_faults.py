@@ -12,6 +12,7 @@ import time
 import pytest
 from agents import (
     bodies,
+    catches,
     causes,
     children,
     events,
@@ -73,6 +74,8 @@ def test_a_container_that_ends_is_started_again_and_nothing_else_is(two, number,
     link, node = two.machines
     name, other = names(node)
     before, kept = started(name), [*ids(link), started(other)]
+    if number == signal.SIGTERM:  # Flower sets its handler some time after it connected
+        wait_for(lambda: all(catches(pid, number) for pid in children(name)), "Flower's handler")
     for pid in children(name):
         os.kill(pid, number)
     ready_after(two, node, name, before)
