@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from .errors import AgentError
+from flower_agent.model.errors import AgentError
 
 NEVER = float("inf")
 AT_ONCE = float("-inf")

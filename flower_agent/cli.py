@@ -17,10 +17,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from flower_agent.commands import status_command
-
-from .errors import AgentError
-from .paths import Paths
+from flower_agent.commands import status
+from flower_agent.model.errors import AgentError
+from flower_agent.paths import Paths
 
 USAGE = 64
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = parser().parse_args(arguments)
     if not options.name and options.run is not _run:  # an agent of its own root tells its name
-        options.name = status_command.agent_name(_paths(options))
+        options.name = status.agent_name(_paths(options))
     try:
         return int(options.run(options))
     except AgentError as error:
@@ -50,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from flower_agent.commands import about
+        from flower_agent.commands import version
 
-        print(about.text())
+        print(version.text())
         parser.exit()
 
 
@@ -74,7 +73,7 @@ def _add_commands(commands: Any) -> None:
 
     command("run", _run, "the daemon")
     made = command("status", _status, "what the VM does and why")
-    status_command.add_options(made, _duration)
+    status.add_options(made, _duration)
     made = command("check", _check, "judge a context or a template without a VM")
     kinds = made.add_mutually_exclusive_group()
     kinds.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
@@ -257,13 +256,13 @@ def _paths(options: argparse.Namespace) -> Paths:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
-    from flower_agent.loop import daemon
+    from flower_agent.agent import daemon
 
     return daemon.run(_paths(options), options.name)
 
 
 def _status(options: argparse.Namespace) -> int:
-    return status_command.run(_paths(options), options)
+    return status.run(_paths(options), options)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -276,7 +275,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from flower_agent.loop import daemon
+    from flower_agent.agent import daemon
 
     return daemon.plan(_paths(options), options.name, options.context, as_json=options.json)
 
@@ -288,9 +287,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from flower_agent.commands import logs_command
+    from flower_agent.commands import logs
 
-    return logs_command.run(_paths(options), options)
+    return logs.run(_paths(options), options)
 
 
 def _support(options: argparse.Namespace) -> int:
@@ -300,85 +299,85 @@ def _support(options: argparse.Namespace) -> int:
 
 
 def _tls_show(options: argparse.Namespace) -> int:
-    from flower_agent.commands import tls_commands
+    from flower_agent.commands import tls
 
-    return tls_commands.show(_paths(options))
+    return tls.show(_paths(options))
 
 
 def _tls_renew(options: argparse.Namespace) -> int:
-    from flower_agent.commands import tls_commands
+    from flower_agent.commands import tls
 
-    return tls_commands.renew(_paths(options))
+    return tls.renew(_paths(options))
 
 
 def _tls_trust(options: argparse.Namespace) -> int:
-    from flower_agent.commands import tls_commands
+    from flower_agent.commands import tls
 
-    return tls_commands.trust(_paths(options), options.fingerprint)
+    return tls.trust(_paths(options), options.fingerprint)
 
 
 def _nodes_list(options: argparse.Namespace) -> int:
-    from flower_agent.commands import node_commands
+    from flower_agent.commands import nodes
 
-    return node_commands.show(_paths(options), as_json=options.json)
+    return nodes.show(_paths(options), as_json=options.json)
 
 
 def _nodes_register(options: argparse.Namespace) -> int:
-    from flower_agent.commands import node_commands
+    from flower_agent.commands import nodes
 
-    return node_commands.register(_paths(options), options.key)
+    return nodes.register(_paths(options), options.key)
 
 
 def _nodes_unregister(options: argparse.Namespace) -> int:
-    from flower_agent.commands import node_commands
+    from flower_agent.commands import nodes
 
-    return node_commands.unregister(_paths(options), options.node)
+    return nodes.unregister(_paths(options), options.node)
 
 
 def _submit(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from flower_agent.commands import run_commands
+    from flower_agent.commands import submit
 
-    return run_commands.submit(
+    return submit.submit(
         _paths(options), options.name, options.app, options.config, detach=options.detach
     )
 
 
 def _runs(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from flower_agent.commands import run_views
+    from flower_agent.commands import runs
 
-    return run_views.show_all(_paths(options), as_json=options.json)
+    return runs.show_all(_paths(options), as_json=options.json)
 
 
 def _runs_show(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_views
+    from flower_agent.commands import runs
 
-    return run_views.show(_paths(options), options.run_id, as_json=options.json)
+    return runs.show(_paths(options), options.run_id, as_json=options.json)
 
 
 def _runs_log(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_views
+    from flower_agent.commands import runs
 
-    return run_views.log(_paths(options), options.run_id, follow=options.follow)
+    return runs.log(_paths(options), options.run_id, follow=options.follow)
 
 
 def _runs_fetch(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_views
+    from flower_agent.commands import runs
 
-    return run_views.fetch(_paths(options), options.run_id, options.names, options.output)
+    return runs.fetch(_paths(options), options.run_id, options.names, options.output)
 
 
 def _runs_delete(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_views
+    from flower_agent.commands import runs
 
-    return run_views.delete(_paths(options), options.run_ids)
+    return runs.delete(_paths(options), options.run_ids)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from flower_agent.commands import run_commands
+    from flower_agent.commands import submit
 
-    return run_commands.stop(_paths(options), options.run_id)
+    return submit.stop(_paths(options), options.run_id)
 
 
 def _bake(options: argparse.Namespace) -> int:
@@ -389,16 +388,16 @@ def _bake(options: argparse.Namespace) -> int:
 
 
 def _down(options: argparse.Namespace) -> int:
-    from flower_agent.commands import operate
+    from flower_agent.commands import down
 
-    return operate.down(_paths(options), options.name)
+    return down.down(_paths(options), options.name)
 
 
 def _reset(options: argparse.Namespace) -> int:
-    from flower_agent.commands import operate
+    from flower_agent.commands import down
 
     if options.caches:
-        return operate.clear_caches(_paths(options))
+        return down.clear_caches(_paths(options))
     if not options.yes and sys.stdin.isatty():
         answer = input(
             "This clears the CA, so that every node must trust a new one, and all runs. Type yes: "
@@ -408,4 +407,4 @@ def _reset(options: argparse.Namespace) -> int:
     elif not options.yes:
         print("reset clears the CA, the database and all runs; say so with --yes", file=sys.stderr)
         return USAGE
-    return operate.reset(_paths(options), options.name)
+    return down.reset(_paths(options), options.name)

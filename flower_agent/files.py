@@ -15,8 +15,8 @@ import types
 from collections.abc import Iterator
 from typing import Self
 
-from . import process
-from .errors import AgentError
+from flower_agent import process
+from flower_agent.model.errors import AgentError
 
 _LOCK_TRIES = 10
 _LOCK_PAUSE_S = 0.02
@@ -126,7 +126,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-class Lock:
+class FileLock:
     """The lock of `lock`, held until closed or until the process ends."""
 
     def __init__(self, descriptor: int) -> None:
@@ -150,7 +150,7 @@ class Lock:
             self._descriptor = -1
 
 
-def lock(path: pathlib.Path) -> Lock | None:
+def lock(path: pathlib.Path) -> FileLock | None:
     """Take the lock and write this process into its file; None when another holds it.
 
     Nobody else may open the file: whoever can open one, to read it only, can lock it. Raises
@@ -169,7 +169,7 @@ def lock(path: pathlib.Path) -> Lock | None:
         except BaseException:
             os.close(descriptor)
             raise
-    return Lock(descriptor)
+    return FileLock(descriptor)
 
 
 def held(path: pathlib.Path) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from .reporting import gist
+from flower_agent.model import deduplication
 
 MENDED = {
     "image.made": "image.make_failed",
@@ -43,7 +43,7 @@ class Hourly:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._repeats = gist.Repeats()
+        self._repeats = deduplication.Repeats()
         self._lock = threading.Lock()  # slow calls beside the loop log, too
 
     def __call__(
@@ -56,7 +56,7 @@ class Hourly:
                 self._repeats.forget(MENDED[name])
             if method != "warning":
                 return event
-            times = self._repeats.due((name, gist.of_event(event)), self._clock())
+            times = self._repeats.due((name, deduplication.of_event(event)), self._clock())
         if not times:
             raise structlog.DropEvent
         return {**event, "times": times} if times > 1 else event

@@ -46,7 +46,7 @@ class Paths:
         return self.state / "state.json"
 
     @property
-    def orders(self) -> pathlib.Path:
+    def requests(self) -> pathlib.Path:
         """What operators asked of the daemon and it has not done yet."""
         return self.state / "orders"
 

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flower_agent.config import names, parsers, settings, variable
-
-from .catalogue import CATALOGUE
-from .provocations import PROVOCATIONS
+from flower_agent.config import names, settings, types
+from flower_agent.model.error_codes import CATALOGUE
+from flower_agent.provocations import PROVOCATIONS
 
 _ROLE_NAMES = {
     settings.Role.SUPERLINK: "SuperLink",
@@ -59,7 +58,7 @@ def variables() -> str:
     """Return the page on every variable."""
     head = _VARIABLES.format(
         prefix=names.PREFIX,
-        length=f"{variable.LENGTH_LIMIT:,}",
+        length=f"{settings.LENGTH_LIMIT:,}",
         yes=_words(value=True),
         no=_words(value=False),
     )
@@ -79,7 +78,7 @@ def _page(source: str, head: str, parts: Iterable[str]) -> str:
 
 def _words(*, value: bool) -> str:
     return ", ".join(
-        f"`{word.upper()}`" for word, is_yes in parsers.BOOLEANS.items() if is_yes is value
+        f"`{word.upper()}`" for word, is_yes in types.BOOLEANS.items() if is_yes is value
     )
 
 
@@ -103,7 +102,7 @@ def _title(roles: tuple[settings.Role, ...]) -> str:
     return " and ".join(_ROLE_NAMES[role] for role in roles)
 
 
-def _variable(row: variable.Setting[Any]) -> tuple[str, ...]:
+def _variable(row: settings.Setting[Any]) -> tuple[str, ...]:
     default = f"`{row.default}`" if row.default else row.unset
     meaning = row.help + (" A secret: never shown." if row.secret else "")
     sample = f"`{row.sample}`" if row.sample else ""

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator
 
 from flower_agent import cli
-from flower_agent.reporting import life, status
+from flower_agent.model import lifecycle, status
 
 PROGRAM = "flower-agent"
 
@@ -127,7 +127,7 @@ FILES = (
 
 def exit_codes() -> Iterator[tuple[int, str]]:
     """Return each exit code of ``status`` and its meaning."""
-    for state in life.State:
+    for state in lifecycle.LifeState:
         yield status.EXIT_CODES[state], state.value
     yield status.NOT_RUNNING, "the agent does not run"
     yield status.UNKNOWN, "unknown or stale"

@@ -18,7 +18,7 @@ import manual
 from targets import CONFLICTS, Form, Target
 
 from flower_agent import __version__
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -198,9 +198,13 @@ def _firewall(payload: Payload, target: Target) -> None:
 
 
 def _manuals(payload: Payload, target: Target, source: Source) -> None:
-    oldest, newest = (".".join(map(str, v)) for v in (flower.OLDEST, flower.NEWEST))
+    oldest, newest = (
+        ".".join(map(str, v)) for v in (flower_versions.OLDEST, flower_versions.NEWEST)
+    )
     date = datetime.datetime.fromtimestamp(source.epoch, datetime.UTC).date()
-    page = manual.page(__version__, date, f"{oldest} to {newest}, {flower.DEFAULT} by default")
+    page = manual.page(
+        __version__, date, f"{oldest} to {newest}, {flower_versions.DEFAULT} by default"
+    )
     payload.text(f"/usr/share/man/man8/{NAME}.8.gz", page, kind=_DOC[target.form])
     payload.text(f"/usr/share/bash-completion/completions/{NAME}", manual.bash())
     zsh = {Form.DEB: "vendor-completions", Form.RPM: "site-functions"}[target.form]

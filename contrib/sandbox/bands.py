@@ -16,7 +16,7 @@ import time
 
 from federation import REPOSITORY, Federation, SandboxError, only_one
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 VERSIONS = ("1.29.0", "1.34.0", "1.36.0", "1.39.0", "1.42.0")
 """The newest release of each band."""
@@ -49,7 +49,7 @@ class Result:
         return self.connected == NODES and self.finished
 
     def __str__(self) -> str:
-        band = flower.band(flower.parse_version(self.version)).id
+        band = flower_versions.band(flower_versions.parse_version(self.version)).id
         finished = "yes" if self.finished else "no"
         return (
             f"| {self.version} | {band} | {self.connected} of {NODES} | {finished} | "

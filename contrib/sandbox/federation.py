@@ -25,8 +25,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from flower_agent.address import is_ip
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
+from flower_agent.model.address import is_ip
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -89,7 +89,9 @@ class Federation:
     ) -> None:
         self.directory = directory
         self.base_port = base_port
-        self.version = flower.parse_version((variables or {}).get("FLOWER_VERSION", flower.DEFAULT))
+        self.version = flower_versions.parse_version(
+            (variables or {}).get("FLOWER_VERSION", flower_versions.DEFAULT)
+        )
         self._name = name
         self._app = app
         self._say = say
@@ -108,7 +110,7 @@ class Federation:
     @property
     def control_port(self) -> int:
         """Loopback port of the Control API; from 1.40 on it is the Fleet's."""
-        return self.base_port + (2 if flower.band(self.version).control_is_fleet else 3)
+        return self.base_port + (2 if flower_versions.band(self.version).control_is_fleet else 3)
 
     @property
     def onegate_url(self) -> str:
@@ -275,14 +277,18 @@ class Federation:
         command = ["docker", "run", "--rm", "--name", name, "--network", "host"]
         environment = {
             "FLWR_HOME": "/app/work/home",
-            **dict(flower.environment(self.version, debug=False)),
+            **dict(flower_versions.environment(self.version, debug=False)),
         }
         for variable, value in environment.items():
             command += ["-e", f"{variable}={value}"]
         if not is_ip(self.control_host):
             command += ["--add-host", f"{self.control_host}:127.0.0.1"]
         command += ["-v", f"{work}:/app/work", "-w", "/app/work/app"]
-        command += ["--entrypoint", "flwr", flower.image("flwr", "superexec", self.version)]
+        command += [
+            "--entrypoint",
+            "flwr",
+            flower_versions.image("flwr", "superexec", self.version),
+        ]
         command += ["run", ".", "sandbox", "--stream"]
         command += ["--run-config", config] if config else []
         subprocess.run(["docker", "rm", "-f", name], check=False, capture_output=True, timeout=60)
@@ -306,7 +312,7 @@ class Federation:
         shutil.copytree(self._app, app, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", work / "ca.crt")
         told = f'address = "{self.control_host}:{self.control_port}"\nroot-certificates = '
-        if self.version.release < flower.CONFIG_TOML_SINCE:
+        if self.version.release < flower_versions.CONFIG_TOML_SINCE:
             with (app / "pyproject.toml").open("a") as file:
                 file.write(f'\n[tool.flwr.federations.sandbox]\n{told}"../ca.crt"\n')
         else:
@@ -314,7 +320,7 @@ class Federation:
             config = f'[superlink.sandbox]\n{told}"/app/work/ca.crt"\n'
             (work / "home" / "config.toml").write_text(config)
         for path in (work, *work.rglob("*")):
-            os.chown(path, flower.UID, flower.UID)
+            os.chown(path, flower_versions.UID, flower_versions.UID)
         return work
 
     def down(self) -> None:

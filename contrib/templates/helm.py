@@ -18,11 +18,24 @@ from typing import Any
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from flower_agent import address  # noqa: E402
-from flower_agent.config import context, names  # noqa: E402
-from flower_agent.config.parsers import SYSTEM, GpuMode, Isolation, LogLevel  # noqa: E402
-from flower_agent.config.settings import Role, Settings, parse  # noqa: E402
-from flower_agent.wanted import arguments, flower  # noqa: E402
+from flower_agent.config import (
+    context,
+    flower_versions,
+    names,
+)
+from flower_agent.config.settings import (
+    Role,
+    Settings,
+    parse,
+)
+from flower_agent.config.types import (
+    SYSTEM,
+    GpuMode,
+    Isolation,
+    LogLevel,
+)
+from flower_agent.flower import command_line  # noqa: E402
+from flower_agent.model import address  # noqa: E402
 
 Values = dict[str, Any]
 
@@ -73,7 +86,7 @@ def lost(given: Iterable[str]) -> list[str]:
 
 
 def _server(settings: Settings) -> Values:
-    band = flower.band(settings.version)
+    band = flower_versions.band(settings.version)
     fleet = settings.fleet_port or band.fleet_port
     control, appio = settings.control_address.port, settings.serverappio_port
     public = _host(settings.public_address)
@@ -110,7 +123,7 @@ def _server(settings: Settings) -> Values:
 def _client(settings: Settings) -> Values:
     if not settings.server_address:
         raise ValueError("set FLOWER_SERVER_ADDRESS: nothing finds the SuperLink here")
-    port = settings.fleet_port or flower.band(settings.version).fleet_port
+    port = settings.fleet_port or flower_versions.band(settings.version).fleet_port
     where = address.parse_address(settings.server_address, port)
     key = settings.node_private_key is not None
     auth = {"enabled": key if settings.node_auth is None else settings.node_auth}
@@ -130,7 +143,7 @@ def _client(settings: Settings) -> Values:
         },
     }
     if settings.node_config:
-        typed = {name: arguments.scalar(text) for name, text in settings.node_config}
+        typed = {name: command_line.scalar(text) for name, text in settings.node_config}
         node["node"] = {"config": typed}
     return {
         "global": _global(settings) | {"nodeAuth": auth},
@@ -141,7 +154,7 @@ def _client(settings: Settings) -> Values:
 
 
 def _global(settings: Settings) -> Values:
-    told = flower.environment(settings.version, debug=settings.log_level is LogLevel.DEBUG)
+    told = flower_versions.environment(settings.version, debug=settings.log_level is LogLevel.DEBUG)
     return {"env": [{"name": name, "value": value} for name, value in told]}
 
 
@@ -160,7 +173,7 @@ def _superexec(settings: Settings) -> Values:
 
 
 def _image(settings: Settings, part: str) -> Values:
-    whole = flower.image(settings.image_prefix, part, settings.version)
+    whole = flower_versions.image(settings.image_prefix, part, settings.version)
     path, _, tag = whole.rpartition(":")
     first, _, rest = path.partition("/")
     hub = "." not in first and ":" not in first

@@ -25,7 +25,7 @@ import service_template  # noqa: E402 - found beside this file
 import vm_templates  # noqa: E402
 
 from flower_agent import __version__  # noqa: E402
-from flower_agent.wanted import flower  # noqa: E402
+from flower_agent.config import flower_versions  # noqa: E402
 
 HARNESS = REPOSITORY / "contrib" / "marketplace"
 BRAND = "Flower Agent"
@@ -93,7 +93,7 @@ def _image(image: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": IMAGE,
         "short_description": words,
-        "description": f"{words} With Docker, flower-agent and Flower {flower.DEFAULT}. A VM of it "
+        "description": f"{words} With Docker, flower-agent and Flower {flower_versions.DEFAULT}. A VM of it "
         "needs FLOWER_ROLE in its CONTEXT; the VM templates and the service say it.",
         "images": [dict(image)],
     }

@@ -9,44 +9,49 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from flower_agent import files, foreign_text
-from flower_agent.config import app_source, inputs, settings
+from flower_agent import files
+from flower_agent.agent import images
+from flower_agent.config import flower_versions, settings, types
+from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError, Severity
-from flower_agent.machine import cpu, host
+from flower_agent.docker import image_references
+from flower_agent.docker.client import Engine, socket_url
+from flower_agent.docker.image_references import Image
+from flower_agent.flower import container_spec, frameworks
+from flower_agent.host import machine
+from flower_agent.images import app_images, builder
+from flower_agent.images.build_container import BuildContainers
+from flower_agent.images.builder import ImageBuilder, WheelSource
+from flower_agent.model import foreign_text
+from flower_agent.model.errors import AgentError, Severity
+from flower_agent.model.state import AppNeeds
 from flower_agent.paths import Paths
-from flower_agent.runs.bundler import Bundler
+from flower_agent.runs import app_image
+from flower_agent.runs.bundle import Bundler
 from flower_agent.runs.git import Git
-from flower_agent.steps import app_supply, baker, supply
-from flower_agent.steps.baker import Baker, Source
-from flower_agent.steps.engine import Engine, socket_url
-from flower_agent.steps.workbench import Workbench
-from flower_agent.wanted import app_images, flower, frameworks, images, roles
-from flower_agent.wanted.app_needs import Needs
-from flower_agent.wanted.images import Image
 
 PARTS = ("superlink", "supernode", "superexec")
 SAY_EVERY_S = 2.0
 
 
 def run(
-    paths: Paths, version: str, wanted: Sequence[str], where: Source, apps: Sequence[str] = ()
+    paths: Paths, version: str, wanted: Sequence[str], where: WheelSource, apps: Sequence[str] = ()
 ) -> int:
     """Bring Flower's images here, make those of frameworks and apps, pin them, print sizes."""
     sources = [_source(text) for text in apps]
     good = _settings(paths, version)
     names = wanted or ([good.framework.value] if good.framework else [])
-    for finding in cpu.findings(host.cpu_flags(), names):
+    for finding in machine.findings(machine.cpu_flags(), names):
         print(f"warning: {finding}\n  fix: {finding.hint}")
     total = 0
     with contextlib.closing(Engine("bake", url=socket_url())) as engine:
         for reference, image in _images(engine, paths, good, names, where):
-            pin = images.pin(reference, image)
+            pin = image_references.pin(reference, image)
             _pin(paths.images_lock, reference, pin)
             total += image.size_bytes
             print(f"{reference}  {pin}  {_size(image.size_bytes)}")
         parents = [frameworks.image(good.version.release, name) for name in names]
-        parents = parents or [flower.image(good.image_prefix, "superexec", good.version)]
+        parents = parents or [flower_versions.image(good.image_prefix, "superexec", good.version)]
         for app in sources:
             total += sum(_app(engine, paths, parents, good=good, where=where, source=app))
     print(f"pinned in {paths.images_lock}; {_size(total)}, of which layers in common count once")
@@ -55,7 +60,7 @@ def run(
 
 def _settings(paths: Paths, version: str) -> Settings:
     """Return the image builder's defaults with that version. Raises AgentError of the first."""
-    read = inputs.read(paths, context_file=pathlib.Path("/dev/null"))
+    read = config_sources.read(paths, context_file=pathlib.Path("/dev/null"))
     asked = {"FLOWER_ROLE": "supernode", **({"FLOWER_VERSION": version} if version else {})}
     parsed = settings.parse(asked, {**read.config, "flower_role": ""})
     for finding in (*read.findings, *parsed.findings):
@@ -67,14 +72,17 @@ def _settings(paths: Paths, version: str) -> Settings:
 
 
 def _images(
-    engine: Engine, paths: Paths, good: Settings, names: Sequence[str], where: Source
+    engine: Engine, paths: Paths, good: Settings, names: Sequence[str], where: WheelSource
 ) -> Iterator[tuple[str, Image]]:
-    registry = supply.registry(good)
-    pins = supply.locked(paths.images_lock)
+    registry = images.registry(good)
+    pins = images.locked(paths.images_lock)
     for part in PARTS:
-        reference = flower.image(good.image_prefix, part, good.version)
+        reference = flower_versions.image(good.image_prefix, part, good.version)
         found = engine.image(reference)
-        if found is None or images.pinned(reference, found, pins.get(reference, "")) is None:
+        if (
+            found is None
+            or image_references.pinned(reference, found, pins.get(reference, "")) is None
+        ):
             with _telling(reference) as progress:
                 engine.pull(
                     reference,
@@ -85,12 +93,12 @@ def _images(
             found = engine.image(reference)
         if found is not None:
             yield reference, found
-    oven = Baker(engine, Workbench(engine), paths.bake)
-    parent = flower.image(good.image_prefix, "superexec", good.version)
+    builder = ImageBuilder(engine, BuildContainers(engine), paths.bake)
+    parent = flower_versions.image(good.image_prefix, "superexec", good.version)
     for name in names:
         reference = frameworks.image(good.version.release, name)
         with _telling(reference) as progress:
-            made = oven.ensure(
+            made = builder.ensure(
                 reference, parent, where=where, pins=pins, registry=registry, progress=progress
             )
         yield reference, made
@@ -102,16 +110,16 @@ def _app(
     parents: Sequence[str],
     *,
     good: Settings,
-    where: Source,
-    source: app_source.Source,
+    where: WheelSource,
+    source: types.AppSource,
 ) -> Iterator[int]:
     """Make the images with what an app needs beside what `parents` have; yield their sizes."""
-    needs = app_supply.fetch(Git(paths.app), source)
+    needs = app_image.fetch(Git(paths.app), source)
     _pin(paths.images_lock, needs=needs)
     print(f"{source}: {needs}")
     wanted = app_images.needed(needs.dependencies)
-    pins = supply.locked(paths.images_lock)
-    oven = Baker(engine, Workbench(engine), paths.bake)
+    pins = images.locked(paths.images_lock)
+    builder = ImageBuilder(engine, BuildContainers(engine), paths.bake)
     for parent in parents:
         if not Bundler(engine).lacking(parent, wanted):
             print(f"{parent} has what {needs} needs")
@@ -119,10 +127,10 @@ def _app(
         cuda = _cuda(good, parent)
         reference = app_images.image(parent, wanted, cuda=cuda)
         with _telling(reference) as progress:
-            made = oven.ensure_app(
+            made = builder.ensure_app(
                 parent, wanted, where=where, pins=pins, cuda=cuda, progress=progress, warn=_warn
             )
-        pin = images.pin(reference, made)
+        pin = image_references.pin(reference, made)
         _pin(paths.images_lock, reference, pin)
         print(f"{reference}  {pin}  {_size(made.size_bytes)}")
         yield made.size_bytes
@@ -132,7 +140,7 @@ def _cuda(good: Settings, parent: str) -> bool:
     """Tell whether VMs with a GPU run apps in images on `parent`, as far as is known here."""
     name = frameworks.split(parent)[1]
     both = f"{name}{frameworks.CUDA}" in frameworks.NAMES  # then a GPU has the other one
-    wants = roles.wants_cuda(good, devices=False)
+    wants = container_spec.wants_cuda(good, devices=False)
     return parent.endswith(frameworks.CUDA) or (wants and not both)
 
 
@@ -140,23 +148,23 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def _source(app: str) -> app_source.Source:
+def _source(app: str) -> types.AppSource:
     try:
-        return app_source.parse_source(app)
+        return types.parse_app_source(app)
     except ValueError as error:
         raise AgentError("run.no_app", f"--app names no repository: {error}") from None
 
 
 def _pin(
-    lock: pathlib.Path, reference: str = "", pin: str = "", *, needs: Needs | None = None
+    lock: pathlib.Path, reference: str = "", pin: str = "", *, needs: AppNeeds | None = None
 ) -> None:
-    rows, apps = supply.locked(lock), supply.locked_apps(lock)
+    rows, apps = images.locked(lock), images.locked_apps(lock)
     if reference:
         rows[reference] = pin
     if needs is not None:
         apps[needs.source] = needs
     files.directory(lock.parent, 0o755)
-    files.write_atomic(lock, images.dump_lock(rows, apps), 0o644)
+    files.write_atomic(lock, image_references.dump_lock(rows, apps), 0o644)
 
 
 @contextlib.contextmanager
@@ -178,9 +186,9 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.0f} MB"
 
 
-def source(index: str, wheels: str, environment: dict[str, str]) -> Source:
+def source(index: str, wheels: str, environment: dict[str, str]) -> WheelSource:
     """Return where the wheels come from. Raises AgentError for a directory that is not there."""
-    found = baker.source(environment, index=index, given=wheels)
+    found = builder.source(environment, index=index, given=wheels)
     if found.given is not None and not found.given.is_dir():
         raise AgentError("image.build", f"there is no directory {found.given}", "Name one that is.")
     return found

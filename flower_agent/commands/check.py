@@ -7,18 +7,19 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from flower_agent.address import is_ip, parse_address
-from flower_agent.config import inputs, intake, settings
-from flower_agent.config.inputs import Inputs
-from flower_agent.config.parsers import Role
+from flower_agent.config import settings as config_settings
+from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError, Finding, Severity
-from flower_agent.loop import superexec
+from flower_agent.config.sources import Inputs
+from flower_agent.config.types import Role
+from flower_agent.enrolment import node_key, superlink_trust
+from flower_agent.flower import container_spec
+from flower_agent.model.address import is_ip, parse_address
+from flower_agent.model.errors import AgentError, Finding, Severity
+from flower_agent.model.secret import Secret
 from flower_agent.paths import Paths
-from flower_agent.pki import node_keys, node_trust, server_certificate
-from flower_agent.pki.certificate_files import CertificateFiles
-from flower_agent.secret import Secret
-from flower_agent.wanted import roles
+from flower_agent.roles import server_certificate, superexec
+from flower_agent.tls.provided import CertificateFiles
 
 
 def run(
@@ -34,8 +35,8 @@ def run(
     """
     if config is not None and context is None:
         return _config(config, as_json=as_json)
-    read = inputs.read(paths, context_file=context, config_file=config)
-    found, findings = intake.judge(read)
+    read = config_sources.read(paths, context_file=context, config_file=config)
+    found, findings = config_sources.judge(read)
     if found is not None:
         findings = (
             *findings,
@@ -61,7 +62,7 @@ def lines(found: Settings | None, findings: Collection[Finding]) -> Iterator[str
         yield "it would not start"
     elif found is not None:
         yield f"it would start as {found.role} with Flower {found.version}"
-        yield f"  images: {', '.join(roles.images(found))}"
+        yield f"  images: {', '.join(container_spec.images(found))}"
 
 
 def judged(found: Settings | None, findings: Collection[Finding]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def judged(found: Settings | None, findings: Collection[Finding]) -> dict[str, A
         "ok": not wrong(findings),
         "role": str(found.role) if found and starts else None,
         "version": str(found.version) if found and starts else None,
-        "images": list(roles.images(found)) if found and starts else [],
+        "images": list(container_spec.images(found)) if found and starts else [],
         "findings": [dataclasses.asdict(f) for f in findings],
     }
 
@@ -90,14 +91,14 @@ def deeper(
     if found.node_private_key is not None:
         findings = (*findings, *_node_key(found.node_private_key))
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
-    sources = {Role.SUPERNODE: node_trust.no_source, Role.SUPEREXEC: superexec.no_source}
+    sources = {Role.SUPERNODE: superlink_trust.no_source, Role.SUPEREXEC: superexec.no_source}
     lost = sources[found.role](found) if found.role in sources and not token else None
     return (*findings, lost) if lost else findings
 
 
 def _config(path: pathlib.Path, *, as_json: bool) -> int:
     try:
-        parsed = settings.parse({}, inputs.read_config(path, required=True))
+        parsed = config_settings.parse({}, config_sources.read_config(path, required=True))
         findings = [f for f in parsed.findings if f.code != "setting.missing"]
     except AgentError as error:
         findings = [error.finding]
@@ -131,7 +132,7 @@ def _certificate(
 
 def _node_key(private: Secret) -> Iterator[Finding]:
     try:
-        node_keys.public_half(private.reveal().encode())
+        node_key.public_half(private.reveal().encode())
     except ValueError as error:
         message = f"FLOWER_NODE_PRIVATE_KEY cannot be used: {error}"
         yield Finding("enrol.key_invalid", message)

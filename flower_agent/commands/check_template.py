@@ -5,17 +5,16 @@ import json
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
 
-from flower_agent.config import inputs, settings
-from flower_agent.config.inputs import Inputs
+from flower_agent.commands import check, template_model
+from flower_agent.commands.template_model import Guest, TemplateKind
+from flower_agent.config import settings as config_settings
+from flower_agent.config import sources
 from flower_agent.config.names import PREFIX
-from flower_agent.config.parsers import Role
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError, Finding, warning
-from flower_agent.service import discovery
-
-from . import blueprint, check, onetemplate
-from .blueprint import Guest
-from .onetemplate import Kind
+from flower_agent.config.sources import Inputs
+from flower_agent.config.types import Role
+from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.onegate import discovery
 
 SUPPLIED = {"FLOWER_SERVER_ADDRESS", "FLOWER_APPIO_ADDRESS", "TLS_CA_CERT"}
 """Without OneGate a VM needs them to find its SuperLink."""
@@ -42,18 +41,18 @@ def run(
     `config` are the image's defaults, `bases` the VM templates of a service by number. Raises
     AgentError ``template.malformed`` or ``config.invalid``.
     """
-    found = onetemplate.parse(_read(template))
-    defaults = inputs.read_config(config, required=True) if config else {}
-    under = {number: onetemplate.parse(_read(path)) for number, path in bases}
-    rows = [judge(guest, defaults) for guest in blueprint.guests(found, under)]
-    if found.kind is Kind.VM:
+    found = template_model.parse(_read(template))
+    defaults = sources.read_config(config, required=True) if config else {}
+    under = {number: template_model.parse(_read(path)) for number, path in bases}
+    rows = [judge(guest, defaults) for guest in template_model.guests(found, under)]
+    if found.kind is TemplateKind.VM:
         row = rows[0]
         if as_json:
             print(json.dumps({"schema": 1, **check.judged(row.settings, row.findings)}, indent=1))
         else:
             print("\n".join(check.lines(row.settings, row.findings)))
         return int(check.wrong(row.findings))
-    shared = (*blueprint.faults(found), *together(rows))
+    shared = (*template_model.faults(found), *together(rows))
     wrong = check.wrong(shared) or any(check.wrong(row.findings) for row in rows)
     if as_json:
         document = {
@@ -79,7 +78,7 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
         hint = "Set it in the template to have it judged." if awaited else "Give --vm-template."
         unknown = warning("template.context", message, hint)
         return Judged(guest, None, (*guest.findings, unknown))
-    parsed = settings.parse(guest.variables, defaults)
+    parsed = config_settings.parse(guest.variables, defaults)
     findings = [_awaited(f) if _is_awaited(f, later) else f for f in parsed.findings]
     found = parsed.settings
     if found is not None:
@@ -156,7 +155,7 @@ def _as_json(row: Judged) -> dict[str, object]:
 def _read(path: pathlib.Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(onetemplate.SIZE_LIMIT + 1).decode("utf-8")
+            return file.read(template_model.SIZE_LIMIT + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise AgentError("template.malformed", f"{path} cannot be read: {reason}") from error

@@ -18,23 +18,22 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from flower_agent import log
-from flower_agent.address import is_ip
-from flower_agent.config import inputs, intake
-from flower_agent.config.inputs import Inputs
-from flower_agent.config.parsers import GpuMode, Role
+from flower_agent.agent import images
+from flower_agent.commands import doctor_checks, doctor_results, status
+from flower_agent.commands.doctor_checks import Inspector
+from flower_agent.commands.doctor_results import Check, Room, found, mild, skipped, well
+from flower_agent.config import sources
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError, Finding
-from flower_agent.machine import cpu, gpu, host, interfaces, nvidia
+from flower_agent.config.sources import Inputs
+from flower_agent.config.types import GpuMode, Role
+from flower_agent.docker.client import socket_url
+from flower_agent.flower import container_spec, frameworks
+from flower_agent.host import gpu, machine, network, nvidia
+from flower_agent.model.address import is_ip
+from flower_agent.model.errors import AgentError, Finding
+from flower_agent.onegate import discovery, superlink_search
+from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
-from flower_agent.service import discovery, finder
-from flower_agent.service.onegate import OneGate
-from flower_agent.steps import supply
-from flower_agent.steps.engine import socket_url
-from flower_agent.wanted import frameworks, roles
-
-from . import key_files, reach, status_command, verdicts
-from .inspector import Inspector
-from .verdicts import Check, Room, found, mild, skipped, well
 
 TIMEOUT_S = 5.0
 SYNCHRONIZED_US = 16_000_000
@@ -67,17 +66,17 @@ def run(paths: Paths, name: str, *, as_json: bool) -> int:
     log.configure("CRITICAL", tty=False)
     checks = list(examine(paths, name))
     if as_json:
-        document = verdicts.document(checks, datetime.datetime.now(datetime.UTC))
+        document = doctor_results.document(checks, datetime.datetime.now(datetime.UTC))
         print(json.dumps(document, indent=1))
     else:
-        print(verdicts.render(checks, color=status_command.colored(sys.stdout, os.environ)))
-    return verdicts.exit_code(checks)
+        print(doctor_results.render(checks, color=status.colored(sys.stdout, os.environ)))
+    return doctor_results.exit_code(checks)
 
 
 def examine(paths: Paths, name: str) -> Iterator[Check]:
     """Yield every check, in the order in which a start needs what it looks at."""
-    read = inputs.read(paths)
-    settings, findings = intake.judge(read)
+    read = sources.read(paths)
+    settings, findings = sources.judge(read)
     access = read.access
     client = OneGate(access, connect_s=TIMEOUT_S, read_s=TIMEOUT_S) if access else None
     patient = Patient(paths, Inspector(name or "default", url=socket_url()), read, settings, client)
@@ -89,10 +88,10 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         yield from _context(read, settings, findings)
         yield from _docker(patient)
         yield from _disks(patient)
-        yield verdicts.memory(*_memory())
+        yield doctor_results.memory(*_memory())
         yield _cpu(settings)
         onegate = list(_onegate(patient))
-        yield verdicts.clock(patient.skew_s, synchronized=_synchronized())
+        yield doctor_results.clock(patient.skew_s, synchronized=_synchronized())
         yield from _images(patient)
         yield from _mtus(read)
         yield from _names(patient)
@@ -100,18 +99,18 @@ def examine(paths: Paths, name: str) -> Iterator[Check]:
         yield from _gpu(patient)
         if settings is not None:
             now = datetime.datetime.now(datetime.UTC)
-            yield from key_files.examine(paths, settings, read.vmid, now)
-            yield from reach.examine(paths, read, settings, client)
+            yield from doctor_checks.examine_key_files(paths, settings, read.vmid, now)
+            yield from doctor_checks.examine(paths, read, settings, client)
 
 
 def _agent(paths: Paths) -> Check:
     try:
-        document, running = status_command.look(paths)
+        document, running = status.look(paths)
     except AgentError as error:
         return found("agent", error.finding)
-    starts = not running and status_command.being_started(paths)
+    starts = not running and status.being_started(paths)
     now = datetime.datetime.now(datetime.UTC)
-    check = verdicts.agent(document, running=running, now=now, being_started=starts)
+    check = doctor_results.agent(document, running=running, now=now, being_started=starts)
     who = _holder(check)
     return dataclasses.replace(check, detail=f"{check.detail}; it is {who}") if who else check
 
@@ -121,7 +120,7 @@ def _holder(check: Check) -> str:
     if check.finding is None or check.finding.code != "port.taken":
         return ""
     port = re.search(r":([0-9]{1,5})\b", check.finding.message)
-    return host.listener(int(port[1])) if port else ""
+    return machine.listener(int(port[1])) if port else ""
 
 
 def _context(
@@ -142,7 +141,7 @@ def _docker(patient: Patient) -> Iterator[Check]:
         return
     patient.docker_root = about.root
     patient.registry_answered = bool(about.proxy)
-    yield verdicts.docker(about.version, live_restore=about.live_restore, proxy=about.proxy)
+    yield doctor_results.docker(about.version, live_restore=about.live_restore, proxy=about.proxy)
     if patient.settings is not None:
         wanted = _wanted(patient.settings)
         with contextlib.suppress(AgentError):
@@ -150,18 +149,18 @@ def _docker(patient: Patient) -> Iterator[Check]:
 
 
 def _wanted(settings: Settings) -> tuple[str, ...]:
-    cuda = roles.wants_cuda(settings, devices=bool(nvidia.look().devices))
-    return roles.images(settings, cuda=cuda)
+    cuda = container_spec.wants_cuda(settings, devices=bool(nvidia.look().devices))
+    return container_spec.images(settings, cuda=cuda)
 
 
 def _disks(patient: Patient) -> Iterator[Check]:
-    fetch = verdicts.DOCKER_ROOM if patient.images_here else verdicts.IMAGES_ROOM
-    wanted = {str(patient.paths.state): verdicts.STATE_ROOM, str(patient.paths.runtime): 1}
+    fetch = doctor_results.DOCKER_ROOM if patient.images_here else doctor_results.IMAGES_ROOM
+    wanted = {str(patient.paths.state): doctor_results.STATE_ROOM, str(patient.paths.runtime): 1}
     if patient.docker_root:
         wanted[patient.docker_root] = fetch
     for path, room in wanted.items():
         seen = _room(pathlib.Path(path))
-        yield verdicts.disk(seen, room) if seen else skipped("disk", f"{path} cannot be seen")
+        yield doctor_results.disk(seen, room) if seen else skipped("disk", f"{path} cannot be seen")
 
 
 def _room(path: pathlib.Path) -> Room | None:
@@ -187,7 +186,7 @@ def _memory() -> tuple[int, int]:
 
 def _cpu(settings: Settings | None) -> Check:
     name = settings.framework.value if settings and settings.framework else ""
-    for finding in cpu.findings(host.cpu_flags(), (name,)):
+    for finding in machine.findings(machine.cpu_flags(), (name,)):
         return mild("cpu", finding)
     return well("cpu", "has what the images want")
 
@@ -210,7 +209,7 @@ def _images(patient: Patient) -> Iterator[Check]:
     absent = [name for name in wanted if patient.engine.image(name) is None]
     made = [name for name in absent if name.startswith(frameworks.LOCAL)]
     if made:
-        wanted = (*wanted, roles.parent_image(patient.settings))
+        wanted = (*wanted, container_spec.parent_image(patient.settings))
     pulled = [name for name in absent if name not in made]
     shown = [f"to be pulled: {', '.join(pulled)}"] if pulled else []
     shown += [f"to be made: {', '.join(made)}"] if made else []
@@ -218,7 +217,7 @@ def _images(patient: Patient) -> Iterator[Check]:
     wanted = tuple(name for name in wanted if not name.startswith(frameworks.LOCAL))
     for name in wanted:
         try:
-            patient.engine.ask_registry(name, supply.registry(patient.settings))
+            patient.engine.ask_registry(name, images.registry(patient.settings))
         except AgentError as error:
             code, needed = error.finding.code, bool(absent)
             patient.registry_answered |= code == "image.denied"
@@ -232,9 +231,9 @@ def _images(patient: Patient) -> Iterator[Check]:
 
 
 def _mtus(read: Inputs) -> Iterator[Check]:
-    nics = host.observe().interfaces
-    told = interfaces.mtus(nics, read.variables or {})
-    yield from verdicts.mtus([nic for nic in nics if nic.fleet], told)
+    nics = machine.observe().interfaces
+    told = network.mtus(nics, read.variables or {})
+    yield from doctor_results.mtus([nic for nic in nics if nic.fleet], told)
 
 
 def _names(patient: Patient) -> Iterator[Check]:
@@ -262,7 +261,7 @@ def _hosts(patient: Patient) -> Iterator[str]:
     settings = patient.settings
     if settings is None:
         return
-    fixed = finder.fixed(settings)
+    fixed = superlink_search.fixed(settings)
     if fixed and not is_ip(fixed.endpoint.host):
         yield fixed.endpoint.host
     if settings.appio_address and not is_ip(settings.appio_address.host):
@@ -287,7 +286,7 @@ def _onegate(patient: Patient) -> Iterator[Check]:
             return
         patient.skew_s = client.skew_s
         own = patient.settings
-        needs = own and own.role is Role.SUPERNODE and finder.fixed(own) is None
+        needs = own and own.role is Role.SUPERNODE and superlink_search.fixed(own) is None
         yield found("onegate", error.finding) if needs else well("onegate", "in no service")
         return
     patient.skew_s = client.skew_s

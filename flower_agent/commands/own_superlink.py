@@ -4,17 +4,17 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-from flower_agent.config import inputs, intake
-from flower_agent.config.parsers import Role
+from flower_agent.config import sources
 from flower_agent.config.settings import Settings
-from flower_agent.errors import AgentError
-from flower_agent.loop import superlink
-from flower_agent.machine import host
+from flower_agent.config.types import Role
+from flower_agent.flower import container_spec
+from flower_agent.flower.control_client import Control
+from flower_agent.host import machine
+from flower_agent.model.errors import AgentError
+from flower_agent.onegate.client import OneGateAccess
 from flower_agent.paths import Paths
-from flower_agent.pki.keyring import Keyring
-from flower_agent.probes.control_api import Control
-from flower_agent.service.onegate import Access
-from flower_agent.wanted import roles
+from flower_agent.roles import superlink
+from flower_agent.tls.store import Keyring
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class OwnSuperLink:
 
     settings: Settings
     api: Control
-    access: Access | None = None
+    access: OneGateAccess | None = None
     """OneGate, where the context names one."""
 
 
@@ -33,18 +33,18 @@ def reach(paths: Paths) -> Iterator[OwnSuperLink]:
 
     Raises AgentError ``setting.conflict`` on a VM that is none, or what is wrong with its context.
     """
-    read = inputs.read(paths)
-    settings, findings = intake.judge(read)
+    read = sources.read(paths)
+    settings, findings = sources.judge(read)
     if settings is None:
         first = findings[0]
         raise AgentError(first.code, first.message, first.hint)
     if settings.role is not Role.SUPERLINK:
         hint = "Run it on the SuperLink's VM."
         raise AgentError("setting.conflict", f"this VM is a {settings.role}", hint)
-    own = superlink.own_address(settings.address, host.observe(), read.variables or {})
+    own = superlink.own_address(settings.address, machine.observe(), read.variables or {})
     ca_pem = Keyring(paths.tls).held_ca() if settings.tls else None
     public = superlink.published(settings, own)
     with contextlib.closing(
-        superlink.connect(roles.endpoints(settings, own), public, ca_pem)
+        superlink.connect(container_spec.endpoints(settings, own), public, ca_pem)
     ) as api:
         yield OwnSuperLink(settings, api, read.access)

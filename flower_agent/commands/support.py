@@ -1,32 +1,179 @@
 """``flower-agent support``: one archive for a bug report, without anything secret.
 
 Every file goes through the `redaction`; what a program prints, which may be anything, too.
+
+Takes what is secret out of a text that leaves the VM.
+
+What is secret is said by the table of variables (`settings`), by names that sound so, and by the
+looks of a thing: private keys, passwords in URLs, headers. A known value is found in each form in
+which programs write it: as it is, in JSON, in a URL, as base64 and out of it, line by line.
 """
 
+import base64
+import binascii
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import io
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flower_agent import __version__, files, foreign_text, log
-from flower_agent.config import context, inputs
-from flower_agent.errors import AgentError
-from flower_agent.loop import daemon
+from flower_agent import __version__, files, log
+from flower_agent.agent import daemon
+from flower_agent.commands import check, doctor, nodes, tls
+from flower_agent.commands import status as commands_status
+from flower_agent.commands.doctor_checks import Inspector
+from flower_agent.config import context, names, sources
+from flower_agent.config.settings import SETTINGS
+from flower_agent.docker.client import socket_url
+from flower_agent.model import foreign_text
+from flower_agent.model import status as model_status
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
 from flower_agent.paths import Paths
-from flower_agent.reporting import screen, status
-from flower_agent.secret import Secret
-from flower_agent.steps.engine import socket_url
+from flower_agent.reporting import status_text
 
-from . import check, doctor, node_commands, redaction, status_command, tls_commands
-from .inspector import Inspector
+HIDDEN = "***"
+SHORTEST = 4
+"""A value with fewer characters is hidden where it stands under its name, and not elsewhere."""
+
+LINE = 16
+"""A line of a secret of several lines that is as long is secret itself."""
+
+_IN_URL = re.compile(r"\w://[^/@:\s]*:([^/@\s]+)@")
+_SOUNDS = re.compile(r"PASS|SECRET|TOKEN|CRED|PRIVATE|KEY(?!S?_?ID)|AUTH", re.IGNORECASE)
+_ROWS = {row.name: row for row in SETTINGS if row.stem is None}
+_SECRET_STEMS = tuple(row.stem for row in SETTINGS if row.stem is not None and row.secret)
+
+_LOOKS = (
+    (
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+                   re.DOTALL),
+        HIDDEN,
+    ),
+    (re.compile(r"(\w://)[^/@\s\"']+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"((?:authorization|x-onegate-token)\W{1,4})(?:(?:basic|bearer) )?[^\s\"',]+",
+                re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"((?:passw(?:or)?d|passphrase|secret|tokentxt|token|api_?key)"
+                r"[\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)[^\s\"',;}]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+)  # fmt: skip
+"""What is secret by its looks, and what takes its place."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Redactor:
+    """Hides what it was told, and what looks secret."""
+
+    forms: tuple[str, ...]
+    """Texts to hide, the longest first."""
+
+    def text(self, text: str) -> str:
+        """Return `text` without anything secret."""
+        for form in self.forms:
+            text = text.replace(form, HIDDEN)
+        for pattern, place in _LOOKS:
+            text = pattern.sub(place, text)
+        return text
+
+
+def redactor(secrets: Iterable[str]) -> Redactor:
+    """Return what hides each of `secrets`, in each form."""
+    found = {form for secret in secrets for form in _forms(secret.strip())}
+    return Redactor(tuple(sorted(found, key=lambda form: (-len(form), form))))
+
+
+def values(variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield the secret values of a context or of ``config.yaml``."""
+    for name, value in variables.items():
+        if _is_secret(name):
+            yield value
+        for password in _IN_URL.findall(value):
+            yield password
+            if (plain := urllib.parse.unquote(password)) != password:
+                yield plain
+
+
+def _is_secret(name: str) -> bool:
+    row = _ROWS.get(_bare(name))
+    if row is not None:
+        return row.secret
+    return _bare(name).startswith(_SECRET_STEMS) or bool(_SOUNDS.search(name))
+
+
+def loose(text: str) -> dict[str, str]:
+    """Return names and values of a text that may be damaged: ``NAME='value'``, ``name: value``."""
+    rows = re.findall(r"^[ \t]*+(?:export )?(\w++)[ \t]*+[=:]\s*+(\S.*)$", text, re.MULTILINE)
+    return {name: value.strip().strip("'\"") for name, value in rows}
+
+
+def listing(variables: Mapping[str, str]) -> str:
+    """Return names and values, one a line; a value is shown where the table says that it may be.
+
+    Of every other one the length is told: it may hold anything, such as a script.
+    """
+    return "".join(f"{name}={_shown(name, variables[name])}\n" for name in sorted(variables))
+
+
+def environment(entries: Iterable[str]) -> list[str]:
+    """Return a container's environment, ``NAME=value``.
+
+    Values are kept of names that the agent or Flower's images set, and that do not sound secret.
+    """
+    return [entry if _is_harmless(name) else f"{name}={HIDDEN}" for entry, name in _split(entries)]
+
+
+def _shown(name: str, value: str) -> str:
+    row = _ROWS.get(_bare(name))
+    plain = (row is not None and not row.secret and not row.quiet) or name in _HARMLESS
+    return names.shown(value) if plain else f"{HIDDEN} ({len(value)} characters)"
+
+
+_HARMLESS = frozenset({"NETWORK", "REPORT_READY", "TARGET", "VMID", "ONEGATE_ENDPOINT"})
+
+
+def _split(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
+    yield from ((entry, entry.partition("=")[0]) for entry in entries)
+
+
+def _is_harmless(name: str) -> bool:
+    ours = name.startswith(("FLWR_", "NVIDIA_", "PYTHON")) or name in ("PATH", "LANG", "HOME")
+    return ours and not _SOUNDS.search(name)
+
+
+def _bare(name: str) -> str:
+    return name.upper().removeprefix(names.PREFIX)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    for text in (secret, *_decoded(secret)):
+        if len(text) < SHORTEST:
+            continue
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield repr(text)[1:-1]
+        yield urllib.parse.quote(text, safe="")
+        yield urllib.parse.quote(text)
+        yield base64.b64encode(text.encode()).decode()
+        lines = text.splitlines()
+        yield from (line for line in lines if len(lines) > 1 and len(line) >= LINE)
+
+
+def _decoded(secret: str) -> Iterator[str]:
+    """Yield what `secret` is base64 of, where that is text."""
+    try:
+        yield base64.b64decode(secret, validate=True).decode("utf-8").strip()
+    except (binascii.Error, ValueError):
+        return
+
 
 LOG_LINES = 3000
 TIMEOUT_S = 20
@@ -60,10 +207,10 @@ def run(paths: Paths, name: str, output: pathlib.Path | None) -> int:
     """
     log.configure("CRITICAL", tty=False)
     now = datetime.datetime.now(datetime.UTC)
-    read = inputs.read(paths)
+    read = sources.read(paths)
     stem = f"flower-agent-support-{read.vmid or 'vm'}-{now:%Y%m%dT%H%M%SZ}"
     target = output or pathlib.Path.cwd() / f"{stem}.tar.gz"
-    hide = redaction.redactor(_secrets(paths, read))
+    hide = redactor(_secrets(paths, read))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for file, text in gather(paths, name, read, now):
@@ -76,21 +223,21 @@ def run(paths: Paths, name: str, output: pathlib.Path | None) -> int:
 
 
 def gather(
-    paths: Paths, name: str, read: inputs.Inputs, now: datetime.datetime
+    paths: Paths, name: str, read: sources.Inputs, now: datetime.datetime
 ) -> Iterator[tuple[str, str]]:
     """Yield each file's name and text as they are; what cannot be had says why."""
     yield "README.txt", ABOUT.format(at=now.isoformat(timespec="seconds"))
     yield "system/versions.txt", _versions()
-    yield "context.txt", redaction.listing(read.variables or {})
-    yield "config.yaml.txt", redaction.listing(read.config)
+    yield "context.txt", listing(read.variables or {})
+    yield "config.yaml.txt", listing(read.config)
     yield "status.json", _text(paths.status)
     commands: dict[str, Callable[[], int]] = {
         "status.txt": lambda: _status(paths, now),
         "check.txt": lambda: check.run(paths, None, None, as_json=False),
         "doctor.txt": lambda: doctor.run(paths, name, as_json=False),
         "plan.txt": lambda: daemon.plan(paths, name, None),
-        "certificates.txt": lambda: tls_commands.show(paths),
-        "nodes.txt": lambda: node_commands.show(paths, as_json=False),
+        "certificates.txt": lambda: tls.show(paths),
+        "nodes.txt": lambda: nodes.show(paths, as_json=False),
     }
     for file, command in commands.items():
         yield file, _printed(command)
@@ -103,10 +250,10 @@ def gather(
             yield file, _ran(program)
 
 
-def _secrets(paths: Paths, read: inputs.Inputs) -> Iterator[str]:
+def _secrets(paths: Paths, read: sources.Inputs) -> Iterator[str]:
     """Yield every secret that is known on this VM."""
     for variables in (read.variables or {}, read.config):
-        yield from redaction.values(variables)
+        yield from values(variables)
     if read.access is not None:
         yield read.access.token.reveal()
     for remembered in _remembered(paths):
@@ -115,10 +262,10 @@ def _secrets(paths: Paths, read: inputs.Inputs) -> Iterator[str]:
         text = _text(file)
         yield text if "PRIVATE KEY" in text else ""
     # A stage that is not the newest may hold what was secret before; any may be damaged.
-    for source in (*(paths.context / stage for stage in inputs.STAGES), paths.config):
-        yield from redaction.values(redaction.loose(_text(source)))
+    for source in (*(paths.context / stage for stage in sources.STAGES), paths.config):
+        yield from values(loose(_text(source)))
         with contextlib.suppress(AgentError):
-            yield from redaction.values(context.parse(_text(source).encode()))
+            yield from values(context.parse(_text(source).encode()))
 
 
 def _remembered(paths: Paths) -> Iterator[Secret]:
@@ -135,7 +282,7 @@ def _docker(name: str) -> Iterator[tuple[str, str]]:
             for found in (c for c in engine.containers() if c.mine):
                 description = engine.describe(found.name)
                 config = description.get("Config") or {}
-                config["Env"] = redaction.environment(config.get("Env") or ())
+                config["Env"] = environment(config.get("Env") or ())
                 yield f"docker/{found.name}.json", json.dumps(description, indent=1)
                 yield f"docker/{found.name}.log", engine.logs(found.name, tail=LOG_LINES)
         except AgentError as error:
@@ -143,9 +290,9 @@ def _docker(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _status(paths: Paths, now: datetime.datetime) -> int:
-    found, running = status_command.look(paths)
-    print(screen.render(found, running=running, now=now))
-    return status.exit_code(found, running=running, now=now)
+    found, running = commands_status.look(paths)
+    print(status_text.render(found, running=running, now=now))
+    return model_status.exit_code(found, running=running, now=now)
 
 
 def _versions() -> str:

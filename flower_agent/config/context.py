@@ -8,7 +8,7 @@ A context made by hand may have double quotes, taken where a shell would change 
 
 import re
 
-from flower_agent.errors import AgentError
+from flower_agent.model.errors import AgentError
 
 SIZE_LIMIT_BYTES = 4 * 1024 * 1024
 COUNT_LIMIT = 10_000

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from flower_agent.errors import Finding, Severity, warning
+from flower_agent.model.errors import Finding, Severity, warning
 
 PREFIX = "ONEAPP_"
 
@@ -37,7 +37,7 @@ _EARLIER = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Given:
+class SetValue:
     """A value that somebody set."""
 
     source: str
@@ -52,16 +52,16 @@ class Given:
 
 def look_up(
     name: str, context: Mapping[str, str], config: Mapping[str, str]
-) -> Given | Finding | None:
+) -> SetValue | Finding | None:
     """Return what `name` was given, a finding when it was given twice, None when it was not."""
     bare, prefixed = context.get(name, "").strip(), context.get(PREFIX + name, "").strip()
     if bare and prefixed and bare != prefixed:
         message = f"{name} and {PREFIX}{name} are both set, to different values"
         return Finding("setting.conflict", message)
     if bare or prefixed:
-        return Given(name if bare else PREFIX + name, bare or prefixed, in_config=False)
+        return SetValue(name if bare else PREFIX + name, bare or prefixed, in_config=False)
     if value := config.get(name.lower(), "").strip():
-        return Given(f"{name.lower()} in config.yaml", value, in_config=True)
+        return SetValue(f"{name.lower()} in config.yaml", value, in_config=True)
     return None
 
 

@@ -1,23 +1,138 @@
-# ruff: noqa: RUF009 - each field's default is its row of the table, made by `setting`
-"""Names and strings to `Settings`, or to every finding at once. Pure.
+"""Names and strings to `Settings`, or to every finding at once.
 
 The fields of `Settings` are the one table of variables: parsing, defaults, `check`, the reference
 page and redaction read it; how they must fit each other is in `rules`. What a VM of another role
 reads is not looked at, since OneFlow hands every input to every VM.
+
+One row of the table of variables, and how a dataclass field carries it.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
-from flower_agent.address import Address
-from flower_agent.errors import Finding, Severity, warning
-from flower_agent.secret import Secret
-from flower_agent.wanted import app_data, flower
+from flower_agent.config import flower_versions, names, types, validation
+from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
+from flower_agent.docker import data_mounts
+from flower_agent.model import pem
+from flower_agent.model.address import Address
+from flower_agent.model.errors import Finding, Severity, warning
+from flower_agent.model.secret import Secret
 
-from . import names, parsers, pem, rules
-from .parsers import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
-from .variable import Setting, family, row_of, setting
+T = TypeVar("T")
+
+LENGTH_LIMIT = 64 * 1024
+"""Characters of one value."""
+
+_KEY = "<KEY>"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting(Generic[T]):
+    """One row of the table."""
+
+    name: str
+    """Without ``ONEAPP_``; ends in ``<KEY>`` where it stands for a family of names."""
+
+    parse: Callable[[str], T]
+    """Raises ValueError that completes "NAME is 'x': …" and does not repeat the value."""
+
+    help: str
+    """What it means, for the reference page."""
+
+    default: str | None = None
+    """What is parsed when it is unset; None makes the field None."""
+
+    unset: str = "none"
+    """What being unset comes to, for the reference page, where no default says it."""
+
+    required: bool = False
+    """On the VMs of its roles."""
+
+    secret: bool = False
+    """Never shown anywhere."""
+
+    quiet: bool = False
+    """A finding tells the length and not the value: it is long, or may hold a secret."""
+
+    verbatim: bool = False
+    """Of a family: the key is what stands behind the stem, as it is written."""
+
+    roles: tuple[Role, ...] = tuple(Role)
+    sample: str = ""
+
+    @property
+    def stem(self) -> str | None:
+        """What the names of the family begin with; None for a single name."""
+        return self.name.removesuffix(_KEY) if self.name.endswith(_KEY) else None
+
+    def fallback(self) -> T | None:
+        """Return the value when nothing was given."""
+        return None if self.default is None else self.parse(self.default)
+
+    def read(self, text: str) -> T:
+        """Return the value that `text` stands for. Raises ValueError like `parse`."""
+        if len(text) > LENGTH_LIMIT:
+            raise ValueError(f"want at most {LENGTH_LIMIT} characters")
+        return self.parse(text)
+
+    def seen(self, text: str, shown: str) -> str:
+        """Return what a message may say about `text`: `shown`, or only how long it is."""
+        if self.secret or self.quiet or len(text) > LENGTH_LIMIT:
+            return f"has {len(text)} characters"
+        return f"is '{shown}'"
+
+
+class Rest(TypedDict, total=False):
+    """What a row may have beside name, parser and help: fields of `Setting`."""
+
+    unset: str
+    secret: bool
+    quiet: bool
+    verbatim: bool
+    roles: tuple[Role, ...]
+    sample: str
+
+
+@overload
+def setting(
+    name: str, parse: Callable[[str], T], meaning: str, *, default: str, **rest: Unpack[Rest]
+) -> T: ...
+@overload
+def setting(
+    name: str,
+    parse: Callable[[str], T],
+    meaning: str,
+    *,
+    required: Literal[True],
+    **rest: Unpack[Rest],
+) -> T: ...
+@overload
+def setting(
+    name: str, parse: Callable[[str], T], meaning: str, **rest: Unpack[Rest]
+) -> T | None: ...
+def setting(name: str, parse: Callable[[str], Any], meaning: str, **rest: Any) -> Any:
+    """Return a dataclass field that carries its row, typed as its value."""
+    row = Setting(name=name, parse=parse, help=meaning, **rest)
+    return dataclasses.field(metadata={"setting": row})
+
+
+def family(
+    stem: str, parse: Callable[[str], T], meaning: str, **rest: Unpack[Rest]
+) -> tuple[tuple[str, T], ...]:
+    """Return a dataclass field for all names that begin with `stem`, as keys and values."""
+    row = Setting(name=stem + _KEY, parse=parse, help=meaning, **rest)
+    return dataclasses.field(metadata={"setting": row})  # type: ignore[no-any-return]  # a field
+
+
+def row_of(field: "dataclasses.Field[Any]") -> Setting[Any]:
+    """Return the row that `field` carries."""
+    row: Setting[Any] = field.metadata["setting"]
+    return row
+
+
+# ruff: noqa: RUF009 - each field's default is its row of the table, made by `setting`
+
 
 __all__ = (
     "CONTROL", "SETTINGS", "Framework", "GpuMode", "Isolation", "LogLevel", "Parsed", "Plugin",
@@ -40,36 +155,36 @@ class Settings:
     """What the context and the image's defaults say; the rows' texts describe the fields."""
 
     role: Role = setting(
-        "FLOWER_ROLE", parsers.choice(Role, {"server": Role.SUPERLINK, "client": Role.SUPERNODE}),
+        "FLOWER_ROLE", types.choice(Role, {"server": Role.SUPERLINK, "client": Role.SUPERNODE}),
         "What this VM is: `server` or `superlink`, `client` or `supernode`, `superexec`.",
         required=True, sample="server")
-    version: flower.Version = setting(
-        "FLOWER_VERSION", flower.parse_version,
+    version: flower_versions.Version = setting(
+        "FLOWER_VERSION", flower_versions.parse_version,
         "Flower's version, or a full image tag. The oldest is 1.23.0.",
-        default=flower.DEFAULT, sample="1.25.0-py3.13-ubuntu24.04")
+        default=flower_versions.DEFAULT, sample="1.25.0-py3.13-ubuntu24.04")
     server_address: str | None = setting(
-        "FLOWER_SERVER_ADDRESS", parsers.peer_text,
+        "FLOWER_SERVER_ADDRESS", types.peer_text,
         "The SuperLink's Fleet API: `host`, `host:port` or `[v6]:port`. Without a port: the Fleet "
         "port of the version.", unset="discovered", roles=NODE + EXEC, sample="10.0.0.5:9092")
     num_rounds: int | None = setting(
-        "FL_NUM_ROUNDS", parsers.whole(1, 1_000_000),
+        "FL_NUM_ROUNDS", types.whole(1, 1_000_000),
         "Rounds of the run that `CUSTOM_APP_REPO` starts.",
         unset="the app's own", roles=LINK, sample="10")
     strategy: str | None = setting(
-        "FL_STRATEGY", parsers.identifier,
+        "FL_STRATEGY", types.identifier,
         "Strategy of the run, where the app lets one choose.",
         unset="the app's own", roles=LINK, sample="FedProx")
     min_clients: int = setting(
-        "FL_MIN_CLIENTS", parsers.whole(1, 1_000_000),
+        "FL_MIN_CLIENTS", types.whole(1, 1_000_000),
         "SuperNodes that must be connected before the run is submitted; set, the app is told so.",
         default="2", roles=LINK, sample="5")
     run_config: Pairs = family(
-        "FL_CONFIG_", parsers.line,
+        "FL_CONFIG_", types.line,
         "A further key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` is `local-epochs`, or as the "
         "app writes it.",
         quiet=True, roles=LINK, sample="5")
     tls: bool = setting(
-        "TLS_ENABLED", parsers.boolean, "TLS on every API that leaves the VM.",
+        "TLS_ENABLED", types.boolean, "TLS on every API that leaves the VM.",
         default="YES", sample="YES")
     tls_ca_cert: str | None = setting(
         "TLS_CA_CERT", pem.trust,
@@ -84,29 +199,29 @@ class Settings:
         "TLS_KEY", pem.tls_key, "The private key of `TLS_CERT`, as PEM or base64 of PEM.",
         unset="made by the agent", secret=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
     gpu: GpuMode = setting(
-        "GPU_ENABLED", parsers.gpu_mode,
+        "GPU_ENABLED", types.gpu_mode,
         "`YES`: no usable GPU is a failure that says why. `AUTO`: use one when usable. `NO`: "
         "detected and shown, not used.", default="NO", roles=NODE + EXEC, sample="AUTO")
     framework: Framework | None = setting(
-        "ML_FRAMEWORK", parsers.choice(Framework),
+        "ML_FRAMEWORK", types.choice(Framework),
         "Which SuperExec image runs the apps: `pytorch`, `tensorflow` or `sklearn`.",
         sample="pytorch")
     app_repo: str | None = setting(
-        "CUSTOM_APP_REPO", parsers.app,
+        "CUSTOM_APP_REPO", types.app,
         "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`; https, ssh or git. "
         "The SuperLink submits it once; where its code runs, the image gets what it needs.",
         quiet=True, roles=LINK + NODE + EXEC, sample="https://git.example.org/team/app.git@v1")
     isolation: Isolation = setting(
-        "FLOWER_ISOLATION", parsers.choice(Isolation),
+        "FLOWER_ISOLATION", types.choice(Isolation),
         "`process`: apps run in SuperExec containers. `subprocess`: inside SuperLink and "
         "SuperNode.", default="process", sample="subprocess")
     node_config: Pairs | None = setting(
-        "FLOWER_NODE_CONFIG", parsers.pairs,
+        "FLOWER_NODE_CONFIG", types.pairs,
         "What apps read as `context.node_config` beside the automatic `partition-id` and "
         "`num-partitions`, which it may override: `key=value key2='two words'`.",
         unset="those two alone", roles=NODE, sample="dataset-path='/app/data/x' fold=3")
     node_auth: bool | None = setting(
-        "FLOWER_NODE_AUTH", parsers.boolean,
+        "FLOWER_NODE_AUTH", types.boolean,
         "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols those of its "
         "own service.",
         unset="SuperLink: `YES` inside a service with TLS; SuperNode: as the SuperLink publishes, "
@@ -125,107 +240,107 @@ class Settings:
         "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",
         roles=NODE + EXEC, sample="3f:9a:…")
     address: str | None = setting(
-        "FLOWER_ADDRESS", parsers.own_address,
+        "FLOWER_ADDRESS", types.own_address,
         "Address on which the Fleet API listens, or `ETHn`.",
         unset="the default route's", roles=LINK, sample="ETH1")
     public_address: str | None = setting(
-        "FLOWER_PUBLIC_ADDRESS", parsers.peer_text,
+        "FLOWER_PUBLIC_ADDRESS", types.peer_text,
         "Name or address that is published and certified, when nodes dial another than "
         "`FLOWER_ADDRESS`.",
         unset="`FLOWER_ADDRESS`", roles=LINK, sample="fl.example.org:443")
     tls_sans: tuple[str, ...] = setting(
-        "FLOWER_TLS_SANS", parsers.names,
+        "FLOWER_TLS_SANS", types.names,
         "Further names and addresses in the agent's own certificate, with commas or blanks "
         "between. A SuperNode has one for the AppIo of `FLOWER_APPIO_LISTEN`.",
         default="", roles=LINK + NODE, sample="fl.example.org, 192.0.2.10")
     control_address: Address = setting(
-        "FLOWER_CONTROL_ADDRESS", parsers.listen(9093),
+        "FLOWER_CONTROL_ADDRESS", types.listen(9093),
         "Where the Control API listens. Flower does not authenticate it, and it runs the code it "
         "is given on every node: anything but loopback is a warning. From 1.40 on it must equal "
         "the Fleet address.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
     fleet_port: int | None = setting(
-        "FLOWER_FLEET_PORT", parsers.port(), "Port of the Fleet API.",
+        "FLOWER_FLEET_PORT", types.port(), "Port of the Fleet API.",
         unset="9092 (8000 from 1.40)", roles=LINK + NODE, sample="9092")
     serverappio_port: int = setting(
-        "FLOWER_SERVERAPPIO_PORT", parsers.port(), "Port of the SuperLink's AppIo API.",
+        "FLOWER_SERVERAPPIO_PORT", types.port(), "Port of the SuperLink's AppIo API.",
         default="9091", roles=LINK, sample="19091")
     clientappio_port: int = setting(
-        "FLOWER_CLIENTAPPIO_PORT", parsers.port(), "Port of the SuperNode's AppIo API.",
+        "FLOWER_CLIENTAPPIO_PORT", types.port(), "Port of the SuperNode's AppIo API.",
         default="9094", roles=NODE, sample="19094")
     health_port: int = setting(
-        "FLOWER_HEALTH_PORT", parsers.port(rules.HEALTH_PORTS),
+        "FLOWER_HEALTH_PORT", types.port(validation.HEALTH_PORTS),
         "First of three loopback ports in a row for the health services, one a container.",
         default="9097", sample="19097")
     appio_listen: Address | None = setting(
-        "FLOWER_APPIO_LISTEN", parsers.listen(),
+        "FLOWER_APPIO_LISTEN", types.listen(),
         "`address:port` on which this VM's AppIo is offered to a SuperExec elsewhere; then no "
         "local one is started.", roles=LINK + NODE, sample="10.0.0.5:9091")
     appio_address: Address | None = setting(
-        "FLOWER_APPIO_ADDRESS", parsers.peer, "Where a lone SuperExec attaches.",
+        "FLOWER_APPIO_ADDRESS", types.peer, "Where a lone SuperExec attaches.",
         required=True, roles=EXEC, sample="10.0.0.5:9091")
     superexec_plugin: Plugin = setting(
-        "FLOWER_SUPEREXEC_PLUGIN", parsers.choice(Plugin),
+        "FLOWER_SUPEREXEC_PLUGIN", types.choice(Plugin),
         "As what a lone SuperExec attaches: `serverapp` or `clientapp`.",
         default="clientapp", roles=EXEC, sample="serverapp")
     image_prefix: str = setting(
-        "FLOWER_IMAGE_PREFIX", parsers.image_prefix, "Registry and namespace of the images.",
+        "FLOWER_IMAGE_PREFIX", types.image_prefix, "Registry and namespace of the images.",
         default="flwr", sample="registry.example.org/mirror/flwr")
     registry_user: str | None = setting(
-        "FLOWER_REGISTRY_USER", parsers.line, "User at a private registry.", sample="puller")
+        "FLOWER_REGISTRY_USER", types.line, "User at a private registry.", sample="puller")
     registry_password: Secret | None = setting(
-        "FLOWER_REGISTRY_PASSWORD", parsers.secret_line, "Password at a private registry.",
+        "FLOWER_REGISTRY_PASSWORD", types.secret_line, "Password at a private registry.",
         secret=True, sample="…")
     memory_limit: int | None = setting(
-        "FLOWER_MEMORY_LIMIT", parsers.size_bytes(parsers.MEMORY_FLOOR_BYTES),
+        "FLOWER_MEMORY_LIMIT", types.size_bytes(types.MEMORY_FLOOR_BYTES),
         "Memory limit of the SuperExec container, so that an app and not the agent is killed.",
         unset="what the VM has, less 512 MiB", sample="4G")
     shm_size: int | None = setting(
-        "FLOWER_SHM_SIZE", parsers.size_bytes(parsers.SHM_FLOOR_BYTES),
+        "FLOWER_SHM_SIZE", types.size_bytes(types.SHM_FLOOR_BYTES),
         "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
         "it counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
-    data: app_data.Source | None = setting(
-        "FLOWER_DATA", app_data.parse_source,
+    data: data_mounts.DataSource | None = setting(
+        "FLOWER_DATA", data_mounts.parse_data_source,
         "Where apps' `/app/data` comes from, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
         "or device, or `nfs://HOST/EXPORT`.",
         unset="`/var/lib/flower-agent/data`", roles=NODE + EXEC, sample="LABEL=flower-data")
     outputs_limit: int | None = setting(
-        "FLOWER_OUTPUTS_LIMIT", parsers.size_bytes(parsers.OUTPUTS_FLOOR_BYTES),
+        "FLOWER_OUTPUTS_LIMIT", types.size_bytes(types.OUTPUTS_FLOOR_BYTES),
         "What the outputs of all runs may take on this VM's disk; ended runs are pruned first, the "
         "oldest first.",
         unset="a quarter of the disk", sample="20G")
     cache_limit: int | None = setting(
-        "FLOWER_CACHE_LIMIT", parsers.size_bytes(parsers.OUTPUTS_FLOOR_BYTES),
+        "FLOWER_CACHE_LIMIT", types.size_bytes(types.OUTPUTS_FLOOR_BYTES),
         "What the download caches of apps may take on this VM's disk.",
         unset="a quarter of the disk", sample="20G")
     http_proxy: Secret | None = setting(
-        "FLOWER_HTTP_PROXY", parsers.proxy,
+        "FLOWER_HTTP_PROXY", types.proxy,
         "Proxy of app processes, git and pip for `http://`: `http://HOST:PORT`, with a login in it "
         "where the proxy wants one. AppIo, SuperLink, OneGate and loopback never go through it.",
         secret=True, sample="http://proxy.example.org:3128")
     https_proxy: Secret | None = setting(
-        "FLOWER_HTTPS_PROXY", parsers.proxy, "The same for `https://`.",
+        "FLOWER_HTTPS_PROXY", types.proxy, "The same for `https://`.",
         secret=True, sample="http://proxy.example.org:3128")
     no_proxy: tuple[str, ...] = setting(
-        "FLOWER_NO_PROXY", parsers.direct,
+        "FLOWER_NO_PROXY", types.direct,
         "What those dial without a proxy: names, domains that begin with a dot, addresses and "
         "networks, with commas or blanks between. Loopback and the AppIo always are.",
         default="", sample=".example.org, 10.0.0.0/8")
     app_environment: tuple[tuple[str, Secret], ...] = family(
-        "FLOWER_ENV_", parsers.secret_text,
+        "FLOWER_ENV_", types.secret_text,
         "A variable in the environment of app processes: `FLOWER_ENV_HF_TOKEN` is `HF_TOKEN` "
         "there. Every VM of a service can read every CONTEXT.",
         secret=True, verbatim=True, sample="hf_…")
     log_level: LogLevel = setting(
-        "FLOWER_LOG_LEVEL", parsers.choice(LogLevel),
+        "FLOWER_LOG_LEVEL", types.choice(LogLevel),
         "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",
         default="INFO", sample="DEBUG")
     metrics: bool = setting(
-        "FLOWER_METRICS", parsers.boolean,
+        "FLOWER_METRICS", types.boolean,
         "Metrics for node_exporter's textfile collector, in /run/flower-agent/metrics.",
         default="NO", sample="YES")
     ready_timeout_s: int = setting(
-        "FLOWER_READY_TIMEOUT", parsers.whole(10, 86_400),
+        "FLOWER_READY_TIMEOUT", types.whole(10, 86_400),
         "Seconds after which a VM that is not ready reports `failed`; it goes on trying.",
         default="600", sample="1200")
 
@@ -280,7 +395,7 @@ def parse(context: Mapping[str, str], config: Mapping[str, str]) -> Parsed:
     for field, row in _FIELDS.items():
         reading.values[field] = _read(row, reading)
     settings = Settings(**reading.values, given=frozenset(reading.given))
-    found = reading.found + rules.check(settings, reading.given, reading.bad)
+    found = reading.found + validation.check(settings, reading.given, reading.bad)
     findings = [finding for _, finding in sorted(found, key=lambda pair: _ORDER[pair[0]])]
     findings += _other_findings(context, config)
     failed = any(finding.severity is Severity.ERROR for finding in findings)
@@ -306,7 +421,7 @@ def _read(row: Setting[Any], reading: _Reading) -> Any:
 
 def _read_one(row: Setting[Any], name: str, reading: _Reading) -> Any:
     given = names.look_up(name, reading.context, reading.config)
-    if isinstance(given, names.Given):
+    if isinstance(given, names.SetValue):
         try:
             value = row.read(given.value)
         except ValueError as error:
@@ -322,7 +437,7 @@ def _read_one(row: Setting[Any], name: str, reading: _Reading) -> Any:
     return row.fallback()
 
 
-def _invalid(row: Setting[Any], given: names.Given, want: str) -> Finding:
+def _invalid(row: Setting[Any], given: names.SetValue, want: str) -> Finding:
     seen = row.seen(given.value, names.shown(given.value))
     hint = "Correct /etc/flower-agent/config.yaml." if given.in_config else ""
     return Finding("setting.invalid", f"{given.source} {seen}: {want}", hint)

@@ -1,1 +1,1 @@
-"""What the operator, OneGate, systemd and monitoring are told."""
+"""The status as JSON, text and metrics, and who is told."""

@@ -10,14 +10,14 @@ import json
 import threading
 
 from flower_agent import __version__, files
-from flower_agent.config import inputs
-from flower_agent.errors import AgentError
+from flower_agent.config import sources
+from flower_agent.model import status
+from flower_agent.model.errors import AgentError
+from flower_agent.model.status import STOPPED, Status
+from flower_agent.onegate import publisher, status_attributes
+from flower_agent.onegate.client import OneGate, OneGateAccess
 from flower_agent.paths import Paths
-from flower_agent.service.onegate import Access, OneGate
-
-from . import report, reporter, status
-from .appliance_files import ApplianceFiles
-from .status import STOPPED, Status
+from flower_agent.reporting.one_apps import ApplianceFiles
 
 WAIT_S = 5.0
 CONNECT_S = 2.0
@@ -25,8 +25,8 @@ CONNECT_S = 2.0
 
 def to_onegate(paths: Paths, now: datetime.datetime) -> str:
     """Send the last body; return why OneGate was not told, empty where it was or there is none."""
-    memory = reporter.recall(paths.onegate)
-    access = inputs.read(paths).access or (memory.access if memory else None)
+    memory = publisher.recall(paths.onegate)
+    access = sources.read(paths).access or (memory.access if memory else None)
     if access is None:
         return ""
     body = {
@@ -36,11 +36,11 @@ def to_onegate(paths: Paths, now: datetime.datetime) -> str:
         "FLOWER_SEEN": status.stamp(now),
         "READY": "NO",
     }
-    trouble = _send(access, report.render(body))
+    trouble = _send(access, status_attributes.render(body))
     if memory is not None:
         # The next agent of this boot must not take for told what is so no longer.
         kept = {k: v for k, v in memory.attributes.items() if k not in body}
-        reporter.remember(paths.onegate, dataclasses.replace(memory, attributes=kept))
+        publisher.remember(paths.onegate, dataclasses.replace(memory, attributes=kept))
     return trouble
 
 
@@ -53,7 +53,7 @@ def to_files(paths: Paths, now: datetime.datetime) -> None:
     ApplianceFiles(paths).keep(found, now)
 
 
-def _send(access: Access, body: str) -> str:
+def _send(access: OneGateAccess, body: str) -> str:
     troubles = ["OneGate does not answer in time"]
 
     def send() -> None:

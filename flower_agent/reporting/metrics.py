@@ -1,15 +1,27 @@
-"""The status as metrics, in the text that node_exporter's textfile collector takes. Pure.
+"""Writes the metrics for node_exporter's textfile collector, where FLOWER_METRICS asks for them.
+
+The status as metrics, in the text that node_exporter's textfile collector takes.
 
 Format: Prometheus' text exposition, version 0.0.4. Names follow its conventions: base units, no
 time stamps, which the collector refuses; every metric is a gauge, since a new agent counts anew.
 """
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Iterator, Mapping
 
-from .life import State
-from .status import Mark, Status
+import structlog
+
+from flower_agent import files
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import LifeState
+from flower_agent.model.status import Mark, Status
+from flower_agent.paths import Paths
+from flower_agent.tls import certificates
+from flower_agent.tls.store import Keyring
+
+log = structlog.get_logger()
 
 _DAY_S = 86_400
 
@@ -43,7 +55,7 @@ def _families(status: Status, measured: Measured) -> Iterator[tuple[str, str, li
     role, version = status.role or "", status.version or ""
     about = {"version": status.agent_version, "role": role, "flower": version}
     yield "flower_agent_info", "What this VM is; always 1.", [(about, 1)]
-    states: list[Sample] = [({"state": s.value}, s.value == status.state) for s in State]
+    states: list[Sample] = [({"state": s.value}, s.value == status.state) for s in LifeState]
     yield "flower_agent_state", "1 for the state that the VM is in.", states
     since = _one(status.since.timestamp())
     yield "flower_agent_state_start_time_seconds", "When that state began.", since
@@ -87,3 +99,62 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+EVERY_S = 15.0
+"""Prometheus asks no more often by far; a new state is written at once."""
+
+
+class Exporter:
+    """The metrics file, while it is wanted."""
+
+    def __init__(self, paths: Paths, keyring: Keyring) -> None:
+        self._path = paths.metrics
+        self._keyring = keyring
+        self._written: tuple[str, float] | None = None
+        self._unwritable = False
+        self._ends: tuple[tuple[str, str], dict[str, datetime.datetime]] | None = None
+
+    def publish(
+        self, found: Status, *, wanted: bool, health_s: float | None, monotonic: float
+    ) -> None:
+        """Write the file where it is due, or take it away; a failure is logged once."""
+        if not wanted:
+            self.remove()
+            return
+        same = self._written is not None and self._written[0] == found.state
+        if same and self._written is not None and monotonic < self._written[1] + EVERY_S:
+            return
+        text = render(found, Measured(health_s=health_s, ends=self._certificates()))
+        try:
+            files.directory(self._path.parent, 0o755)
+            files.write_atomic(self._path, text.encode(), 0o644, durable=False)
+        except AgentError as error:
+            if not self._unwritable:
+                log.warning("metrics.unwritable", reason=error.finding.message)
+            self._unwritable = True
+            return
+        self._unwritable = False
+        self._written = (found.state, monotonic)
+
+    def remove(self) -> None:
+        """Take the file away: what is not kept true is worse than none."""
+        self._written = None
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("metrics.unwritable", reason=str(error.strerror))
+
+    def _certificates(self) -> dict[str, datetime.datetime]:
+        """Return the end of each certificate; they are read again when they change."""
+        try:
+            texts = (self._keyring.held_chain(), self._keyring.held_ca())
+        except AgentError:  # the turn meets it and reports it
+            return {}
+        if self._ends is None or self._ends[0] != texts:
+            ends = {}
+            for name, pem in zip(("server", "ca"), texts, strict=True):
+                with contextlib.suppress(ValueError):
+                    ends[name] = certificates.inspect(pem).not_after
+            self._ends = (texts, ends)
+        return self._ends[1]

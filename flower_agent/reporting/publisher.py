@@ -8,26 +8,26 @@ from collections.abc import Mapping
 import structlog
 
 from flower_agent import files, process
-from flower_agent.errors import AgentError, Finding
+from flower_agent.model import deduplication, status
+from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.lifecycle import Life, LifeState
+from flower_agent.model.status import Status
+from flower_agent.onegate import status_attributes
+from flower_agent.onegate.publisher import OneGatePublisher
 from flower_agent.paths import Paths
+from flower_agent.reporting.one_apps import ApplianceFiles
+from flower_agent.reporting.systemd import Notifier
 
-from . import gist, report, status
-from .appliance_files import ApplianceFiles
-from .life import Life, State
-from .notify import Notifier
-from .reporter import Reporter
-from .status import Status
+log = structlog.get_logger()
 
 REWRITE_S = 30.0
 """An unchanged status is written again after this, so that it can be told from a stale one."""
-
-log = structlog.get_logger()
 
 
 class Publisher:
     """Writes what changed, and a sign of life now and then."""
 
-    def __init__(self, paths: Paths, notifier: Notifier, reporter: Reporter) -> None:
+    def __init__(self, paths: Paths, notifier: Notifier, reporter: OneGatePublisher) -> None:
         self._paths = paths
         self._notifier = notifier
         self._reporter = reporter
@@ -50,7 +50,7 @@ class Publisher:
             self._notifier.status(shown)
             self._shown = shown
         self._appliance.keep(found, wall)
-        self._reporter.offer(report.attributes(found, told), now=monotonic, wall=wall)
+        self._reporter.offer(status_attributes.attributes(found, told), now=monotonic, wall=wall)
 
     def stopping(self) -> None:
         """Tell systemd that the end is wanted."""
@@ -74,11 +74,11 @@ class Publisher:
         self._written = (same, monotonic)
 
 
-class Journal:
+class LifecycleLog:
     """Writes the VM's life as a story: each change, and what goes on hourly with a count."""
 
     def __init__(self) -> None:
-        self._repeats = gist.Repeats()
+        self._repeats = deduplication.Repeats()
 
     def note(self, before: Life, after: Life, now: float) -> None:
         """Write one line for a change of state, phase or cause, none for a turn without one.
@@ -86,12 +86,12 @@ class Journal:
         Causes that come and go within one state are told once an hour each.
         """
         error = after.error
-        cause = (error.code, gist.gist(error.message)) if error else ("", "")
+        cause = (error.code, deduplication.gist(error.message)) if error else ("", "")
         if after.state is not before.state:
             self._repeats.clear()
             self._repeats.due(cause, now)
             took = (after.since - before.since).total_seconds()
-            say = log.error if after.state is State.FAILED else log.info
+            say = log.error if after.state is LifeState.FAILED else log.info
             say(f"state.{after.state}", after_s=round(took, 2), **_because(error))
         elif error is not None:
             if times := self._repeats.due(cause, now):

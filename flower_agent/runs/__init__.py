@@ -1,1 +1,1 @@
-"""Runs of Flower apps: fetch, bundle, submit, follow."""
+"""Runs of Flower apps: fetch, bundle, submit, follow, keep."""

@@ -12,18 +12,19 @@ from typing import Any
 import structlog
 
 from flower_agent.background import Background, Threads, after_failure
-from flower_agent.errors import AgentError, warning
-from flower_agent.loop.turn import Running, Turn
-from flower_agent.probes.control import NodeStatus, RunInfo
-from flower_agent.reporting.status import Mark, Node
+from flower_agent.cycle import Running, Turn
+from flower_agent.flower.control_messages import NodeStatus, RunInfo
+from flower_agent.model.errors import AgentError, warning
+from flower_agent.model.status import Mark, Node
+from flower_agent.runs import calls, rounds, store
+from flower_agent.runs import outcome as runs_outcome
+from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.calls import Connect
+from flower_agent.runs.outcome import AppEnd, Outcome
+from flower_agent.runs.rounds import Progress
+from flower_agent.runs.store import RunFiles, RunLog
 
-from . import app_ends, outcome, rounds, run_calls, run_files
-from .app_ends import AppEnd
-from .app_runs import AppRuns
-from .outcome import Outcome
-from .rounds import Progress
-from .run_calls import Connect
-from .run_files import Journal, RunFiles
+log = structlog.get_logger()
 
 LOOK_S = 5.0
 """So long one look at a run's log waits for more; the next begins at once."""
@@ -48,8 +49,6 @@ MOST_NODES = 1000
 PRUNE_STEP_BYTES = 16 << 20
 """Running apps have to write so much more before it is looked again what should go."""
 
-log = structlog.get_logger()
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Followed:
@@ -65,7 +64,7 @@ class Followed:
 class _Watch:
     """One run that is being followed."""
 
-    journal: Journal
+    journal: RunLog
     info: RunInfo
     look: Background[str, RunInfo]
     read: bool = False
@@ -177,7 +176,7 @@ class Follower:
 
     def _recent(self) -> tuple[RunInfo, ...]:
         """Return the runs that are followed: the active ones and the newest."""
-        newest = {run.run_id for run in self._runs[-run_files.RUNS :]}
+        newest = {run.run_id for run in self._runs[-store.RUNS :]}
         return tuple(run for run in self._runs if run.active or run.run_id in newest)
 
     def _take_list(self, now: float) -> None:
@@ -216,7 +215,7 @@ class Follower:
         due = [r for r in self._recent() if r.run_id not in self._over]
         period_s = (LOOK_S if due else IDLE_LIST_S) * self._scale
         self._listing.again(self._listing.began_at + period_s)
-        list_runs = functools.partial(run_calls.list_runs, connect, LISTED)
+        list_runs = functools.partial(calls.list_runs, connect, LISTED)
         self._listing.ask(self._generation, list_runs, turn.monotonic)
         wait_s = self._listing.began_at + period_s - turn.monotonic
         turn.next_s = min(turn.next_s, max(wait_s, 0.0))
@@ -250,7 +249,7 @@ class Follower:
             return
         if sum(other.look.running for other in self._watched.values()) < AT_ONCE:
             look_s = LOOK_S * self._scale
-            call = functools.partial(run_calls.look, connect, watch.journal, look_s)
+            call = functools.partial(calls.look, connect, watch.journal, look_s)
             watch.look.start(run.run_id, call, turn.monotonic)
 
     def _pace(self, watch: _Watch, now: float) -> None:
@@ -265,12 +264,12 @@ class Follower:
         """Write down how a run ended, once its process has ended, too."""
         run, progress = watch.info, watch.journal.progress
         watch.ended_at = turn.monotonic if watch.ended_at is None else watch.ended_at
-        server = app_ends.last(self._ends, run.run_id, app_ends.SERVERAPP)
+        server = runs_outcome.last(self._ends, run.run_id, runs_outcome.SERVERAPP)
         waits_s = turn.monotonic - watch.ended_at
         if server is not None and server.ended_at is None and waits_s < PROCESS_END_S * self._scale:
             turn.next_s = min(turn.next_s, PROCESS_LOOK_S)
             return
-        ended = outcome.of(run, progress, server)
+        ended = runs_outcome.of(run, progress, server)
         if ended is None or turn.monotonic < watch.not_before:
             return
         try:
@@ -313,7 +312,7 @@ class Follower:
         rests = self._pruning.error is not None and turn.monotonic < self._pruning.due_at
         if now == self._settled or rests:
             return  # a look reads the directory of each run
-        found = run_files.prunable(self._files.kept(), limit - live)
+        found = store.prunable(self._files.kept(), limit - live)
         if found:
             remove = functools.partial(self._remove, image, found[0])
             self._pruning.start("", remove, turn.monotonic)

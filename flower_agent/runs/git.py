@@ -1,4 +1,13 @@
-"""Git: the files of one commit of a foreign repository, read as data.
+"""The files of an app in a directory of this machine, read as data like those of a repository.
+
+One git: what it may take of this VM, and what it may answer.
+
+A repository of some KB can make git write gigabytes or take them as memory (nested trees, deltas
+over a large base). So git's output is read as it comes and only so far, its address space is
+limited (setrlimit(2), RLIMIT_AS), and it does not inherit the agent's place before the kernel's OOM
+killer (proc(5), oom_score_adj; raising it needs no right).
+
+Git: the files of one commit of a foreign repository, read as data.
 
 Nothing is ever checked out: objects are fetched into a bare repository and read from there, so no
 hook, filter, symlink, submodule or fsmonitor of the repository has a say. The configuration is the
@@ -7,18 +16,139 @@ goes to git-credential-store(1) by a file (0600), never by a URL, argument or en
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
+import selectors
 import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flower_agent import files
-from flower_agent.config.app_source import HEAD, Source
-from flower_agent.errors import AgentError
+from flower_agent.config.types import HEAD, AppSource
+from flower_agent.model.errors import AgentError
 
-from . import git_process
+MEMORY_BYTES = 768 * 1024 * 1024
+OOM_SCORE_ADJ = 500
+"""Above that of Flower and of all services: where memory lacks, git goes first."""
+
+SAID_BYTES = 64 * 1024
+"""So much of what git complains about is kept: the end, which has the reason."""
+
+LOOK_S = 0.1
+_CHUNK_BYTES = 64 * 1024
+
+_LIMITED = """\
+ulimit -v "$1" 2>/dev/null
+echo "$2" 2>/dev/null >/proc/self/oom_score_adj
+shift 2
+exec "$@"
+"""
+"""A constant: what varies are its arguments. Limits that are set from outside, once git runs, come
+too late for what it has begun; and Python's own way (preexec_fn) is not safe beside threads."""
+
+
+class TooMuchError(Exception):
+    """Git answered more than it may."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GitExit:
+    """How one git ended."""
+
+    exit_code: int
+    """Below zero: the signal that ended it."""
+
+    output: bytes
+    said: str
+    """The end of its standard error."""
+
+
+def run(
+    command: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    place: pathlib.Path,
+    given: bytes,
+    limit_bytes: int,
+    watch: Callable[[], None],
+) -> GitExit:
+    """Run a program to its end in `place`, with `given` to read.
+
+    `watch` is called now and then. What it raises ends the program, and so does an output of more
+    than `limit_bytes` (TooMuchError). Raises OSError where it cannot be started.
+    """
+    limits = (str(MEMORY_BYTES // 1024), str(OOM_SCORE_ADJ))
+    asked = place / "given"
+    asked.write_bytes(given)  # a file: a pipe would have to be fed while the answer is read
+    with (
+        asked.open("rb") as feed,
+        subprocess.Popen(
+            ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command],
+            stdin=feed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            cwd=place,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            output, said = _read(process, limit_bytes, watch)
+        except BaseException:
+            _kill(process)
+            raise
+    return GitExit(process.returncode, output, said.decode("utf-8", "replace"))
+
+
+def _read(
+    process: "subprocess.Popen[bytes]", limit_bytes: int, watch: Callable[[], None]
+) -> tuple[bytes, bytes]:
+    if process.stdout is None or process.stderr is None:
+        raise ValueError("want pipes")
+    output, said = bytearray(), bytearray()
+    into = {process.stdout.fileno(): output, process.stderr.fileno(): said}
+    look_at = 0.0
+    with selectors.DefaultSelector() as selector:
+        for descriptor in into:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(LOOK_S):
+                _take(selector, key.fd, into[key.fd])
+            if len(output) > limit_bytes:
+                raise TooMuchError
+            del said[:-SAID_BYTES]
+            if time.monotonic() >= look_at:
+                watch()
+                look_at = time.monotonic() + LOOK_S
+    _wait(process, watch)
+    return bytes(output), bytes(said)
+
+
+def _take(selector: selectors.BaseSelector, descriptor: int, into: bytearray) -> None:
+    chunk = os.read(descriptor, _CHUNK_BYTES)
+    if not chunk:
+        selector.unregister(descriptor)
+    into += chunk
+
+
+def _wait(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> None:
+    """Wait for a program that has closed its output."""
+    while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_S)
+        watch()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End the program and all that it started, which are one process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
 
 TIMEOUT_S = 120.0
 REPOSITORY_BYTES = 128 * 1024 * 1024
@@ -113,7 +243,7 @@ class Git:
         whole = {**self._environment, **proxies}
         self._passed_on = {name: whole[name] for name in _PASSED_ON if name in whole}
 
-    def fetch(self, source: Source) -> tuple[str, dict[str, bytes]]:
+    def fetch(self, source: AppSource) -> tuple[str, dict[str, bytes]]:
         """Return the commit that the source means now, and the app's files by their paths.
 
         Only regular files of the kinds that Flower bundles are read; symlinks and submodules are
@@ -132,7 +262,7 @@ class Git:
             read = run("cat-file", "--batch", given=names.encode(), limit_bytes=most)
             return commit, _blobs(read, listed)
 
-    def resolve(self, source: Source) -> str:
+    def resolve(self, source: AppSource) -> str:
         """Return the commit that the source's branch or tag means now. Raises AgentError."""
         with self._place(source) as place:
             run = self._runner(place, source, time.monotonic() + self._timeout_s)
@@ -146,7 +276,7 @@ class Git:
         raise AgentError("run.no_ref", f"{source.url} has no branch or tag {ref}", retryable=True)
 
     @contextlib.contextmanager
-    def _place(self, source: Source) -> Iterator[pathlib.Path]:
+    def _place(self, source: AppSource) -> Iterator[pathlib.Path]:
         place = self._work / "git"
         self._clear(place)
         files.directory(self._work, 0o700)
@@ -167,7 +297,7 @@ class Git:
         with files.writing(place), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(place)
 
-    def _runner(self, place: pathlib.Path, source: Source, deadline: float) -> "_Runner":
+    def _runner(self, place: pathlib.Path, source: AppSource, deadline: float) -> "_Runner":
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(place),
@@ -209,7 +339,7 @@ class _Runner:
         self,
         program: str,
         environment: Mapping[str, str],
-        source: Source,
+        source: AppSource,
         deadline: float,
         limit_bytes: int,
     ) -> None:
@@ -225,7 +355,7 @@ class _Runner:
         """Return the output of one git. Raises AgentError ``run.…``."""
         try:
             pathlib.Path(self._program).stat()  # else a shell would say it in its own words
-            ended = git_process.run(
+            ended = run(
                 (self._program, *arguments),
                 environment=self._environment,
                 place=pathlib.Path(self._environment["HOME"]),
@@ -235,7 +365,7 @@ class _Runner:
             )
         except OSError as error:
             raise AgentError("run.no_git", f"{self._program}: {error.strerror}") from error
-        except git_process.TooMuchError:
+        except TooMuchError:
             what = "has too many files" if arguments[0] == "ls-tree" else "says too much"
             limit = f"git {arguments[0]} answered more than {limit_bytes // 1024**2} MiB"
             message = f"{self._source} {what}: {limit}, which ended it"
@@ -253,7 +383,7 @@ class _Runner:
             message = f"one commit of {self._source.url} is larger than {limit}"
             raise AgentError("run.too_large", message)
 
-    def _failure(self, ended: git_process.Ended) -> AgentError:
+    def _failure(self, ended: GitExit) -> AgentError:
         said, login = ended.said, self._source.login
         if login is not None:
             for part in filter(None, (login.reveal(), *login.reveal().split(":", 1))):
@@ -264,7 +394,7 @@ class _Runner:
         words = "; ".join(lines[-3:])[:400] or end or "git ended without a word"
         message = f"{self._source}: {words}"
         if _NO_MEMORY.search(said):
-            limit = f"more than {git_process.MEMORY_BYTES // 1024**2} MiB of memory"
+            limit = f"more than {MEMORY_BYTES // 1024**2} MiB of memory"
             message = f"{self._source} wants {limit} to be unpacked: {words}"
             return AgentError("run.too_large", message)
         if _NO_TREE.search(said) and self._source.subdirectory:
@@ -281,7 +411,7 @@ def _names(ref: str) -> tuple[str, ...]:
     return (f"refs/tags/{ref}", f"refs/heads/{ref}", f"refs/{ref}", ref)
 
 
-def _listed(run: _Runner, commit: str, source: Source) -> dict[str, str]:
+def _listed(run: _Runner, commit: str, source: AppSource) -> dict[str, str]:
     """Return the object of each file of the app that is of use, by its path in the app."""
     tree = run(
         *("ls-tree", "-r", "-z", "-l", f"{commit}:{source.subdirectory}"), limit_bytes=_LIST_BYTES
@@ -339,3 +469,31 @@ def _quoted(path: pathlib.Path) -> str:
     if not all(letter.isalnum() or letter in "/._-+" for letter in text):
         raise AgentError("run.clone", f"{path} has letters that git's helper cannot take")
     return str(path)
+
+
+_LEFT_OUT = frozenset({".git", ".venv", "__pycache__", "node_modules"})
+
+
+def read(directory: pathlib.Path) -> dict[str, bytes]:
+    """Return the files that Flower may bundle, by path; symbolic links are not followed.
+
+    Raises AgentError ``run.too_large`` and ``run.no_app``.
+    """
+    found: dict[str, bytes] = {}
+    size = 0
+    try:
+        for place, directories, names in os.walk(directory):
+            directories[:] = sorted(set(directories) - _LEFT_OUT)
+            for path in (pathlib.Path(place) / name for name in sorted(names)):
+                name = path.relative_to(directory).as_posix()
+                if path.is_symlink() or not path.is_file() or not of_use(name):
+                    continue
+                size += path.stat().st_size
+                if size > APP_BYTES or len(found) >= APP_FILES:
+                    limit = f"{APP_BYTES // 1024**2} MiB or {APP_FILES} files"
+                    raise AgentError("run.too_large", f"{directory} has more than {limit}")
+                found[name] = path.read_bytes()
+    except OSError as error:
+        message = f"{directory} cannot be read: {error.strerror}"
+        raise AgentError("run.no_app", message) from error
+    return found

@@ -1,16 +1,178 @@
-"""How a run ended, in truth: Flower calls a run completed though every client failed. Pure.
+"""How a run ended, in truth: Flower calls a run completed though every client failed.
 
 ``finished`` means that clients' work went in. What is told at OneGate and in the status file, which
 others read, has counts and the class of an exception; the whole words stay with the run.
+
+How an app's process ended, as its launcher wrote it down (`flower_agent.launcher`).
+
+The file lies where apps can write, so all of it is bounded, and its words are the app's own. Only
+the class of an exception is told to others: its text may hold data.
 """
 
 import dataclasses
+import json
+import math
 import re
 
-from flower_agent.probes.control import RunInfo, RunStatus
+from flower_agent.flower.control_messages import RunInfo, RunStatus
+from flower_agent.runs.rounds import Progress, Round
 
-from .app_ends import AppEnd
-from .rounds import Progress, Round
+SERVERAPP = "flwr-serverapp"
+CLIENTAPP = "flwr-clientapp"
+MAX_BYTES = 8192
+
+RUN = re.compile(r"[0-9]{1,20}|process-[0-9]{1,12}-[0-9]{1,10}", re.ASCII)
+"""A run's id, or the name of a process whose run is not known."""
+
+_PROGRAM = re.compile(f"{SERVERAPP}|{CLIENTAPP}")
+_TEXT_MAX = 300
+_SIGNALS = {
+    4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM",
+}  # fmt: skip
+"""Linux's numbers (signal(7)) of what ends an app; SIGBUS is also a full ``/dev/shm``."""
+
+_ERROR_CLASS = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AppEnd:
+    """One app process: that it began, and how it ended."""
+
+    run: str
+    """What `RUN` matches."""
+
+    program: str
+    """``flwr-serverapp`` or ``flwr-clientapp``."""
+
+    began_at: float
+    """Unix seconds."""
+
+    ended_at: float | None = None
+    """None while it runs, or where the launcher was killed, too."""
+
+    status: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    """The kernel killed it for want of memory."""
+
+    own: bool = False
+    """Flower's own code ended it, after it answered."""
+
+    error: str = ""
+    """Class of the last exception that it logged or died of."""
+
+    text: str = ""
+    """What the exception said; may hold data."""
+
+    reason: str = ""
+    """Which limit it passed, as a sentence; empty for none."""
+
+    peak_bytes: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether its process ended as Flower means it to, be it with an error as the answer."""
+        return self.ended_at is not None and self.own and self.signal is None
+
+    @property
+    def died(self) -> bool:
+        """Whether it is certain that it ended without an answer."""
+        return self.ended_at is not None and not self.answered
+
+    def how(self) -> str:
+        """Return how it ended without its data: ``was killed (SIGKILL)``, ``raised ValueError``."""
+        if self.reason:
+            return "took more than it may"
+        if self.oom:
+            return "was killed: the memory limit was reached"
+        if self.signal is not None:
+            name = _SIGNALS.get(self.signal, f"signal {self.signal}")
+            return f"was killed ({name})"
+        if self.error:
+            return f"raised {self.error}"
+        return f"ended with status {self.status}"
+
+    def short(self) -> str:
+        """Return the same for OneGate, where others read it: ``ValueError; run 7``."""
+        what = self.how().removeprefix("raised ").replace(": the", " as the")
+        return f"{what}; run {self.run}"
+
+
+def parse(data: bytes) -> AppEnd:
+    """Return what one file says. Raises ValueError for anything else."""
+    try:
+        found = json.loads(data[:MAX_BYTES])
+        ended_at, status, signal = found.get("ended_at"), found.get("status"), found.get("signal")
+        return AppEnd(
+            run=_one_of(RUN, found["run"]),
+            program=_one_of(_PROGRAM, found["program"]),
+            began_at=_moment(found["began_at"]),
+            ended_at=None if ended_at is None else _moment(ended_at),
+            status=None if status is None else int(status) & 0xFF,
+            signal=None if signal is None else int(signal) & 0x7F,
+            oom=found.get("oom") is True,
+            own=found.get("own") is True,
+            error=_name(found.get("error")),
+            text=_line(found.get("text")),
+            reason=_line(found.get("reason")),
+            peak_bytes=min(max(int(found.get("peak_bytes") or 0), 0), 1 << 62),
+        )
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(f"no app's end: {error!r}") from error
+
+
+def last(ends: tuple[AppEnd, ...], run: str, program: str) -> AppEnd | None:
+    """Return the newest process of a run's program."""
+    mine = (end for end in ends if end.run == run and end.program == program)
+    return max(mine, key=lambda end: end.began_at, default=None)
+
+
+def trouble(ends: tuple[AppEnd, ...]) -> AppEnd | None:
+    """Return the newest ClientApp that ended without an answer, or answered with an error.
+
+    A run whose last ClientApp answered well is no trouble, nor is one from before a run that works.
+    """
+    over = [end for end in ends if end.program == CLIENTAPP and end.ended_at is not None]
+    over.sort(key=lambda end: end.ended_at or 0.0)
+    lasts = {end.run: end for end in over}
+    begins = {end.run: end.began_at for end in sorted(over, key=lambda end: -end.began_at)}
+    bad = [end for end in lasts.values() if end.died or end.error]
+    well = [begins[run] for run, end in lasts.items() if end not in bad]
+    newest = max(bad, key=lambda end: end.ended_at or 0.0, default=None)
+    if newest is None or max(well, default=0.0) > (newest.ended_at or 0.0):
+        return None
+    return newest
+
+
+def _one_of(pattern: re.Pattern[str], value: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise ValueError(f"want {pattern.pattern}")
+    return value
+
+
+def _moment(value: object) -> float:
+    """Return Unix seconds of this age of the world; what an app writes may be anything."""
+    seconds = float(value) if isinstance(value, int | float) else math.nan
+    if not 0 <= seconds < 1 << 33:  # nan compares as false
+        raise ValueError(f"{value!r} is no moment")
+    return seconds
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and _ERROR_CLASS.fullmatch(value) else ""
+
+
+def _line(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
+
 
 _CLASS = re.compile(
     r"(?:[A-Za-z_]\w{0,79}\.){0,8}"

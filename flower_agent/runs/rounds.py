@@ -16,8 +16,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from flower_agent.counted import counted
-from flower_agent.probes.exits import strip_ansi
+from flower_agent.flower.exit_codes import strip_ansi
+from flower_agent.model.errors import counted
 
 LINE_MAX = 1 << 16
 """Characters of a line that are looked at."""
@@ -129,7 +129,7 @@ def follow(progress: Progress, text: str) -> Progress:
     """Return the progress after more of the ServerApp's output."""
     *lines, rest = (progress.rest + text).split("\n")
     rounds = list(progress.rounds)
-    reading = _Reading(progress.total, rounds, progress.part, progress.cause, progress.held)
+    reading = _Reader(progress.total, rounds, progress.part, progress.cause, progress.held)
     for line in lines:
         if _TELLING.search(line, 0, LINE_MAX):
             reading.line(strip_ansi(line[:LINE_MAX]).rstrip())
@@ -208,7 +208,7 @@ def tally(results: int, failures: int) -> str:
 
 
 @dataclasses.dataclass(slots=True)
-class _Reading:
+class _Reader:
     """What is known while lines are read; a round costs no copy of those before it."""
 
     total: int | None

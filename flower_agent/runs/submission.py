@@ -1,4 +1,6 @@
-"""The run of the context: what was submitted, what is due, and how it reads. Pure.
+"""When what kept the run of the context from being submitted is tried again.
+
+The run of the context: what was submitted, what is due, and how it reads.
 
 One small JSON file keeps it (``runs/context.json``), so that a reboot submits nothing again: the
 key of what the context asked for, the commit that it meant then, and the run that came of it.
@@ -9,13 +11,13 @@ import datetime
 import enum
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from flower_agent.config.app_source import Source
 from flower_agent.config.settings import Settings
-from flower_agent.probes.control import RunInfo, Scalar
-
-from . import outcome
+from flower_agent.config.types import AppSource
+from flower_agent.flower.control_messages import RunInfo, Scalar
+from flower_agent.model.errors import AgentError, Finding
+from flower_agent.runs import outcome
 
 SLACK_S = 5.0
 """The clock of the SuperLink and the agent's are one, their reading is not."""
@@ -79,7 +81,7 @@ class Due(enum.StrEnum):
     NOTHING = "nothing"
 
 
-def key_of(settings: Settings, source: Source) -> str:
+def key_of(settings: Settings, source: AppSource) -> str:
     """Return what changes when the context asks for another run; a new token is no change.
 
     To set a variable to what it is anyway is a change: the app's own default may be another.
@@ -95,7 +97,7 @@ def key_of(settings: Settings, source: Source) -> str:
     return _digest(asked)
 
 
-def carried(known: Submission, settings: Settings, source: Source) -> Submission:
+def carried(known: Submission, settings: Settings, source: AppSource) -> Submission:
     """Return a submission of an older agent under the key that the same context has now.
 
     Older agents passed 3 rounds and FedAvg where nothing was set, and their key said so. What they
@@ -211,3 +213,29 @@ def _began(run: RunInfo) -> float:
         return datetime.datetime.fromisoformat(run.pending_at).timestamp()
     except ValueError:
         return float("inf")
+
+
+AGAIN_S = 30.0
+AGAIN_MAX_S = 600.0
+
+_PASSING = ("run.clone", "control.unavailable", "control.database", "docker.down")
+"""What may well be over soon; the rest wants somebody's hand, and is tried seldom."""
+
+
+def finding(error: AgentError) -> Finding:
+    """Return what a failure is called where it concerns the run of the context."""
+    found = error.finding
+    return Finding("run.refused", found.message) if found.code == "control.refused" else found
+
+
+def policy(scale: float) -> Callable[[AgentError | None, int], float]:
+    """Return the pauses after failures: they double where it may pass by itself."""
+
+    def pause(error: AgentError | None, failures: int) -> float:
+        if error is None:
+            return 0.0
+        if finding(error).code not in _PASSING:
+            return AGAIN_MAX_S * scale
+        return min(AGAIN_S * 2.0 ** min(failures - 1, 10), AGAIN_MAX_S) * scale
+
+    return pause

@@ -11,23 +11,24 @@ from typing import Any
 import structlog
 
 from flower_agent.background import Background, Threads, after_failure
-from flower_agent.config.app_source import Source, parse_source
-from flower_agent.errors import AgentError, Finding, warning
-from flower_agent.loop.turn import Turn
-from flower_agent.reporting.status import Mark
-from flower_agent.wanted import flower, roles
+from flower_agent.config import flower_versions
+from flower_agent.config.types import AppSource, parse_app_source
+from flower_agent.cycle import Turn
+from flower_agent.flower import container_spec
+from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.status import Mark
+from flower_agent.runs import bundle as runs_bundle
+from flower_agent.runs import calls, submission
+from flower_agent.runs import follower as runs_follower
+from flower_agent.runs.calls import Bundles, Connect, PreparedRun, Repository
+from flower_agent.runs.follower import LOOK_S, Follower
+from flower_agent.runs.store import RunFiles
+from flower_agent.runs.submission import AGAIN_MAX_S, Due, Submission
 
-from . import follower, run_calls, run_failure, run_needs, submission
-from .follower import LOOK_S, Follower
-from .run_calls import Bundles, Connect, Prepared, Repository
-from .run_failure import AGAIN_MAX_S
-from .run_files import RunFiles
-from .submission import Due, Submission
+log = structlog.get_logger()
 
 WATCH_S = 600.0
 """So often a branch is looked at for whether it moved."""
-
-log = structlog.get_logger()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class _Wish:
     """What is fetched and bundled: for which context, from where, by which Flower."""
 
     key: str
-    source: Source
+    source: AppSource
     image: str
 
 
@@ -52,9 +53,9 @@ class Submitter:
         *,
         scale: float = 1.0,
     ) -> None:
-        pause = run_failure.policy(scale)
+        pause = submission.policy(scale)
         self._wish: _Wish | None = None
-        self._preparing: Background[_Wish, Prepared] = Background(
+        self._preparing: Background[_Wish, PreparedRun] = Background(
             threads, "run-prepare", pause, good_for_s=0.0
         )
         self._submitting: Background[tuple[str, str], str] = Background(
@@ -63,7 +64,7 @@ class Submitter:
         """Asks for a run of a context's key and a bundle's hash; answers its id."""
 
         watch_s = WATCH_S * scale
-        self._watching: Background[Source, str] = Background(
+        self._watching: Background[AppSource, str] = Background(
             threads, "run-watch", after_failure(watch_s), good_for_s=watch_s
         )
         self._weighing: Background[tuple[str, tuple[str, ...]], tuple[str, ...]] = Background(
@@ -99,7 +100,7 @@ class Submitter:
         if turn.settings.app_repo is None:
             self._without_app(turn)
             return
-        source = parse_source(turn.settings.app_repo)
+        source = parse_app_source(turn.settings.app_repo)
         key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
         self._carry(turn, source)
         self._take_prepared(turn, key, source, image)
@@ -125,7 +126,7 @@ class Submitter:
         elif self._known is not None and self._known.active:
             turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
 
-    def _carry(self, turn: Turn, source: Source) -> None:
+    def _carry(self, turn: Turn, source: AppSource) -> None:
         """Take over what an older agent submitted."""
         if self._known is not None:
             carried = submission.carried(self._known, turn.settings, source)
@@ -141,7 +142,7 @@ class Submitter:
         elif self._follower.newest is None and self._known is not None:
             turn.told["FLOWER_RUN"] = ""
 
-    def _take_prepared(self, turn: Turn, key: str, source: Source, image: str) -> None:
+    def _take_prepared(self, turn: Turn, key: str, source: AppSource, image: str) -> None:
         wish = self._wish
         if wish is None or (wish.key, wish.image) != (key, image):
             return
@@ -204,7 +205,7 @@ class Submitter:
         self._known = known
         self._files.keep(known)
 
-    def _prepare(self, turn: Turn, key: str, source: Source, image: str) -> None:
+    def _prepare(self, turn: Turn, key: str, source: AppSource, image: str) -> None:
         self._wish = wish = _Wish(key, source, image)
         repository, build, settings = self._repository, self._bundler.build, turn.settings
         self._preparing.take(wish, turn.monotonic)
@@ -212,7 +213,7 @@ class Submitter:
             return
         begun = self._preparing.start(
             wish,
-            lambda: run_calls.prepare(repository, build, source, settings, image=image),
+            lambda: calls.prepare(repository, build, source, settings, image=image),
             turn.monotonic,
         )
         if begun:
@@ -220,7 +221,9 @@ class Submitter:
         turn.told["FLOWER_RUN"] = "preparing"
         turn.note("run", Mark.WAITING, f"fetches {source} and bundles it")
 
-    def _submit(self, turn: Turn, key: str, source: Source, image: str, connect: Connect) -> None:
+    def _submit(
+        self, turn: Turn, key: str, source: AppSource, image: str, connect: Connect
+    ) -> None:
         known = self._known
         if self._rests(turn, self._submitting):
             return
@@ -232,15 +235,15 @@ class Submitter:
                 return
             if known.asked_at is None:
                 self._keep(dataclasses.replace(known, asked_at=turn.now.timestamp()))
-            federation = flower.band(turn.settings.version).federation
+            federation = flower_versions.band(turn.settings.version).federation
             self._submitting.start(
                 (known.key, known.bundle),
-                lambda: run_calls.start(connect, known, bundle, federation),
+                lambda: calls.start(connect, known, bundle, federation),
                 turn.monotonic,
             )
         self._tell(turn, Mark.WAITING, "submitting")
 
-    def _watch(self, turn: Turn, source: Source, known: Submission) -> None:
+    def _watch(self, turn: Turn, source: AppSource, known: Submission) -> None:
         """Look whether the branch moved, now and then."""
         if source.fixed:
             return
@@ -255,7 +258,7 @@ class Submitter:
         """Log a trouble once."""
         if error is None:
             return
-        found = run_failure.finding(error)
+        found = submission.finding(error)
         if self._said != found:
             log.warning("run.trouble", code=found.code, message=found.message)
         self._said = found
@@ -264,7 +267,7 @@ class Submitter:
         """Tell whether nothing is tried just now, and why."""
         if work.error is None or turn.monotonic >= work.due_at:
             return False
-        found = run_failure.finding(work.error)
+        found = submission.finding(work.error)
         turn.next_s = min(turn.next_s, work.due_at - turn.monotonic)
         turn.told["FLOWER_RUN"] = f"failed: {found}"
         turn.note("run", Mark.BAD, "the app cannot be submitted: see the warning")
@@ -275,9 +278,9 @@ class Submitter:
         """Warn of dependencies that the image lacks, where apps run on this VM."""
         if known.end or not known.dependencies or turn.settings.appio_listen is not None:
             return
-        asked = (turn.app_image or roles.app_parent(turn.settings), known.dependencies)
+        asked = (turn.app_image or container_spec.app_parent(turn.settings), known.dependencies)
         self._weighing.ask(asked, lambda: self._bundler.lacking(*asked), turn.monotonic)
-        if run_needs.on_its_way(turn.facts.get("app")):
+        if runs_bundle.on_its_way(turn.facts.get("app")):
             return
         for lack in self._weighing.answer or ():
             message = f"{known.app} wants {lack}, which {asked[0]} lacks"
@@ -292,9 +295,9 @@ class Submitter:
         if newest is not None and newest.info.run_id != known.run_id:
             return
         if found is not None:
-            detail = f"{follower.described(found)} at {known.commit[:10]}"
+            detail = f"{runs_follower.described(found)} at {known.commit[:10]}"
             mark = turn.facts["run"].mark if "run" in turn.facts else Mark.WAITING
-            self._tell(turn, mark, follower.state(found), detail)
+            self._tell(turn, mark, runs_follower.state(found), detail)
         elif known.end:
             words, failed = submission.words(known), known.end in ("failed", "lost")
             detail = f"{words}; run {known.run_id} of {known.app} at {known.commit[:10]}"

@@ -18,13 +18,13 @@ import time
 import federation
 import starts
 
-from flower_agent.address import Address
-from flower_agent.probes.control import RunStatus
-from flower_agent.probes.control_api import Control
-from flower_agent.runs import local_app
-from flower_agent.runs.bundler import Bundler
-from flower_agent.steps.engine import Engine, socket_url
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
+from flower_agent.docker.client import Engine, socket_url
+from flower_agent.flower.control_client import Control
+from flower_agent.flower.control_messages import RunStatus
+from flower_agent.model.address import Address
+from flower_agent.runs import git
+from flower_agent.runs.bundle import Bundler
 
 APART = 100
 """Ports between the two federations."""
@@ -55,14 +55,14 @@ class Fleet:
 
     def __init__(self, bed, ca):
         self.bed = bed
-        self.federation = flower.band(bed.version).federation
+        self.federation = flower_versions.band(bed.version).federation
         self._ca = ca
 
     @contextlib.contextmanager
     def control(self):
         """Give a Control API of one's own."""
         address = Address("127.0.0.1", self.bed.control_port)
-        band = flower.band(self.bed.version)
+        band = flower_versions.band(self.bed.version)
         with contextlib.closing(Control(address, band.control, self._ca.read_bytes())) as api:
             yield api
 
@@ -150,7 +150,7 @@ def by_agent(directory, base_port):
 def by_script(directory, base_port):
     """Give the same of the script."""
     bed = starts.make(directory, base_port, name="bench-script", variables=VARIABLES)
-    image = flower.image("flower-agent", "superexec", bed.version) + "-sklearn"
+    image = flower_versions.image("flower-agent", "superexec", bed.version) + "-sklearn"
     names = []
     try:
         for number, machine in enumerate((bed.superlink, *bed.supernodes), -1):
@@ -174,9 +174,12 @@ def by_script(directory, base_port):
 
 def bundles(bed):
     """Return the bundle of the reference app, and of one whose ClientApp on node 0 waits."""
-    files = local_app.read(federation.APP)
+    files = git.read(federation.APP)
     with contextlib.closing(Engine("bench", url=socket_url())) as engine:
-        build, image = Bundler(engine).build, flower.image("flwr", "superlink", bed.version)
+        build, image = (
+            Bundler(engine).build,
+            flower_versions.image("flwr", "superlink", bed.version),
+        )
         return build(image, files), build(image, {**files, CLIENT: waiting(files[CLIENT])})
 
 

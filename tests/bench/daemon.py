@@ -16,7 +16,7 @@ import time
 
 import starts
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 LIBRARIES = "import docker, grpc, cryptography.x509, structlog, tenacity, yaml"
 OTHER = "bench-by-docker"
@@ -26,7 +26,7 @@ MIB = 1024
 def measure(directory, base_port, times, idle_s):
     """Return ``memory`` (MiB: agent, libraries), ``cpu`` (of one core), ``restarts`` (s: both)."""
     bed = starts.make(directory, base_port)
-    image = flower.image("flwr", "superlink", bed.version)
+    image = flower_versions.image("flwr", "superlink", bed.version)
     try:
         bed.deploy(bed.superlink)
         bed.wait_ready(bed.superlink)

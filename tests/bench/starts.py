@@ -16,7 +16,7 @@ import time
 import onegate
 from federation import SERVICE, Federation
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 HERE = pathlib.Path(__file__).resolve().parent
 READY_S = 120.0
@@ -111,7 +111,9 @@ def by_script(bed, machine, *, cold=False):
 def script_environment(bed):
     """Return the environment of the script: what the agent knows by itself."""
     parts = ("superlink", "supernode", "superexec")
-    images = {f"{part.upper()}_IMAGE": flower.image("flwr", part, bed.version) for part in parts}
+    images = {
+        f"{part.upper()}_IMAGE": flower_versions.image("flwr", part, bed.version) for part in parts
+    }
     return {**os.environ, "CONTROL_ADDRESS": f"127.0.0.1:{bed.control_port}", **images}
 
 

@@ -18,17 +18,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from onegate_cloud import Cloud
 from virtual import Client, Gate, VirtualThreads, World
 
-from flower_agent.config import pem, settings
-from flower_agent.errors import AgentError
-from flower_agent.loop import agent
-from flower_agent.probes.control import NodeInfo, NodeStatus
-from flower_agent.record import Record
-from flower_agent.reporting.reporter import LONGEST_WAIT_S, Reporter
-from flower_agent.secret import Secret
-from flower_agent.service import enrolment
-from flower_agent.service.finder import Finder
-from flower_agent.service.onegate import Access
-from flower_agent.service.registrar import Registrar
+from flower_agent.agent import loop
+from flower_agent.config import settings
+from flower_agent.enrolment import policy
+from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.control_messages import NodeInfo, NodeStatus
+from flower_agent.model import pem
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.onegate.client import OneGateAccess
+from flower_agent.onegate.publisher import LONGEST_WAIT_S, OneGatePublisher
+from flower_agent.onegate.superlink_search import SuperLinkSearch
 
 ENDPOINT = "http://169.254.16.9:5030"
 NODE = {"FLOWER_ROLE": "client"}
@@ -106,8 +107,8 @@ class Guest:
     def __init__(self, world, gate, memory, vmid, token, *, rng):
         self.world, self.vmid, self.rng = world, vmid, rng
         self.threads = VirtualThreads(world, self.wake)
-        self.reporter = Reporter(memory, self.threads, now=world.now, rng=rng, reach=None)
-        access = Access(ENDPOINT, vmid, Secret(token))
+        self.reporter = OneGatePublisher(memory, self.threads, now=world.now, rng=rng, reach=None)
+        access = OneGateAccess(ENDPOINT, vmid, Secret(token))
         self.reporter.client = Client(access, world, gate)
         self.reporter.use(access)
         self._turns = 0
@@ -151,16 +152,16 @@ class Link(Guest):
             }
         )
         if not self.keys:
-            return agent.IDLE_S
+            return loop.IDLE_S
         self.registrar.watch(self.reporter.client, self.pins, self.nodes, now)
         told = sum(claim.key is not None for claim in self.registrar.claims.values())
         if told != self._judged:
             self._judged = told
             self._enrol()
-        return min(agent.IDLE_S, self.registrar.wait_s(now))
+        return min(loop.IDLE_S, self.registrar.wait_s(now))
 
     def _enrol(self):
-        found = enrolment.decide(self.pins, self.registrar.claims.values(), (), self.nodes)
+        found = policy.decide(self.pins, self.registrar.claims.values(), (), self.nodes)
         self.pins = found.pins
         for step in found.steps:
             key = pem.node_key_pem(step.key).strip()
@@ -175,7 +176,7 @@ class Node(Guest):
         super().__init__(*of_a_guest, rng=rng)
         self._link, self._settled = link, settled
         self._settings = settings.parse(NODE, {}).settings
-        self._finder = Finder(self.threads, rng=self.rng)
+        self._superlink_search = SuperLinkSearch(self.threads, rng=self.rng)
         self._key = public_key()
         self._told = {"FLOWER_NODE_KEY": self._key} if link.keys else {}
         self._state, self._phase, self._error = "starting", "context", ""
@@ -189,13 +190,13 @@ class Node(Guest):
         self._phase = "discover" if self._phase == "context" else self._phase
         quiet = self._state == "ready" and self.reporter.trouble is None
         # Idle turns that change nothing are left out: a heartbeat ends the pause by itself.
-        return LONGEST_WAIT_S if quiet else agent.WAITING_S
+        return LONGEST_WAIT_S if quiet else loop.WAITING_S
 
     def _discover(self):
-        client, record, now = self.reporter.client, Record(), self.world.now
+        client, record, now = self.reporter.client, State(), self.world.now
         try:
-            self._finder.find(self._settings, client, record, now=now)
-            part = self._finder.partition(client, record)
+            self._superlink_search.find(self._settings, client, record, now=now)
+            part = self._superlink_search.partition(client, record)
         except AgentError as error:
             self._error = error.finding.code
             return
@@ -205,7 +206,7 @@ class Node(Guest):
 
     def _knock(self):
         """Do what Flower's SuperNode does: it is let in, or ends and is started again."""
-        node = enrolment.node_of(self._key, self._link.nodes)
+        node = policy.node_of(self._key, self._link.nodes)
         if node is None and self._link.keys:
             self._phase, self._error = "enrol", "enrol.waiting"
             self.world.at(self.world.now + self.rng.uniform(*REFUSED_S), self._knock)

@@ -15,8 +15,8 @@ import requests
 import urllib3
 
 from flower_agent.background import Threads
-from flower_agent.errors import AgentError
-from flower_agent.service.onegate import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, OneGate
+from flower_agent.model.errors import AgentError
+from flower_agent.onegate.client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, OneGate
 
 BACKLOG = 1024
 """Connections that wait at a OneGate (puma's and Linux's default); more are not taken."""

@@ -14,7 +14,7 @@ import vm
 from service import ADDRESS, SUPERLINK, SUPERNODE
 from test_running import reconfigure
 
-from flower_agent.steps import baker
+from flower_agent.images import builder
 
 GIT_PORT = 23310
 APPS = f"git://{ADDRESS}:{GIT_PORT}/apps"
@@ -38,7 +38,7 @@ def wheels(docker_url, tmp_path_factory):
     docker = ("docker", "run", "--rm", "--network=none", "--entrypoint=python")
     python = tree.call(*docker, tree.IMAGES[-1], "--version").split()[1].rpartition(".")[0]
     folder = tmp_path_factory.mktemp("wheels")
-    lock = baker.LOCKS / f"sklearn-py{python}.txt"
+    lock = builder.LOCKS / f"sklearn-py{python}.txt"
     subprocess.run(
         ["pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:",
          f"--python-version={python}", "--platform=manylinux_2_28_x86_64", f"--dest={folder}",

@@ -12,11 +12,11 @@ import itertools
 import pathlib
 import threading
 
-from flower_agent.errors import AgentError
-from flower_agent.machine import gpu
-from flower_agent.machine.gpu import Offers
-from flower_agent.wanted.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Existing
-from flower_agent.wanted.images import Image, Reference, locked_reference
+from flower_agent.docker.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Existing
+from flower_agent.docker.image_references import Image, Reference, locked_reference
+from flower_agent.host import gpu
+from flower_agent.host.gpu import Offers
+from flower_agent.model.errors import AgentError
 
 KILLED = 137
 STOPPED = 143

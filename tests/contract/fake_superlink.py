@@ -12,8 +12,8 @@ import endpoints
 import grpc
 from cryptography.hazmat.primitives import serialization
 
-from flower_agent.probes import protobuf
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower import wire
 
 IN_USE = ("FAILED_PRECONDITION", 412, 23, "Public key already in use.")
 NOT_VALID = ("FAILED_PRECONDITION", 412, 22, "The provided public key is not valid")
@@ -80,30 +80,30 @@ class FakeSuperLink(grpc.GenericRpcHandler):
             raise Refused(*self.trouble)
         match method:
             case "ListNodes":
-                return protobuf.encode(*((1, _info(key, *n)) for key, n in self.nodes.items()))
+                return wire.encode(*((1, _info(key, *n)) for key, n in self.nodes.items()))
             case "RegisterNode":
-                return protobuf.encode((1, self._register(protobuf.decode(body).data(1))))
+                return wire.encode((1, self._register(wire.decode(body).data(1))))
             case "UnregisterNode":
-                self._unregister(protobuf.decode(body).integer(1))
+                self._unregister(wire.decode(body).integer(1))
                 return b""
             case "StartRun":
-                return protobuf.encode((1, self._start(protobuf.decode(body))))
+                return wire.encode((1, self._start(wire.decode(body))))
             case "ListRuns":
-                return self._list(protobuf.decode(body).integer(1))
+                return self._list(wire.decode(body).integer(1))
             case "StopRun":
-                run = self._run(protobuf.decode(body).integer(1))
+                run = self._run(wire.decode(body).integer(1))
                 if run.status == "finished":
                     raise Refused(*OVER)
                 run.end("stopped")
-                return protobuf.encode((1, 1))
+                return wire.encode((1, 1))
         raise AssertionError(f"unhandled call: {method}")
 
     def stream(self, body):
         """Return what the stream of a run's log has now, as messages."""
-        asked = protobuf.decode(body)
+        asked = wire.decode(body)
         log = self._run(asked.integer(1)).log
         new = [(at, text) for at, text in log if at > asked.double(2)]
-        return [protobuf.encode((1, "".join(t for _, t in new)), (2, new[-1][0]))] if new else []
+        return [wire.encode((1, "".join(t for _, t in new)), (2, new[-1][0]))] if new else []
 
     def _start(self, asked):
         if asked.text(5) != self.federation:
@@ -127,8 +127,8 @@ class FakeSuperLink(grpc.GenericRpcHandler):
     def _list(self, run_id):
         found = {run_id: self._run(run_id)} if run_id else self.runs
         rows = ((n, _run_info(n, run)) for n, run in found.items())
-        entries = (protobuf.encode((1, number), (2, row)) for number, row in rows)
-        return protobuf.encode(*((1, entry) for entry in entries))
+        entries = (wire.encode((1, number), (2, row)) for number, row in rows)
+        return wire.encode(*((1, entry) for entry in entries))
 
     def _register(self, key):
         try:
@@ -186,10 +186,10 @@ class FakeSuperLink(grpc.GenericRpcHandler):
 
 
 def _run_info(run_id, run):
-    status = protobuf.encode((1, run.status), (2, run.sub_status))
+    status = wire.encode((1, run.status), (2, run.sub_status))
     digest = hashlib.sha256(run.bundle).hexdigest()
-    return protobuf.encode((1, run_id), (5, digest), (6, run.pending_at), (10, status))
+    return wire.encode((1, run_id), (5, digest), (6, run.pending_at), (10, status))
 
 
 def _info(key, node_id, status):
-    return protobuf.encode((1, node_id), (4, status), (11, key))
+    return wire.encode((1, node_id), (4, status), (11, key))

@@ -20,12 +20,11 @@ import time
 from fake_engine import FakeEngine
 
 from flower_agent import log
-from flower_agent.loop import assembly
-from flower_agent.loop.agent import Agent
-from flower_agent.loop.assembly import Options
+from flower_agent.agent import assembly
+from flower_agent.agent.assembly import Options
+from flower_agent.agent.loop import Agent
+from flower_agent.flower import container_spec, peer_check
 from flower_agent.paths import Paths
-from flower_agent.probes import exchange
-from flower_agent.wanted import roles
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCALE = 0.001
@@ -100,7 +99,7 @@ class Soak:
         self.engine = FakeEngine()
         assembly.Engine = lambda *_, **__: self.engine
         assembly.Prober = Answering
-        exchange.answers = lambda *_, **__: True
+        peer_check.answers = lambda *_, **__: True
         write(self.paths, BASE)
         self.paths.runtime.mkdir()
         token = {"TOKENTXT": "soak", "VMID": "29", "ONEGATE_ENDPOINT": onegate_url}
@@ -113,7 +112,7 @@ class Soak:
     def turn(self):
         """Turn once; the Engine has every image, and Flower says that it connected."""
         good = self.agent._intake.good
-        for image in roles.images(good) if good else ():
+        for image in container_spec.images(good) if good else ():
             if self.engine.image(image) is None:
                 self.engine.hold(image)
         self.agent._turn_safely()

@@ -12,17 +12,17 @@ from inline import Inline
 from test_converge import SUPEREXEC, SUPERNODE, Vm
 from test_submitter import PYPROJECT, Repository
 
+from flower_agent.agent.images import ImageResolver
 from flower_agent.config.settings import Role
-from flower_agent.errors import AgentError
-from flower_agent.record import Record
-from flower_agent.reporting.life import Phase
-from flower_agent.reporting.status import Mark
-from flower_agent.steps.app_supply import FIRST_LINES, IDLE_S, AppSupply
-from flower_agent.steps.backoff import LONGEST_DELAY_S
-from flower_agent.steps.bakery import Bakery
-from flower_agent.steps.supply import Supply
-from flower_agent.wanted import app_images, images
-from flower_agent.wanted.app_needs import Needs
+from flower_agent.docker import image_references
+from flower_agent.images import app_images
+from flower_agent.images.builder import BackgroundBuilder
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import Phase
+from flower_agent.model.state import AppNeeds, State
+from flower_agent.model.status import Mark
+from flower_agent.reconcile.restart_policy import LONGEST_DELAY_S
+from flower_agent.runs.app_image import FIRST_LINES, IDLE_S, AppImageResolver
 
 URL = "https://bot:hunter2@git.example.org/app@main"
 NAME = "https://git.example.org/app@main"
@@ -51,7 +51,9 @@ class Oven:
         self.made.append((parent, *dependencies))
         reference = app_images.image(parent, dependencies)
         self._engine.hold(reference)
-        made_of = app_images.made_of(images.pin(parent, self._engine.image(parent)), dependencies)
+        made_of = app_images.made_of(
+            image_references.pin(parent, self._engine.image(parent)), dependencies
+        )
         self._engine.local[reference] = dataclasses.replace(
             self._engine.local[reference], made_of=made_of
         )
@@ -70,10 +72,12 @@ class AppVm(Vm):
     def reboot(self):
         super().reboot()
         self.app_oven = Oven(self.engine)
-        self.apps = AppSupply(self.engine, Inline(), self.repository, self.app_oven, self.app_oven)
-        bakery = Bakery(self.oven, self.threads)
-        self.converger._supply = Supply(  # the Vm's own has no apps
-            self.paths.images_lock, self.workload, bakery, self.apps
+        self.apps = AppImageResolver(
+            self.engine, Inline(), self.repository, self.app_oven, self.app_oven
+        )
+        background_builder = BackgroundBuilder(self.builder, self.threads)
+        self.stages._image_resolver = ImageResolver(  # the Vm's own has no apps
+            self.paths.images_lock, self.reconciler, background_builder, self.apps
         )
 
     @property
@@ -322,9 +326,9 @@ def test_an_image_that_is_gone_is_made_again_and_harms_nothing_that_runs(vm):
 
 
 def test_a_baked_app_wants_no_network(vm):
-    baked = Needs(NAME, "c" * 40, "me/mine 1.0", NEEDS)
+    baked = AppNeeds(NAME, "c" * 40, "me/mine 1.0", NEEDS)
     vm.paths.images_lock.parent.mkdir(parents=True)
-    vm.paths.images_lock.write_bytes(images.dump_lock({}, {NAME: baked}))
+    vm.paths.images_lock.write_bytes(image_references.dump_lock({}, {NAME: baked}))
     vm.app_oven.ensure_app(vm.parent, NEEDS, progress=lambda _: None)
     vm.app_oven.error = vm.repository.trouble = away()
     vm.look()
@@ -344,6 +348,6 @@ def test_plan_touches_nothing(vm):
     vm.turn()
     turn, fetched = dataclasses.replace(vm.last, dry=True), len(vm.repository.fetched)
     vm.reboot()
-    vm.record = turn.record = Record()
+    vm.record = turn.record = State()
     assert vm.apps.choose(turn, {}, {}, None, None).pending
-    assert (len(vm.repository.fetched), turn.record) == (fetched, Record())
+    assert (len(vm.repository.fetched), turn.record) == (fetched, State())

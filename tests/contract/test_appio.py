@@ -11,22 +11,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from endpoints import Certificate, authority, issue
 
-from flower_agent.address import Address
-from flower_agent.commands import tls_commands
+from flower_agent.commands import tls as commands_tls
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.loop import appio
-from flower_agent.loop.turn import Turn
-from flower_agent.machine.host import HostFacts
-from flower_agent.machine.interfaces import Interface
+from flower_agent.config.flower_versions import Transport
+from flower_agent.cycle import Turn
+from flower_agent.flower.command_line import Endpoint
+from flower_agent.flower.health import Prober
+from flower_agent.host.machine import HostFacts
+from flower_agent.host.network import Interface
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import State
+from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
-from flower_agent.pki import certificates, trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.probes.health import Prober
-from flower_agent.record import Record
-from flower_agent.reporting.status import Mark
-from flower_agent.wanted.arguments import Endpoint
-from flower_agent.wanted.flower import Transport
+from flower_agent.roles import appio
+from flower_agent.tls import certificates, trust
+from flower_agent.tls.store import Keyring
 
 NOW = datetime.datetime.now(datetime.UTC)
 NIC = Interface("eth0", "02:00:0a:00:00:07", ("10.0.0.7",))
@@ -55,7 +55,7 @@ class Node:
             client=None,
             now=self.now,
             monotonic=1000.0,
-            record=Record(),
+            record=State(),
             **more,
         )
 
@@ -90,7 +90,7 @@ def node(tmp_path):
 
 def test_a_supernode_makes_a_ca_of_its_own_once_and_publishes_it(node):
     address = Address("127.0.0.1", 9094)
-    assert node.certify(address) == [trust.Action.MAKE_CA, trust.Action.ISSUE]
+    assert node.certify(address) == [trust.CertificateAction.MAKE_CA, trust.CertificateAction.ISSUE]
     assert node.certify(address) == []
     with endpoints.grpc_server(leaf=node.leaf()) as served:
         turn = node.check(served)
@@ -103,8 +103,8 @@ def test_a_supernode_makes_a_ca_of_its_own_once_and_publishes_it(node):
 
 
 def test_its_superlinks_ca_stays_what_it_was(node):
-    wanted = trust.Wanted(source=trust.Source.TRUSTED, ca_pem=authority().pem)
-    node.keyring.apply(trust.Step(trust.Action.WRITE, "absent"), wanted, NOW)
+    wanted = trust.CertificateSpec(source=trust.CertificateSource.TRUSTED, ca_pem=authority().pem)
+    node.keyring.apply(trust.CertificateStep(trust.CertificateAction.WRITE, "absent"), wanted, NOW)
     node.certify(Address("10.0.0.7", 9094))
     assert node.keyring.held_ca() == authority().pem
     assert node.keyring.appio.held_ca() != authority().pem
@@ -126,7 +126,7 @@ def test_another_address_gives_a_new_certificate_of_the_same_ca(tmp_path):
     node = Node(tmp_path, FLOWER_TLS_SANS="node.example.org")
     node.certify(Address("10.0.0.9", 9094))
     ca = node.keyring.appio.held_ca()
-    assert node.certify(Address("10.0.0.10", 9094)) == [trust.Action.ISSUE]
+    assert node.certify(Address("10.0.0.10", 9094)) == [trust.CertificateAction.ISSUE]
     leaf = certificates.inspect(node.keyring.appio.held_chain())
     assert (leaf.addresses, leaf.names) == ({"10.0.0.10", "127.0.0.1"}, {"node.example.org"})
     assert node.keyring.appio.held_ca() == ca
@@ -175,15 +175,15 @@ def test_a_renewal_waits_while_an_app_may_be_running(node, held, days, renewed):
         for _ in range(held):
             connections.enter_context(socket.create_connection((served.host, served.port)))
         node.now = NOW + datetime.timedelta(days=days)
-        assert node.certify(served) == [trust.Action.ISSUE] * renewed
+        assert node.certify(served) == [trust.CertificateAction.ISSUE] * renewed
 
 
 def test_the_certificate_of_an_appio_is_shown_and_renewed_by_command(node, capsys):
-    assert tls_commands.show(node.paths) == 1
+    assert commands_tls.show(node.paths) == 1
     node.certify(Address("10.0.0.7", 9094))
-    assert tls_commands.show(node.paths) == 0
+    assert commands_tls.show(node.paths) == 0
     shown = capsys.readouterr().out
     assert "flower-agent SuperNode" in shown
     assert "10.0.0.7, 127.0.0.1" in shown
-    assert tls_commands.renew(node.paths) == 0
+    assert commands_tls.renew(node.paths) == 0
     assert appio.wanted(node.turn(renew=True), node.offered(Address("10.0.0.7", 9094))).renew

@@ -16,14 +16,15 @@ import pytest
 from real_engine import client, unique
 
 from flower_agent.commands import bake
-from flower_agent.errors import AgentError
+from flower_agent.docker import image_references
+from flower_agent.docker.client import Engine
+from flower_agent.flower import frameworks
+from flower_agent.images import app_images, build_container
+from flower_agent.images.build_container import LABEL_BUILD, BuildContainers
+from flower_agent.images.builder import ImageBuilder, WheelSource
+from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
-from flower_agent.runs.bundler import Bundler
-from flower_agent.steps import workbench
-from flower_agent.steps.baker import Baker, Source
-from flower_agent.steps.engine import Engine
-from flower_agent.steps.workbench import LABEL_BUILD, Workbench
-from flower_agent.wanted import app_images, frameworks, images
+from flower_agent.runs.bundle import Bundler
 
 pytestmark = pytest.mark.engine
 
@@ -77,19 +78,19 @@ class Rig:
         self.place = tmp_path / "state" / "bake"
         self.said, self.warned, self.made = [], [], []
         self.lock = ""
-        self.bench = Workbench(self.engine)
-        self.baker = Baker(
+        self.bench = BuildContainers(self.engine)
+        self.baker = ImageBuilder(
             self.engine, self.bench, self.place, read=lambda *_: frameworks.parse_lock(self.lock)
         )
 
     def ensure(self):
-        where = Source(index=NOWHERE, given=self.given)
+        where = WheelSource(index=NOWHERE, given=self.given)
         return self.baker.ensure(
             self.reference, PARENT, where=where, pins={}, progress=self.said.append
         )
 
     def app(self, *dependencies, where=None, cuda=False, parent=PARENT):
-        where = where or Source(index=NOWHERE, given=self.given)
+        where = where or WheelSource(index=NOWHERE, given=self.given)
         made = self.baker.ensure_app(
             parent,
             dependencies,
@@ -135,7 +136,7 @@ def test_an_image_is_flowers_own_with_the_wheels_of_the_lock(rig):
     rig.lock = wheel(rig.given)
     made, parent = rig.ensure(), rig.engine.image(PARENT)
     assert made.entrypoint == parent.entrypoint == ("flower-superexec",)
-    assert images.pin(rig.reference, made) == made.made_of
+    assert image_references.pin(rig.reference, made) == made.made_of
     ask = ("python", "-c", "import sklearn; print(sklearn.answer)")
     with rig.bench.run(rig.reference, ask, mounts={}, online=False) as ended:
         assert (ended.exit_code, ended.said) == (0, "42")
@@ -236,14 +237,14 @@ def test_two_builds_at_once_do_not_meet(rig):
             rig.ensure()
         met.append(caught.value.retryable)
 
-    where = Source(index=NOWHERE, given=rig.given)
+    where = WheelSource(index=NOWHERE, given=rig.given)
     rig.baker.ensure(rig.reference, PARENT, where=where, pins={}, progress=second)
     assert met
     assert all(met)
 
 
 def test_a_build_that_hangs_is_given_up(rig):
-    bench = Workbench(rig.engine, limit_s=0.1)
+    bench = BuildContainers(rig.engine, limit_s=0.1)
     run = bench.run(PARENT, ("sleep", "60"), mounts={}, online=False)
     with pytest.raises(AgentError, match="gave up"), run:
         pass
@@ -258,8 +259,8 @@ def test_what_makes_an_image_has_limits_and_goes_first_where_memory_lacks(rig):
     ):
         found = api.inspect_container(ended.container_id)["HostConfig"]
     assert ended.said == "500"
-    assert found["Memory"] == found["MemorySwap"] == workbench.MEMORY_BYTES
-    assert found["PidsLimit"] == workbench.PIDS
+    assert found["Memory"] == found["MemorySwap"] == build_container.MEMORY_BYTES
+    assert found["PidsLimit"] == build_container.PIDS
     assert found["LogConfig"]["Config"]["max-size"]
     assert [limit["Name"] for limit in found["Ulimits"]] == ["fsize"]
 
@@ -272,7 +273,7 @@ def test_a_build_that_wants_all_memory_is_ended_and_says_so(rig):
 
 
 def test_a_build_that_takes_the_last_of_the_disk_is_given_up(rig):
-    bench = Workbench(rig.engine, kept_bytes=1 << 60)
+    bench = BuildContainers(rig.engine, kept_bytes=1 << 60)
     run = bench.run(PARENT, ("sleep", "60"), mounts={}, online=False)
     with pytest.raises(AgentError, match="MB left, of which a build takes none"), run:
         pass
@@ -363,7 +364,7 @@ def indexes(rig, tmp_path):
     for name in ("helper", "lightning", "evil"):
         wheel(cpu / name, name=name, version="9.9", module="raise SystemExit('evil')\n")
     with index(main) as usual, index(cpu) as builds:
-        yield Source(index=usual, cpu_index=builds)
+        yield WheelSource(index=usual, cpu_index=builds)
 
 
 def test_without_a_gpu_torch_is_the_cpu_build_and_nothing_else_is_of_that_index(rig, indexes):
@@ -404,8 +405,8 @@ def test_a_cpu_build_that_fits_nothing_is_passed_over(rig, indexes, tmp_path):
 
 def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
     paths = Paths(tmp_path / "root")
-    assert bake.run(paths, "1.25.0", [], Source()) == 0
-    locked = images.parse_lock(paths.images_lock.read_bytes())
+    assert bake.run(paths, "1.25.0", [], WheelSource()) == 0
+    locked = image_references.parse_lock(paths.images_lock.read_bytes())
     assert sorted(locked) == sorted(
         (
             "flwr/superlink:1.25.0-py3.13-ubuntu24.04",
@@ -415,12 +416,12 @@ def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     for reference, pin in locked.items():
-        assert images.pinned(reference, rig.engine.image(reference), pin)
+        assert image_references.pinned(reference, rig.engine.image(reference), pin)
         assert re.search(f"{re.escape(reference)}  {pin}  [0-9,]+ MB", said)
     assert paths.images_lock.stat().st_mode & 0o777 == 0o644
 
 
 def test_bake_refuses_an_app_that_is_no_repository(tmp_path):
     with pytest.raises(AgentError, match="--app names no repository") as caught:
-        bake.run(Paths(tmp_path / "root"), "1.25.0", [], Source(), ["../here"])
+        bake.run(Paths(tmp_path / "root"), "1.25.0", [], WheelSource(), ["../here"])
     assert caught.value.finding.code == "run.no_app"

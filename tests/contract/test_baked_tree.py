@@ -14,9 +14,9 @@ import pytest
 from real_engine import client, load_image, shell_files, unique
 from test_registry import PASSWORD, USER, PrivateRegistry, publish
 
+from flower_agent.docker import image_references
+from flower_agent.docker.client import Engine
 from flower_agent.paths import Paths
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted import images
 
 pytestmark = pytest.mark.engine
 
@@ -52,7 +52,7 @@ def here(docker_url, tree):
 
 
 def lock(tree):
-    return images.parse_lock(Paths(tree).images_lock.read_bytes())
+    return image_references.parse_lock(Paths(tree).images_lock.read_bytes())
 
 
 def held(url, references):

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from flower_agent.commands import status_command
+from flower_agent.commands import status
 from flower_agent.paths import Paths
 
 HERE = Paths(pathlib.Path("/"))
@@ -21,16 +21,16 @@ def systemctl(tmp_path, monkeypatch):
         program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{script}\n')
         program.chmod(0o755)
 
-    monkeypatch.setattr(status_command, "SYSTEMCTL", program)
-    monkeypatch.setattr(status_command, "look", lambda _: (None, False))
-    monkeypatch.setattr(status_command, "GRACE_S", 0.2)
+    monkeypatch.setattr(status, "SYSTEMCTL", program)
+    monkeypatch.setattr(status, "look", lambda _: (None, False))
+    monkeypatch.setattr(status, "GRACE_S", 0.2)
     say.asked = tmp_path / "asked"
     return say
 
 
 def ask(paths, capsys, *, wait=False):
     options = argparse.Namespace(watch=False, wait=wait, timeout=1.5, json=True)
-    code = status_command.run(paths, options)
+    code = status.run(paths, options)
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -46,7 +46,7 @@ def test_a_unit_that_is_being_started_is_starting(systemctl, capsys):
     "script", ["printf 'ActiveState=inactive\\nJob=0\\n'", "exit 1", "exec sleep 60"]
 )
 def test_a_unit_that_is_not_started_is_not_running(systemctl, capsys, monkeypatch, script):
-    monkeypatch.setattr(status_command, "SYSTEMD_S", 0.3)
+    monkeypatch.setattr(status, "SYSTEMD_S", 0.3)
     systemctl(script)
     assert ask(HERE, capsys) == (3, {"running": False})
     assert ask(HERE, capsys, wait=True)[0] == 3

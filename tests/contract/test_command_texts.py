@@ -14,12 +14,11 @@ from endpoints import authority, issue
 from test_node_commands import vm  # noqa: F401  # a fixture
 
 from flower_agent.commands.own_superlink import reach
-from flower_agent.memory import Memory
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
-from flower_agent.runs.run_files import RunFiles
+from flower_agent.enrolment.policy import Pin
+from flower_agent.model.state import State, StateFile
+from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submission import Submission
-from flower_agent.service.enrolment import Pin
+from flower_agent.tls.store import Keyring
 
 CASES = pathlib.Path(__file__).parents[1] / "cases/commands"
 MASKS = (
@@ -65,7 +64,7 @@ def test_nodes(link):
     known, other = link.key(), link.key()
     for key in (known, other):
         link.run("register", key)
-    Memory(link.paths.record).keep(Record(pins=(Pin("42", known, own=True),)))
+    StateFile(link.paths.record).keep(State(pins=(Pin("42", known, own=True),)))
     both(link, "nodes", "nodes", "list")
 
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from flower_agent.address import Address
 from flower_agent.background import Threads
-from flower_agent.service.connections import RETRY_S, Connections
+from flower_agent.host.connections import RETRY_S, Connections
+from flower_agent.model.address import Address
 
 LOOPBACK = frozenset({"127.0.0.1"})
 

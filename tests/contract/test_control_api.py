@@ -8,20 +8,20 @@ import grpc
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent.errors import AgentError
-from flower_agent.probes import control, protobuf
-from flower_agent.probes.control_api import Control
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower import control_messages, wire
+from flower_agent.flower.control_client import Control
+from flower_agent.model.errors import AgentError
 
 NODE_ID = 2**64 - 5
 RUN_ID = 2**63 + 1
-NODES = protobuf.encode(
-    (1, protobuf.encode((1, NODE_ID), (4, "online"), (9, 1_800_000_000.0), (11, b"pem"))),
+NODES = wire.encode(
+    (1, wire.encode((1, NODE_ID), (4, "online"), (9, 1_800_000_000.0), (11, b"pem"))),
     (2, "2025-11-24T10:00:00"),
 )
-NODE = control.NodeInfo(
+NODE = control_messages.NodeInfo(
     node_id=str(NODE_ID),
-    status=control.NodeStatus.ONLINE,
+    status=control_messages.NodeStatus.ONLINE,
     online_until=datetime.datetime(2027, 1, 15, 8, tzinfo=datetime.UTC),
     public_key=b"pem",
 )
@@ -43,11 +43,11 @@ class SuperLink(grpc.GenericRpcHandler):
         if method == "ListNodes":
             return NODES
         if method == "ListRuns":
-            self.limit = protobuf.decode(body).integer(2)
-            return protobuf.encode(*((1, self._entry(run_id)) for run_id in self.runs))
+            self.limit = wire.decode(body).integer(2)
+            return wire.encode(*((1, self._entry(run_id)) for run_id in self.runs))
         if method == "StopRun":
-            self.runs[protobuf.decode(body).integer(1)] = "finished"
-            return protobuf.encode((1, 1))
+            self.runs[wire.decode(body).integer(1)] = "finished"
+            return wire.encode((1, 1))
         raise AssertionError(f"unhandled call: {method}")
 
     def service(self, handler_call_details):
@@ -72,8 +72,8 @@ class SuperLink(grpc.GenericRpcHandler):
         return 200, self.answer(kebab[path.removeprefix("/v1/control/")], body)
 
     def _entry(self, run_id):
-        status = protobuf.encode((1, self.runs[run_id]))
-        return protobuf.encode((1, run_id), (2, protobuf.encode((1, run_id), (10, status))))
+        status = wire.encode((1, self.runs[run_id]))
+        return wire.encode((1, run_id), (2, wire.encode((1, run_id), (10, status))))
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_a_certificate_without_the_loopback_is_verified_by_its_own_name(superlin
 
 def test_a_large_federation_fits_in_one_answer(transport):
     many = b"".join(
-        protobuf.encode((1, protobuf.encode((1, number), (4, "online"), (11, b"k" * 5000))))
+        wire.encode((1, wire.encode((1, number), (4, "online"), (11, b"k" * 5000))))
         for number in range(1, 1001)
     )
 

@@ -11,34 +11,34 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
-from flower_agent.address import Address
+from flower_agent.agent.app_data import AppData
+from flower_agent.agent.gpu_setup import GpuSetup
+from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import settings
-from flower_agent.config.parsers import Isolation, Role
-from flower_agent.errors import AgentError
-from flower_agent.loop.converge import Converger
-from flower_agent.loop.turn import Prepared, Turn
-from flower_agent.machine import gpu_probe
-from flower_agent.machine.gpu import Access, Answer, Asked, Device, Files, Offers
-from flower_agent.machine.host import HostFacts
+from flower_agent.config.types import Isolation, Role
+from flower_agent.cycle import Preparation, Turn
+from flower_agent.docker.containers import Component, Container
+from flower_agent.docker.image_references import Image, dump_lock
+from flower_agent.flower import container_spec
+from flower_agent.flower.command_line import Trust
+from flower_agent.host import gpu
+from flower_agent.host.connections import Connections
+from flower_agent.host.gpu import Answer, Asked, Device, Files, GpuAccess, Offers
+from flower_agent.host.machine import HostFacts
+from flower_agent.images.builder import BackgroundBuilder
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import Phase
+from flower_agent.model.state import State
+from flower_agent.model.status import Condition, Mark
+from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
-from flower_agent.pki import trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
-from flower_agent.reporting.life import Phase
-from flower_agent.reporting.status import Fact, Mark
-from flower_agent.service.connections import Connections
-from flower_agent.service.discovery import SuperLink
-from flower_agent.steps.accelerator import Accelerator
-from flower_agent.steps.bakery import Bakery
-from flower_agent.steps.data_supply import DataSupply
-from flower_agent.steps.supply import Supply
-from flower_agent.steps.upgrader import Upgrader
-from flower_agent.steps.workload import Workload
-from flower_agent.wanted import roles
-from flower_agent.wanted.arguments import Trust
-from flower_agent.wanted.containers import Container, Part
-from flower_agent.wanted.images import Image, dump_lock
+from flower_agent.reconcile.reconciler import Reconciler
+from flower_agent.tls import trust
+from flower_agent.tls.store import Keyring
+from flower_agent.upgrade.upgrader import Upgrader
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 SUPERNODE = "flower-supernode"
@@ -53,9 +53,11 @@ class Found:
 
     def prepare(self, turn):
         turn.awaited = self.awaited
-        known = SuperLink(Address("10.0.0.5", 9092))
+        known = SuperLinkOffer(Address("10.0.0.5", 9092))
         site = {"superlink": known, "trust": Trust.INSECURE, "node_config": ()}
-        return Prepared(trust=trust.Wanted(source=trust.Source.OFF), site=site)
+        return Preparation(
+            trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), site=site
+        )
 
     def may_start(self, _):
         pass
@@ -131,10 +133,10 @@ class Vm:
 
     def __init__(self, root, appio_port, **more):
         self.paths = Paths(root)
-        self.now, self.monotonic, self.record = START, 1000.0, Record()
+        self.now, self.monotonic, self.record = START, 1000.0, State()
         self.engine = FakeEngine(now=lambda: self.now)
-        self.oven = Oven(self.engine)
-        self.duty = Found()
+        self.builder = Oven(self.engine)
+        self.controller = Found()
         self.gpu, self.asked, self.search = Files(), Asked(), Searched()
         self.cpu_flags = frozenset()
         self.volumes, self.udev = Volumes(), ""
@@ -151,28 +153,28 @@ class Vm:
     def reboot(self):
         """Begin with a new agent that knows only what is on disk."""
         threads = self.threads = Threads(lambda: None)
-        self.workload = workload = Workload(self.engine, threads, wake=lambda: None)
-        accelerator = Accelerator(self.engine, threads, ask=lambda: self.asked)
-        duties = {Role.SUPERNODE: self.duty}
-        self.converger = Converger(
+        self.reconciler = reconciler = Reconciler(self.engine, threads, wake=lambda: None)
+        gpu_setup = GpuSetup(self.engine, threads, ask=lambda: self.asked)
+        controllers = {Role.SUPERNODE: self.controller}
+        self.stages = Stages(
             self.paths,
             "",
-            workload,
-            duties,
+            reconciler,
+            controllers,
             connections=Connections(threads),
-            accelerator=accelerator,
-            upgrader=Upgrader("", self.paths, workload, self.search, threads),
-            supplies=Supply(self.paths.images_lock, workload, Bakery(self.oven, threads)),
-            data=DataSupply(
-                self.volumes, threads, self.paths.data, file_system=lambda _: self.udev
+            gpu_setup=gpu_setup,
+            upgrader=Upgrader("", self.paths, reconciler, self.search, threads),
+            image_resolver=ImageResolver(
+                self.paths.images_lock, reconciler, BackgroundBuilder(self.builder, threads)
             ),
+            data=AppData(self.volumes, threads, self.paths.data, file_system=lambda _: self.udev),
         )
 
     def set(self, **more):
         """Change the context."""
         self._context |= more
         self.settings = settings.parse(self._context, {}).settings
-        self.images = roles.images(self.settings)
+        self.images = container_spec.images(self.settings)
 
     def turn(self):
         """Return what is unmet after one turn."""
@@ -187,7 +189,7 @@ class Vm:
             record=self.record,
             gpu=self.gpu,
         )
-        unmet = self.converger.turn(self.last)
+        unmet = self.stages.turn(self.last)
         self.record = self.last.record
         return unmet
 
@@ -239,7 +241,7 @@ def gpu_vm(request, vms):
     vm.gpu = Files(devices=(Device("0000:01:00.0", "nvidia"),), driver="550.54.14", toolkit=True)
     vm.asked = Asked(Answer(0, "Tesla T4, 15360, [N/A]\n"), Answer(0, ""))
     vm.engine.offered = Offers(runtimes=frozenset({"runc", "nvidia"}))
-    vm.engine.programs[gpu_probe.COMMAND] = Answer(0, "Tesla T4, 15096\n")
+    vm.engine.programs[gpu.COMMAND] = Answer(0, "Tesla T4, 15096\n")
     for image in vm.images:
         vm.engine.hold(image)
     return vm
@@ -308,38 +310,38 @@ def learning(vms):
 
 
 def test_a_missing_framework_image_is_made_and_the_status_says_how_far_it_is(learning):
-    learning.oven.door.clear()
+    learning.builder.door.clear()
     learning.settle(lambda _: "3 of 6 wheels" in learning.last.facts["image"].detail)
     unmet = learning.turn()
     assert (unmet.phase, unmet.finding) == (Phase.IMAGE, None)
-    assert learning.last.facts["image"] == Fact(
+    assert learning.last.facts["image"] == Condition(
         "image", Mark.WAITING, f"makes {SKLEARN}: 3 of 6 wheels"
     )
     assert SUPEREXEC not in learning.engine.kept
-    learning.oven.door.set()
+    learning.builder.door.set()
     learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
-    assert learning.oven.made == [(SKLEARN, "flwr/superexec:1.25.0")]
+    assert learning.builder.made == [(SKLEARN, "flwr/superexec:1.25.0")]
     assert computing(learning).image == SKLEARN
 
 
 def test_a_build_that_fails_is_told_and_tried_again_ever_later(learning):
-    learning.oven.error = AgentError("image.build", "no index answers", retryable=True)
+    learning.builder.error = AgentError("image.build", "no index answers", retryable=True)
     learning.settle(lambda unmet: unmet.finding is not None)
     unmet = learning.turn()
     assert (unmet.phase, unmet.finding.code, unmet.fatal) == (Phase.IMAGE, "image.build", False)
     for tries, seconds in ((2, 11), (3, 21), (4, 41)):
         learning.turn()
-        assert len(learning.oven.made) == tries - 1
+        assert len(learning.builder.made) == tries - 1
         learning.pass_time(seconds)
-        learning.settle(lambda _, tries=tries: len(learning.oven.made) == tries)
+        learning.settle(lambda _, tries=tries: len(learning.builder.made) == tries)
         learning.settle(lambda _: not learning.threads.busy())
-    learning.oven.error = None
+    learning.builder.error = None
     learning.pass_time(81)
     learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
 
 
 def test_wheels_that_no_waiting_makes_fit_are_a_failure(learning):
-    learning.oven.error = AgentError("image.framework", "no wheels of sklearn for Python 3.10")
+    learning.builder.error = AgentError("image.framework", "no wheels of sklearn for Python 3.10")
     learning.settle(lambda unmet: unmet.finding is not None)
     assert learning.turn().fatal
 
@@ -347,7 +349,7 @@ def test_wheels_that_no_waiting_makes_fit_are_a_failure(learning):
 def test_a_framework_image_that_is_there_is_not_made_again(learning):
     learning.engine.hold(SKLEARN)
     learning.settle(lambda _: SUPEREXEC in learning.engine.kept)
-    assert learning.oven.made == []
+    assert learning.builder.made == []
 
 
 def test_a_framework_image_other_than_the_pinned_one_is_not_used(learning):
@@ -355,7 +357,7 @@ def test_a_framework_image_other_than_the_pinned_one_is_not_used(learning):
     lock.parent.mkdir(parents=True)
     lock.write_bytes(dump_lock({SKLEARN: "sha256:" + "a" * 64}))
     learning.engine.hold(SKLEARN)
-    learning.settle(lambda _: learning.oven.made)
+    learning.settle(lambda _: learning.builder.made)
     assert SUPEREXEC not in learning.engine.kept
 
 
@@ -379,8 +381,8 @@ def test_containers_are_made_of_what_bake_pinned(learning):
 def test_a_vm_with_a_gpu_to_use_gets_the_cuda_variant(vms, mode, device, name):
     vm = vms(ML_FRAMEWORK="pytorch", GPU_ENABLED=mode)
     vm.gpu = Files(devices=(Device("0000:01:00.0", "nvidia"),) if device else ())
-    vm.settle(lambda _: vm.oven.made)
-    assert vm.oven.made[0][0] == f"flower-agent/superexec:1.25.0-{name}"
+    vm.settle(lambda _: vm.builder.made)
+    assert vm.builder.made[0][0] == f"flower-agent/superexec:1.25.0-{name}"
 
 
 def test_a_cpu_that_numpy_ends_on_is_a_warning_and_no_failure(vm):
@@ -427,7 +429,7 @@ def test_a_superexec_that_started_again_attaches_anew(vm):
 
 
 def test_a_young_container_may_take_its_time(vm):
-    vm.duty.error = AgentError("peer.waiting", "not yet", retryable=True)
+    vm.controller.error = AgentError("peer.waiting", "not yet", retryable=True)
     vm.boot()
     vm.turn()
     vm.pass_time(-50)
@@ -437,7 +439,7 @@ def test_a_young_container_may_take_its_time(vm):
 
 def test_a_clock_that_was_set_back_makes_no_container_young_for_hours(vm):
     vm.boot()
-    vm.duty.error = AgentError("peer.waiting", "lost", retryable=True)
+    vm.controller.error = AgentError("peer.waiting", "lost", retryable=True)
     vm.now -= datetime.timedelta(hours=5)
     assert vm.turn().finding.code == "peer.waiting"
 
@@ -454,7 +456,9 @@ def test_a_port_that_an_own_container_gives_back_keeps_nothing_from_changing(vm)
     for image in vm.images:
         vm.engine.hold(image)
     vm.engine.create(
-        Container(name="flower-superlink", part=Part.SUPERLINK, image=vm.images[0], command=()),
+        Container(
+            name="flower-superlink", part=Component.SUPERLINK, image=vm.images[0], command=()
+        ),
         vm.images[0],
     )
     vm.engine.start("flower-superlink")
@@ -467,7 +471,7 @@ def test_a_container_is_not_judged_in_the_turn_that_starts_it_again(vm):
     for image in vm.images:
         vm.engine.hold(image)
     vm.turn()
-    vm.duty.error = AgentError("peer.waiting", "what its last start said", retryable=True)
+    vm.controller.error = AgentError("peer.waiting", "what its last start said", retryable=True)
     vm.engine.end(SUPERNODE)
     unmet = vm.turn()
     assert (unmet.phase, unmet.finding) == (Phase.HEALTH, None)
@@ -477,13 +481,13 @@ def test_a_container_is_not_judged_in_the_turn_that_starts_it_again(vm):
 def test_a_container_that_loads_is_awaited_at_its_health_port_until_it_works(vm):
     for image in vm.images:
         vm.engine.hold(image)
-    health = roles.health(vm.settings, Part.SUPERNODE)
-    vm.duty.error = AgentError("endpoint.refused", "it loads", retryable=True)
+    health = container_spec.health(vm.settings, Component.SUPERNODE)
+    vm.controller.error = AgentError("endpoint.refused", "it loads", retryable=True)
     vm.turn()
     assert vm.last.opening == health
     vm.turn()
     assert vm.last.opening == health
-    vm.duty.error = None
+    vm.controller.error = None
     vm.turn()
     assert vm.last.opening is None
 
@@ -492,7 +496,10 @@ def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_
     for image in vm.images:
         vm.engine.hold(image)
     vm.turn()
-    vm.duty.error, vm.duty.hung = AgentError("peer.lost", "it gave up", retryable=True), True
+    vm.controller.error, vm.controller.hung = (
+        AgentError("peer.lost", "it gave up", retryable=True),
+        True,
+    )
     vm.turn()
     vm.pass_time(19)
     vm.engine.end(SUPERNODE)
@@ -511,11 +518,11 @@ def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_
 def test_a_gpu_goes_to_the_container_that_computes_and_is_seen_from_inside(gpu_vm):
     gpu_vm.boot()
     gpu_vm.settle(lambda unmet: unmet is None)
-    assert computing(gpu_vm).gpu is Access.TOOLKIT
-    assert gpu_vm.engine.kept[SUPERNODE].spec.gpu is Access.NONE
+    assert computing(gpu_vm).gpu is GpuAccess.TOOLKIT
+    assert gpu_vm.engine.kept[SUPERNODE].spec.gpu is GpuAccess.NONE
     shown = "1 NVIDIA GPU: Tesla T4 15360 MiB; driver 550.54.14"
     assert gpu_vm.last.told["FLOWER_GPU"] == shown
-    assert gpu_vm.last.facts["gpu"] == Fact("gpu", Mark.OK, shown)
+    assert gpu_vm.last.facts["gpu"] == Condition("gpu", Mark.OK, shown)
     assert gpu_vm.last.warnings == []
 
 
@@ -523,12 +530,12 @@ def test_cdi_is_used_where_docker_discovered_the_gpu(gpu_vm):
     gpu_vm.engine.offered = Offers(cdi=frozenset({"nvidia.com/gpu=all"}))
     gpu_vm.boot()
     gpu_vm.settle(lambda unmet: unmet is None)
-    assert computing(gpu_vm).gpu is Access.CDI
+    assert computing(gpu_vm).gpu is GpuAccess.CDI
 
 
 def test_no_container_is_made_before_nvidia_smi_has_answered(gpu_vm):
     answered = threading.Event()
-    ask = gpu_vm.converger._accelerator
+    ask = gpu_vm.stages._gpu_setup
     ask._ask = lambda: answered.wait(5) and gpu_vm.asked
     unmet = gpu_vm.turn()
     assert (unmet.phase, unmet.finding) == (Phase.DOCKER, None)
@@ -548,7 +555,7 @@ def test_a_gpu_that_is_not_usable_fails_the_vm_only_where_it_must_be(gpu_vm):
         return
     gpu_vm.boot()
     assert gpu_vm.turn() is None
-    assert computing(gpu_vm).gpu is Access.NONE
+    assert computing(gpu_vm).gpu is GpuAccess.NONE
     assert [w.code for w in gpu_vm.last.warnings] == ["gpu.no_driver"]
     assert gpu_vm.last.facts["gpu"].mark is Mark.OFF
 
@@ -600,7 +607,7 @@ def test_a_container_that_computes_keeps_the_gpu_as_it_got_it(gpu_vm, change):
     if gpu_vm.must or change == "cdi":
         return
     gpu_vm.engine.end(SUPEREXEC)
-    gpu_vm.settle(lambda _: computing(gpu_vm).gpu is Access.NONE)
+    gpu_vm.settle(lambda _: computing(gpu_vm).gpu is GpuAccess.NONE)
 
 
 def test_a_start_that_docker_refuses_for_the_gpu_goes_without_where_it_may(gpu_vm):
@@ -617,12 +624,12 @@ def test_a_start_that_docker_refuses_for_the_gpu_goes_without_where_it_may(gpu_v
         assert gpu_vm.turn().finding.code == "gpu.mismatch"
         return
     gpu_vm.settle(lambda unmet: unmet is None)
-    assert computing(gpu_vm).gpu is Access.NONE
+    assert computing(gpu_vm).gpu is GpuAccess.NONE
     assert [w.code for w in gpu_vm.last.warnings] == ["gpu.mismatch"]
 
 
 def test_a_gpu_that_cuda_does_not_see_inside_is_told(gpu_vm):
-    gpu_vm.engine.programs[gpu_probe.COMMAND] = Answer(1, "cuInit: CUDA error 999\n")
+    gpu_vm.engine.programs[gpu.COMMAND] = Answer(1, "cuInit: CUDA error 999\n")
     gpu_vm.boot()
     gpu_vm.settle(lambda unmet: unmet is None or unmet.finding is not None)
     unmet = gpu_vm.turn()
@@ -637,11 +644,11 @@ def test_a_gpu_that_cuda_does_not_see_inside_is_told(gpu_vm):
 def test_a_gpu_that_is_lost_while_running_is_noticed_and_its_return_too(gpu_vm):
     gpu_vm.boot()
     gpu_vm.settle(lambda unmet: unmet is None)
-    works = gpu_vm.engine.programs[gpu_probe.COMMAND]
-    gpu_vm.engine.programs[gpu_probe.COMMAND] = Answer(1, "cuInit: CUDA error 100\n")
+    works = gpu_vm.engine.programs[gpu.COMMAND]
+    gpu_vm.engine.programs[gpu.COMMAND] = Answer(1, "cuInit: CUDA error 100\n")
     gpu_vm.pass_time(601)
     gpu_vm.settle(lambda _: "reaches no GPU" in gpu_vm.last.facts["gpu"].detail)
-    gpu_vm.engine.programs[gpu_probe.COMMAND] = works
+    gpu_vm.engine.programs[gpu.COMMAND] = works
     gpu_vm.pass_time(21)
     gpu_vm.settle(lambda unmet: unmet is None and gpu_vm.last.facts["gpu"].mark is Mark.OK)
 
@@ -711,13 +718,15 @@ def runs(lone):
 
 def turn_away(lone):
     """Let the container run, be turned away, and end, as Flower does."""
-    lone.duty.error = AgentError("peer.waiting", "no connection is established", retryable=True)
+    lone.controller.error = AgentError(
+        "peer.waiting", "no connection is established", retryable=True
+    )
     lone.engine.say(SUPERNODE, REFUSED)
     lone.engine.end(SUPERNODE, 1)
 
 
 def test_a_node_that_is_turned_away_stays_in_phase_enrol_and_is_no_failure(lone):
-    lone.duty.awaited = "the SuperLink does not know the key X"
+    lone.controller.awaited = "the SuperLink does not know the key X"
     seen = set()
     for _ in range(60):
         if runs(lone):
@@ -728,7 +737,7 @@ def test_a_node_that_is_turned_away_stays_in_phase_enrol_and_is_no_failure(lone)
     assert seen == {(Phase.ENROL, "enrol.waiting", "the SuperLink does not know the key X")}
     starts = [call for call in lone.engine.calls if call == f"start {SUPERNODE}"]
     assert 60 / 16 < len(starts) - 1 <= 60 / 5 + 1
-    assert lone.workload.failures(SUPERNODE) == 0
+    assert lone.reconciler.failures(SUPERNODE) == 0
 
 
 def test_a_node_that_is_let_in_at_last_waits_no_more(lone):
@@ -737,7 +746,7 @@ def test_a_node_that_is_let_in_at_last_waits_no_more(lone):
     lone.pass_time(16)
     lone.turn()
     assert lone.last.wait.error.finding.code == "enrol.waiting"
-    lone.duty.error = None
+    lone.controller.error = None
     lone.pass_time(1)
     assert lone.turn() is None
     lone.turn()
@@ -745,8 +754,8 @@ def test_a_node_that_is_let_in_at_last_waits_no_more(lone):
 
 
 def test_a_node_that_lives_on_after_it_was_turned_away_is_stopped_soon(lone):
-    lone.duty.error = AgentError("enrol.waiting", "turned away", retryable=True)
-    lone.duty.hung = True
+    lone.controller.error = AgentError("enrol.waiting", "turned away", retryable=True)
+    lone.controller.hung = True
     assert lone.turn().phase is Phase.ENROL
     assert runs(lone)
     lone.pass_time(3)
@@ -757,7 +766,7 @@ def test_a_node_that_lives_on_after_it_was_turned_away_is_stopped_soon(lone):
     lone.pass_time(16)
     lone.turn()
     assert runs(lone)
-    assert lone.workload.failures(SUPERNODE) == 0
+    assert lone.reconciler.failures(SUPERNODE) == 0
 
 
 def test_another_trouble_is_said_though_the_node_waits_to_be_let_in(lone):
@@ -765,6 +774,6 @@ def test_another_trouble_is_said_though_the_node_waits_to_be_let_in(lone):
     lone.turn()
     lone.pass_time(16)
     lone.turn()
-    lone.duty.error = AgentError("peer.clock", "refused", retryable=True)
+    lone.controller.error = AgentError("peer.clock", "refused", retryable=True)
     lone.pass_time(21)
     assert lone.turn().finding.code == "peer.clock"

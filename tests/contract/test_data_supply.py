@@ -8,12 +8,12 @@ import requests
 from real_engine import until
 from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 
-from flower_agent.errors import AgentError
-from flower_agent.reporting.life import Phase
-from flower_agent.reporting.status import Mark
-from flower_agent.steps import data_supply, engine
-from flower_agent.steps.data_volumes import DataVolumes
-from flower_agent.wanted import app_data
+from flower_agent.agent import app_data
+from flower_agent.docker import client, data_mounts
+from flower_agent.docker.one_shot import DataVolumes
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import Phase
+from flower_agent.model.status import Mark
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_what_udev_says_is_not_tried(vm):
 def test_a_disk_without_a_file_system_is_told_with_what_was_tried(vm):
     vm.set(FLOWER_DATA="/dev/vdb")
     found = waits_for_data(vm, "data.filesystem")
-    assert found.message.endswith(f"holds no file system of {', '.join(app_data.TYPES)}")
+    assert found.message.endswith(f"holds no file system of {', '.join(data_mounts.TYPES)}")
 
 
 def test_data_that_apps_may_not_read_is_told_with_the_user(vm):
@@ -229,7 +229,7 @@ class HangingDocker:
         yield self
 
     def bindings(self, _api, mounts):
-        return {"mounts": [engine.mounted(mount, self.owner) for mount in mounts]}
+        return {"mounts": [client.mounted(mount, self.owner) for mount in mounts]}
 
     def containers(self, **_):
         return [{"Id": "left"}]
@@ -250,11 +250,11 @@ class HangingDocker:
 
 
 def test_a_server_that_hangs_is_given_up_on_and_named():
-    source, docker = app_data.parse_source("nfs://nas/export"), HangingDocker()
-    mounts = app_data.mounts(source, "default", "", propagation="rprivate")
+    source, docker = data_mounts.parse_data_source("nfs://nas/export"), HangingDocker()
+    mounts = data_mounts.mounts(source, "default", "", propagation="rprivate")
     volumes = DataVolumes(docker, limit_s=7)
     with pytest.raises(AgentError) as raised:
-        data_supply.look(volumes, data_supply._Asked(source, "i"), mounts)
+        app_data.look(volumes, app_data._Asked(source, "i"), mounts)
     found = raised.value.finding
     assert (found.code, found.message) == (
         "data.missing",

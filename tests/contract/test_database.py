@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from flower_agent.errors import AgentError
-from flower_agent.steps.database import Database
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.model.errors import AgentError
+from flower_agent.upgrade.database_copy import DatabaseCopy
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def kept(place, tmp_path):
-    return Database(place, tmp_path / "copies")
+    return DatabaseCopy(place, tmp_path / "copies")
 
 
 def test_a_copy_is_put_back_whole_after_the_original_changed(kept, place):
@@ -87,7 +87,7 @@ def test_a_copy_that_cannot_be_written_is_refused_and_leaves_nothing(kept, tmp_p
 
 def test_a_disk_without_room_for_a_copy_is_told_before_anything_stops(kept, place, tmp_path):
     kept.check_room()
-    greedy = Database(place, tmp_path / "copies", room_bytes=1 << 60)
+    greedy = DatabaseCopy(place, tmp_path / "copies", room_bytes=1 << 60)
     with pytest.raises(AgentError) as caught:
         greedy.check_room()
     assert caught.value.finding.code == "state.unwritable"
@@ -139,7 +139,7 @@ def test_a_directory_that_is_a_file_system_of_its_own_is_refused(tmp_path):
         if apart.stat().st_dev == tmp_path.stat().st_dev:
             pytest.skip("/dev/shm is not another file system than the temporary directory's")
         with pytest.raises(AgentError, match="file system of its own"):
-            Database(apart, tmp_path / "copies", room_bytes=0).check_room()
+            DatabaseCopy(apart, tmp_path / "copies", room_bytes=0).check_room()
     finally:
         apart.rmdir()
 

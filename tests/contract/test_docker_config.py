@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from flower_agent.commands.inspector import Inspector
-from flower_agent.secret import Secret
-from flower_agent.wanted.images import Registry
+from flower_agent.commands.doctor_checks import Inspector
+from flower_agent.docker.image_references import Registry
+from flower_agent.model.secret import Secret
 
 IMAGE = "registry.example/flwr/superlink:1.25.0"
 LOGIN = {"registry.example": {"auth": "cm9vdDpodW50ZXIy"}}

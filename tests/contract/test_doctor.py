@@ -25,20 +25,20 @@ from endpoints import (
 from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
-from flower_agent import cli, files, memory, process
-from flower_agent.address import parse_address
+from flower_agent import cli, files, process
 from flower_agent.commands import doctor
-from flower_agent.commands.inspector import About
-from flower_agent.errors import AgentError
-from flower_agent.machine import host
+from flower_agent.commands.doctor_checks import About
+from flower_agent.config.flower_versions import Transport
+from flower_agent.docker.image_references import Image
+from flower_agent.host import machine
+from flower_agent.model import state
+from flower_agent.model.address import parse_address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.onegate import client, endpoint_check, status_attributes
 from flower_agent.paths import Paths
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
-from flower_agent.reporting import report
-from flower_agent.secret import Secret
-from flower_agent.service import look, onegate
-from flower_agent.wanted.flower import Transport
-from flower_agent.wanted.images import Image
+from flower_agent.tls.store import Keyring
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
 pytestmark = [
@@ -68,9 +68,9 @@ class Vm:
         """Let the SuperLink's VM publish."""
         told = {"FLOWER_ROLE": "superlink", "FLOWER_VERSION": "1.25.0", **attributes}
         with contextlib.closing(
-            onegate.OneGate(onegate.Access(self.gate.url, str(LINK), Secret(self._link)))
+            client.OneGate(client.OneGateAccess(self.gate.url, str(LINK), Secret(self._link)))
         ) as guest:
-            guest.update(report.render(told))
+            guest.update(status_attributes.render(told))
 
     def write(self):
         self.paths.context.mkdir(parents=True, exist_ok=True)
@@ -137,8 +137,8 @@ def test_a_superlink_that_onegate_tells_of_is_found_and_dialled_with_its_ca(serv
 
 def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(served):
     address = parse_address(served.check("superlink")["detail"].split()[0])
-    record = Record(vmid=str(NODE), superlink=address, superlink_vmid=str(LINK))
-    memory.Memory(served.paths.record).keep(record)
+    record = State(vmid=str(NODE), superlink=address, superlink_vmid=str(LINK))
+    state.StateFile(served.paths.record).keep(record)
     ca = Keyring(served.paths.tls).ca
     ca.parent.mkdir(parents=True, exist_ok=True)
     ca.write_text(authority().pem)
@@ -152,7 +152,7 @@ def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(serve
 
 
 def test_a_path_that_drops_large_packets_is_told(vm, monkeypatch):
-    monkeypatch.setattr(look, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(endpoint_check, "TIMEOUT_S", 0.5)
     encoded = base64.b64encode(authority().pem.encode()).decode()
     with grpc_server(leaf=loopback_leaf()) as address, narrow_path(address) as path:
         vm.publish(FLOWER_ENDPOINT=str(path), FLOWER_CA_CERT=encoded, FLOWER_TLS="YES")
@@ -161,7 +161,7 @@ def test_a_path_that_drops_large_packets_is_told(vm, monkeypatch):
 
 
 def test_a_nic_that_sends_more_than_its_network_is_said_to_carry_is_told(vm):
-    seen = next((nic for nic in host.observe().interfaces if nic.fleet), None)
+    seen = next((nic for nic in machine.observe().interfaces if nic.fleet), None)
     if seen is None:
         pytest.skip("this machine has no NIC")
     assert f"{seen.name} {seen.mtu}" in vm.check("mtu")["detail"]
@@ -178,7 +178,7 @@ def test_a_superlink_of_another_ca_is_not_trusted(served):
 
 
 def test_a_superlink_whose_ca_is_not_the_pinned_one_is_refused(served):
-    memory.Memory(served.paths.record).keep(Record(vmid=str(NODE), ca_pin="ab" * 32))
+    state.StateFile(served.paths.record).keep(State(vmid=str(NODE), ca_pin="ab" * 32))
     assert served.check("superlink")["code"] == "tls.ca_changed"
 
 

@@ -6,38 +6,38 @@ import random
 
 import pytest
 
-from flower_agent.address import Address
 from flower_agent.background import Threads
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.loop import superexec, superlink
-from flower_agent.loop.supernode import DEAF_AFTER_S, SuperNode
-from flower_agent.loop.turn import Running, Turn
-from flower_agent.machine.firewall_tools import Firewalls
-from flower_agent.machine.host import HostFacts
-from flower_agent.machine.interfaces import Interface
+from flower_agent.cycle import Running, Turn
+from flower_agent.docker.client import Engine
+from flower_agent.enrolment.enroller import Enroller
+from flower_agent.enrolment.node_reports import NodeReports
+from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower import command_line, container_spec
+from flower_agent.flower.command_line import Trust
+from flower_agent.flower.health import Prober
+from flower_agent.flower.peer_check import PeerEndpoint
+from flower_agent.host.firewall import Firewalls
+from flower_agent.host.machine import HostFacts
+from flower_agent.host.network import Interface
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import State
+from flower_agent.model.status import Mark
+from flower_agent.onegate.discovery import Partition
 from flower_agent.paths import Paths
-from flower_agent.pki import trust
-from flower_agent.pki.certificate_files import CertificateFiles
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.server_certificate import ServerCertificate
-from flower_agent.probes.exchange import Peer
-from flower_agent.probes.health import Prober
-from flower_agent.record import Record
-from flower_agent.reporting.status import Mark
-from flower_agent.runs.app_runs import AppRuns
-from flower_agent.runs.bundler import Bundler
+from flower_agent.roles import superexec, superlink
+from flower_agent.roles.server_certificate import ServerCertificate
+from flower_agent.roles.supernode import DEAF_AFTER_S, SuperNodeController
+from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.bundle import Bundler
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.git import Git
-from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submitter import Submitter
-from flower_agent.service.discovery import Partition
-from flower_agent.service.enroller import Enroller
-from flower_agent.service.node_reports import NodeReports
-from flower_agent.service.registrar import Registrar
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted import arguments, roles
-from flower_agent.wanted.arguments import Trust
+from flower_agent.tls import trust
+from flower_agent.tls.provided import CertificateFiles
+from flower_agent.tls.store import Keyring
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 CONNECTED = "INFO :      SuperNode ID: 4711"
@@ -64,8 +64,8 @@ class Node:
     """A SuperNode whose container logs, on a VM whose clock may be set."""
 
     def __init__(self, started_at):
-        self.duty, self.log, self.started_at = (
-            SuperNode(Prober(), None, None, None, None, apps=None),
+        self.controller, self.log, self.started_at = (
+            SuperNodeController(Prober(), None, None, None, None, apps=None),
             Log(),
             started_at,
         )
@@ -81,7 +81,7 @@ class Node:
             client=None,
             now=now,
             monotonic=self.monotonic,
-            record=Record(),
+            record=State(),
         )
 
     def read(self, now):
@@ -92,13 +92,13 @@ class Node:
         turn = self.turn(now, **context)
         self._look(turn)
         try:
-            self.duty._check_messages(turn, failed)
+            self.controller._check_messages(turn, failed)
         except AgentError as error:
             return turn, error
         return turn, None
 
     def _look(self, turn):
-        return self.duty._read(turn, Running(self.started_at, self.log.read))
+        return self.controller._read(turn, Running(self.started_at, self.log.read))
 
 
 def seconds(number):
@@ -155,7 +155,9 @@ class Held:
 def told_of_peer(proven, *, held, version="1.25.0", dry=False):
     """Return the code of what a SuperNode says of its SuperLink, and the turn."""
     liveness, peer = Proven(proven), Address("10.0.0.5", 9092)
-    duty = SuperNode(Prober(), Forgetful(), None, None, Held(held), liveness=liveness, apps=None)
+    controller = SuperNodeController(
+        Prober(), Forgetful(), None, None, Held(held), liveness=liveness, apps=None
+    )
     turn = Turn(
         settings=parse(FLOWER_ROLE="client", FLOWER_VERSION=version),
         variables={},
@@ -164,16 +166,16 @@ def told_of_peer(proven, *, held, version="1.25.0", dry=False):
         client=None,
         now=START,
         monotonic=1000.0,
-        record=Record(superlink=peer),
+        record=State(superlink=peer),
         dry=dry,
     )
     http = version == "1.42.0"
     code = ""
     try:
-        duty._check_peer(turn, Running(START, lambda _: CONNECTED))
+        controller._check_peer(turn, Running(START, lambda _: CONNECTED))
     except AgentError as error:
         code = error.finding.code
-    assert liveness.asked == ([] if dry else [Peer(peer, tls=True, http=http, mtu=9000)])
+    assert liveness.asked == ([] if dry else [PeerEndpoint(peer, tls=True, http=http, mtu=9000)])
     return code, turn
 
 
@@ -292,10 +294,10 @@ def node_config(part, **context):
         client=None,
         now=START,
         monotonic=1000.0,
-        record=Record(),
+        record=State(),
     )
-    found = SuperNode(Prober(), search, None, None, None, apps=None)._node_config(turn)
-    return arguments.node_config_text(found), turn, search.asked
+    found = SuperNodeController(Prober(), search, None, None, None, apps=None)._node_config(turn)
+    return command_line.node_config_text(found), turn, search.asked
 
 
 def test_a_node_config_adds_to_the_partition_and_is_shown():
@@ -344,7 +346,7 @@ def test_a_lone_superexec_that_trusts_the_systems_store_mounts_no_ca():
 
 def test_the_ca_is_fetched_from_an_ipv6_address_in_brackets():
     link = parse(FLOWER_ROLE="server", FLOWER_ADDRESS="fd00::5")
-    places = roles.endpoints(link, "fd00::5")
+    places = container_spec.endpoints(link, "fd00::5")
     shown = dict(
         superlink.commands(link, places, Address("fd00::5", 9092), pathlib.Path("/tls/ca.crt"))
     )
@@ -354,9 +356,9 @@ def test_the_ca_is_fetched_from_an_ipv6_address_in_brackets():
 @pytest.mark.parametrize("running", [True, False])
 def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_path, running):
     keyring = Keyring(tmp_path)
-    made = trust.Wanted(source=trust.Source.OWN, hosts=frozenset({"127.0.0.1"}))
-    for action in (trust.Action.MAKE_CA, trust.Action.ISSUE):
-        keyring.apply(trust.Step(action, "absent"), made, START)
+    made = trust.CertificateSpec(source=trust.CertificateSource.OWN, hosts=frozenset({"127.0.0.1"}))
+    for action in (trust.CertificateAction.MAKE_CA, trust.CertificateAction.ISSUE):
+        keyring.apply(trust.CertificateStep(action, "absent"), made, START)
     turn = Turn(
         settings=parse(
             FLOWER_ROLE="server",
@@ -369,7 +371,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         client=None,
         now=START + datetime.timedelta(days=300),
         monotonic=1000.0,
-        record=Record(),
+        record=State(),
         running=running,
     )
     threads = Threads(lambda: None)
@@ -380,7 +382,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
     firewalls = Firewalls(tmp_path, threads)
     enroller = Enroller(registrar)
-    duty = superlink.SuperLink(
+    controller = superlink.SuperLinkController(
         Prober(),
         enroller,
         submitter,
@@ -390,4 +392,4 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         reports=NodeReports(threads),
         paths=paths,
     )
-    assert duty.prepare(turn).trust.defer is running
+    assert controller.prepare(turn).trust.defer is running

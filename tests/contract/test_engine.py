@@ -17,11 +17,9 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import Relay, client, load_image, shell_files, unique, until
 
-from flower_agent.commands import story
-from flower_agent.errors import AgentError
-from flower_agent.machine.gpu import Access, Answer, Offers
-from flower_agent.steps.engine import PIDS_LIMIT, Engine
-from flower_agent.wanted.containers import (
+from flower_agent.commands import logs
+from flower_agent.docker.client import PIDS_LIMIT, Engine
+from flower_agent.docker.containers import (
     CPU_PERIOD_US,
     CPU_QUOTA_STARTING_US,
     CPU_SHARES,
@@ -29,10 +27,12 @@ from flower_agent.wanted.containers import (
     LABEL_FINGERPRINT,
     LABEL_NAME,
     LABEL_ROLE,
+    Component,
     Container,
     Mount,
-    Part,
 )
+from flower_agent.host.gpu import Answer, GpuAccess, Offers
+from flower_agent.model.errors import AgentError
 
 MEMORY_BYTES = 64 << 20
 ORDERS = "/tmp/orders"
@@ -162,7 +162,7 @@ def container(rig, word="main", **wishes):
     """A container as this test wants it; it obeys the rig."""
     values = {
         "name": f"{rig.owner}-{word}",
-        "part": Part.SUPERLINK,
+        "part": Component.SUPERLINK,
         "image": rig.image,
         "command": (OBEY,),
         "tmpfs": (("/tmp", "size=1m"),),
@@ -438,7 +438,7 @@ def test_a_stamped_log_has_dockers_time_in_front_of_each_line(rig):
     rig.end(name, 0)
     for text in (rig.engine.logs(name, stamped=True),
                  "".join(rig.engine.follow(name, tail=9, stamped=True))):  # fmt: skip
-        (line,) = story.of_container(name, text)
+        (line,) = logs.of_container(name, text)
         assert (line.who, line.text) == (name, "one")
         assert abs(line.at - before) < datetime.timedelta(seconds=10)
 
@@ -657,7 +657,7 @@ def test_a_container_finds_itself_shut_in(real, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("access", [Access.TOOLKIT, Access.CDI])
+@pytest.mark.parametrize("access", [GpuAccess.TOOLKIT, GpuAccess.CDI])
 def test_a_gpu_that_docker_cannot_give_is_refused_at_the_start(rig, access):
     if "nvidia" in rig.engine.offers().runtimes:
         pytest.skip("this Engine has the NVIDIA runtime")
@@ -756,11 +756,11 @@ def chunks(*lines, whole=True):
 
 @pytest.mark.engine
 def test_a_gpu_by_cdi_reaches_docker_by_its_name(real):
-    want = container(real, gpu=Access.CDI)
+    want = container(real, gpu=GpuAccess.CDI)
     real.engine.create(want, want.image)
     (asked,) = real.look(want.name)["HostConfig"]["DeviceRequests"]
     assert (asked["Driver"], asked["DeviceIDs"]) == ("cdi", ["nvidia.com/gpu=all"])
-    assert [c.gpu for c in real.engine.containers() if c.name == want.name] == [Access.CDI]
+    assert [c.gpu for c in real.engine.containers() if c.name == want.name] == [GpuAccess.CDI]
 
 
 @breaks_connections
@@ -796,7 +796,7 @@ def test_a_daemon_that_hangs_is_down_after_the_time_limit(folder, word):
     assert finding.message == f"Docker does not answer at {daemon.url}: timed out"
 
 
-WANT = Container(name="flower-x", part=Part.SUPERLINK, image="x", command=("run",))
+WANT = Container(name="flower-x", part=Component.SUPERLINK, image="x", command=("run",))
 IN_USE = 'Conflict. The container name "/flower-x" is already in use by container "abc".'
 
 

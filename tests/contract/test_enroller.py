@@ -16,23 +16,24 @@ import pytest
 from fake_superlink import NOT_VALID, FakeSuperLink
 from inline import Inline
 
-from flower_agent.config import pem, settings
-from flower_agent.errors import AgentError
-from flower_agent.loop.turn import Turn
-from flower_agent.machine.host import HostFacts
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.probes.control_api import Control
-from flower_agent.record import Record
-from flower_agent.reporting import report
-from flower_agent.reporting.status import Mark
-from flower_agent.secret import Secret
-from flower_agent.service import enroller as module
-from flower_agent.service.enroller import Enroller
-from flower_agent.service.onegate import Access, OneGate
-from flower_agent.service.rate import MOST_AT_ONCE
-from flower_agent.service.registrar import Registrar
-from flower_agent.wanted.flower import Transport
+from flower_agent.config import settings
+from flower_agent.config.flower_versions import Transport
+from flower_agent.cycle import Turn
+from flower_agent.enrolment import enroller as module
+from flower_agent.enrolment.enroller import Enroller
+from flower_agent.enrolment.lookups import MOST_AT_ONCE
+from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.control_client import Control
+from flower_agent.host.machine import HostFacts
+from flower_agent.model import pem
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.model.status import Mark
+from flower_agent.onegate import status_attributes
+from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.tls.store import Keyring
 
 SERVICE, LINK, FIRST = 7, 41, 42
 UNREGISTERED = "unregistered"
@@ -43,13 +44,13 @@ class World:
 
     def __init__(self, folder, gate, link, api, nodes):
         self.folder, self.gate, self.link, self.api = folder, gate, link, api
-        self.now, self.record, self.turn = 1000.0, Record(), None
+        self.now, self.record, self.turn = 1000.0, State(), None
         self.context = {"FLOWER_ROLE": "server"}
         self.tokens, self.asked = {}, []
         self.dry = False
         gate.add_service(SERVICE, "flower", [("superlink", 1), ("supernode", nodes)])
         self.add(LINK, "superlink_0_(service_7)", "superlink")
-        access = Access(gate.url, str(LINK), Secret(self.tokens[LINK]))
+        access = OneGateAccess(gate.url, str(LINK), Secret(self.tokens[LINK]))
         self.client = OneGate(access)
         self.restart()
 
@@ -74,14 +75,14 @@ class World:
 
     def say(self, vmid, key):
         """Let a VM publish a key, as its agent would."""
-        guest = OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
-        guest.update(report.render({"FLOWER_ROLE": "supernode", "FLOWER_NODE_KEY": key}))
+        guest = OneGate(OneGateAccess(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
+        guest.update(status_attributes.render({"FLOWER_ROLE": "supernode", "FLOWER_NODE_KEY": key}))
         guest.close()
 
     def tell(self, vmid, **attributes):
         """Let a VM publish something about itself."""
-        guest = OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
-        guest.update(report.render(attributes))
+        guest = OneGate(OneGateAccess(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
+        guest.update(status_attributes.render(attributes))
         guest.close()
 
     def leave(self, vmid):
@@ -184,7 +185,7 @@ def test_inside_a_service_with_tls_nodes_need_keys_unless_switched_off(make, con
 def test_outside_a_service_nodes_need_keys_where_some_are_given(make, given):
     world = make()
     token = world.gate.add_vm(99, "loner")
-    world.client = OneGate(Access(world.gate.url, "99", Secret(token)))
+    world.client = OneGate(OneGateAccess(world.gate.url, "99", Secret(token)))
     if given:
         world.context["FLOWER_NODE_PUBLIC_KEYS"] = NodeKeys(world.folder / "x").own("1").public
     assert wants(world) is given
@@ -320,8 +321,8 @@ def test_the_gpu_of_a_node_is_what_its_vm_publishes_once_it_works(make):
     world.connect(key)
     world.live(1)
     assert world.enroller.claims["42"].gpu == ""
-    guest = OneGate(Access(world.gate.url, "42", Secret(world.tokens[FIRST])))
-    guest.update(report.render({"FLOWER_GPU": "1 NVIDIA GPU: A10"}))
+    guest = OneGate(OneGateAccess(world.gate.url, "42", Secret(world.tokens[FIRST])))
+    guest.update(status_attributes.render({"FLOWER_GPU": "1 NVIDIA GPU: A10"}))
     guest.close()
     world.live(120)
     assert world.enroller.claims["42"].gpu == "1 NVIDIA GPU: A10"

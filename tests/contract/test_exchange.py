@@ -10,13 +10,13 @@ import endpoints
 import pytest
 from endpoints import loopback_leaf
 
-from flower_agent.address import Address
 from flower_agent.background import Threads
-from flower_agent.errors import AgentError
-from flower_agent.probes import exchange
-from flower_agent.probes.exchange import Peer
-from flower_agent.probes.health import Prober
-from flower_agent.service import look
+from flower_agent.flower import peer_check
+from flower_agent.flower.health import Prober
+from flower_agent.flower.peer_check import PeerEndpoint
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.onegate import endpoint_check
 
 SHORT_S = 0.3
 """For a peer that never answers."""
@@ -25,12 +25,12 @@ JUMBO = 9000
 
 
 def peer(address, *, tls=True, http=False, mtu=1500):
-    return Peer(address, tls=tls, http=http, mtu=mtu)
+    return PeerEndpoint(address, tls=tls, http=http, mtu=mtu)
 
 
 def refusal(asked, **wishes):
     with pytest.raises(AgentError) as caught:
-        exchange.look(asked, **wishes)
+        peer_check.look(asked, **wishes)
     assert caught.value.retryable
     assert str(asked.address) in caught.value.finding.message
     return caught.value.finding.code
@@ -40,7 +40,7 @@ def refusal(asked, **wishes):
 def hasty(monkeypatch):
     """Time limits that a test can wait for."""
     for name in ("LARGE_S", "AGAIN_S", "SMALL_S"):
-        monkeypatch.setattr(exchange, name, SHORT_S)
+        monkeypatch.setattr(peer_check, name, SHORT_S)
 
 
 def http_answer(leaf=None):
@@ -51,17 +51,17 @@ def http_answer(leaf=None):
 @pytest.mark.parametrize("mtu", [0, 1500, JUMBO])
 def test_a_grpc_server_answers_with_and_without_tls(mtu, doubtful):
     with endpoints.grpc_server(leaf=loopback_leaf()) as address:
-        exchange.look(peer(address, mtu=mtu), doubtful=doubtful)
+        peer_check.look(peer(address, mtu=mtu), doubtful=doubtful)
     with endpoints.health_server() as address:
-        exchange.look(peer(address, tls=False, mtu=mtu), doubtful=doubtful)
+        peer_check.look(peer(address, tls=False, mtu=mtu), doubtful=doubtful)
 
 
 @pytest.mark.parametrize("doubtful", [False, True])
 def test_an_http_server_answers_with_and_without_tls(doubtful):
     with http_answer(loopback_leaf()) as address:
-        exchange.look(peer(address, http=True, mtu=JUMBO), doubtful=doubtful)
+        peer_check.look(peer(address, http=True, mtu=JUMBO), doubtful=doubtful)
     with http_answer() as address:
-        exchange.look(peer(address, tls=False, http=True, mtu=JUMBO), doubtful=doubtful)
+        peer_check.look(peer(address, tls=False, http=True, mtu=JUMBO), doubtful=doubtful)
 
 
 @pytest.mark.parametrize("tls", [True, False])
@@ -73,13 +73,13 @@ def test_the_first_flight_fits_into_no_packet_of_this_vm(tls, http):
         def count(connection, got=got):
             connection.settimeout(2)
             with contextlib.suppress(OSError):
-                while len(b"".join(got)) <= exchange.MOST_BYTES:
+                while len(b"".join(got)) <= peer_check.MOST_BYTES:
                     got.append(connection.recv(65536))
                     if not got[-1]:
                         return
 
         with endpoints.tcp_server(count) as address:
-            exchange.answers(
+            peer_check.answers(
                 peer(address, tls=tls, http=http, mtu=mtu), small=False, timeout_s=SHORT_S
             )
         assert mtu + 1500 < len(b"".join(got)) < 16384
@@ -131,25 +131,25 @@ def test_a_server_that_drips_does_not_hold_the_look_up(hasty):
 
     with endpoints.tcp_server(drip) as address:
         began = time.monotonic()
-        exchange.answers(peer(address, tls=False), small=False, timeout_s=SHORT_S)
+        peer_check.answers(peer(address, tls=False), small=False, timeout_s=SHORT_S)
     assert time.monotonic() - began < 10 * SHORT_S
 
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_a_refusal_and_a_hang_up_are_answers(tls):
-    exchange.look(peer(endpoints.closed_port(), tls=tls))
+    peer_check.look(peer(endpoints.closed_port(), tls=tls))
     with endpoints.tcp_server(lambda connection: connection.recv(1)) as address:
-        exchange.look(peer(address, tls=tls))
-        exchange.look(peer(address, tls=tls), doubtful=True)
+        peer_check.look(peer(address, tls=tls))
+        peer_check.look(peer(address, tls=tls), doubtful=True)
 
 
 def test_what_the_peer_shows_is_not_judged_here():
     with endpoints.grpc_server(leaf=endpoints.issue("anybody", hosts=("elsewhere",))) as address:
-        exchange.look(peer(address))
+        peer_check.look(peer(address))
 
 
 def test_a_name_that_nobody_knows_is_no_sign_of_a_mute_peer():
-    exchange.look(peer(Address("no-such-host.invalid", 9092)))
+    peer_check.look(peer(Address("no-such-host.invalid", 9092)))
 
 
 def test_a_peer_that_takes_no_connection_is_lost(hasty):
@@ -169,15 +169,17 @@ def test_the_small_packet_gets_a_short_answer_of_a_tls_server():
         endpoints.grpc_server(leaf=loopback_leaf()) as address,
         socket.create_connection((address.host, address.port), 5) as raw,
     ):
-        raw.sendall(exchange._small(peer(address)))
+        raw.sendall(peer_check._small(peer(address)))
         assert len(raw.recv(65536)) < 100, "an alert, or the end of the connection"
 
 
 @pytest.mark.parametrize("limit", [1400, 600])
 def test_a_start_waits_with_the_cause_where_large_packets_do_not_come(hasty, monkeypatch, limit):
-    monkeypatch.setattr(look, "TIMEOUT_S", SHORT_S)  # 600: the server's certificate is too large
+    monkeypatch.setattr(
+        endpoint_check, "TIMEOUT_S", SHORT_S
+    )  # 600: the server's certificate is too large
     ended, ca_pem = threading.Event(), endpoints.authority().pem
-    at_start = look.Look(Threads(ended.set), Prober(), rng=random.Random(1))
+    at_start = endpoint_check.EndpointCheck(Threads(ended.set), Prober(), rng=random.Random(1))
     with (
         endpoints.grpc_server(leaf=loopback_leaf()) as address,
         endpoints.narrow_path(address, limit) as far,

@@ -11,11 +11,12 @@ from endpoints import silent_server
 from real_engine import unique
 
 from flower_agent import cli
+from flower_agent.model.secret import Secret
+from flower_agent.onegate import publisher
+from flower_agent.onegate.client import OneGateAccess
+from flower_agent.onegate.publisher import Published
 from flower_agent.paths import Paths
-from flower_agent.reporting import farewell, reporter
-from flower_agent.reporting.reporter import Told
-from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access
+from flower_agent.reporting import farewell
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
 pytestmark = [
@@ -56,7 +57,7 @@ def vm(tmp_path):
 
 def remembers(vm, endpoint, token=""):
     told = {"FLOWER_STATE": "ready", "READY": "YES", "FLOWER_ROLE": "superlink"}
-    reporter.remember(vm.onegate, Told(Access(endpoint, str(VM), Secret(token)), told))
+    publisher.remember(vm.onegate, Published(OneGateAccess(endpoint, str(VM), Secret(token)), told))
 
 
 def test_onegate_gets_one_last_body(vm, gate):
@@ -70,7 +71,7 @@ def test_onegate_gets_one_last_body(vm, gate):
 def test_the_next_agent_of_this_boot_tells_that_it_is_ready_again(vm, gate):
     remembers(vm, gate.url, gate.token)
     farewell.to_onegate(vm, NOW)
-    assert reporter.recall(vm.onegate).attributes == {"FLOWER_ROLE": "superlink"}
+    assert publisher.recall(vm.onegate).attributes == {"FLOWER_ROLE": "superlink"}
 
 
 @pytest.mark.parametrize("kind", ["down", "500", "drop_reply"])
@@ -78,7 +79,7 @@ def test_a_onegate_that_fails_is_named_and_ends_nothing(vm, gate, kind):
     remembers(vm, gate.url, gate.token)
     gate.fault(kind)
     assert "OneGate" in farewell.to_onegate(vm, NOW)
-    assert "READY" not in reporter.recall(vm.onegate).attributes
+    assert "READY" not in publisher.recall(vm.onegate).attributes
 
 
 def test_a_onegate_that_says_nothing_costs_five_seconds_at_most(vm):

@@ -13,23 +13,23 @@ import pytest
 from endpoints import authority, issue, loopback_leaf
 from inline import running
 
-from flower_agent.address import Address
 from flower_agent.background import Threads
 from flower_agent.config import settings as table
-from flower_agent.errors import AgentError
-from flower_agent.pki import certificates, node_trust
-from flower_agent.probes.exchange import Peer
-from flower_agent.probes.health import Prober
-from flower_agent.record import Record
-from flower_agent.reporting import report
-from flower_agent.secret import Secret
-from flower_agent.service import look as look_module
-from flower_agent.service import pace
-from flower_agent.service.discovery import Partition, SuperLink
-from flower_agent.service.finder import Finder
-from flower_agent.service.look import Look
-from flower_agent.service.onegate import Access, OneGate
-from flower_agent.wanted.arguments import Trust
+from flower_agent.enrolment import superlink_trust
+from flower_agent.flower.command_line import Trust
+from flower_agent.flower.health import Prober
+from flower_agent.flower.peer_check import PeerEndpoint
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.onegate import endpoint_check as look_module
+from flower_agent.onegate import status_attributes, superlink_search
+from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.discovery import Partition, SuperLinkOffer
+from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.onegate.superlink_search import SuperLinkSearch
+from flower_agent.tls import certificates
 
 SUPERLINK, NODE, OTHER_NODE, LONER, SECOND = 28, 29, 30, 40, 50
 NAMES = {
@@ -43,7 +43,7 @@ PLAIN = {"TLS_ENABLED": "NO"}
 NUMBERED = {"FLOWER_NODE_CONFIG": "partition-id=3 num-partitions=9"}
 NOW = datetime.datetime.now(datetime.UTC)
 OTHER_CA = issue("another CA")
-RETRY_LEAST, RETRY_MOST = pace.RETRY_S
+RETRY_LEAST, RETRY_MOST = superlink_search.RETRY_S
 
 
 def supernode(**variables):
@@ -76,15 +76,15 @@ class Service:
         for vmid, (name, role, service) in NAMES.items():
             self.tokens[vmid] = gate.add_vm(vmid, name, role, service)
         self.threads = Threads(lambda: None)
-        self.finder = Finder(self.threads, rng=random.Random(1))
-        self.look = Look(self.threads, prober, rng=random.Random(1))
+        self.superlink_search = SuperLinkSearch(self.threads, rng=random.Random(1))
+        self.look = EndpointCheck(self.threads, prober, rng=random.Random(1))
         self.now = 1000.0
-        self.record = Record()
+        self.record = State()
         self.client = self.guest(NODE)
         self._guests = [self.client]
 
     def guest(self, vmid, token=None):
-        return OneGate(Access(self.gate.url, str(vmid), Secret(token or self.tokens[vmid])))
+        return OneGate(OneGateAccess(self.gate.url, str(vmid), Secret(token or self.tokens[vmid])))
 
     def use(self, client):
         self.client = client
@@ -93,7 +93,7 @@ class Service:
     def say(self, vmid, attributes):
         """Let a VM publish attributes, as its agent would; nobody counts that request."""
         client = self.guest(vmid)
-        client.update(report.render(attributes))
+        client.update(status_attributes.render(attributes))
         client.close()
 
     def asked(self):
@@ -104,7 +104,7 @@ class Service:
         """Look once more, and see the call to its end."""
         self.now += after_s
         try:
-            return self.finder.find(settings, self.client, self.record, now=self.now)
+            return self.superlink_search.find(settings, self.client, self.record, now=self.now)
         finally:
             self.settle()
 
@@ -126,7 +126,7 @@ class Service:
         return caught.value
 
     def partition(self):
-        return self.finder.partition(self.client, self.record)
+        return self.superlink_search.partition(self.client, self.record)
 
     def close(self):
         for client in self._guests:
@@ -148,7 +148,7 @@ def service():
 def test_a_static_address_needs_no_onegate(service):
     service.client = None
     settings = supernode(**STATIC, TLS_CA_CERT=authority().pem)
-    assert service.found(settings) == SuperLink(Address("fl.example.org", 9092))
+    assert service.found(settings) == SuperLinkOffer(Address("fl.example.org", 9092))
     assert service.partition() is None
     assert service.gate.requests == ()
 
@@ -163,7 +163,7 @@ def test_a_static_address_does_not_wait_for_onegate(service):
     service.gate.fault("hang")
     settings = supernode(**STATIC, **PLAIN)
     try:
-        found = service.finder.find(settings, service.client, service.record, now=1.0)
+        found = service.superlink_search.find(settings, service.client, service.record, now=1.0)
         with pytest.raises(AgentError, match=r"discover\.waiting"):
             service.partition()
     finally:
@@ -219,7 +219,7 @@ def test_a_superlink_is_found_by_two_requests(service):
         service.find(supernode())
     assert caught.value.finding.code == "discover.waiting"
     assert caught.value.retryable
-    assert service.find(supernode()) == SuperLink(
+    assert service.find(supernode()) == SuperLinkOffer(
         ENDPOINT, authority().pem, str(SUPERLINK), tls=True, version="1.25.0"
     )
     assert service.partition() == Partition(0, 2)
@@ -264,13 +264,13 @@ def test_without_tls_no_ca_is_waited_for(service):
     service.say(SUPERLINK, {**published(FLOWER_TLS="NO"), "FLOWER_CA_CERT": ""})
     found = service.found(supernode(**PLAIN))
     assert (found.endpoint, found.ca_pem, found.tls) == (ENDPOINT, None, False)
-    assert node_trust.mismatch(supernode(**PLAIN), found) is None
-    assert node_trust.mismatch(supernode(), found).code == "tls.mismatch"
+    assert superlink_trust.mismatch(supernode(**PLAIN), found) is None
+    assert superlink_trust.mismatch(supernode(), found).code == "tls.mismatch"
 
 
 def test_an_ipv6_endpoint_survives_onegate(service):
     endpoint = Address("fd00::43", 9092)
-    service.say(SUPERLINK, published(report.words(str(endpoint))))
+    service.say(SUPERLINK, published(status_attributes.words(str(endpoint))))
     assert service.found(supernode()).endpoint == endpoint
 
 
@@ -302,14 +302,14 @@ def test_a_remembered_superlink_is_asked_alone(service):
         service.guest(76, service.gate.add_vm(76, "supernode_0_(service_3)", "supernode", 3))
     )
     service.say(75, published())
-    service.record = Record(superlink=ENDPOINT, superlink_vmid="75")
+    service.record = State(superlink=ENDPOINT, superlink_vmid="75")
     assert service.found(supernode()).vmid == "75"
     assert service.asked() == ["/service", "/vms/75"]
 
 
 def test_a_remembered_superlink_that_left_the_service_is_searched_anew(service):
     service.say(SUPERLINK, published())
-    service.record = Record(superlink=Address("10.9.9.9", 9092), superlink_vmid="17")
+    service.record = State(superlink=Address("10.9.9.9", 9092), superlink_vmid="17")
     assert service.found(supernode()).vmid == str(SUPERLINK)
 
 
@@ -359,7 +359,7 @@ def test_a_onegate_in_trouble_is_asked_ever_more_seldom_and_soon_again_after_an_
     service.gate.fault(kind)
     times = paced(service, supernode(), 600)
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    most = 2**pace.MOST_DOUBLINGS
+    most = 2**superlink_search.MOST_DOUBLINGS
     assert RETRY_LEAST <= gaps[0] <= RETRY_MOST + 2
     assert all(RETRY_LEAST * most <= gap <= RETRY_MOST * most + 2 for gap in gaps[2:]), gaps
     assert len(gaps) >= 600 / (RETRY_MOST * most + 3)
@@ -370,7 +370,7 @@ def test_a_onegate_in_trouble_is_asked_ever_more_seldom_and_soon_again_after_an_
 def test_a_node_that_lost_its_superlink_asks_no_more_often(service):
     service.say(SUPERLINK, published())
     service.found(supernode())
-    times = paced(service, supernode(), 600, each=service.finder.forget)
+    times = paced(service, supernode(), 600, each=service.superlink_search.forget)
     holds_the_pace(times, 600)
 
 
@@ -379,7 +379,7 @@ def test_a_superlink_that_moved_is_found_while_the_old_one_counts(service):
     service.found(supernode())
     moved = Address("172.20.0.99", 9092)
     service.say(SUPERLINK, published(moved))
-    service.finder.forget()
+    service.superlink_search.forget()
     assert service.find(supernode()).endpoint == ENDPOINT
     assert service.found(supernode(), RETRY_MOST).endpoint == moved
 
@@ -387,7 +387,7 @@ def test_a_superlink_that_moved_is_found_while_the_old_one_counts(service):
 def test_new_settings_ask_for_what_is_missing(service):
     service.say(SUPERLINK, published())
     service.found(supernode(**NUMBERED))
-    service.finder.forget()
+    service.superlink_search.forget()
     service.found(supernode(), RETRY_MOST)
     assert service.partition() == Partition(0, 2)
 
@@ -397,15 +397,15 @@ def test_new_settings_ask_for_what_is_missing(service):
 
 def test_a_reboot_without_onegate_uses_what_was_known(service):
     service.gate.stop()
-    service.record = Record(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
-    assert service.found(supernode()) == SuperLink(ENDPOINT, vmid=str(SUPERLINK))
-    service.record = Record(superlink=ENDPOINT, partition=Partition(1, 2))
+    service.record = State(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
+    assert service.found(supernode()) == SuperLinkOffer(ENDPOINT, vmid=str(SUPERLINK))
+    service.record = State(superlink=ENDPOINT, partition=Partition(1, 2))
     assert service.partition() == Partition(1, 2)
 
 
 def test_a_reboot_without_onegate_keeps_a_static_address(service):
     service.gate.stop()
-    service.record = Record(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
+    service.record = State(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
     assert service.found(supernode(**STATIC)).endpoint == Address("fl.example.org", 9092)
 
 
@@ -422,7 +422,7 @@ def test_a_superlink_that_was_never_known_is_waited_for(service):
 
 
 def test_a_superlink_that_is_gone_is_not_taken_from_memory(service):
-    service.record = Record(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
+    service.record = State(superlink=ENDPOINT, superlink_vmid=str(SUPERLINK))
     assert service.refusal(supernode()).finding.code == "discover.waiting"
 
 
@@ -430,7 +430,7 @@ def test_what_was_found_counts_while_onegate_is_away(service):
     service.say(SUPERLINK, published())
     before = service.found(supernode())
     service.gate.fault("500")
-    service.finder.forget()
+    service.superlink_search.forget()
     assert service.found(supernode(), RETRY_MOST) == before
     service.gate.heal()
     assert service.found(supernode(), RETRY_MOST) == before
@@ -464,7 +464,7 @@ def test_a_node_of_a_scaled_role_with_a_late_index_gets_a_free_one(service):
 
 
 def test_a_partition_that_was_given_is_kept(service):
-    service.record = Record(partition=Partition(7, 9))
+    service.record = State(partition=Partition(7, 9))
     service.found(supernode(**STATIC, **PLAIN))
     assert service.partition() == Partition(7, 9)
     assert service.gate.requests == ()
@@ -472,44 +472,49 @@ def test_a_partition_that_was_given_is_kept(service):
 
 # Whom to trust
 
-OFFER = SuperLink(ENDPOINT, authority().pem)
-PIN = Record(ca_pin=authority().fingerprint)
+OFFER = SuperLinkOffer(ENDPOINT, authority().pem)
+PIN = State(ca_pin=authority().fingerprint)
 
 
 def distrusted(settings, superlink, record=PIN, held=""):
     with pytest.raises(AgentError) as caught:
-        node_trust.trusted_ca(settings, superlink.ca_pem, record, held)
+        superlink_trust.trusted_ca(settings, superlink.ca_pem, record, held)
     return caught.value.finding
 
 
 def test_the_first_ca_is_taken_and_the_same_one_later():
-    assert node_trust.trusted_ca(supernode(), OFFER.ca_pem, Record(), "") == authority().pem
-    assert node_trust.trusted_ca(supernode(), OFFER.ca_pem, PIN, authority().pem) == authority().pem
+    assert superlink_trust.trusted_ca(supernode(), OFFER.ca_pem, State(), "") == authority().pem
+    assert (
+        superlink_trust.trusted_ca(supernode(), OFFER.ca_pem, PIN, authority().pem)
+        == authority().pem
+    )
 
 
 def test_another_ca_is_refused():
-    found = distrusted(supernode(), SuperLink(ENDPOINT, OTHER_CA.pem), held=authority().pem)
+    found = distrusted(supernode(), SuperLinkOffer(ENDPOINT, OTHER_CA.pem), held=authority().pem)
     assert found.code == "tls.ca_changed"
     for one in (OTHER_CA, authority()):
         assert certificates.format_fingerprint(one.fingerprint) in found.message
 
 
 def test_a_ca_that_hides_behind_the_trusted_one_is_refused():
-    both = SuperLink(ENDPOINT, authority().pem + OTHER_CA.pem)
+    both = SuperLinkOffer(ENDPOINT, authority().pem + OTHER_CA.pem)
     for held in ("", authority().pem):
         assert distrusted(supernode(), both, held=held).code == "tls.ca_changed"
 
 
 def test_two_cas_that_were_trusted_together_stay_so():
     both = authority().pem + OTHER_CA.pem
-    offer = SuperLink(ENDPOINT, both)
-    held = certificates.canonical(node_trust.trusted_ca(supernode(), offer.ca_pem, Record(), ""))
-    assert node_trust.trusted_ca(supernode(), offer.ca_pem, PIN, held) == both
+    offer = SuperLinkOffer(ENDPOINT, both)
+    held = certificates.canonical(
+        superlink_trust.trusted_ca(supernode(), offer.ca_pem, State(), "")
+    )
+    assert superlink_trust.trusted_ca(supernode(), offer.ca_pem, PIN, held) == both
 
 
 def test_a_fingerprint_in_the_context_overrides_the_pin():
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = node_trust.trusted_ca(settings, OTHER_CA.pem, PIN, authority().pem)
+    pem = superlink_trust.trusted_ca(settings, OTHER_CA.pem, PIN, authority().pem)
     assert certificates.check_ca(pem, settings.ca_fingerprint, NOW).fingerprint == (
         OTHER_CA.fingerprint
     )
@@ -518,44 +523,50 @@ def test_a_fingerprint_in_the_context_overrides_the_pin():
 @pytest.mark.parametrize("offered", [authority().pem, OTHER_CA.pem + authority().pem])
 def test_a_fingerprint_in_the_context_refuses_every_other_ca(offered):
     settings = supernode(FLOWER_CA_FINGERPRINT=OTHER_CA.fingerprint)
-    pem = node_trust.trusted_ca(settings, offered, PIN, "")
+    pem = superlink_trust.trusted_ca(settings, offered, PIN, "")
     with pytest.raises(AgentError, match=r"tls\.fingerprint"):
         certificates.check_ca(pem, settings.ca_fingerprint, NOW)
 
 
 def test_the_held_ca_serves_while_onegate_is_away():
-    away = SuperLink(ENDPOINT)
-    assert node_trust.trusted_ca(supernode(), away.ca_pem, PIN, authority().pem) == authority().pem
+    away = SuperLinkOffer(ENDPOINT)
+    assert (
+        superlink_trust.trusted_ca(supernode(), away.ca_pem, PIN, authority().pem)
+        == authority().pem
+    )
     assert distrusted(supernode(), away).code == "discover.no_source"
 
 
 def test_a_held_ca_that_was_exchanged_is_refused():
-    assert distrusted(supernode(), SuperLink(ENDPOINT), held=OTHER_CA.pem).code == "tls.ca_changed"
+    assert (
+        distrusted(supernode(), SuperLinkOffer(ENDPOINT), held=OTHER_CA.pem).code
+        == "tls.ca_changed"
+    )
 
 
 def test_a_ca_in_the_context_wins():
     settings = supernode(TLS_CA_CERT=OTHER_CA.pem)
-    assert node_trust.trusted_ca(settings, OFFER, PIN, authority().pem) == settings.tls_ca_cert
+    assert superlink_trust.trusted_ca(settings, OFFER, PIN, authority().pem) == settings.tls_ca_cert
 
 
 @pytest.mark.parametrize("text", ["no PEM", authority().key_pem, authority().pem[:200]])
 def test_what_is_no_certificate_is_waited_out(text):
-    assert distrusted(supernode(), SuperLink(ENDPOINT, text)).code == "discover.waiting"
+    assert distrusted(supernode(), SuperLinkOffer(ENDPOINT, text)).code == "discover.waiting"
 
 
 def test_a_node_believes_as_it_is_told():
-    assert node_trust.trust_of(supernode(**PLAIN)) is Trust.INSECURE
-    assert node_trust.trust_of(supernode(TLS_CA_CERT="system")) is Trust.SYSTEM
-    assert node_trust.trust_of(supernode()) is Trust.CA
+    assert superlink_trust.trust_of(supernode(**PLAIN)) is Trust.INSECURE
+    assert superlink_trust.trust_of(supernode(TLS_CA_CERT="system")) is Trust.SYSTEM
+    assert superlink_trust.trust_of(supernode()) is Trust.CA
 
 
 def test_without_onegate_a_node_needs_an_address_and_a_ca():
-    found = node_trust.no_source(supernode())
+    found = superlink_trust.no_source(supernode())
     assert found.code == "discover.no_source"
     assert "FLOWER_SERVER_ADDRESS" in found.message
     assert "TLS_CA_CERT" in found.message
-    assert node_trust.no_source(supernode(**STATIC, TLS_CA_CERT="system")) is None
-    assert node_trust.no_source(supernode(**STATIC, **PLAIN)) is None
+    assert superlink_trust.no_source(supernode(**STATIC, TLS_CA_CERT="system")) is None
+    assert superlink_trust.no_source(supernode(**STATIC, **PLAIN)) is None
 
 
 # The look at the endpoint
@@ -566,7 +577,7 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
     service.now += after_s
     for _ in range(2):
         try:
-            service.look.judge(Peer(address, tls, http), ca_pem, now=service.now)
+            service.look.judge(PeerEndpoint(address, tls, http), ca_pem, now=service.now)
         except AgentError as error:
             found = error
         else:
@@ -578,7 +589,7 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
 
 def test_a_good_endpoint_passes_and_counts_for_a_minute(service):
     with endpoints.tls_server(loopback_leaf()) as address:
-        peer = Peer(address, tls=True, http=False)
+        peer = PeerEndpoint(address, tls=True, http=False)
         with pytest.raises(AgentError, match="is looked at"):
             service.look.judge(peer, authority().pem, now=service.now)
         service.settle()

@@ -18,12 +18,12 @@ import endpoints
 import pytest
 import tinyproxy
 
-from flower_agent.config.app_source import Source, parse_source
-from flower_agent.errors import AgentError
+from flower_agent.config.types import AppSource, parse_app_source
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
 from flower_agent.runs import git as module
-from flower_agent.runs import git_process
+from flower_agent.runs import git as runs_git
 from flower_agent.runs.git import Git
-from flower_agent.secret import Secret
 
 APP = {"pyproject.toml": "[project]\n", "mine/client.py": "print('never run')\n", "README.md": "x"}
 sha1 = functools.partial(hashlib.sha1, usedforsecurity=False)
@@ -76,7 +76,7 @@ def failure(call, *args):
 
 
 def test_the_head_is_fetched_as_data_and_nothing_is_left(tmp_path, repository):
-    commit, files = git(tmp_path).fetch(Source(repository.url))
+    commit, files = git(tmp_path).fetch(AppSource(repository.url))
     assert commit == repository.run("rev-parse", "HEAD")
     assert {name: data.decode() for name, data in files.items()} == APP
     assert list((tmp_path / "runs").iterdir()) == []
@@ -88,7 +88,7 @@ def test_a_branch_a_tag_and_a_commit_are_fetched(tmp_path, repository):
     repository.run("checkout", "-q", "-b", "feature/x")
     second = repository.commit({"mine/new.py": "1"})
     for ref, want in (("main", first), ("v1", first), ("feature/x", second), (first, first)):
-        commit, files = git(tmp_path).fetch(Source(repository.url, ref))
+        commit, files = git(tmp_path).fetch(AppSource(repository.url, ref))
         assert commit == want
         assert ("mine/new.py" in files) == (want == second)
 
@@ -97,7 +97,7 @@ def test_only_the_newest_commit_is_fetched(tmp_path, repository):
     repository.commit({"large.md": os.urandom(3 << 20)})
     repository.run("rm", "-q", "large.md")
     repository.commit()
-    _, files = git(tmp_path, limit_bytes=2 << 20).fetch(Source(repository.url))
+    _, files = git(tmp_path, limit_bytes=2 << 20).fetch(AppSource(repository.url))
     assert sorted(files) == sorted(APP)
 
 
@@ -106,17 +106,17 @@ def test_what_a_ref_means_now_is_asked_without_a_fetch(tmp_path, repository):
     repository.run("tag", "-a", "v1", "-m", "x")
     second = repository.commit({"mine/new.py": "1"})
     asked = git(tmp_path)
-    assert asked.resolve(Source(repository.url)) == second
-    assert asked.resolve(Source(repository.url, "main")) == second
-    assert asked.resolve(Source(repository.url, "v1")) == first
-    assert failure(asked.resolve, Source(repository.url, "gone")).code == "run.no_ref"
+    assert asked.resolve(AppSource(repository.url)) == second
+    assert asked.resolve(AppSource(repository.url, "main")) == second
+    assert asked.resolve(AppSource(repository.url, "v1")) == first
+    assert failure(asked.resolve, AppSource(repository.url, "gone")).code == "run.no_ref"
 
 
 def test_an_app_in_a_subdirectory_comes_with_paths_of_its_own(tmp_path, repository):
     repository.commit({"apps/a/pyproject.toml": "x", "apps/b/pyproject.toml": "y"})
-    _, files = git(tmp_path).fetch(Source(repository.url, "main", "apps/a"))
+    _, files = git(tmp_path).fetch(AppSource(repository.url, "main", "apps/a"))
     assert files == {"pyproject.toml": b"x"}
-    found = failure(git(tmp_path).fetch, Source(repository.url, "main", "apps/c"))
+    found = failure(git(tmp_path).fetch, AppSource(repository.url, "main", "apps/c"))
     assert (found.code, "no directory apps/c" in found.message) == ("run.no_app", True)
 
 
@@ -127,7 +127,7 @@ def test_symlinks_submodules_and_other_kinds_of_files_are_left_out(tmp_path, rep
     head = repository.run("rev-parse", "HEAD")
     repository.run("update-index", "--add", "--cacheinfo", f"160000,{head},sub.py")
     repository.run("commit", "-q", "-m", "x")
-    _, files = git(tmp_path).fetch(Source(repository.url))
+    _, files = git(tmp_path).fetch(AppSource(repository.url))
     assert sorted(files) == sorted([*APP, "LICENSE"])
 
 
@@ -154,14 +154,16 @@ def test_nothing_of_a_hostile_repository_runs(tmp_path, repository):
         f'[core]\nfsmonitor = "{evil}"\nsshCommand = "{evil}"\n[filter "evil"]\nsmudge = "{evil}"\n'
     )
     environment = {**os.environ, "HOME": str(home), "GIT_SSH_COMMAND": evil, "GIT_ASKPASS": evil}
-    _, files = git(tmp_path, environment=environment).fetch(Source(repository.url))
+    _, files = git(tmp_path, environment=environment).fetch(AppSource(repository.url))
     assert "setup.py" in files
     assert not ran.exists()
 
 
 @pytest.mark.parametrize("url", ["ext::sh -c touch% RAN", "file:///app", "http://127.0.0.1:1/app"])
 def test_only_https_ssh_and_git_are_spoken(tmp_path, url):
-    found = failure(Git(tmp_path / "runs").fetch, Source(url.replace("RAN", str(tmp_path / "ran"))))
+    found = failure(
+        Git(tmp_path / "runs").fetch, AppSource(url.replace("RAN", str(tmp_path / "ran")))
+    )
     assert found.code == "run.clone"
     assert "not allowed" in found.message
     assert not (tmp_path / "ran").exists()
@@ -169,13 +171,13 @@ def test_only_https_ssh_and_git_are_spoken(tmp_path, url):
 
 def test_a_repository_that_is_too_large_is_given_up_while_it_comes(tmp_path, repository):
     repository.commit({f"{n}.md": os.urandom(1 << 20) for n in range(6)})
-    found = failure(git(tmp_path, limit_bytes=1 << 20).fetch, Source(repository.url))
+    found = failure(git(tmp_path, limit_bytes=1 << 20).fetch, AppSource(repository.url))
     assert (found.code, "larger than 1 MiB" in found.message) == ("run.too_large", True)
 
 
 def test_an_app_that_is_too_large_once_unpacked_is_not_read(tmp_path, repository):
     repository.commit({"zeros.md": b"\0" * (module.APP_BYTES + 1)})
-    found = failure(git(tmp_path).fetch, Source(repository.url))
+    found = failure(git(tmp_path).fetch, AppSource(repository.url))
     assert (found.code, "the app in" in found.message) == ("run.too_large", True)
 
 
@@ -197,14 +199,14 @@ def nested(repository, depth, *, wide=1, leaf="x.py"):
 def test_a_small_repository_that_lists_billions_of_files_is_given_up_at_once(tmp_path, repository):
     nested(repository, 9, wide=16)
     begin = time.monotonic()
-    found = failure(git(tmp_path, timeout_s=5).fetch, Source(repository.url))
+    found = failure(git(tmp_path, timeout_s=5).fetch, AppSource(repository.url))
     assert (found.code, "has too many files" in found.message) == ("run.too_large", True)
     assert time.monotonic() - begin < 4
 
 
 def test_directories_that_never_end_are_given_up(tmp_path, repository):
     nested(repository, module.DEPTH + 2)
-    found = failure(git(tmp_path).fetch, Source(repository.url))
+    found = failure(git(tmp_path).fetch, AppSource(repository.url))
     assert (found.code, "deep" in found.message) == ("run.too_large", True)
 
 
@@ -214,7 +216,7 @@ def test_a_listing_that_fails_keeps_its_reason(tmp_path, repository):
     program.write_text(f'#!/bin/sh\n{fails}\nexec git "$@"\n')
     program.chmod(0o755)
     found = failure(
-        git(tmp_path, program=str(program)).fetch, Source(repository.url, "main", "mine")
+        git(tmp_path, program=str(program)).fetch, AppSource(repository.url, "main", "mine")
     )
     assert found.code == "run.clone"
     assert found.message.endswith("#mine: fatal: I/O error")
@@ -261,7 +263,7 @@ def entry(kind, size):
 def test_a_pack_that_grows_in_memory_is_given_up_with_gits_reason(tmp_path, repository):
     assert packed(repository, 100) < 20_000
     with host(tmp_path, tmp_path, b"") as (where, _):
-        found = failure(over_https(tmp_path).fetch, parse_source(f"https://{where}/app/.git"))
+        found = failure(over_https(tmp_path).fetch, parse_app_source(f"https://{where}/app/.git"))
     assert found.code == "run.too_large"
     assert "memory" in found.message
     assert "out of memory" in found.message.lower()
@@ -275,10 +277,10 @@ def test_git_is_the_first_to_go_where_memory_lacks_and_takes_so_much_at_most(tmp
         f"#!/bin/sh\ncat /proc/self/oom_score_adj >{told}\nulimit -v >>{told}\nexit 1\n"
     )
     program.chmod(0o755)
-    failure(git(tmp_path, program=str(program)).fetch, Source(repository.url))
+    failure(git(tmp_path, program=str(program)).fetch, AppSource(repository.url))
     score, limit = map(int, told.read_text().split())
     assert score == 500
-    assert limit * 1024 == git_process.MEMORY_BYTES
+    assert limit * 1024 == runs_git.MEMORY_BYTES
 
 
 def test_what_git_complains_about_without_end_is_not_kept(tmp_path, repository):
@@ -287,40 +289,44 @@ def test_what_git_complains_about_without_end_is_not_kept(tmp_path, repository):
         "#!/bin/sh\nyes complaint | head -c 9000000 >&2\nprintf 'la\\033st\\n' >&2\nexit 1\n"
     )
     program.chmod(0o755)
-    found = failure(git(tmp_path, program=str(program)).fetch, Source(repository.url))
+    found = failure(git(tmp_path, program=str(program)).fetch, AppSource(repository.url))
     assert found.message.endswith("complaint; complaint; last")
 
 
 def test_a_missing_repository_and_a_missing_ref_are_told_apart(tmp_path, repository):
     asked = git(tmp_path)
-    assert failure(asked.fetch, Source(f"file://{tmp_path}/none")).code == "run.denied"
-    found = failure(asked.fetch, Source(repository.url, "gone"))
+    assert failure(asked.fetch, AppSource(f"file://{tmp_path}/none")).code == "run.denied"
+    found = failure(asked.fetch, AppSource(repository.url, "gone"))
     assert found.code == "run.no_ref"
     assert "gone" in found.message
-    assert failure(asked.fetch, Source(repository.url, "1" * 40)).code == "run.no_ref"
+    assert failure(asked.fetch, AppSource(repository.url, "1" * 40)).code == "run.no_ref"
 
 
 def test_a_host_that_cannot_be_reached_may_be_reached_later(tmp_path):
     address = endpoints.closed_port()
-    found = failure(Git(tmp_path / "runs").fetch, Source(f"https://{address}/app"))
+    found = failure(Git(tmp_path / "runs").fetch, AppSource(f"https://{address}/app"))
     assert found.code == "run.clone"
 
 
 def test_a_host_that_never_answers_is_given_up_in_time(tmp_path):
     with endpoints.silent_server() as address:
         begin = time.monotonic()
-        found = failure(Git(tmp_path / "runs", timeout_s=1).fetch, Source(f"git://{address}/app"))
+        found = failure(
+            Git(tmp_path / "runs", timeout_s=1).fetch, AppSource(f"git://{address}/app")
+        )
     assert (found.code, "in time" in found.message) == ("run.clone", True)
     assert time.monotonic() - begin < 10
 
 
 def test_a_vm_without_git_is_told_so(tmp_path):
-    found = failure(Git(tmp_path / "runs", program="/usr/bin/no-git").fetch, Source("https://h/a"))
+    found = failure(
+        Git(tmp_path / "runs", program="/usr/bin/no-git").fetch, AppSource("https://h/a")
+    )
     assert found.code == "run.no_git"
 
 
 def test_a_state_directory_that_cannot_hold_a_credential_is_refused(tmp_path):
-    found = failure(Git(tmp_path / "a b;c").fetch, Source("https://h/a", login=Secret("u:p")))
+    found = failure(Git(tmp_path / "a b;c").fetch, AppSource("https://h/a", login=Secret("u:p")))
     assert found.code == "run.clone"
 
 
@@ -402,7 +408,7 @@ def over_https(tmp_path, **more):
 
 def test_git_goes_through_the_proxy_of_the_context_and_back(tmp_path, repository):
     with host(tmp_path, tmp_path, b"") as (where, _), tinyproxy.serving(tmp_path) as proxy:
-        source = parse_source(f"https://{where}/app/.git@main")
+        source = parse_app_source(f"https://{where}/app/.git@main")
         git = over_https(tmp_path)
         git.through({"https_proxy": proxy.url})
         assert git.fetch(source)[0] == repository.run("rev-parse", "HEAD")
@@ -436,7 +442,7 @@ def test_a_private_repository_is_fetched_and_its_password_is_seen_nowhere(tmp_pa
         thread.start()
         try:
             commit, files = asked.fetch(
-                parse_source(f"https://bot:mellon5309@{where}/app/.git@main")
+                parse_app_source(f"https://bot:mellon5309@{where}/app/.git@main")
             )
         finally:
             stop.set()
@@ -453,7 +459,7 @@ def test_a_login_that_is_missing_or_wrong_is_denied_without_a_word_of_it(
     tmp_path, repository, login
 ):
     with host(tmp_path, tmp_path, b"bot:mellon5309") as (where, _):
-        source = parse_source(f"https://{login}{where}/app/.git")
+        source = parse_app_source(f"https://{login}{where}/app/.git")
         found = failure(over_https(tmp_path).fetch, source)
     assert found.code == "run.denied"
     assert "wrong" not in found.message
@@ -461,6 +467,6 @@ def test_a_login_that_is_missing_or_wrong_is_denied_without_a_word_of_it(
 
 def test_a_host_with_an_unknown_certificate_is_not_believed(tmp_path, repository):
     with host(tmp_path, tmp_path, b"") as (where, _):
-        found = failure(Git(tmp_path / "runs").fetch, parse_source(f"https://{where}/app/.git"))
+        found = failure(Git(tmp_path / "runs").fetch, parse_app_source(f"https://{where}/app/.git"))
     assert found.code == "run.clone"
     assert "certificate" in found.message

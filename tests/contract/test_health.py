@@ -10,9 +10,9 @@ import grpc
 import pytest
 from endpoints import authority, issue, loopback_leaf
 
-from flower_agent.address import Address
-from flower_agent.errors import AgentError
-from flower_agent.probes import health
+from flower_agent.flower import health
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
 
 DAY, NOW = endpoints.DAY, endpoints.NOW
 SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"

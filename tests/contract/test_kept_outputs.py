@@ -13,10 +13,10 @@ import pytest
 from inline import Inline
 
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
+from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
-from flower_agent.runs import app_places, app_runs
-from flower_agent.runs.app_runs import AppHost, AppRuns
+from flower_agent.runs import app_directories
+from flower_agent.runs.app_directories import AppHost, AppRuns
 
 NOW = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 T = NOW.timestamp()
@@ -34,7 +34,7 @@ class Vm:
     def __init__(self, place, root):
         self.paths = Paths(place)
         found = settings.parse({"FLOWER_ROLE": "server"}, {}).settings
-        app_places.prepare(self.paths, found)
+        app_directories.prepare(self.paths, found)
         self.live, self.runs = self.paths.live_runs, self.paths.runs
         self.done = []
         self.trouble = {}
@@ -150,7 +150,7 @@ def test_what_cannot_be_done_for_one_run_holds_up_no_other_and_rests(vm):
     assert vm.done.count("archive 1") == 1
     assert [found.code for found in vm.apps.findings()] == []  # the last one went well
     vm.trouble = {}
-    vm.monotonic += app_runs.RETRY_S
+    vm.monotonic += app_directories.RETRY_S
     vm.settle()
     assert vm.kept() == ["1", "2"]
 
@@ -183,7 +183,7 @@ def test_an_agent_that_ends_in_between_lists_the_outputs_again(vm):
 
 def test_a_node_keeps_the_directory_while_its_run_may_go_on(vm):
     vm.host = AppHost("image", vm.host.started_at, keeps=False)
-    vm.run("7", program="flwr-clientapp", ended_at=T - 2 * app_runs.IDLE_S)
+    vm.run("7", program="flwr-clientapp", ended_at=T - 2 * app_directories.IDLE_S)
     vm.settle()
     assert vm.done == []
     vm.end("8", program="flwr-clientapp", began_at=T - 10, ended_at=None)

@@ -10,21 +10,21 @@ import types
 import pytest
 from inline import Held
 
-from flower_agent.address import Address
-from flower_agent.config.parsers import Plugin
-from flower_agent.errors import AgentError
-from flower_agent.probes.exchange import Peer
-from flower_agent.reporting.reporter import Reporter
-from flower_agent.secret import Secret
-from flower_agent.service import attach
-from flower_agent.service.connections import Connections
-from flower_agent.service.finder import Finder
-from flower_agent.service.look import Look
-from flower_agent.service.onegate import Access
-from flower_agent.service.registrar import Registrar
-from flower_agent.steps.bakery import Bakery
-from flower_agent.steps.workload import Workload
-from flower_agent.wanted.images import Image, Registry
+from flower_agent.config.types import Plugin
+from flower_agent.docker.image_references import Image, Registry
+from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.peer_check import PeerEndpoint
+from flower_agent.host.connections import Connections
+from flower_agent.images.builder import BackgroundBuilder
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.onegate import appio_discovery
+from flower_agent.onegate.client import OneGateAccess
+from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.onegate.publisher import OneGatePublisher
+from flower_agent.onegate.superlink_search import SuperLinkSearch
+from flower_agent.reconcile.reconciler import Reconciler
 
 HERE, THERE = Address("10.0.0.1", 9092), Address("10.0.0.2", 9092)
 AWAY = AgentError("endpoint.untrusted", "certificate not trusted")
@@ -53,11 +53,14 @@ class Prober:
 
 @pytest.fixture
 def look(held):
-    return Look(held, Prober(), rng=random.Random(1))
+    return EndpointCheck(held, Prober(), rng=random.Random(1))
 
 
 def test_a_look_by_tls_does_not_count_for_plaintext(held, look):
-    by_tls, plain = Peer(HERE, tls=True, http=False), Peer(HERE, tls=False, http=False)
+    by_tls, plain = (
+        PeerEndpoint(HERE, tls=True, http=False),
+        PeerEndpoint(HERE, tls=False, http=False),
+    )
     assert refusal(look.judge, by_tls, None, now=0.0) == "discover.waiting"
     assert refusal(look.judge, plain, None, now=0.0) == "discover.waiting"
     held.release()
@@ -67,7 +70,7 @@ def test_a_look_by_tls_does_not_count_for_plaintext(held, look):
 
 
 def test_a_look_at_another_endpoint_or_by_another_ca_does_not_count(held, look):
-    here, there = (Peer(each, tls=True, http=False) for each in (HERE, THERE))
+    here, there = (PeerEndpoint(each, tls=True, http=False) for each in (HERE, THERE))
     refusal(look.judge, here, None, now=0.0)
     held.release()
     assert refusal(look.judge, here, None, now=0.0) == "endpoint.untrusted"
@@ -82,7 +85,7 @@ class Client:
 
     def __init__(self, tell, vmid="42"):
         self._tell = tell
-        self.access = Access("http://onegate", vmid, Secret("t" * 20))
+        self.access = OneGateAccess("http://onegate", vmid, Secret("t" * 20))
         self.told = []
 
     def service(self):
@@ -100,7 +103,7 @@ def gone():
 
 
 def test_an_offer_of_another_appio_does_not_count(held):
-    search = attach.Search(held, rng=random.Random(1))
+    search = appio_discovery.AppIoSearch(held, rng=random.Random(1))
     client = Client(gone)
     how = {"known": None, "now": 0.0}
     refusal(search.find, client, HERE, Plugin.CLIENTAPP, **how)
@@ -123,19 +126,19 @@ def test_the_service_of_another_vm_does_not_count(held):
 
 
 def test_the_search_of_another_vm_does_not_count(held):
-    finder = Finder(held, rng=random.Random(1))
+    superlink_search = SuperLinkSearch(held, rng=random.Random(1))
     given = {"server_address": None, "tls": False, "tls_ca_cert": None, "is_numbered": True}
     settings = types.SimpleNamespace(**given)
     record = types.SimpleNamespace(superlink=None, superlink_vmid=None, partition=None)
-    refusal(finder.find, settings, Client(gone, "42"), record, now=0.0)
-    refusal(finder.find, settings, Client(gone, "43"), record, now=0.0)
+    refusal(superlink_search.find, settings, Client(gone, "42"), record, now=0.0)
+    refusal(superlink_search.find, settings, Client(gone, "43"), record, now=0.0)
     held.release()
-    code = refusal(finder.find, settings, Client(gone, "43"), record, now=0.0)
+    code = refusal(superlink_search.find, settings, Client(gone, "43"), record, now=0.0)
     assert code == "discover.waiting"
 
 
 def test_a_look_up_that_was_under_way_does_not_answer_a_search_that_is_newer(held):
-    finder = Finder(held, rng=random.Random(1))
+    superlink_search = SuperLinkSearch(held, rng=random.Random(1))
     services = []
 
     def tell():
@@ -146,11 +149,11 @@ def test_a_look_up_that_was_under_way_does_not_answer_a_search_that_is_newer(hel
     settings = types.SimpleNamespace(**given)
     record = types.SimpleNamespace(superlink=None, superlink_vmid=None, partition=None)
     client = Client(tell)
-    refusal(finder.find, settings, client, record, now=0.0)
-    finder.forget()
+    refusal(superlink_search.find, settings, client, record, now=0.0)
+    superlink_search.forget()
     held.release()
-    refusal(finder.find, settings, client, record, now=0.0)
-    refusal(finder.find, settings, client, record, now=60.0)
+    refusal(superlink_search.find, settings, client, record, now=0.0)
+    refusal(superlink_search.find, settings, client, record, now=60.0)
     held.release()
     assert services == ["asked", "asked"]
 
@@ -173,7 +176,7 @@ def test_the_addresses_of_another_name_do_not_count(held):
 
 
 def test_a_body_that_an_older_access_took_is_sent_to_the_new_one(held, tmp_path):
-    reporter = Reporter(tmp_path / "onegate.json", held, now=0.0, rng=random.Random(1))
+    reporter = OneGatePublisher(tmp_path / "onegate.json", held, now=0.0, rng=random.Random(1))
     body = {"FLOWER_STATE": "starting"}
     clock = {"now": 0.0, "wall": datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)}
     old, new = Client(gone), Client(gone)
@@ -200,15 +203,15 @@ class Oven:
 
 
 def test_an_image_that_failed_without_a_log_in_does_not_rest_with_one(held):
-    oven = Oven()
-    bakery = Bakery(oven, held)
+    builder = Oven()
+    background_builder = BackgroundBuilder(builder, held)
     log_in = Registry("bot", Secret("x"))
-    bakery.make("r", "parent", {}, None, 0.0)
-    assert bakery.make("r", "parent", {}, log_in, 0.0) is None
+    background_builder.make("r", "parent", {}, None, 0.0)
+    assert background_builder.make("r", "parent", {}, log_in, 0.0) is None
     held.release()
-    assert bakery.make("r", "parent", {}, log_in, 0.0) is None
+    assert background_builder.make("r", "parent", {}, log_in, 0.0) is None
     held.release()
-    assert oven.registries == [None, log_in]
+    assert builder.registries == [None, log_in]
 
 
 class Engine:
@@ -225,12 +228,12 @@ class Engine:
 
 def test_a_pull_that_failed_without_a_log_in_does_not_rest_with_one(held):
     engine = Engine()
-    workload = Workload(engine, held, wake=lambda: None)
+    reconciler = Reconciler(engine, held, wake=lambda: None)
     log_in = Registry("bot", Secret("x"))
-    assert workload.fetch(("flwr/superlink:1",), {}, None, 0.0) is None
-    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    assert reconciler.fetch(("flwr/superlink:1",), {}, None, 0.0) is None
+    assert reconciler.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
     held.release()
-    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    assert reconciler.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
     held.release()
-    assert workload.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
+    assert reconciler.fetch(("flwr/superlink:1",), {}, log_in, 0.0) is None
     assert engine.registries == [None, log_in]

@@ -11,11 +11,11 @@ import zipfile
 
 import pytest
 
+from flower_agent.config import flower_versions
 from flower_agent.launcher import program
-from flower_agent.wanted import flower
 
 MODULE = f"{program.PLUGINS.replace('.', '/')}.py"
-MINORS = sorted({row.since for row in flower.BANDS} | {flower.NEWEST})
+MINORS = sorted({row.since for row in flower_versions.BANDS} | {flower_versions.NEWEST})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_superexec_knows_the_run_where_the_table_says(wheel, minor):
         if isinstance(node, ast.ClassDef) and node.name == "BaseExecPlugin"
     )
     methods = {node.name: node for node in plugin.body if isinstance(node, ast.FunctionDef)}
-    wanted = flower.band(flower.Version(*minor, 0)).launch
+    wanted = flower_versions.band(flower_versions.Version(*minor, 0)).launch
     assert wanted in methods
     last = "run_id" if wanted == "launch_app" else "task"
     assert [each.arg for each in methods[wanted].args.args] == ["self", "token", last]

@@ -15,10 +15,10 @@ import pytest
 from fake_engine import FakeEngine
 
 from flower_agent import cli
-from flower_agent.commands import logs_command
-from flower_agent.errors import AgentError
+from flower_agent.commands import logs
+from flower_agent.docker.containers import Component, Container
+from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
-from flower_agent.wanted.containers import Container, Part
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs/logs.schema.json").read_text())
@@ -28,13 +28,13 @@ SCHEMA = json.loads((ROOT / "docs/logs.schema.json").read_text())
 def engine(monkeypatch):
     """An Engine in memory with a running SuperLink and SuperExec, whom the command asks."""
     found = FakeEngine()
-    for part in (Part.SUPERLINK, Part.SUPEREXEC):
+    for part in (Component.SUPERLINK, Component.SUPEREXEC):
         found.hold(part.value)
         found.create(
             Container(name=f"flower-{part}", part=part, image=part.value, command=()), part.value
         )
         found.start(f"flower-{part}")
-    monkeypatch.setattr(logs_command, "_engine", lambda _: found)
+    monkeypatch.setattr(logs, "_engine", lambda _: found)
     return found
 
 
@@ -166,7 +166,7 @@ def test_without_docker_the_agent_still_tells(engine, events, capsys):
 
 
 def test_neither_containers_nor_events_is_no_success(engine, events, capsys):
-    for part in (Part.SUPERLINK, Part.SUPEREXEC):
+    for part in (Component.SUPERLINK, Component.SUPEREXEC):
         engine.stop(f"flower-{part}")
         engine.remove(f"flower-{part}")
     code, said = ask(capsys, "--events", str(events.path))
@@ -205,7 +205,7 @@ def test_logs_that_are_followed_end_with_the_error_of_any_container(engine, erro
         polls=True,
     )
     with pytest.raises(type(error)):
-        logs_command.run(Paths(pathlib.Path("/nowhere")), options)
+        logs.run(Paths(pathlib.Path("/nowhere")), options)
 
 
 def test_logs_that_are_followed_end_with_the_containers(engine, capsys):

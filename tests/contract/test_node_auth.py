@@ -9,26 +9,26 @@ import threading
 import endpoints
 import pytest
 
-from flower_agent.address import Address
 from flower_agent.background import AT_ONCE, NEVER, Threads
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.loop.supernode import REPLACE_KEY_AFTER_S, SuperNode
-from flower_agent.loop.turn import Running, Turn
-from flower_agent.machine.host import HostFacts
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.probes.health import Prober
-from flower_agent.record import Record
-from flower_agent.secret import Secret
-from flower_agent.service.discovery import SuperLink
-from flower_agent.service.finder import Finder
-from flower_agent.service.look import Look
-from flower_agent.steps.ends import Wait
-from flower_agent.wanted.containers import Part
+from flower_agent.cycle import Running, Turn
+from flower_agent.docker.containers import Component
+from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.flower.health import Prober
+from flower_agent.host.machine import HostFacts
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.onegate.discovery import SuperLinkOffer
+from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.onegate.superlink_search import SuperLinkSearch
+from flower_agent.reconcile.exit_analysis import Wait
+from flower_agent.roles.supernode import REPLACE_KEY_AFTER_S, SuperNodeController
+from flower_agent.tls.store import Keyring
 
 START = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
-FOUND = SuperLink(Address("10.0.0.5", 9092), vmid="41")
+FOUND = SuperLinkOffer(Address("10.0.0.5", 9092), vmid="41")
 REFUSED = "FAILED_PRECONDITION: No SuperNode found with the given public key."
 
 
@@ -51,9 +51,11 @@ class Vm:
 
     def __init__(self, folder):
         self.keys = NodeKeys(folder / "keys")
-        self.finder = Finder(Threads(lambda: None), rng=random.Random(1))
-        self.duty = SuperNode(Prober(), self.finder, self.keys, None, None, apps=None)
-        self.context, self.record = {"FLOWER_ROLE": "client"}, Record(vmid="42")
+        self.superlink_search = SuperLinkSearch(Threads(lambda: None), rng=random.Random(1))
+        self.controller = SuperNodeController(
+            Prober(), self.superlink_search, self.keys, None, None, apps=None
+        )
+        self.context, self.record = {"FLOWER_ROLE": "client"}, State(vmid="42")
         self.monotonic, self.wait, self.dry, self.running = 1000.0, None, False, False
 
     def turn(self):
@@ -75,7 +77,7 @@ class Vm:
         """Return the key that the container gets; `published` is FLOWER_NODE_AUTH."""
         self.last = self.turn()
         found = dataclasses.replace(FOUND, node_auth=published)
-        key = self.duty._node_key(self.last, found)
+        key = self.controller._node_key(self.last, found)
         self.record = self.last.record
         return key
 
@@ -119,7 +121,7 @@ def test_two_ends_that_differ_are_said_before_anything_starts(vm, here, there):
 @pytest.mark.parametrize(("context", "told"), [({}, True), ({"FLOWER_NODE_AUTH": "NO"}, False)])
 def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, context, told):
     vm.context |= context
-    found = vm.duty.introduction(vm.turn().settings, "42")
+    found = vm.controller.introduction(vm.turn().settings, "42")
     assert found == ({"FLOWER_NODE_KEY": vm.keys.own("42").public} if told else {})
     vm.key()
     assert ("FLOWER_NODE_KEY" in vm.last.told) is told
@@ -127,7 +129,7 @@ def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, c
 
 def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
     vm.keys._directory.write_text("in the way")
-    assert vm.duty.introduction(vm.turn().settings, "42") == {}
+    assert vm.controller.introduction(vm.turn().settings, "42") == {}
 
 
 def test_a_key_that_took_the_place_of_a_damaged_one_is_said_until_it_works(vm):
@@ -162,10 +164,10 @@ def test_a_given_key_is_shown_though_nothing_says_so(vm):
 
 def test_a_superlink_that_wants_a_key_from_a_node_without_one_is_believed(vm):
     assert vm.key() is None
-    vm.finder._lookup.due_at = NEVER
+    vm.superlink_search._lookup.due_at = NEVER
     vm.turned_away("enrol.mismatch")
     assert vm.key() is not None
-    assert vm.finder._lookup.due_at == AT_ONCE
+    assert vm.superlink_search._lookup.due_at == AT_ONCE
 
 
 def test_a_dry_look_makes_no_key_and_names_its_file(vm):
@@ -242,7 +244,7 @@ def refusal(vm, text, version="1.25.0"):
     vm.context["FLOWER_VERSION"] = version
     vm.key(published=True)
     with pytest.raises(AgentError) as caught:
-        vm.duty._check_peer(vm.last, Running(START, lambda _: text))
+        vm.controller._check_peer(vm.last, Running(START, lambda _: text))
     return vm.last.unmet(caught.value)
 
 
@@ -250,7 +252,7 @@ def test_a_refused_key_is_the_phase_enrol_and_names_the_key(vm):
     unmet = refusal(vm, f'\tdetails = "{REFUSED}"')
     assert (unmet.phase.value, unmet.finding.code, unmet.fatal) == ("enrol", "enrol.waiting", False)
     assert "SHA256:" in unmet.finding.message
-    assert Part.SUPERNODE not in unmet.finding.message
+    assert Component.SUPERNODE not in unmet.finding.message
 
 
 def test_a_superlink_that_wants_keys_is_the_phase_enrol_too(vm):
@@ -261,13 +263,13 @@ def test_a_superlink_that_wants_keys_is_the_phase_enrol_too(vm):
 def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm):
     vm.context["FLOWER_VERSION"] = "1.23.0"
     key = vm.key(published=True)
-    vm.duty._connections = Attached()
+    vm.controller._connections = Attached()
     vm.last.record = dataclasses.replace(vm.last.record, superlink=FOUND.endpoint)
     running = Running(START, lambda _: "INFO : Starting Flower SuperNode")
     with pytest.raises(AgentError, match=r"peer\.waiting"):
-        vm.duty._check_peer(vm.last, running)
+        vm.controller._check_peer(vm.last, running)
     vm.last.monotonic += 3
-    vm.duty._check_peer(vm.last, running)
+    vm.controller._check_peer(vm.last, running)
     assert vm.last.record.worked_key == key.public
 
 
@@ -286,15 +288,15 @@ def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm)
 def test_a_node_that_holds_a_connection_stays_whatever_onegate_says(
     vm, running, known, held, endpoint
 ):
-    vm.duty._connections = Attached() if held else Detached()
+    vm.controller._connections = Attached() if held else Detached()
     if known:
         vm.record = dataclasses.replace(vm.record, superlink=Address(known, 9092))
     turn = dataclasses.replace(vm.turn(), running=running)
-    said = SuperLink(Address("10.6.6.6", 9092), vmid="41")
-    assert vm.duty._connected(turn, said).endpoint == Address(endpoint, 9092)
+    said = SuperLinkOffer(Address("10.6.6.6", 9092), vmid="41")
+    assert vm.controller._connected(turn, said).endpoint == Address(endpoint, 9092)
 
 
-FORGED = SuperLink(Address("10.6.6.6", 9092), vmid="41")
+FORGED = SuperLinkOffer(Address("10.6.6.6", 9092), vmid="41")
 
 
 class Restarted:
@@ -302,8 +304,10 @@ class Restarted:
 
     def __init__(self, vm, folder, known, **context):
         self.vm, self.woken, self.now = vm, threading.Event(), 1000.0
-        home = Look(Threads(self.woken.set), Prober(), rng=random.Random(1), name="home")
-        vm.duty = SuperNode(Prober(), vm.finder, vm.keys, None, Detached(), home=home, apps=None)
+        home = EndpointCheck(Threads(self.woken.set), Prober(), rng=random.Random(1), name="home")
+        vm.controller = SuperNodeController(
+            Prober(), vm.superlink_search, vm.keys, None, Detached(), home=home, apps=None
+        )
         vm.record = dataclasses.replace(vm.record, superlink=known)
         vm.context |= context
         self.keyring = Keyring(folder / "tls")
@@ -315,7 +319,7 @@ class Restarted:
         turn = dataclasses.replace(
             self.vm.turn(), running=True, keyring=self.keyring, monotonic=self.now
         )
-        return self.vm.duty._connected(turn, FORGED).endpoint
+        return self.vm.controller._connected(turn, FORGED).endpoint
 
     def once_looked(self):
         assert self.woken.wait(10)
@@ -354,7 +358,7 @@ def test_a_superlink_that_is_lost_is_looked_for_at_once_where_it_was(vm, tmp_pat
         assert agent.once_looked() == known
     assert agent.dials() == known, "a good look counts for a minute"
     turn = agent.vm.turn()
-    agent.vm.duty._lose(turn)
+    agent.vm.controller._lose(turn)
     agent.dials()
     assert agent.once_looked() == FORGED.endpoint
 

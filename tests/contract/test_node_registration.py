@@ -13,15 +13,15 @@ import pytest
 from endpoints import authority, loopback_leaf
 from fake_superlink import FakeSuperLink
 
-from flower_agent.address import Address
-from flower_agent.config import pem
-from flower_agent.errors import AgentError
-from flower_agent.pki import node_keys, tls
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.probes.control import NodeStatus
-from flower_agent.probes.control_api import Control
-from flower_agent.service import enrolment
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.enrolment import node_key, policy
+from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.flower.control_client import Control
+from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.model import pem
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.tls import own_ca
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = "1.25.0"
@@ -61,8 +61,8 @@ def real(folder):
     """Give Flower's own SuperLink, with TLS and node authentication, in a container."""
     build = [sys.executable, ROOT / "contrib/images/build.py", "--flower", VERSION]
     subprocess.run(build, check=True, capture_output=True)
-    ca = tls.make_ca(now := datetime.datetime.now(datetime.UTC))
-    leaf = tls.make_leaf(ca, ["127.0.0.1"], now)
+    ca = own_ca.make_ca(now := datetime.datetime.now(datetime.UTC))
+    leaf = own_ca.make_leaf(ca, ["127.0.0.1"], now)
     files = {"ca": ca.certificate_pem, "pem": leaf.certificate_pem, "key": leaf.key.reveal()}
     for name, text in files.items():
         (folder / name).write_text(text)
@@ -119,7 +119,7 @@ def register(api, key):
 
 
 def found(api, key):
-    return enrolment.node_of(key, enrolment.by_key(api.list_nodes(5)))
+    return policy.node_of(key, policy.by_key(api.list_nodes(5)))
 
 
 def refusal(call, *arguments):
@@ -170,17 +170,17 @@ def test_what_is_no_key_is_refused(api, junk):
 
 def test_decided_steps_leave_no_steps(api, keys):
     """What `enrolment` decides is what Flower does."""
-    claims = [enrolment.Claim(str(vmid), keys.new()) for vmid in (42, 43)]
+    claims = [policy.Claim(str(vmid), keys.new()) for vmid in (42, 43)]
     given, gone = [keys.new()], set()
     pins = ()
-    listed = functools.partial(lambda: enrolment.by_key(api.list_nodes(5)))
+    listed = functools.partial(lambda: policy.by_key(api.list_nodes(5)))
     for leaving in (None, "43"):
         gone |= {leaving} - {None}
         for steps in (3 if leaving is None else 1, 0):
-            decision = enrolment.decide(pins, claims, given, listed(), gone=gone)
+            decision = policy.decide(pins, claims, given, listed(), gone=gone)
             assert len(decision.steps) == steps
             for step in decision.steps:
-                if step.action is enrolment.Action.REGISTER:
+                if step.action is policy.KeyAction.REGISTER:
                     assert register(api, step.key)
                 else:
                     api.unregister_node(step.node_id, 5)
@@ -191,5 +191,5 @@ def test_decided_steps_leave_no_steps(api, keys):
 def test_the_public_half_is_what_openssh_makes_of_the_private_one(keys):
     key = keys.new()
     path = next(keys._directory.glob("*/node-42.key"))
-    assert pem.node_keys(node_keys.public_half(path.read_bytes()))
+    assert pem.node_keys(node_key.public_half(path.read_bytes()))
     assert pem.node_keys(key) == (key,)

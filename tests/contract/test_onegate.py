@@ -16,10 +16,10 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flower_agent.errors import AgentError
-from flower_agent.reporting import report
-from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access, OneGate
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.onegate import status_attributes
+from flower_agent.onegate.client import OneGate, OneGateAccess
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = json.loads((DATA / "onegate-put-cases.json").read_text(encoding="utf-8"))["cases"]
@@ -27,7 +27,7 @@ SUPERLINK, SUPERNODE, LONER, UNLISTED = 28, 29, 40, 41
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
 CA = endpoints.authority()
 LEAF = endpoints.issue("onegate", CA, hosts=("127.0.0.1",))
-BODY = report.render({"FLOWER_STATE": "starting", "READY": "NO"})
+BODY = status_attributes.render({"FLOWER_STATE": "starting", "READY": "NO"})
 QUICK = {"connect_s": 0.5, "read_s": 0.2}
 
 ASK = {
@@ -51,7 +51,7 @@ def started():
 
 @contextlib.contextmanager
 def guest(endpoint, vmid=SUPERNODE, token=TOKEN, **timeouts):
-    client = OneGate(Access(endpoint, str(vmid), Secret(token)), **timeouts)
+    client = OneGate(OneGateAccess(endpoint, str(vmid), Secret(token)), **timeouts)
     try:
         yield client
     finally:
@@ -555,15 +555,15 @@ def test_the_token_is_not_sent_to_whom_nobody_trusts(untrusted):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_a_value_is_stored_as_it_was_written(gate, client, case):
-    value = report.words(case["value"])
-    client.update(report.render({"FL_X": value}))
+    value = status_attributes.words(case["value"])
+    client.update(status_attributes.render({"FL_X": value}))
     assert gate.attributes(SUPERNODE)["FL_X"] == value
     assert [r.status for r in gate.requests] == [200]
 
 
 def test_all_values_are_stored_from_one_body(gate, client):
-    values = {f"FL_{at}": report.words(case["value"]) for at, case in enumerate(CASES)}
-    client.update(report.render(values))
+    values = {f"FL_{at}": status_attributes.words(case["value"]) for at, case in enumerate(CASES)}
+    client.update(status_attributes.render(values))
     assert gate.attributes(SUPERNODE).items() >= values.items()
     assert not gate.gate_open(SUPERNODE)
     assert len(values) == 34
@@ -577,8 +577,8 @@ def test_whatever_a_message_says_is_stored_and_opens_no_gate():
         @settings(max_examples=60, deadline=None)
         @given(st.lists(texts, min_size=1, max_size=4))
         def holds(values):
-            body = {f"FL_{at}": report.words(value) for at, value in enumerate(values)}
-            client.update(report.render(body))
+            body = {f"FL_{at}": status_attributes.words(value) for at, value in enumerate(values)}
+            client.update(status_attributes.render(body))
             assert gate.attributes(SUPERNODE).items() >= body.items()
             assert not gate.gate_open(SUPERNODE)
 

@@ -15,11 +15,11 @@ import docker
 import pytest
 from real_engine import client, load_image, until
 
-from flower_agent.commands.inspector import Inspector
-from flower_agent.errors import AgentError
-from flower_agent.secret import Secret
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted.images import Registry, pinned
+from flower_agent.commands.doctor_checks import Inspector
+from flower_agent.docker.client import Engine
+from flower_agent.docker.image_references import Registry, pinned
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
 
 pytestmark = pytest.mark.engine
 

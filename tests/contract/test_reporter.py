@@ -15,11 +15,11 @@ import structlog
 from inline import running
 
 from flower_agent.background import Threads
-from flower_agent.errors import AgentError, Severity
-from flower_agent.reporting import report, reporter
-from flower_agent.reporting.reporter import Reporter
-from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access, OneGate
+from flower_agent.model.errors import AgentError, Severity
+from flower_agent.model.secret import Secret
+from flower_agent.onegate import publisher, status_attributes
+from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.publisher import OneGatePublisher
 
 SUPERLINK, SUPERNODE = 28, 29
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
@@ -47,7 +47,7 @@ class Boot:
         self.gate = gate
         self.memory = directory / "onegate.json"
         self.now = 1000.0
-        self.access = Access(gate.url, str(SUPERNODE), Secret(TOKEN))
+        self.access = OneGateAccess(gate.url, str(SUPERNODE), Secret(TOKEN))
         self.reporter = None
 
     def agent(self, access=None, seed=LATE_HEARTBEAT):
@@ -56,7 +56,7 @@ class Boot:
         self._woken = threading.Event()
         self.threads = Threads(self._woken.set)
         rng = random.Random(seed)
-        self.reporter = Reporter(self.memory, self.threads, now=self.now, rng=rng)
+        self.reporter = OneGatePublisher(self.memory, self.threads, now=self.now, rng=rng)
         self.reporter.use(access or self.access)
         return self.reporter
 
@@ -221,7 +221,7 @@ def test_a_onegate_that_goes_away_is_seen_by_a_vm_that_has_nothing_to_tell(gate,
     settled(boot)
     back, told = outage(gate), len(gate.requests)
     with structlog.testing.capture_logs() as logs:
-        assert seen_at(boot, lambda: boot.reporter.trouble, 60) <= reporter.REACH_S + 2
+        assert seen_at(boot, lambda: boot.reporter.trouble, 60) <= publisher.REACH_S + 2
         found = boot.reporter.trouble
         boot.live(READY, 40)
     assert (found.code, found.severity) == ("onegate.down", Severity.WARNING)
@@ -262,9 +262,9 @@ def test_a_call_of_anybody_that_gets_no_answer_is_trouble_until_one_does(gate, b
 
 
 def test_a_look_at_the_onegate_before_says_nothing_about_this_one(gate, boot):
-    elsewhere = Access(f"http://{endpoints.closed_port()}", str(SUPERNODE), Secret(TOKEN))
+    elsewhere = OneGateAccess(f"http://{endpoints.closed_port()}", str(SUPERNODE), Secret(TOKEN))
     boot.agent(elsewhere)
-    boot.now += reporter.REACH_S
+    boot.now += publisher.REACH_S
     boot.reporter._reach(boot.reporter.client, boot.now)
     wait_for(lambda: not boot.reporter._reaching.running)
     boot.reporter.use(boot.access)
@@ -315,7 +315,7 @@ def test_a_report_under_way_is_not_doubled_and_never_waited_for(gate, boot):
         boot.reporter.offer({**READY, "FLOWER_NODES": str(second)}, now=boot.now + 20, wall=WALL)
         assert time.monotonic() - began < 0.5
         boot.now += 20
-        assert boot.reporter.wait_s(boot.now) == reporter.LONGEST_WAIT_S
+        assert boot.reporter.wait_s(boot.now) == publisher.LONGEST_WAIT_S
     gate.heal()
     boot.offer(READY)
     boot.live(READY, 30)
@@ -347,16 +347,18 @@ def test_the_loop_rests_while_nothing_can_be_sent(gate, boot):
         boot.offer(READY, 1)
         rests.append(boot.reporter.wait_s(boot.now))
     assert sum(rest < 1 for rest in rests) < 50
-    assert max(rests) <= reporter.LONGEST_WAIT_S
+    assert max(rests) <= publisher.LONGEST_WAIT_S
 
 
 def test_without_onegate_the_loop_rests_and_nothing_is_sent(boot):
-    boot.reporter = Reporter(boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1))
+    boot.reporter = OneGatePublisher(
+        boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1)
+    )
     boot.reporter.use(None)
     boot.reporter.offer(READY, now=1000.0, wall=WALL)
     assert boot.reporter.client is None
     assert not boot.reporter.token_lost
-    assert boot.reporter.wait_s(1000.0) == reporter.LONGEST_WAIT_S
+    assert boot.reporter.wait_s(1000.0) == publisher.LONGEST_WAIT_S
     assert not boot.memory.exists()
 
 
@@ -395,7 +397,7 @@ def test_a_lost_token_leaves_the_last_access_of_this_boot(gate, boot):
     assert gate.attributes(SUPERNODE)["READY"] == "YES"
 
     boot.close()
-    boot.reporter = Reporter(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
+    boot.reporter = OneGatePublisher(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
     boot.reporter.use(None)
     assert boot.reporter.token_lost
     assert boot.reporter.client.access == boot.access
@@ -410,13 +412,13 @@ def test_the_token_is_remembered_though_onegate_was_never_reached(gate, boot):
     boot.agent()
     boot.offer(STARTING)
     boot.close()
-    boot.reporter = Reporter(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
+    boot.reporter = OneGatePublisher(boot.memory, boot.threads, now=boot.now, rng=random.Random(1))
     boot.reporter.use(None)
     assert boot.reporter.client.access == boot.access
 
 
 def test_a_new_token_is_used_at_once_and_nothing_is_repeated(gate, boot):
-    boot.agent(Access(gate.url, str(SUPERNODE), Secret("an-old-token")))
+    boot.agent(OneGateAccess(gate.url, str(SUPERNODE), Secret("an-old-token")))
     boot.offer(STARTING)
     assert boot.reporter.trouble.code == "onegate.refused"
     boot.reporter.use(boot.access)
@@ -447,7 +449,7 @@ DAMAGED = {
     "attributes of another shape": b'{"endpoint":"e","vmid":"1","token":"t","attributes":["a"]}',
     "without a token": b'{"endpoint":"e","vmid":"1","attributes":{}}',
     "deep": b"[" * 100_000,
-    "large": b" " * (reporter.MAX_BYTES + 1),
+    "large": b" " * (publisher.MAX_BYTES + 1),
 }
 
 
@@ -463,7 +465,9 @@ def test_a_damaged_memory_counts_as_none(gate, boot, content):
 
 def test_a_damaged_memory_gives_no_access(boot):
     boot.memory.write_bytes(b"{")
-    boot.reporter = Reporter(boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1))
+    boot.reporter = OneGatePublisher(
+        boot.memory, Threads(lambda: None), now=0.0, rng=random.Random(1)
+    )
     boot.reporter.use(None)
     assert boot.reporter.client is None
 
@@ -490,7 +494,7 @@ def test_a_boot_knows_nothing_of_the_one_before(gate, boot):
 def test_the_memory_of_another_vm_is_not_believed(gate, boot):
     boot.agent()
     boot.offer(STARTING)
-    boot.agent(Access(gate.url, str(SUPERLINK), Secret(TOKEN)))
+    boot.agent(OneGateAccess(gate.url, str(SUPERLINK), Secret(TOKEN)))
     boot.offer(STARTING)
     assert bodies(gate, SUPERLINK) == bodies(gate, SUPERNODE)
 
@@ -503,7 +507,7 @@ def test_an_agent_that_only_looks_leaves_no_file(boot):
 
 def test_every_attribute_of_a_full_report_is_kept(gate, boot):
     told = {**READY, "FLOWER_CA_CERT": "TUlJ" * 700, "FLOWER_ENDPOINT": "10.0.0.1:9092"}
-    odd = report.words('peer.lost: "a", [b] \\ c=READY=YES \U0001f33c')
+    odd = status_attributes.words('peer.lost: "a", [b] \\ c=READY=YES \U0001f33c')
     boot.agent()
     boot.offer({**told, "FLOWER_STATE": "degraded", "FLOWER_ERROR": odd})
     assert gate.attributes(SUPERNODE)["FLOWER_ERROR"] == odd
@@ -512,7 +516,7 @@ def test_every_attribute_of_a_full_report_is_kept(gate, boot):
 
 
 def test_no_host_is_asked_but_the_one_of_the_access(boot):
-    dead = Access(f"http://{endpoints.closed_port()}", str(SUPERNODE), Secret(TOKEN))
+    dead = OneGateAccess(f"http://{endpoints.closed_port()}", str(SUPERNODE), Secret(TOKEN))
     boot.agent(dead)
     boot.offer(READY)
     assert boot.reporter.trouble.message.endswith("connection refused")
@@ -543,12 +547,12 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_what_nodes_or_oneflow_act_on_is_put_back(gate, boot, name):
-    access = Access(gate.url, str(SUPERLINK), Secret(TOKEN))
+    access = OneGateAccess(gate.url, str(SUPERLINK), Secret(TOKEN))
     boot.agent(access)
     boot.live(WHOLE, 60, step_s=20)
     kept = gate.attributes(SUPERLINK)[name]
     intruder = OneGate(access)
-    intruder.update(report.render({name: FORGED[name]}))
+    intruder.update(status_attributes.render({name: FORGED[name]}))
     intruder.close()
     assert gate.attributes(SUPERLINK)[name] == FORGED[name]
     for _ in range(40):

@@ -6,8 +6,8 @@ import threading
 import endpoints
 import pytest
 
-from flower_agent.loop.agent import Agent
-from flower_agent.loop.assembly import Options
+from flower_agent.agent.assembly import Options
+from flower_agent.agent.loop import Agent
 from flower_agent.paths import Paths
 
 HOUR_S = 3600.0

@@ -13,9 +13,9 @@ import pytest
 from test_node_commands import vm  # noqa: F401  # a fixture
 
 from flower_agent.commands.own_superlink import reach
-from flower_agent.errors import AgentError
-from flower_agent.runs import local_app
-from flower_agent.runs.run_files import RunFiles
+from flower_agent.model.errors import AgentError
+from flower_agent.runs import git
+from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submission import Submission
 
 APP = pathlib.Path(__file__).parents[2] / "contrib/app"
@@ -134,12 +134,12 @@ def test_a_directory_is_read_as_data_without_links_and_environments(tmp_path):
         path.write_text("x")
     (tmp_path / "passwd.py").symlink_to("/etc/passwd")
     (tmp_path / "etc").symlink_to("/etc")
-    assert sorted(local_app.read(tmp_path)) == ["mine/a.py", "pyproject.toml"]
+    assert sorted(git.read(tmp_path)) == ["mine/a.py", "pyproject.toml"]
 
 
 def test_a_directory_that_is_too_large_is_refused(tmp_path):
     for number in range(2001):
         (tmp_path / f"{number}.md").write_text("")
     with pytest.raises(AgentError) as caught:
-        local_app.read(tmp_path)
+        git.read(tmp_path)
     assert caught.value.finding.code == "run.too_large"

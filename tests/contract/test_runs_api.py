@@ -6,9 +6,9 @@ import pytest
 from endpoints import authority, loopback_leaf
 from fake_superlink import FakeSuperLink
 
-from flower_agent.errors import AgentError
-from flower_agent.probes.control_api import Control
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower.control_client import Control
+from flower_agent.model.errors import AgentError
 
 CONFIG = (("rounds", 3), ("offset", -7), ("lr", 0.5), ("flag", True), ("name", "ü"))
 ZIGZAG = {"rounds": ((8, 6),), "offset": ((8, 13),)}

@@ -14,20 +14,20 @@ from fake_superlink import FakeSuperLink
 from inline import Held, Inline
 
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.loop.turn import Running, Turn
-from flower_agent.machine.host import HostFacts
+from flower_agent.config.flower_versions import Transport
+from flower_agent.cycle import Running, Turn
+from flower_agent.flower.control_client import Control
+from flower_agent.host.machine import HostFacts
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import State
+from flower_agent.model.status import Mark, Node
 from flower_agent.paths import Paths
-from flower_agent.pki.keyring import Keyring
-from flower_agent.probes.control_api import Control
-from flower_agent.record import Record
-from flower_agent.reporting.status import Mark, Node
-from flower_agent.runs.app_runs import AppHost, AppRuns
+from flower_agent.runs.app_directories import AppHost, AppRuns
 from flower_agent.runs.follower import Follower
-from flower_agent.runs.run_failure import AGAIN_MAX_S, AGAIN_S
-from flower_agent.runs.run_files import RunFiles
+from flower_agent.runs.store import RunFiles
+from flower_agent.runs.submission import AGAIN_MAX_S, AGAIN_S
 from flower_agent.runs.submitter import WATCH_S, Submitter
-from flower_agent.wanted.flower import Transport
+from flower_agent.tls.store import Keyring
 
 PYPROJECT = b"""
 [project]
@@ -110,7 +110,7 @@ class Vm:
                 client=None,
                 now=datetime.datetime.now(datetime.UTC),
                 monotonic=self.now,
-                record=Record(vmid=self.vmid),
+                record=State(vmid=self.vmid),
                 **more,
             )
             connect = lambda: Control(self._address, Transport.GRPC, None)  # noqa: E731

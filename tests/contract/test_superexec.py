@@ -15,20 +15,19 @@ from inline import running
 
 from flower_agent.background import Threads
 from flower_agent.config import settings as table
-from flower_agent.errors import AgentError
-from flower_agent.loop.superexec import SuperExec
-from flower_agent.loop.turn import Turn
-from flower_agent.machine.host import HostFacts
-from flower_agent.pki import certificates, trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.probes.health import Prober
-from flower_agent.record import Record
-from flower_agent.reporting import report
-from flower_agent.secret import Secret
-from flower_agent.service import attach, pace
-from flower_agent.service.look import Look
-from flower_agent.service.onegate import Access, OneGate
-from flower_agent.wanted.arguments import Trust
+from flower_agent.cycle import Turn
+from flower_agent.flower.command_line import Trust
+from flower_agent.flower.health import Prober
+from flower_agent.host.machine import HostFacts
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.model.state import State
+from flower_agent.onegate import appio_discovery, status_attributes, superlink_search
+from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.roles.superexec import SuperExecController
+from flower_agent.tls import certificates, trust
+from flower_agent.tls.store import Keyring
 
 LINK, NODE, OTHER_NODE, LONER = 41, 42, 43, 61
 NAMES = {
@@ -49,7 +48,7 @@ class Vm:
         self.gate, self.prober, self.threads = gate, prober, Threads(lambda: None)
         gate.add_service(1, "flower", [("superlink", 1), ("supernode", 2), ("superexec", 1)])
         self.tokens = {vmid: gate.add_vm(vmid, *named, 1) for vmid, named in NAMES.items()}
-        self.keyring, self.record, self.now = Keyring(folder), Record(), 1000.0
+        self.keyring, self.record, self.now = Keyring(folder), State(), 1000.0
         self.context = {
             "FLOWER_ROLE": "superexec",
             "FLOWER_VERSION": "1.34.0",
@@ -62,12 +61,14 @@ class Vm:
     def reboot(self):
         """Begin with what is on the disk."""
         rng = random.Random(1)
-        search = attach.Search(self.threads, rng=rng)
-        look = Look(self.threads, self.prober, rng=rng)
-        self.duty = SuperExec(self.prober, search, look, None, liveness=None, apps=None, paths=None)
+        search = appio_discovery.AppIoSearch(self.threads, rng=rng)
+        look = EndpointCheck(self.threads, self.prober, rng=rng)
+        self.controller = SuperExecController(
+            self.prober, search, look, None, liveness=None, apps=None, paths=None
+        )
 
     def guest(self, vmid):
-        return OneGate(Access(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
+        return OneGate(OneGateAccess(self.gate.url, str(vmid), Secret(self.tokens[vmid])))
 
     def say(self, vmid, ca=None, **told):
         """Let a VM publish its AppIo, as its agent would."""
@@ -79,7 +80,7 @@ class Vm:
             name: base64.b64encode((ca or authority()).pem.encode()).decode(),
         }
         with contextlib.closing(self.guest(vmid)) as client:
-            client.update(report.render({**known, **told}))
+            client.update(status_attributes.render({**known, **told}))
 
     def asked(self):
         return [r.path for r in self.gate.requests if r.method == "GET"]
@@ -102,7 +103,7 @@ class Vm:
         self.now += after_s
         turn = self.turn()
         try:
-            prepared = self.duty.prepare(turn)
+            prepared = self.controller.prepare(turn)
         finally:
             self.record = turn.record
             self.settle()
@@ -170,7 +171,7 @@ def test_while_nobody_offers_it_onegate_is_asked_every_5_to_15_s(vm):
     for _ in range(60):
         assert vm.refusal(after_s=1).code == "discover.waiting"
     rounds = vm.asked()[before:].count("/service")
-    assert 60 / pace.RETRY_S[1] - 1 <= rounds <= 60 / pace.RETRY_S[0] + 1
+    assert 60 / superlink_search.RETRY_S[1] - 1 <= rounds <= 60 / superlink_search.RETRY_S[0] + 1
     vm.say(NODE)
     assert vm.prepared(after_s=15).trust.ca_pem == authority().pem
 
@@ -181,13 +182,17 @@ def test_a_onegate_that_fails_is_asked_ever_more_seldom(vm):
     for _ in range(240):
         vm.refusal(after_s=1)
     rounds = vm.asked().count("/service")
-    most = 2**pace.MOST_DOUBLINGS
-    assert 240 / (pace.RETRY_S[1] * most) <= rounds <= 4 + 240 / (pace.RETRY_S[0] * most)
+    most = 2**superlink_search.MOST_DOUBLINGS
+    assert (
+        240 / (superlink_search.RETRY_S[1] * most)
+        <= rounds
+        <= 4 + 240 / (superlink_search.RETRY_S[0] * most)
+    )
 
 
 def test_without_tls_nobody_is_asked(vm):
     vm.context["FLOWER_VERSION"] = "1.25.0"
-    assert vm.prepare().trust.source is trust.Source.OFF
+    assert vm.prepare().trust.source is trust.CertificateSource.OFF
     assert vm.asked() == []
 
 
@@ -199,7 +204,7 @@ def test_a_given_ca_is_trusted_without_onegate(vm):
 
 def test_the_systems_store_is_trusted_without_onegate(vm):
     vm.client, vm.context["TLS_CA_CERT"] = None, "system"
-    assert vm.prepare().trust.source is trust.Source.SYSTEM
+    assert vm.prepare().trust.source is trust.CertificateSource.SYSTEM
 
 
 def test_without_a_token_and_a_ca_it_fails_and_says_which_file_to_give(vm):
@@ -273,7 +278,7 @@ def may_start(vm, address, after_s=0.0):
     found = None
     for _ in range(2):
         try:
-            vm.duty.may_start(vm.turn())
+            vm.controller.may_start(vm.turn())
             found = None
         except AgentError as error:
             found = error.finding
@@ -283,8 +288,8 @@ def may_start(vm, address, after_s=0.0):
 
 
 def trusting(vm, ca):
-    wanted = trust.Wanted(source=trust.Source.TRUSTED, ca_pem=ca.pem)
-    vm.keyring.apply(trust.Step(trust.Action.WRITE, "absent"), wanted, NOW)
+    wanted = trust.CertificateSpec(source=trust.CertificateSource.TRUSTED, ca_pem=ca.pem)
+    vm.keyring.apply(trust.CertificateStep(trust.CertificateAction.WRITE, "absent"), wanted, NOW)
 
 
 def test_it_starts_when_the_appio_shows_a_certificate_of_the_trusted_ca(vm):
@@ -334,13 +339,13 @@ class Mute:
                                  ("1.37.0", True, True)],
 )  # fmt: skip
 def test_an_appio_that_stands_still_is_named(vm, version, tls, http):
-    vm.duty._liveness = Mute()
+    vm.controller._liveness = Mute()
     vm.context["FLOWER_VERSION"] = version
     turn = vm.turn()
     with pytest.raises(AgentError, match=r"peer\.mute"):
-        vm.duty._alive(turn)
-    asked = vm.duty._liveness.asked
+        vm.controller._alive(turn)
+    asked = vm.controller._liveness.asked
     assert (str(asked.address), asked.tls, asked.http) == (WHERE, tls, http)
     assert turn.next_s == 4.0
-    vm.duty._liveness = None
-    vm.duty._alive(dataclasses.replace(turn, dry=True))
+    vm.controller._liveness = None
+    vm.controller._alive(dataclasses.replace(turn, dry=True))

@@ -15,9 +15,9 @@ from onegate import OneGate as Gate
 from real_engine import client, load_image, shell_files, unique
 
 from flower_agent import cli
+from flower_agent.docker.containers import LABEL_NAME
+from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.paths import Paths
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.wanted.containers import LABEL_NAME
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
 pytestmark = [

@@ -10,25 +10,25 @@ import pytest
 from fake_engine import FakeEngine
 from real_engine import until
 
+from flower_agent.agent.gpu_setup import GpuSetup
+from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import settings
-from flower_agent.config.parsers import Role
-from flower_agent.errors import AgentError
-from flower_agent.loop.converge import Converger
-from flower_agent.loop.turn import Prepared, Turn
-from flower_agent.machine.host import HostFacts
+from flower_agent.config.types import Role
+from flower_agent.cycle import Preparation, Turn
+from flower_agent.flower import container_spec
+from flower_agent.host.connections import Connections
+from flower_agent.host.machine import HostFacts
+from flower_agent.images.builder import BackgroundBuilder
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.state import State
 from flower_agent.paths import Paths
-from flower_agent.pki import trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
-from flower_agent.reporting.life import Phase, Unmet
-from flower_agent.service.connections import Connections
-from flower_agent.steps.accelerator import Accelerator
-from flower_agent.steps.bakery import Bakery
-from flower_agent.steps.supply import Supply
-from flower_agent.steps.upgrader import GIVE_UP_S, PROBATION_S, Upgrader
-from flower_agent.steps.workload import Workload
-from flower_agent.wanted import roles
+from flower_agent.reconcile.reconciler import Reconciler
+from flower_agent.tls import trust
+from flower_agent.tls.store import Keyring
+from flower_agent.upgrade.upgrader import GIVE_UP_S, PROBATION_S, Upgrader
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 MAIN = "flower-superlink"
@@ -42,7 +42,7 @@ class Serving:
         self.broken = ()
 
     def prepare(self, _):
-        return Prepared(trust=trust.Wanted(source=trust.Source.OFF), site={})
+        return Preparation(trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), site={})
 
     def may_start(self, _):
         pass
@@ -70,8 +70,8 @@ class Vm:
 
     def __init__(self, root, ports):
         self.paths, self._ports = Paths(root), ports
-        self.now, self.monotonic, self.record = START, 1000.0, Record()
-        self.engine, self.duty = FakeEngine(now=lambda: self.now), Serving()
+        self.now, self.monotonic, self.record = START, 1000.0, State()
+        self.engine, self.controller = FakeEngine(now=lambda: self.now), Serving()
         self.database = self.paths.superlink / "state.db"
         self._sockets = contextlib.ExitStack()
         self.set(OLD)
@@ -88,28 +88,30 @@ class Vm:
             "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self._ports[0 if version == NEWEST else 2]}",
         }
         self.settings = settings.parse(context, {}).settings
-        for image in roles.images(self.settings) if images else ():
+        for image in container_spec.images(self.settings) if images else ():
             self.engine.hold(image)
 
     def reboot(self):
         threads = self.threads = Gated()
-        workload = Workload(self.engine, threads, wake=lambda: None)
-        self.converger = Converger(
+        reconciler = Reconciler(self.engine, threads, wake=lambda: None)
+        self.stages = Stages(
             self.paths,
             "",
-            workload,
-            {Role.SUPERLINK: self.duty},
+            reconciler,
+            {Role.SUPERLINK: self.controller},
             connections=Connections(threads),
-            accelerator=Accelerator(self.engine, threads),
-            upgrader=Upgrader("", self.paths, workload, None, threads),
-            supplies=Supply(self.paths.images_lock, workload, Bakery(None, threads)),
+            gpu_setup=GpuSetup(self.engine, threads),
+            upgrader=Upgrader("", self.paths, reconciler, None, threads),
+            image_resolver=ImageResolver(
+                self.paths.images_lock, reconciler, BackgroundBuilder(None, threads)
+            ),
         )
-        self.pardon = workload.pardon
+        self.reset_backoff = reconciler.reset_backoff
 
     def change(self, version, **how):
         """Set another version as the loop would take it."""
         self.set(version, **how)
-        self.pardon()
+        self.reset_backoff()
 
     def turn(self):
         """Turn until the database is where it should be, however long that takes."""
@@ -129,7 +131,7 @@ class Vm:
             monotonic=self.monotonic,
             record=self.record,
         )
-        unmet = self.converger.turn(self.last)
+        unmet = self.stages.turn(self.last)
         self.record = self.last.record
         return unmet
 
@@ -206,10 +208,10 @@ def test_the_database_is_copied_after_the_old_ended_and_before_the_new_begins(vm
 
 
 def test_a_plan_names_the_copy_where_it_is_made(vm):
-    vm.converger.dry = True
+    vm.stages.dry = True
     vm.set(NEW)
     vm.turn()
-    planned = vm.converger.planned
+    planned = vm.stages.planned
     assert (
         planned.index(f"copy the database of Flower {OLD}")
         == planned.index(f"create {MAIN} (settings changed)") - 1
@@ -219,7 +221,7 @@ def test_a_plan_names_the_copy_where_it_is_made(vm):
 
 def fails(vm):
     """Let the new version migrate the database and then never work, until it is given up."""
-    vm.duty.broken = (NEW,)
+    vm.controller.broken = (NEW,)
     vm.change(NEW)
     vm.turn()
     vm.database.write_text(f"of {NEW}")
@@ -239,7 +241,7 @@ def test_a_version_that_never_answers_is_taken_back_with_the_database_as_it_was(
 
 
 def test_a_version_that_ends_again_and_again_is_taken_back(vm):
-    vm.duty.broken = (NEW,)
+    vm.controller.broken = (NEW,)
     vm.change(NEW)
     vm.turn()
     for _ in range(3):
@@ -265,7 +267,7 @@ def test_a_version_that_works_for_a_moment_only_is_taken_back(vm):
 
 
 def test_who_turns_back_on_the_way_gets_the_database_as_it_was(vm):
-    vm.duty.broken = (NEW,)
+    vm.controller.broken = (NEW,)
     vm.change(NEW)
     vm.turn()
     vm.database.write_text(f"of {NEW}")
@@ -287,7 +289,7 @@ def test_a_later_change_of_another_kind_leaves_the_database_alone(vm):
 
 
 def test_who_wants_yet_another_version_on_the_way_gets_it_with_the_database_of_the_first(vm):
-    vm.duty.broken = (NEW,)
+    vm.controller.broken = (NEW,)
     vm.change(NEW)
     vm.turn()
     vm.database.write_text(f"of {NEW}")
@@ -349,7 +351,7 @@ def test_a_copy_of_long_ago_is_not_put_back_over_what_came_since(vm):
 def test_what_failed_is_not_tried_again_before_something_else_was_wanted(vm):
     fails(vm)
     vm.settle()
-    vm.duty.broken = ()
+    vm.controller.broken = ()
     vm.reboot()
     vm.settle()
     assert vm.version == OLD
@@ -422,11 +424,11 @@ def test_a_database_does_not_go_back_to_an_older_version(vm):
 
 
 def test_a_slow_start_is_no_failure(vm):
-    vm.duty.broken = (NEW,)
+    vm.controller.broken = (NEW,)
     vm.change(NEW)
     vm.turn()
     vm.pass_time(GIVE_UP_S - 1)
     assert vm.turn().phase is Phase.HEALTH
-    vm.duty.broken = ()
+    vm.controller.broken = ()
     vm.settle()
     assert vm.version == NEW

@@ -10,12 +10,18 @@ from fake_engine import FakeEngine
 from real_engine import until
 
 from flower_agent.background import Threads
-from flower_agent.errors import AgentError
-from flower_agent.secret import Secret
-from flower_agent.steps.backoff import LOOP_AT, delay_s
-from flower_agent.steps.workload import RETRY_PULL_S, Workload
-from flower_agent.wanted.containers import CPU_SHARES, CPU_SHARES_STARTING, Container, Mount, Part
-from flower_agent.wanted.images import Registry
+from flower_agent.docker.containers import (
+    CPU_SHARES,
+    CPU_SHARES_STARTING,
+    Component,
+    Container,
+    Mount,
+)
+from flower_agent.docker.image_references import Registry
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.reconcile.reconciler import RETRY_PULL_S, Reconciler
+from flower_agent.reconcile.restart_policy import LOOP_AT, delay_s
 
 SUPERLINK, SUPEREXEC = "flower-superlink", "flower-superexec"
 LINK_IMAGE, EXEC_IMAGE = "flwr/superlink:1.25.0-py3.13-ubuntu24.04", "flwr/superexec:1.25.0"
@@ -50,21 +56,23 @@ class Machine:
         """Let a new agent process begin; it knows nothing of the one before."""
         self.woken = threading.Event()
         self.threads = Threads(self.woken.set)
-        self.workload = Workload(self.engine, self.threads, wake=self.woken.set, scale=self.scale)
+        self.reconciler = Reconciler(
+            self.engine, self.threads, wake=self.woken.set, scale=self.scale
+        )
 
     @property
     def now(self):
         return self.clock.monotonic
 
     def steps(self, want, *, settled=False):
-        self.workload.observe(self.now)
-        return self.workload.steps(want, settled=settled, now=self.now)
+        self.reconciler.observe(self.now)
+        return self.reconciler.steps(want, settled=settled, now=self.now)
 
     def turn(self, want, pins=None, **wishes):
         """Do one turn; return what it did."""
         steps = self.steps(want, **wishes)
-        self.workload.apply(steps, pins or {}, self.now)
-        self.workload.observe(self.now)
+        self.reconciler.apply(steps, pins or {}, self.now)
+        self.reconciler.observe(self.now)
         return tuple(str(step) for step in steps)
 
     def settle(self, want):
@@ -76,15 +84,15 @@ class Machine:
                 if not error.retryable:
                     raise
                 done = ("failed",)
-            if not done and all(c.running for c in self.workload.have):
+            if not done and all(c.running for c in self.reconciler.have):
                 return
             self.clock.sleep(1)
         raise AssertionError(f"no end: {done}, {self.engine.containers()}")
 
     def fetch(self, images=IMAGES, pins=None, registry=None):
         """Do the images' part of a turn; return what is missing and the last error."""
-        missing = self.workload.missing_images(images, pins or {})
-        error = self.workload.fetch(missing, pins or {}, registry, self.now) if missing else None
+        missing = self.reconciler.missing_images(images, pins or {})
+        error = self.reconciler.fetch(missing, pins or {}, registry, self.now) if missing else None
         return missing, error
 
     def fetch_all(self, **wishes):
@@ -134,7 +142,7 @@ def wanted(**changes):
     """Return a SuperLink and its SuperExec; `changes` reach the SuperLink."""
     link = {
         "name": SUPERLINK,
-        "part": Part.SUPERLINK,
+        "part": Component.SUPERLINK,
         "image": LINK_IMAGE,
         "command": ("--isolation", "process"),
     }
@@ -142,7 +150,7 @@ def wanted(**changes):
         Container(**{**link, **changes}),
         Container(
             name=SUPEREXEC,
-            part=Part.SUPEREXEC,
+            part=Component.SUPEREXEC,
             image=EXEC_IMAGE,
             command=("--plugin-type", "serverapp"),
             yields_cpu=True,
@@ -180,7 +188,7 @@ def test_the_end_of_a_pull_wakes_the_loop(bare):
 
 def test_what_a_pull_says_is_shown(bare):
     bare.fetch_all()
-    assert bare.workload.progress == "Pulling fs layer"
+    assert bare.reconciler.progress == "Pulling fs layer"
 
 
 def test_the_credentials_reach_the_registry(bare):
@@ -254,7 +262,7 @@ def test_another_digest_than_the_pinned_one_counts_as_missing(bare):
     assert bare.fetch(images=(LINK_IMAGE,), pins=pins)[0] == (LINK_IMAGE,)
     bare.fetch_all(images=(LINK_IMAGE,), pins=pins)
     assert bare.pulls()[-1] == f"pull {LINK_IMAGE} by {old}"
-    assert bare.workload.digest(LINK_IMAGE) == old
+    assert bare.reconciler.digest(LINK_IMAGE) == old
 
 
 def test_a_pull_that_brings_another_image_is_not_made_again_at_once(bare):
@@ -271,14 +279,14 @@ def test_a_pull_that_brings_another_image_is_not_made_again_at_once(bare):
 
 def test_the_digest_of_a_pulled_image_is_known(bare):
     digest = bare.engine.offer(LINK_IMAGE)
-    assert bare.workload.digest(LINK_IMAGE) == ""
+    assert bare.reconciler.digest(LINK_IMAGE) == ""
     bare.fetch_all(images=(LINK_IMAGE,))
-    assert bare.workload.digest(LINK_IMAGE) == digest
+    assert bare.reconciler.digest(LINK_IMAGE) == digest
 
 
 def test_an_image_that_was_made_here_has_no_digest(machine):
     machine.fetch()
-    assert machine.workload.digest(LINK_IMAGE) == ""
+    assert machine.reconciler.digest(LINK_IMAGE) == ""
 
 
 def test_a_container_is_made_from_the_digest_and_not_from_the_tag(bare):
@@ -286,7 +294,7 @@ def test_a_container_is_made_from_the_digest_and_not_from_the_tag(bare):
     bare.fetch_all()
     bare.turn(wanted())
     repository = LINK_IMAGE.partition(":")[0]
-    assert bare.workload.existing(SUPERLINK).image == f"{repository}@{digest}"
+    assert bare.reconciler.existing(SUPERLINK).image == f"{repository}@{digest}"
 
 
 def test_a_tag_that_was_moved_by_hand_is_not_used_by_stealth(bare):
@@ -319,7 +327,7 @@ def test_wanted_containers_are_made_and_started_in_order(machine):
         f"create {SUPEREXEC} (absent)",
         f"start {SUPEREXEC} (absent)",
     )
-    assert [c.name for c in machine.workload.have if c.running] == [SUPERLINK, SUPEREXEC]
+    assert [c.name for c in machine.reconciler.have if c.running] == [SUPERLINK, SUPEREXEC]
 
 
 def test_twice_the_same_does_nothing(machine):
@@ -337,15 +345,15 @@ def test_a_new_agent_keeps_what_runs(machine):
 
 def test_the_superexec_gets_its_share_when_the_first_container_answers(machine):
     machine.turn(wanted())
-    assert machine.workload.existing(SUPEREXEC).cpu_shares == CPU_SHARES_STARTING
+    assert machine.reconciler.existing(SUPEREXEC).cpu_shares == CPU_SHARES_STARTING
     assert machine.turn(wanted(), settled=True) == (f"update {SUPEREXEC} (full CPU share)",)
-    assert machine.workload.existing(SUPEREXEC).cpu_shares == CPU_SHARES
+    assert machine.reconciler.existing(SUPEREXEC).cpu_shares == CPU_SHARES
     assert machine.turn(wanted(), settled=True) == ()
 
 
 def test_a_change_replaces_only_what_it_reaches(machine):
     machine.turn(wanted())
-    before = machine.workload.existing(SUPEREXEC)
+    before = machine.reconciler.existing(SUPEREXEC)
     cause = "settings changed"
     assert machine.turn(wanted(command=("--insecure",))) == (
         f"stop {SUPERLINK} ({cause})",
@@ -353,7 +361,7 @@ def test_a_change_replaces_only_what_it_reaches(machine):
         f"create {SUPERLINK} ({cause})",
         f"start {SUPERLINK} ({cause})",
     )
-    assert machine.workload.existing(SUPEREXEC) == before
+    assert machine.reconciler.existing(SUPEREXEC) == before
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.001])
@@ -366,10 +374,10 @@ def test_a_killed_container_is_started_at_once_and_then_rests_ever_longer(scale)
     for _ in range(8):
         machine.clock.sleep(scale)
         machine.engine.end(SUPERLINK, 1)
-        machine.workload._changed()
+        machine.reconciler._changed()
         begin = machine.now
         while not machine.turn(wanted()):
-            machine.clock.sleep(min(machine.workload.rest_s(machine.now), 3600) or scale)
+            machine.clock.sleep(min(machine.reconciler.rest_s(machine.now), 3600) or scale)
         waits.append(round((machine.now - begin) / scale))
     assert waits == [0, 10, 20, 40, 80, 160, 300, 300]
 
@@ -392,8 +400,8 @@ def test_new_settings_end_the_rest(machine):
         machine.turn(wanted())
     assert machine.turn(wanted()) == ()
     machine.turn(wanted(command=("--insecure",)))
-    assert machine.workload.existing(SUPERLINK).running
-    assert machine.workload.restarts(SUPERLINK) == 0
+    assert machine.reconciler.existing(SUPERLINK).running
+    assert machine.reconciler.restarts(SUPERLINK) == 0
 
 
 def test_a_start_that_docker_refuses_again_and_again_rests_too(machine):
@@ -406,8 +414,8 @@ def test_a_start_that_docker_refuses_again_and_again_rests_too(machine):
             tries.append((error.finding.code, round(machine.now - 1000)))
         machine.clock.sleep(1)
     assert tries == [("container.refused", at) for at in (0, 1, 11, 31)]
-    assert machine.workload.ended(SUPERLINK).finding.code == "container.refused"
-    assert "exec format error" in machine.workload.ended(SUPERLINK).finding.message
+    assert machine.reconciler.ended(SUPERLINK).finding.code == "container.refused"
+    assert "exec format error" in machine.reconciler.ended(SUPERLINK).finding.message
 
 
 def test_an_end_is_told_with_its_exit_code_and_last_words(machine):
@@ -415,8 +423,8 @@ def test_an_end_is_told_with_its_exit_code_and_last_words(machine):
     machine.engine.say(SUPERLINK, "Port 9092 is taken")
     machine.engine.end(SUPERLINK, 7)
     machine.clock.sleep(10)
-    machine.workload.observe(machine.now)
-    error = machine.workload.ended(SUPERLINK)
+    machine.reconciler.observe(machine.now)
+    error = machine.reconciler.ended(SUPERLINK)
     assert (error.finding.code, error.retryable) == ("container.exited", True)
     assert f"{SUPERLINK} ended with status 7" in error.finding.message
 
@@ -428,8 +436,8 @@ def test_many_ends_are_a_crash_loop_with_their_number(machine):
         machine.turn(wanted())
         machine.engine.end(SUPERLINK, 1)
     machine.clock.sleep(100)
-    machine.workload.observe(machine.now)
-    finding = machine.workload.ended(SUPERLINK).finding
+    machine.reconciler.observe(machine.now)
+    finding = machine.reconciler.ended(SUPERLINK).finding
     assert finding.code == "container.crash_loop"
     assert f"{LOOP_AT} times in a row" in finding.message
 
@@ -441,29 +449,29 @@ def test_a_crash_loop_says_when_the_next_try_is_and_the_same_all_the_while(machi
         machine.turn(wanted())
         machine.engine.end(SUPERLINK, 1)
     machine.clock.sleep(100)
-    machine.workload.observe(machine.now)
+    machine.reconciler.observe(machine.now)
     before = datetime.datetime.now(datetime.UTC)
-    message = machine.workload.ended(SUPERLINK).finding.message
+    message = machine.reconciler.ended(SUPERLINK).finding.message
     told = re.search(r"; next try at (\d\d:\d\d:\d\d) UTC$", message)[1]
     due = before + datetime.timedelta(seconds=delay_s(LOOP_AT))
     assert told in (f"{due:%H:%M:%S}", f"{due + datetime.timedelta(seconds=1):%H:%M:%S}")
     machine.clock.sleep(3)
-    machine.workload.observe(machine.now)
-    assert machine.workload.ended(SUPERLINK).finding.message == message
+    machine.reconciler.observe(machine.now)
+    assert machine.reconciler.ended(SUPERLINK).finding.message == message
 
 
 def test_an_absent_container_is_told(machine):
-    machine.workload.observe(machine.now)
-    assert machine.workload.ended(SUPERLINK).finding.message == f"{SUPERLINK} is not there"
+    machine.reconciler.observe(machine.now)
+    assert machine.reconciler.ended(SUPERLINK).finding.message == f"{SUPERLINK} is not there"
 
 
 def test_an_end_is_told_though_docker_gives_no_logs(machine):
     machine.turn(wanted())
     machine.engine.end(SUPERLINK, 7)
     machine.clock.sleep(10)
-    machine.workload.observe(machine.now)
+    machine.reconciler.observe(machine.now)
     machine.engine.down = True
-    assert machine.workload.ended(SUPERLINK).finding.code == "container.exited"
+    assert machine.reconciler.ended(SUPERLINK).finding.code == "container.exited"
 
 
 def test_somebody_elses_container_of_our_name_is_not_touched(machine):
@@ -514,7 +522,7 @@ def scenarios():
     yield "one change", wanted(), changed
     yield "another image", wanted(), wanted(image="flwr/superlink:1.26.0")
     yield "away with it", wanted(), ()
-    yield "another role", wanted(), wanted(name="flower-supernode", part=Part.SUPERNODE)
+    yield "another role", wanted(), wanted(name="flower-supernode", part=Component.SUPERNODE)
     yield "the second goes", wanted(), wanted()[:1]
 
 
@@ -540,7 +548,7 @@ def test_an_agent_that_is_killed_between_two_steps_is_made_up_for_by_the_next(be
     whole.settle(after)
     broken = furnished(before)
     steps = broken.steps(after)
-    broken.workload.apply(steps[:cut], {}, broken.now)
+    broken.reconciler.apply(steps[:cut], {}, broken.now)
     broken.begin()
     broken.settle(after)
     assert broken.portrait() == whole.portrait()
@@ -553,7 +561,7 @@ def test_two_cut_off_agents_in_a_row_are_made_up_for(first, second):
     whole.settle(changed)
     broken = furnished(wanted())
     for cut in (first, second):
-        broken.workload.apply(broken.steps(changed)[:cut], {}, broken.now)
+        broken.reconciler.apply(broken.steps(changed)[:cut], {}, broken.now)
         broken.begin()
     broken.settle(changed)
     assert broken.portrait() == whole.portrait()
@@ -578,17 +586,17 @@ CHANGED = wanted(command=("--insecure",))
 def under_way(machine, want=CHANGED):
     """Turn; return whether the steps are still under way."""
     steps = machine.steps(want)
-    return not machine.workload.apply(steps, {}, machine.now)
+    return not machine.reconciler.apply(steps, {}, machine.now)
 
 
 def test_a_container_that_does_not_stop_holds_up_no_turn(slow):
     for _ in range(5):
         assert under_way(slow)
         slow.clock.sleep(10)
-    assert slow.workload.doing == f"stop {SUPERLINK} (settings changed)"
+    assert slow.reconciler.doing == f"stop {SUPERLINK} (settings changed)"
     assert slow.engine.calls == [f"stop {SUPERLINK}"]
     slow.engine.door.set()
-    assert until(lambda: not slow.workload.doing)
+    assert until(lambda: not slow.reconciler.doing)
     assert slow.woken.is_set()
     slow.settle(CHANGED)
     verbs = ("stop", "remove", "create", "start")
@@ -599,22 +607,22 @@ def test_a_start_that_took_long_is_told_to_the_turn_after_it(slow):
     slow.engine.slow = "start"
     assert under_way(slow)
     slow.engine.door.set()
-    assert until(lambda: not slow.workload.doing)
-    slow.workload.observe(slow.now)
-    assert slow.workload.started == {SUPERLINK}
-    slow.workload.observe(slow.now)
-    assert slow.workload.started == set()
+    assert until(lambda: not slow.reconciler.doing)
+    slow.reconciler.observe(slow.now)
+    assert slow.reconciler.started == {SUPERLINK}
+    slow.reconciler.observe(slow.now)
+    assert slow.reconciler.started == set()
 
 
 def test_a_refusal_that_took_long_is_told_by_the_next_turn(slow):
     slow.engine.slow, slow.engine.refuse_start = "start", "out of space"
     assert under_way(slow)
     slow.engine.door.set()
-    assert until(lambda: not slow.workload.doing)
+    assert until(lambda: not slow.reconciler.doing)
     steps = slow.steps(CHANGED)
-    assert slow.workload.failures(SUPERLINK) == 1
+    assert slow.reconciler.failures(SUPERLINK) == 1
     with pytest.raises(AgentError, match="out of space"):
-        slow.workload.apply(steps, {}, slow.now)
+        slow.reconciler.apply(steps, {}, slow.now)
     assert slow.engine.calls.count(f"start {SUPERLINK}") == 1
 
 
@@ -622,17 +630,17 @@ def test_what_was_asked_of_docker_before_a_change_does_not_fail_what_is_wanted_n
     slow.engine.lose_reply = "stop"
     assert under_way(slow)
     slow.engine.door.set()
-    assert until(lambda: not slow.workload.doing)
+    assert until(lambda: not slow.reconciler.doing)
     back = slow.steps(wanted())
     assert [str(step) for step in back] == [f"start {SUPERLINK} (exited 143)"]
-    assert slow.workload.apply(back, {}, slow.now)
+    assert slow.reconciler.apply(back, {}, slow.now)
 
 
 def test_an_image_that_is_gone_is_known_before_the_old_container_is_stopped(slow):
     changed = wanted(image="flwr/superlink:9.9.9")
     steps = slow.steps(changed)
     with pytest.raises(AgentError, match=r"image\.pull"):
-        slow.workload.apply(steps, {}, slow.now)
+        slow.reconciler.apply(steps, {}, slow.now)
     assert slow.engine.calls == []
 
 
@@ -643,9 +651,9 @@ def test_an_image_that_is_gone_is_known_before_the_old_container_is_stopped(slow
 def watched(machine):
     stop = threading.Event()
     machine.turn(wanted())
-    machine.workload.watch(stop)
+    machine.reconciler.watch(stop)
     assert machine.woken.wait(1)
-    machine.workload.observe(machine.now)
+    machine.reconciler.observe(machine.now)
     machine.woken.clear()
     yield machine
     stop.set()
@@ -676,7 +684,7 @@ def test_a_watch_that_broke_off_wakes_the_loop_and_stands_again(machine):
     machine.scale = 0.001
     machine.begin()
     stop = threading.Event()
-    machine.workload.watch(stop)
+    machine.reconciler.watch(stop)
     assert machine.woken.wait(1)
     machine.woken.clear()
     machine.engine.down = True
@@ -695,5 +703,5 @@ def test_a_refused_container_is_tried_at_once_with_other_settings(machine):
     for _ in range(2):
         with pytest.raises(AgentError, match="does not exist"):
             machine.turn(bad)
-    machine.workload.pardon()
+    machine.reconciler.reset_backoff()
     assert f"create {SUPERLINK} (absent)" in machine.turn(wanted())

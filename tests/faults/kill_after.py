@@ -22,8 +22,8 @@ def main():
     if options.version:
         flower_agent.__version__ = options.version
     from flower_agent import cli, files
-    from flower_agent.pki import keyring
-    from flower_agent.steps import workload
+    from flower_agent.reconcile import reconciler
+    from flower_agent.tls import store
 
     done = 0
 
@@ -51,8 +51,8 @@ def main():
     if options.of == "writes":
         wrap(files, "write_atomic", lambda path, *_: path.name if "tls" in path.parts else "")
     else:
-        wrap(workload.Workload, "_do", lambda _, call: f"{call.step.action} {call.step.name}")
-        wrap(keyring.Keyring, "apply", lambda _, step, *__: step.action.value)
+        wrap(reconciler.Reconciler, "_do", lambda _, call: f"{call.step.action} {call.step.name}")
+        wrap(store.Keyring, "apply", lambda _, step, *__: step.action.value)
     return cli.main(arguments)
 
 

@@ -28,9 +28,9 @@ from vms import (
 )
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.pki import tls
-from flower_agent.pki.keyring import Keyring
-from flower_agent.secret import Secret
+from flower_agent.model.secret import Secret
+from flower_agent.tls import own_ca
+from flower_agent.tls.store import Keyring
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -174,7 +174,7 @@ def test_a_ca_that_is_not_valid_yet_is_named_until_it_is(lone):
     link = federation.superlink
     directory = state_file(link, "tls/ca")
     directory.mkdir(parents=True, mode=0o700)
-    early = tls.make_ca(in_the_future(12))
+    early = own_ca.make_ca(in_the_future(12))
     (directory / "ca.pem").write_text(early.key.reveal() + early.certificate_pem)
     federation.deploy(link)
     says(federation, link, "endpoint.expired")
@@ -191,8 +191,8 @@ def test_a_supernode_behind_its_superlinks_certificate_waits_and_says_so(lone):
     federation.wait_ready(link)
     federation.stop_agent(link)  # it would mend it at once
     key, begin, rest = state_file(link, "tls/ca/ca.pem").read_text().partition("-----BEGIN CERT")
-    own = tls.Pair(begin + rest, Secret(key))
-    young = tls.make_leaf(own, ["127.0.0.1"], in_the_future(12))
+    own = own_ca.Pair(begin + rest, Secret(key))
+    young = own_ca.make_leaf(own, ["127.0.0.1"], in_the_future(12))
     Keyring(state_file(link, "tls"))._write(own.certificate_pem, young.certificate_pem, young.key)
     docker("restart", main(link))
     federation.deploy(node)

@@ -28,11 +28,11 @@ from agents import (
 )
 from watched import docker, started, wait_for
 
-from flower_agent.address import Address
-from flower_agent.probes.control import NodeStatus
-from flower_agent.probes.control_api import Control
-from flower_agent.steps import backoff
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower.control_client import Control
+from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.model.address import Address
+from flower_agent.reconcile import restart_policy
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -162,12 +162,12 @@ def test_a_crash_loop_rests_longer_each_time_is_explained_and_is_forgiven_after_
             "its meaning in the status",
         )
         for failures, rest in enumerate(rests(name)[:4], 1):
-            assert rest >= backoff.delay_s(failures) * scale - LOOK_S, rests(name)
+            assert rest >= restart_policy.delay_s(failures) * scale - LOOK_S, rests(name)
         broken.unlink()
         federation.wait_ready(machine)
         count = federation.status(machine)["containers"][0]["restarts"]
         assert count >= 4
-        healthy_s = backoff.FORGIVEN_AFTER_S * scale
+        healthy_s = restart_policy.FORGIVEN_AFTER_S * scale
         time.sleep(healthy_s + 0.5)  # the life that is to be forgiven for
         before = started(name)
         docker("kill", name)

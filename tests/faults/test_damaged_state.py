@@ -31,7 +31,7 @@ from vms import (
 )
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.pki import certificates, tls
+from flower_agent.tls import certificates, own_ca
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -99,7 +99,7 @@ def test_whom_a_node_trusts_outlives_its_damaged_record(vms, damage):
     federation, link, node = vms
     before = ids(node)
     federation.stop_agent(link)
-    forged = tls.make_ca(certificates.inspect(held_ca(link)).not_before)
+    forged = own_ca.make_ca(certificates.inspect(held_ca(link)).not_before)
     token = next(m.token for m in federation.cloud.machines() if m.vmid == node.vmid)
     put(federation, token, node.vmid, link.vmid, FLOWER_CA_CERT=encoded(forged.certificate_pem))
     federation.stop_agent(node)
@@ -205,16 +205,16 @@ def test_an_order_that_is_none_is_not_followed_and_harms_nothing(vms, content):
 
 def test_a_file_in_place_of_the_orders_harms_nothing(vms):
     federation, _, node = vms
-    before, orders = ids(node), state_file(node, "orders")
-    if orders.is_dir():
-        orders.rmdir()
-    orders.write_bytes(b"no directory")
+    before, requests = ids(node), state_file(node, "orders")
+    if requests.is_dir():
+        requests.rmdir()
+    requests.write_bytes(b"no directory")
     restart(federation, node)
     ready(federation, node)
     assert ids(node) == before
     told = federation.agent(node, "tls", "trust", "ab" * 32)
     assert (told.returncode, "state.unwritable" in told.stderr) == (1, True)
-    orders.unlink()
+    requests.unlink()
 
 
 @damaged
@@ -271,7 +271,7 @@ def test_a_cloned_node_has_a_partition_of_its_own_and_keeps_its_trust(lone):
     assert "state.other_vm" in warnings(federation, copy)
     assert federation.status(copy)["partition"] == "1/2"
     assert held_ca(copy) == held_ca(link)
-    forged = tls.make_ca(certificates.inspect(held_ca(link)).not_before)
+    forged = own_ca.make_ca(certificates.inspect(held_ca(link)).not_before)
     token = next(m.token for m in federation.cloud.machines() if m.vmid == 50)
     federation.stop_agent(link)
     put(federation, token, 50, link.vmid, FLOWER_CA_CERT=encoded(forged.certificate_pem))

@@ -25,7 +25,7 @@ from vms import (
 )
 from watched import wait_for
 
-from flower_agent.pki import certificates
+from flower_agent.tls import certificates
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -15,7 +15,7 @@ from second_engine import SecondEngine
 from watched import docker, started, wait_for
 
 from flower_agent.config import settings
-from flower_agent.wanted import roles
+from flower_agent.flower import container_spec
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -117,7 +117,7 @@ class Vm:
 def needed(role):
     """Return the images of a VM of that role."""
     parsed = settings.parse({"FLOWER_ROLE": role, "FLOWER_VERSION": "1.25.0", **ALONE}, {})
-    return roles.images(parsed.settings)
+    return container_spec.images(parsed.settings)
 
 
 # Docker is not there at boot

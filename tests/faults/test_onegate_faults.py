@@ -25,7 +25,7 @@ from vms import (
 )
 from watched import WatchedFederation, wait_for
 
-from flower_agent.service import pace
+from flower_agent.onegate import superlink_search
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -205,7 +205,9 @@ def test_a_superlink_comes_up_without_onegate_and_reports_when_it_is_there(lone)
     for machine in (link, node):
         federation.wait_ready(machine)
         calm(federation, machine)
-    lookups = (time.monotonic() - began) / (pace.RETRY_S[0] * SCALE)  # until there is a SuperLink
+    lookups = (time.monotonic() - began) / (
+        superlink_search.RETRY_S[0] * SCALE
+    )  # until there is a SuperLink
     assert ids(link) == before
     first = [request for request in federation.cloud.requests if request.vmid == node.vmid]
     assert len(first) <= FEW + 2 * lookups

@@ -35,9 +35,10 @@ from vms import (
 )
 from watched import docker, wait_for
 
-from flower_agent.pki import certificates, tls
-from flower_agent.pki.keyring import Keyring
-from flower_agent.secret import Secret
+from flower_agent.model.secret import Secret
+from flower_agent.tls import certificates
+from flower_agent.tls import own_ca as tls_own_ca
+from flower_agent.tls.store import Keyring
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -76,7 +77,7 @@ def connected(federation, node, link):
 
 def own_ca(machine):
     key, begin, rest = state_file(machine, "tls/ca/ca.pem").read_text().partition("-----BEGIN CERT")
-    return tls.Pair(begin + rest, Secret(key))
+    return tls_own_ca.Pair(begin + rest, Secret(key))
 
 
 def hold(machine, pair):
@@ -126,8 +127,8 @@ def intruder(vms):
 
 
 def stranger(*hosts):
-    authority = tls.make_ca(now())
-    return authority, tls.make_leaf(authority, hosts or ("127.0.0.1",), now())
+    authority = tls_own_ca.make_ca(now())
+    return authority, tls_own_ca.make_leaf(authority, hosts or ("127.0.0.1",), now())
 
 
 def test_a_forged_ca_is_refused_and_said_and_the_superlink_puts_its_own_back(vms, intruder):
@@ -316,7 +317,7 @@ def test_a_certificate_that_is_due_or_ended_while_the_vm_was_off_is_renewed(vms,
     federation, link, node = vms
     ca, node_before = fingerprint(link), ids(node)
     federation.stop_agent(link)
-    hold(link, tls.make_leaf(own_ca(link), sorted(leaf(link).addresses), now() - days(age)))
+    hold(link, tls_own_ca.make_leaf(own_ca(link), sorted(leaf(link).addresses), now() - days(age)))
     docker("restart", main(link))
     start(federation, link)
     wait_for(lambda: leaf(link).not_after > now() + days(300), "a new certificate")
@@ -329,9 +330,9 @@ def test_a_certificate_that_is_due_or_ended_while_the_vm_was_off_is_renewed(vms,
 def test_a_given_certificate_that_ends_soon_is_a_warning(lone):
     federation = lone(26300, "fo-soon", scale=SCALE, **SUBPROCESS)
     link = federation.superlink
-    authority = tls.make_ca(now())
-    soon = tls.make_leaf(authority, ["127.0.0.1"], now() - days(355))
-    later = tls.make_leaf(authority, ["127.0.0.1"], now())
+    authority = tls_own_ca.make_ca(now())
+    soon = tls_own_ca.make_leaf(authority, ["127.0.0.1"], now() - days(355))
+    later = tls_own_ca.make_leaf(authority, ["127.0.0.1"], now())
     given = {"TLS_CA_CERT": encoded(authority.certificate_pem)}
     token = federation.cloud.add_vm(link.vmid, link.name, "superlink", SERVICE)
     for made, found in ((soon, {"tls.expires_soon"}), (later, set())):
@@ -361,10 +362,10 @@ def test_a_renewal_that_falls_due_waits_for_the_end_of_a_run(lone):
     federation.deploy(link)
     federation.wait_ready(link)
     federation.stop_agent(link)
-    made = tls.make_leaf(own_ca(link), sorted(leaf(link).addresses), now() - days(100))
+    made = tls_own_ca.make_leaf(own_ca(link), sorted(leaf(link).addresses), now() - days(100))
     to_go = certificates.renew_at(certificates.inspect(made.certificate_pem)) - now() - DUE_IN
     issued = now() - days(100) - to_go
-    hold(link, tls.make_leaf(own_ca(link), sorted(leaf(link).addresses), issued))
+    hold(link, tls_own_ca.make_leaf(own_ca(link), sorted(leaf(link).addresses), issued))
     start(federation, link)
     old = leaf(link)
     wait_for(lambda: serves(link), "Flower shows a certificate that is due soon")

@@ -10,7 +10,7 @@ import small_apps
 from second_engine import SecondEngine
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -70,8 +70,10 @@ def second_engine(images):
     engine = SecondEngine()
     try:
         engine.start()
-        version = flower.parse_version(flower.DEFAULT)
-        engine.load([flower.image("flwr", part, version) for part in ("superlink", "superexec")])
+        version = flower_versions.parse_version(flower_versions.DEFAULT)
+        engine.load(
+            [flower_versions.image("flwr", part, version) for part in ("superlink", "superexec")]
+        )
         yield engine
     finally:
         engine.close()

@@ -7,8 +7,8 @@ import json
 import pytest
 from watched import docker, wait_for
 
-from flower_agent.pki import tls
-from flower_agent.secret import Secret
+from flower_agent.model.secret import Secret
+from flower_agent.tls import own_ca
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -29,8 +29,8 @@ def encoded(text):
 
 def given(*hosts, key=None):
     now = datetime.datetime.now(datetime.UTC)
-    authority = tls.make_ca(now)
-    leaf = tls.make_leaf(authority, hosts, now)
+    authority = own_ca.make_ca(now)
+    leaf = own_ca.make_leaf(authority, hosts, now)
     return {
         "TLS_CA_CERT": encoded(authority.certificate_pem),
         "TLS_CERT": encoded(leaf.certificate_pem),
@@ -40,7 +40,7 @@ def given(*hosts, key=None):
 
 def another_key():
     now = datetime.datetime.now(datetime.UTC)
-    return tls.make_leaf(tls.make_ca(now), ["10.9.9.9"], now).key
+    return own_ca.make_leaf(own_ca.make_ca(now), ["10.9.9.9"], now).key
 
 
 BAD = {

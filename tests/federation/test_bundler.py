@@ -9,9 +9,9 @@ from concurrent import futures
 import pytest
 from watched import docker
 
-from flower_agent.errors import AgentError
-from flower_agent.runs.bundler import LABEL, Bundler
-from flower_agent.steps.engine import Engine
+from flower_agent.docker.client import Engine
+from flower_agent.model.errors import AgentError
+from flower_agent.runs.bundle import LABEL, Bundler
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

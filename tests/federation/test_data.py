@@ -11,11 +11,11 @@ import subprocess
 import pytest
 from watched import docker, started, wait_for
 
-from flower_agent.errors import AgentError
-from flower_agent.steps import data_supply
-from flower_agent.steps.data_volumes import LABEL, DataVolumes
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted import app_data
+from flower_agent.agent import app_data
+from flower_agent.docker import data_mounts
+from flower_agent.docker.client import Engine
+from flower_agent.docker.one_shot import VOLUME_LABEL, DataVolumes
+from flower_agent.model.errors import AgentError
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -61,7 +61,7 @@ def label(disk):
     def make(text, **files):
         device = disk("labelled", "ext4", label=text, **files)
         BY_LABEL.mkdir(parents=True, exist_ok=True)
-        link = BY_LABEL / app_data.encoded(text)
+        link = BY_LABEL / data_mounts.encoded(text)
         link.symlink_to(device)
         links.append(link)
 
@@ -77,15 +77,15 @@ def volumes(images):
     yield volumes
     volumes.sweep("")
     engine.close()
-    assert docker("ps", "-aq", "--filter", f"label={LABEL}={OWNER}") == ""
+    assert docker("ps", "-aq", "--filter", f"label={VOLUME_LABEL}={OWNER}") == ""
     assert docker("volume", "ls", "-q", "--filter", f"name=flower-agent-{OWNER}") == ""
 
 
 def look(volumes, text, known_type="", *, backwards=False):
-    source = app_data.parse_source(text)
-    mounts = app_data.mounts(source, OWNER, known_type, propagation="rprivate")
-    asked = data_supply._Asked(source, IMAGE)
-    return data_supply.look(volumes, asked, mounts[::-1] if backwards else mounts)
+    source = data_mounts.parse_data_source(text)
+    mounts = data_mounts.mounts(source, OWNER, known_type, propagation="rprivate")
+    asked = app_data._Asked(source, IMAGE)
+    return app_data.look(volumes, asked, mounts[::-1] if backwards else mounts)
 
 
 def refused(volumes, text, known_type=""):
@@ -130,8 +130,8 @@ def test_an_export_of_a_server_that_nobody_knows_is_named(volumes):
 
 
 def test_the_options_of_an_export_reach_docker(volumes):
-    source = app_data.parse_source("nfs://127.0.0.1/x")
-    (mount,) = app_data.mounts(source, OWNER, "", propagation="rprivate")
+    source = data_mounts.parse_data_source("nfs://127.0.0.1/x")
+    (mount,) = data_mounts.mounts(source, OWNER, "", propagation="rprivate")
     with pytest.raises(AgentError):
         volumes.look(mount, IMAGE)
     (volume,) = json.loads(docker("volume", "inspect", mount.source))

@@ -10,8 +10,8 @@ import shutil
 import pytest
 from watched import WatchedFederation, docker, started, wait_for
 
-from flower_agent.config import pem
-from flower_agent.pki.node_keys import public_half
+from flower_agent.enrolment.node_key import public_half
+from flower_agent.model import pem
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -9,12 +9,12 @@ import time
 import pytest
 from watched import WatchedFederation, docker, started, wait_for
 
-from flower_agent.address import Address
-from flower_agent.machine import gpu_probe
-from flower_agent.probes.control import RunStatus
-from flower_agent.probes.control_api import Control
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.docker.client import Engine
+from flower_agent.flower.control_client import Control
+from flower_agent.flower.control_messages import RunStatus
+from flower_agent.host import gpu
+from flower_agent.model.address import Address
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -230,8 +230,8 @@ def test_a_second_agent_of_the_same_name_refuses_under_another_root(federation, 
 def test_the_gpu_probe_runs_in_a_superexec_and_says_what_a_vm_without_a_gpu_lacks(federation):
     machine = federation.supernodes[0]
     engine = Engine(machine.prefix)
-    answer = engine.execute(containers(federation, machine)[1], gpu_probe.COMMAND)
+    answer = engine.execute(containers(federation, machine)[1], gpu.COMMAND)
     engine.close()
-    found, why = gpu_probe.probed(answer)
+    found, why = gpu.probed(answer)
     assert found == ()
     assert "libcuda.so.1: cannot open shared object file" in why

@@ -16,7 +16,7 @@ from far_machine import HERE, FarMachine
 from federation import REPOSITORY, Machine
 from watched import WatchedFederation, wait_for
 
-from flower_agent.pki import certificates
+from flower_agent.tls import certificates
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -10,7 +10,7 @@ from far_machine import HERE, THERE, FarMachine, Proxy
 from federation import PORTS_A_VM, REPOSITORY, SERVICE, Machine
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
@@ -31,7 +31,7 @@ class FarApps(WatchedFederation):
             directory, name="far", base_port=BASE, variables=variables, say=lambda _: None
         )
         self._far = far
-        if flower.band(self.version).control_is_fleet:
+        if flower_versions.band(self.version).control_is_fleet:
             self.control_host = HERE
             everything = f"{HERE}:{self.control_port}"
             self.superlink.variables.update(FLOWER_ADDRESS=HERE, FLOWER_CONTROL_ADDRESS=everything)
@@ -66,7 +66,7 @@ class FarApps(WatchedFederation):
         owner = self.superlink if plugin == "serverapp" else self.supernodes[0]
         port = BASE + PORTS_A_VM + 4
         if owner is self.superlink:
-            shared = flower.band(self.version).control_is_fleet
+            shared = flower_versions.band(self.version).control_is_fleet
             port = self.control_port if shared else BASE + 1
         owner.variables["FLOWER_APPIO_LISTEN"] = f"{HERE}:{port}"
         name = f"superexec-{number}"
@@ -186,7 +186,7 @@ def test_both_ends_say_that_they_are_attached(apps):
 
 
 def test_tls_is_used_where_the_version_has_it_and_its_lack_is_a_warning(apps, version):
-    secure = flower.band(flower.parse_version(version)).appio_can_have_tls
+    secure = flower_versions.band(flower_versions.parse_version(version)).appio_can_have_tls
     for machine, owner in zip(apps.apps, apps.machines, strict=False):
         assert ("appio.plaintext" in codes(apps, machine)) is not secure
         assert ("appio.open" in codes(apps, owner)) is not secure

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from flower_agent.errors import AgentError
-from flower_agent.steps import one_shot
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.docker import one_shot
+from flower_agent.docker.client import Engine
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.model.errors import AgentError
 
 IMAGE = "flwr/superexec:1.25.0"
 OWNER = "test-one-shot"

@@ -15,9 +15,9 @@ import pytest
 from federation import APP
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.address import Address
-from flower_agent.probes.control_api import Control
-from flower_agent.wanted.flower import Transport
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower.control_client import Control
+from flower_agent.model.address import Address
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

@@ -11,7 +11,7 @@ from digits import config
 from federation import APP
 from watched import WatchedFederation
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation, pytest.mark.long]
 
@@ -27,7 +27,7 @@ def runs(tmp_path_factory, images):
         tmp_path_factory.mktemp("strategies"),
         name="fstrategies",
         base_port=21200,
-        variables={"FLOWER_VERSION": flower.DEFAULT},
+        variables={"FLOWER_VERSION": flower_versions.DEFAULT},
         environment={"FLOWER_AGENT_TIME_SCALE": "0.1"},
         say=lambda _: None,
     )

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from watched import wait_for
 
-from flower_agent.pki import certificates
+from flower_agent.tls import certificates
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 

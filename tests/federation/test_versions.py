@@ -10,7 +10,7 @@ import pytest
 from federation import REPOSITORY
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation, pytest.mark.long]
 
@@ -96,7 +96,10 @@ def make(images, tmp_path):
 def change(federation, machine, version):
     """Set a version, and from 1.40 on the operator's consent."""
     more = {"FLOWER_VERSION": version}
-    if machine is federation.superlink and flower.band(flower.parse_version(version)).id == "E":
+    if (
+        machine is federation.superlink
+        and flower_versions.band(flower_versions.parse_version(version)).id == "E"
+    ):
         more["FLOWER_CONTROL_ADDRESS"] = f"127.0.0.1:{machine.variables['FLOWER_FLEET_PORT']}"
     federation.write_context(machine, {**machine.variables, **more})
 
@@ -120,7 +123,7 @@ def ready(federation, machine, version):
 
 def rounds(federation, version):
     """Return how many rounds a run of the reference app finished."""
-    federation.version = flower.parse_version(version)
+    federation.version = flower_versions.parse_version(version)
     return sum(bool(re.search(r"round \d of 3: accuracy", line)) for line in federation.submit())
 
 

@@ -5,7 +5,7 @@ import functools
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from flower_agent.probes.control import NodeInfo, NodeStatus
+from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 
 CURVES = (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())
 

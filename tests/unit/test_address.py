@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import address
-from flower_agent.address import Address, parse_address, parse_host, parse_port
+from flower_agent.model import address
+from flower_agent.model.address import Address, parse_address, parse_host, parse_port
 
 PORTS = st.integers(1, 65535)
 HOSTS = st.ip_addresses().map(str) | st.from_regex(

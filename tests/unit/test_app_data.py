@@ -7,20 +7,20 @@ import sys
 
 import pytest
 
-from flower_agent.machine import udev
-from flower_agent.wanted import app_data, containers
-from flower_agent.wanted.app_data import Kind
-from flower_agent.wanted.containers import Container, Mount, Part
+from flower_agent.docker import containers, data_mounts
+from flower_agent.docker.containers import Component, Container, Mount
+from flower_agent.docker.data_mounts import DataKind
+from flower_agent.host import machine
 
 READ_ONLY = "ro,nosuid,nodev,noexec"
 
 
 def source(text):
-    return app_data.parse_source(text)
+    return data_mounts.parse_data_source(text)
 
 
 def mounts(text, known_type="", owner="default"):
-    return app_data.mounts(source(text), owner, known_type, propagation="rslave")
+    return data_mounts.mounts(source(text), owner, known_type, propagation="rslave")
 
 
 def options(text, known_type=""):
@@ -31,17 +31,21 @@ def options(text, known_type=""):
 @pytest.mark.parametrize(
     ("text", "kind", "where"),
     [
-        ("/srv/data", Kind.DIRECTORY, "/srv/data"),
-        ("/srv/data/", Kind.DIRECTORY, "/srv/data"),
-        ("/var/lib/flower-agent/data", Kind.DIRECTORY, "/var/lib/flower-agent/data"),
-        ("/var/lib/flower-agent/data/north", Kind.DIRECTORY, "/var/lib/flower-agent/data/north"),
-        ("LABEL=data", Kind.LABEL, "/dev/disk/by-label/data"),
-        ("label=my data/1", Kind.LABEL, "/dev/disk/by-label/my\\x20data\\x2f1"),
-        ("LABEL=zürich", Kind.LABEL, "/dev/disk/by-label/zürich"),
-        ("UUID=2d1b-44", Kind.UUID, "/dev/disk/by-uuid/2d1b-44"),
-        ("/dev/vdb1", Kind.DEVICE, "/dev/vdb1"),
-        ("nfs://nas.example.org/export/data", Kind.NFS, ":/export/data"),
-        ("nfs://[fd00::5]:2050/x", Kind.NFS, ":/x"),
+        ("/srv/data", DataKind.DIRECTORY, "/srv/data"),
+        ("/srv/data/", DataKind.DIRECTORY, "/srv/data"),
+        ("/var/lib/flower-agent/data", DataKind.DIRECTORY, "/var/lib/flower-agent/data"),
+        (
+            "/var/lib/flower-agent/data/north",
+            DataKind.DIRECTORY,
+            "/var/lib/flower-agent/data/north",
+        ),
+        ("LABEL=data", DataKind.LABEL, "/dev/disk/by-label/data"),
+        ("label=my data/1", DataKind.LABEL, "/dev/disk/by-label/my\\x20data\\x2f1"),
+        ("LABEL=zürich", DataKind.LABEL, "/dev/disk/by-label/zürich"),
+        ("UUID=2d1b-44", DataKind.UUID, "/dev/disk/by-uuid/2d1b-44"),
+        ("/dev/vdb1", DataKind.DEVICE, "/dev/vdb1"),
+        ("nfs://nas.example.org/export/data", DataKind.NFS, ":/export/data"),
+        ("nfs://[fd00::5]:2050/x", DataKind.NFS, ":/x"),
     ],
 )
 def test_a_source_is_a_directory_a_disk_or_an_export(text, kind, where):
@@ -94,7 +98,7 @@ def test_a_disk_is_a_volume_of_the_type_that_is_known():
 
 
 def test_the_types_are_tried_where_none_is_known():
-    assert [dict(mount.volume)["type"] for mount in mounts("UUID=1")] == list(app_data.TYPES)
+    assert [dict(mount.volume)["type"] for mount in mounts("UUID=1")] == list(data_mounts.TYPES)
 
 
 def test_an_export_is_mounted_so_that_it_cannot_hang_docker():
@@ -111,14 +115,14 @@ def test_an_export_is_mounted_so_that_it_cannot_hang_docker():
 
 def test_a_volume_is_named_for_its_agent_and_its_options():
     names = {mount.source for mount in mounts("UUID=1")} | {mounts("UUID=2", "ext4")[0].source}
-    assert len(names) == len(app_data.TYPES) + 1
+    assert len(names) == len(data_mounts.TYPES) + 1
     assert all(name.startswith("flower-agent-default-data-") for name in names)
     assert mounts("UUID=1", "xfs", owner="one")[0].source.startswith("flower-agent-one-data-")
 
 
 def test_other_options_are_another_container_and_a_bind_mount_is_as_it_was():
     def fingerprint(mount):
-        made = Container(name="x", part=Part.SUPEREXEC, image="i", command=(), mounts=(mount,))
+        made = Container(name="x", part=Component.SUPEREXEC, image="i", command=(), mounts=(mount,))
         return made.fingerprint
 
     assert fingerprint(mounts("UUID=1", "xfs")[0]) != fingerprint(mounts("UUID=1", "ext4")[0])
@@ -156,14 +160,14 @@ FAILED = f"{IN_DOCKERS_WORDS}failed to mount local volume: mount /dev/vdb:/v/_da
     ],
 )
 def test_what_docker_refuses_is_named_with_the_variable(text, reason, code, words):
-    found = app_data.refusal(source(text), mounts(text, "ext4")[0], reason)
+    found = data_mounts.refusal(source(text), mounts(text, "ext4")[0], reason)
     assert found.code == code
     assert found.message.startswith(f"FLOWER_DATA is {text}")
     assert words in found.message
 
 
 def test_a_kernel_without_nfs_is_told_its_package():
-    found = app_data.refusal(
+    found = data_mounts.refusal(
         source("nfs://nas/x"), mounts("nfs://nas/x")[0], f"{FAILED}no such device"
     )
     assert "nfs-common" in found.hint
@@ -183,17 +187,17 @@ def test_a_kernel_without_nfs_is_told_its_package():
     ],
 )
 def test_a_look_tells_whether_apps_can_read(said, words, code):
-    shown, wrong = app_data.judge(source("/srv/x"), said)
+    shown, wrong = data_mounts.judge(source("/srv/x"), said)
     assert (shown, wrong.code if wrong else None) == (words, code)
 
 
 def test_the_look_counts_what_its_user_may_not_read(tmp_path):
     (tmp_path / "a").write_text("x")
     (tmp_path / "lost+found").mkdir(mode=0)
-    program = app_data.PROGRAM.replace("'/app/data'", repr(str(tmp_path)))
+    program = data_mounts.PROGRAM.replace("'/app/data'", repr(str(tmp_path)))
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True)
     assert done.stdout == b"data 1 0\n"
-    program = app_data.PROGRAM.replace("'/app/data'", repr(str(tmp_path / "a")))
+    program = data_mounts.PROGRAM.replace("'/app/data'", repr(str(tmp_path / "a")))
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True)
     assert done.stdout == b"refused Not a directory\n"
 
@@ -210,17 +214,17 @@ def test_the_look_counts_what_its_user_may_not_read(tmp_path):
     ],
 )
 def test_a_mode_that_keeps_apps_out_is_seen(mode, uid, gid, closed):
-    assert app_data.closed_by_mode(stat.S_IFDIR | mode, uid, gid) is closed
+    assert data_mounts.closed_by_mode(stat.S_IFDIR | mode, uid, gid) is closed
 
 
 def test_udev_says_the_type_of_a_disk(tmp_path, monkeypatch):
     class Device:
         st_mode, st_rdev = stat.S_IFBLK | 0o600, os.makedev(253, 16)
 
-    assert udev.file_system(str(tmp_path / "nothing"), tmp_path) == ""
-    assert udev.file_system(str(tmp_path), tmp_path) == ""
-    monkeypatch.setattr(udev.pathlib.Path, "stat", lambda _: Device)
-    assert udev.file_system("/dev/vdb", tmp_path) == ""
+    assert machine.file_system(str(tmp_path / "nothing"), tmp_path) == ""
+    assert machine.file_system(str(tmp_path), tmp_path) == ""
+    monkeypatch.setattr(machine.pathlib.Path, "stat", lambda _: Device)
+    assert machine.file_system("/dev/vdb", tmp_path) == ""
     properties = "S:disk/by-label/x\nE:ID_FS_LABEL=x\nE:ID_FS_TYPE=xfs\nE:ID_FS_USAGE=filesystem"
     (tmp_path / "b253:16").write_text(f"{properties}\n")
-    assert udev.file_system("/dev/vdb", tmp_path) == "xfs"
+    assert machine.file_system("/dev/vdb", tmp_path) == "xfs"

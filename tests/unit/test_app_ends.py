@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.runs import app_ends
-from flower_agent.runs.app_ends import CLIENTAPP, SERVERAPP, AppEnd
+from flower_agent.runs import outcome
+from flower_agent.runs.outcome import CLIENTAPP, SERVERAPP, AppEnd
 
 WELL = AppEnd(run="7", program=CLIENTAPP, began_at=1.0, ended_at=2.0, status=0, own=True)
 
@@ -23,9 +23,9 @@ def written(found):
 
 def test_what_the_launcher_writes_is_read():
     died = end(status=None, signal=9, oom=True, own=False, error="X", text="y", peak_bytes=5)
-    assert app_ends.parse(written(died)) == died
+    assert outcome.parse(written(died)) == died
     begun = AppEnd(run="7", program=SERVERAPP, began_at=1.0)
-    assert app_ends.parse(b'{"run": "7", "program": "flwr-serverapp", "began_at": 1}') == begun
+    assert outcome.parse(b'{"run": "7", "program": "flwr-serverapp", "began_at": 1}') == begun
 
 
 NAMES = st.sampled_from(["run", "program", "began_at", "ended_at", "status", "text"])
@@ -36,7 +36,7 @@ JSON = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(NAMES
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_a_value_error_or_bounded(data):
     try:
-        found = app_ends.parse(data)
+        found = outcome.parse(data)
     except ValueError:
         return
     assert len(repr(found)) < 4000
@@ -45,11 +45,11 @@ def test_anything_else_is_a_value_error_or_bounded(data):
 @pytest.mark.parametrize("data", [b"[" * 50_000, b'{"run":' * 20_000, b"\xff" * 9000])
 def test_a_deep_or_broken_file_is_refused(data):
     with pytest.raises(ValueError, match="no app's end"):
-        app_ends.parse(data)
+        outcome.parse(data)
 
 
 def test_control_characters_and_foreign_class_names_are_dropped():
-    found = app_ends.parse(written(end(error="Bad\x1b[2J", text="a\x1b]52;c;x\x07b", reason="\n")))
+    found = outcome.parse(written(end(error="Bad\x1b[2J", text="a\x1b]52;c;x\x07b", reason="\n")))
     assert (found.error, found.reason) == ("", "")
     assert found.text.isprintable()
 
@@ -81,18 +81,18 @@ def test_onegate_is_told_the_class_and_the_run_alone():
 
 
 def test_a_clientapp_that_runs_is_no_trouble():
-    assert app_ends.trouble((AppEnd(run="7", program=CLIENTAPP, began_at=9.0),)) is None
-    assert app_ends.trouble(()) is None
+    assert outcome.trouble((AppEnd(run="7", program=CLIENTAPP, began_at=9.0),)) is None
+    assert outcome.trouble(()) is None
 
 
 def test_the_newest_bad_end_is_the_trouble_until_one_of_its_run_answers():
     bad, worse = end(ended_at=3.0, error="A"), end(ended_at=4.0, own=False, status=7)
-    assert app_ends.trouble((worse, WELL, bad)) == worse
-    assert app_ends.trouble((worse, bad, end(ended_at=5.0))) is None
-    assert app_ends.trouble((worse, end(run="8", ended_at=5.0))) == worse  # it ran beside
-    assert app_ends.trouble((worse, end(run="8", began_at=4.5, ended_at=5.0))) is None
+    assert outcome.trouble((worse, WELL, bad)) == worse
+    assert outcome.trouble((worse, bad, end(ended_at=5.0))) is None
+    assert outcome.trouble((worse, end(run="8", ended_at=5.0))) == worse  # it ran beside
+    assert outcome.trouble((worse, end(run="8", began_at=4.5, ended_at=5.0))) is None
     recovered = end(run="9", ended_at=6.0)
-    assert app_ends.trouble((worse, end(run="9", ended_at=5.0, error="B"), recovered)) == worse
+    assert outcome.trouble((worse, end(run="9", ended_at=5.0, error="B"), recovered)) == worse
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_the_newest_bad_end_is_the_trouble_until_one_of_its_run_answers():
 )
 def test_what_no_launcher_writes_is_refused(changes):
     with pytest.raises(ValueError, match="no app's end"):
-        app_ends.parse(json.dumps({**dataclasses.asdict(WELL), **changes}).encode())
+        outcome.parse(json.dumps({**dataclasses.asdict(WELL), **changes}).encode())
 
 
 def test_a_serverapps_end_is_no_clients_trouble():
-    assert app_ends.trouble((end(program=SERVERAPP, own=False, signal=9),)) is None
+    assert outcome.trouble((end(program=SERVERAPP, own=False, signal=9),)) is None
 
 
 def test_the_last_process_of_a_run_counts():
     old, new = end(began_at=1.0), end(began_at=5.0)
-    assert app_ends.last((new, old, end(run="8", began_at=9.0)), "7", CLIENTAPP) == new
-    assert app_ends.last((new,), "7", SERVERAPP) is None
+    assert outcome.last((new, old, end(run="8", began_at=9.0)), "7", CLIENTAPP) == new
+    assert outcome.last((new,), "7", SERVERAPP) is None

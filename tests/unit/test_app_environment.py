@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flower_agent.config import settings
-from flower_agent.loop import environment_file
-from flower_agent.wanted import app_environment, roles
+from flower_agent.config import app_environment, settings
+from flower_agent.flower import container_spec
+from flower_agent.runs import app_directories
 
 PROXY = "http://me:p%40ss@proxy.example.org:3128"
 EXEC = {"FLOWER_ROLE": "superexec", "FLOWER_APPIO_ADDRESS": "10.0.0.5:9091"}
@@ -38,7 +38,7 @@ def finding(**context):
 
 
 def document(found, name=""):
-    data = app_environment.document(found, roles.appio_hosts(found, "10.0.0.5", name))
+    data = app_environment.document(found, container_spec.appio_hosts(found, "10.0.0.5", name))
     return None if data is None else json.loads(data)
 
 
@@ -171,16 +171,16 @@ def test_the_status_shows_names_alone():
 
 def test_the_file_is_flowers_groups_alone_and_goes_with_the_last_variable(tmp_path):
     path = tmp_path / "state/environment/apps.json"
-    assert environment_file.keep(path, b"{}", dry=True)["environment_file"] == str(path)
+    assert app_directories.keep(path, b"{}", dry=True)["environment_file"] == str(path)
     assert not path.exists()
-    kept = environment_file.keep(path, b"{}", dry=False)
+    kept = app_directories.keep(path, b"{}", dry=False)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"{}", 0o440)
     assert (path.stat().st_gid, path.parent.stat().st_mode & 0o777) == (49999, 0o750)
     before = path.stat().st_ino
-    assert environment_file.keep(path, b"{}", dry=False) == kept
+    assert app_directories.keep(path, b"{}", dry=False) == kept
     assert path.stat().st_ino == before
-    assert environment_file.keep(path, b"[]", dry=False) != kept
-    assert environment_file.keep(path, None, dry=True) == {}
+    assert app_directories.keep(path, b"[]", dry=False) != kept
+    assert app_directories.keep(path, None, dry=True) == {}
     assert path.exists()
-    assert environment_file.keep(path, None, dry=False) == {}
+    assert app_directories.keep(path, None, dry=False) == {}
     assert not path.exists()

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from flower_agent.errors import AgentError
-from flower_agent.reporting import report as onegate
-from flower_agent.wanted import app_images, wheel_sizes
+from flower_agent.images import app_images
+from flower_agent.images import wheels as images_wheels
+from flower_agent.model.errors import AgentError
+from flower_agent.onegate import status_attributes as onegate
 
 WANTED = (
     "Torch_Vision >=0.20",
@@ -136,11 +137,11 @@ def test_builds_for_a_gpu_are_another_image():
 
 @pytest.mark.parametrize("data", [None, b"", b"[", b"[]", b'{"a": "b", "c": -1, "d": 0}'])
 def test_sizes_that_are_not_known_are_left_out(data):
-    assert wheel_sizes.read(data) == {}
+    assert images_wheels.read(data) == {}
 
 
 def test_sizes_are_read():
-    assert wheel_sizes.read(b'{"https://i/n": 12}') == {"https://i/n": 12}
+    assert images_wheels.read(b'{"https://i/n": 12}') == {"https://i/n": 12}
 
 
 PIN = f"sha256:{'a' * 64}"

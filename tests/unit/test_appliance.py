@@ -5,11 +5,11 @@ import stat
 
 import pytest
 
-from flower_agent.errors import Finding
+from flower_agent.model.errors import Finding
+from flower_agent.model.status import Status
 from flower_agent.paths import Paths
-from flower_agent.reporting import appliance
-from flower_agent.reporting.appliance_files import LOG_BYTES, ApplianceFiles
-from flower_agent.reporting.status import Status
+from flower_agent.reporting import one_apps
+from flower_agent.reporting.one_apps import LOG_BYTES, ApplianceFiles
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -40,24 +40,24 @@ IMAGE = status("starting", "image", "image.pull")
     ],
 )
 def test_the_word_follows_the_state(found, word):
-    assert appliance.word(found) == word
-    assert (appliance.READY in appliance.motd(found)) == (word == "bootstrap_success")
+    assert one_apps.word(found) == word
+    assert (one_apps.READY in one_apps.motd(found)) == (word == "bootstrap_success")
 
 
 def test_the_greeting_says_what_this_is_and_how_it_does():
-    assert appliance.motd(IMAGE) == (
+    assert one_apps.motd(IMAGE) == (
         "\n  Flower superlink 1.25.0\n  starting, phase image: image.pull\n"
         "\n  More: flower-agent status\n\n"
     )
-    assert "Flower superlink 1.25.0 at 10.0.0.5:9092\n" in appliance.motd(READY)
+    assert "Flower superlink 1.25.0 at 10.0.0.5:9092\n" in one_apps.motd(READY)
 
 
 def test_the_configuration_names_what_is_known():
-    assert appliance.config(READY) == (
+    assert one_apps.config(READY) == (
         "[Flower]\nrole           = superlink\nversion        = 1.25.0\n"
         f"endpoint       = 10.0.0.5:9092\ntls            = YES\nca_fingerprint = {'ab' * 32}\n"
     )
-    assert appliance.config(status("starting", role=None, version=None)) == "[Flower]\n"
+    assert one_apps.config(status("starting", role=None, version=None)) == "[Flower]\n"
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_the_files_follow_the_state(paths):
     keeper = ApplianceFiles(paths)
     for found in (IMAGE, IMAGE, READY):
         keeper.keep(found, NOW)
-        assert kept(paths) == (appliance.word(found) + "\n", appliance.motd(found))
+        assert kept(paths) == (one_apps.word(found) + "\n", one_apps.motd(found))
     config = paths.appliance / "config"
-    assert config.read_text() == appliance.config(READY)
+    assert config.read_text() == one_apps.config(READY)
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert (paths.appliance_logs / "bootstrap.log").read_text() == (
         "2026-01-02T03:04:05Z bootstrap_started: starting, phase image: image.pull\n"
@@ -91,9 +91,9 @@ def test_what_a_script_of_one_apps_wrote_too_early_is_put_right(paths):
     keeper = ApplianceFiles(paths)
     keeper.keep(IMAGE, NOW)
     (paths.appliance / "status").write_text("bootstrap_success\n")
-    paths.motd.write_text(appliance.READY)
+    paths.motd.write_text(one_apps.READY)
     keeper.keep(IMAGE, NOW)
-    assert kept(paths) == ("bootstrap_started\n", appliance.motd(IMAGE))
+    assert kept(paths) == ("bootstrap_started\n", one_apps.motd(IMAGE))
 
 
 def test_a_refused_context_is_in_the_log_of_its_stage(paths):

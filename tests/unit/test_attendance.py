@@ -6,10 +6,10 @@ import datetime
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent.probes.control import NodeStatus
-from flower_agent.service import attendance, enrolment
-from flower_agent.service.discovery import Peer
-from flower_agent.service.enrolment import Claim, Pin
+from flower_agent.enrolment import policy
+from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.onegate.discovery import ServiceVm
 
 ON, OFF, NEW = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.REGISTERED
 PINS = [Pin("42", public(1), own=True), Pin("43", public(2), own=True)]
@@ -19,7 +19,7 @@ DIGEST = "sha256:" + "0" * 64
 
 def seen(nodes, pins=PINS, claims=(), members=("42", "43")):
     known = {claim.vmid: claim for claim in claims}
-    return attendance.attendance(nodes, pins, known, members)
+    return policy.expected_nodes(nodes, pins, known, members)
 
 
 def said(found):
@@ -139,10 +139,10 @@ def test_what_a_vm_publishes_about_itself_is_bounded_and_plain():
         "FLOWER_ERROR": "x\x1b[31m" + "y" * 10_000,
         "FLOWER_APP_IMAGE": f"{DIGEST} lacks a;b;c;d;e;f;g",
     }
-    found = enrolment.claim(Peer("42", "", told))
+    found = policy.claim(ServiceVm("42", "", told))
     assert (found.state, found.lacks) == ("degraded", ("a", "b", "c", "d", "e"))
     assert len(found.error) == 200
     assert found.error.isprintable()
     strange = told | {"FLOWER_STATE": "marvellous", "FLOWER_APP_IMAGE": "lacks sense"}
-    assert enrolment.claim(Peer("42", "", strange)).state == ""
-    assert enrolment.claim(Peer("42", "", strange)).lacks == ()
+    assert policy.claim(ServiceVm("42", "", strange)).state == ""
+    assert policy.claim(ServiceVm("42", "", strange)).lacks == ()

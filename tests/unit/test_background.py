@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from flower_agent.background import AT_ONCE, Background, Ended, Threads, after_failure, doubling
-from flower_agent.errors import AgentError
+from flower_agent.model.errors import AgentError
 
 PATIENCE_S = 5.0
 AWAY = AgentError("onegate.down", "it does not answer", retryable=True)

@@ -4,8 +4,15 @@ import datetime
 
 import pytest
 
-from flower_agent.steps.backoff import LONGEST_DELAY_S, LOOP_AT, Trouble, count, delay_s, refused
-from flower_agent.wanted.containers import Existing
+from flower_agent.docker.containers import Existing
+from flower_agent.reconcile.restart_policy import (
+    LONGEST_DELAY_S,
+    LOOP_AT,
+    Trouble,
+    count,
+    delay_s,
+    refused,
+)
 
 START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 NAME = "flower-superexec"

@@ -6,7 +6,7 @@ import re
 import bands
 import pytest
 
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 RELEASES = re.findall(
@@ -15,19 +15,19 @@ RELEASES = re.findall(
 
 
 def band(text):
-    return flower.band(flower.parse_version(text)).id
+    return flower_versions.band(flower_versions.parse_version(text)).id
 
 
 def test_the_matrix_has_the_newest_release_of_each_band():
     newest = {}
-    known = {flower.parse_version(text) for text in RELEASES if text >= "1.23"}
+    known = {flower_versions.parse_version(text) for text in RELEASES if text >= "1.23"}
     for version in sorted(known, key=lambda version: version.release):
-        newest[flower.band(version).id] = str(version)
+        newest[flower_versions.band(version).id] = str(version)
     assert tuple(newest.values()) == bands.VERSIONS
-    assert set(newest) == {row.id for row in flower.BANDS}
+    assert set(newest) == {row.id for row in flower_versions.BANDS}
 
 
-@pytest.mark.parametrize("version", [*bands.VERSIONS, flower.DEFAULT])
+@pytest.mark.parametrize("version", [*bands.VERSIONS, flower_versions.DEFAULT])
 def test_the_docs_have_a_row_of_each_version_and_of_the_default(version):
     page = (ROOT / "docs/versions.md").read_text(encoding="utf-8")
     assert "\n".join(bands.HEAD) in page

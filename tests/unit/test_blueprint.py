@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from flower_agent.commands import blueprint, onetemplate
-from flower_agent.errors import Severity
+from flower_agent.commands import template_model
+from flower_agent.model.errors import Severity
 
 
 def guests(roles, base=None, **service):
     """Return the VMs of a service by role; `base` is the text of VM template 7."""
     whole = [{"name": name, "cardinality": 1, **role} for name, role in roles.items()]
-    template = onetemplate.parse(json.dumps({"name": "a", "roles": whole, **service}))
-    bases = {"7": onetemplate.parse(base)} if base is not None else {}
-    return {guest.name: guest for guest in blueprint.guests(template, bases)}
+    template = template_model.parse(json.dumps({"name": "a", "roles": whole, **service}))
+    bases = {"7": template_model.parse(base)} if base is not None else {}
+    return {guest.name: guest for guest in template_model.guests(template, bases)}
 
 
 def said(guest):
@@ -45,7 +45,7 @@ def test_the_names_that_oneflow_gives_are_known():
     assert guest.variables["R"] == "node"
     assert guest.later == {"FLOWER_NODE_CONFIG"}
     assert said(guest) == []
-    alone = blueprint.guests(onetemplate.parse(base))[0]
+    alone = template_model.guests(template_model.parse(base))[0]
     assert alone.later == {"FLOWER_NODE_CONFIG", "R"}
     assert said(alone) == []
 
@@ -85,7 +85,7 @@ def test_custom_attrs_of_opennebula_6_are_inputs():
     guest = guests({"node": {"vm_template": 7}}, BASE, **more)["node"]
     assert guest.variables["FLOWER_NODE_CONFIG"] == "b=2"
     lacking = {**more, "custom_attrs_values": {}, "roles": []}
-    (finding,) = blueprint.faults(onetemplate.parse(json.dumps(lacking)))
+    (finding,) = template_model.faults(template_model.parse(json.dumps(lacking)))
     assert "the input SPLIT has no value" in finding.message
 
 
@@ -125,5 +125,5 @@ def test_a_vm_template_that_is_elsewhere_is_asked_for():
 
 def test_comments_may_stand_inside_a_vector():
     base = "CONTEXT = [ # its own\n TOKEN=YES, # for OneGate\n NETWORK=YES # the last\n ]"
-    (guest,) = blueprint.guests(onetemplate.parse(base))
+    (guest,) = template_model.guests(template_model.parse(base))
     assert guest.variables == {"TOKEN": "YES", "NETWORK": "YES"}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from flower_agent.runs import build_failure
+from flower_agent.runs import bundle
 
 PRINTED = pathlib.Path(__file__).parents[1] / "data/flower/build"
 PLACE = "/app/bundling/app"
@@ -24,7 +24,7 @@ CAUSES = {
 
 @pytest.mark.parametrize("path", sorted(PRINTED.iterdir()), ids=lambda path: path.stem)
 def test_the_cause_is_told_without_frames_code_and_values(path):
-    found = build_failure.cause(path.read_text(encoding="utf-8"), PLACE)
+    found = bundle.cause(path.read_text(encoding="utf-8"), PLACE)
     assert CAUSES[path.stem] in found
     assert len(found) <= len(CAUSES[path.stem]) or "pyproject" in found
     assert not set(found) & set("╭╮╰╯│─❱")
@@ -32,17 +32,17 @@ def test_the_cause_is_told_without_frames_code_and_values(path):
 
 
 def test_what_an_app_prints_beside_is_told_where_there_is_nothing_else():
-    assert build_failure.cause("x" * 1000 + "\nprobe {1}\n").endswith("x probe {1}")
-    assert build_failure.cause("") == ""
+    assert bundle.cause("x" * 1000 + "\nprobe {1}\n").endswith("x probe {1}")
+    assert bundle.cause("") == ""
 
 
 def test_what_would_command_a_terminal_is_left_out():
-    assert build_failure.cause("ValueError: \x1b]0;x\x07y\x9b2J") == "ValueError: ]0;x y 2J"
+    assert bundle.cause("ValueError: \x1b]0;x\x07y\x9b2J") == "ValueError: ]0;x y 2J"
 
 
 @pytest.mark.parametrize("line", ["╭", "╰", "│ ╭─", "│" * 1000, "a ", "The above exception was "])
 def test_a_mebibyte_of_the_worst_is_read_within_a_second(line):
     for text in (line * (1_048_576 // len(line)), f"{line}\n" * (1_048_576 // (len(line) + 1))):
         begin = time.monotonic()
-        assert len(build_failure.cause(text, PLACE)) <= build_failure.MOST
+        assert len(bundle.cause(text, PLACE)) <= bundle.MOST
         assert time.monotonic() - begin < 1

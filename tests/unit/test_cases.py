@@ -8,15 +8,15 @@ import pathlib
 
 import pytest
 
-from flower_agent.address import Address
 from flower_agent.commands import check
-from flower_agent.config import inputs, intake
-from flower_agent.config.parsers import Role
-from flower_agent.loop.superexec import trust_of as superexec_trust_of
+from flower_agent.config import sources
+from flower_agent.config.types import Role
+from flower_agent.enrolment.superlink_trust import trust_of
+from flower_agent.flower import container_spec
+from flower_agent.model.address import Address
+from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
-from flower_agent.pki.node_trust import trust_of
-from flower_agent.service.discovery import SuperLink
-from flower_agent.wanted import roles
+from flower_agent.roles.superexec import trust_of as superexec_trust_of
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 STORIES = sorted(path.parent for path in CASES.glob("*/*/context.sh"))
@@ -40,10 +40,10 @@ GOOD = [story for story in STORIES if story.parent.name == "good"]
 
 @pytest.mark.parametrize("story", GOOD, ids=lambda path: path.name)
 def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
-    read = inputs.read(Paths(tmp_path), context_file=story / "context.sh")
-    found, _ = intake.judge(read)
+    read = sources.read(Paths(tmp_path), context_file=story / "context.sh")
+    found, _ = sources.judge(read)
     node = found.role is Role.SUPERNODE
-    site = roles.Site(
+    site = container_spec.Site(
         ca_file="/var/lib/flower-agent/tls/ca.crt",
         chain_file="/var/lib/flower-agent/tls/server.pem",
         key_file="/var/lib/flower-agent/tls/server.key",
@@ -54,14 +54,17 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
         caches_dir="/var/lib/flower-agent/caches",
         digests={},
         fleet_host=found.address or "172.20.0.43",
-        superlink=SuperLink(Address("172.20.0.43", 9092)) if node else None,
+        superlink=SuperLinkOffer(Address("172.20.0.43", 9092)) if node else None,
         trust=trust_of(found) if node else superexec_trust_of(found),
         node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
         node_auth=bool(found.node_auth),
         node_key_file="/var/lib/flower-agent/keys/node-29.key" if node else "",
         memory_bytes=4 * 1024**3,
     )
-    same(story / "containers.txt", "\n".join(map(shown, roles.containers(found, site))) + "\n")
+    same(
+        story / "containers.txt",
+        "\n".join(map(shown, container_spec.containers(found, site))) + "\n",
+    )
 
 
 def shown(container):

@@ -11,8 +11,8 @@ from authority import DAY, NOW, issue
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.errors import AgentError
-from flower_agent.pki import certificates
+from flower_agent.model.errors import AgentError
+from flower_agent.tls import certificates
 
 ROOT = issue("root", ca=True, usage="key_cert_sign", end=NOW + 3650 * DAY)
 LEAF = ROOT.issue("leaf", ca=False, hosts=["Host.example.org", "*.example.org", "10.0.0.1", "::1"])

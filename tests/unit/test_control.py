@@ -4,14 +4,14 @@ import datetime
 
 import pytest
 
-from flower_agent.probes import control, protobuf
-from flower_agent.probes.control import RunInfo, RunStatus
+from flower_agent.flower import control_messages, wire
+from flower_agent.flower.control_messages import RunInfo, RunStatus
 
 BIG_ID = 2**64 - 5
 
 
 def a_node(*extra, node_id=BIG_ID, status="online", until=1_800_000_000.5):
-    return protobuf.encode(
+    return wire.encode(
         (1, node_id),
         (2, "owner"),
         (4, status),
@@ -25,43 +25,43 @@ def a_node(*extra, node_id=BIG_ID, status="online", until=1_800_000_000.5):
 
 
 def nodes(*messages):
-    return protobuf.encode(*((1, message) for message in messages), (2, "2025-11-24T10:02:00"))
+    return wire.encode(*((1, message) for message in messages), (2, "2025-11-24T10:02:00"))
 
 
 def a_run(run_id, *, pending_at, status="running", sub_status="", details=""):
-    outcome = protobuf.encode((1, status), (2, sub_status), (3, details))
-    run = protobuf.encode(
+    outcome = wire.encode((1, status), (2, sub_status), (3, details))
+    run = wire.encode(
         (1, run_id),
         (2, "flwrlabs/quickstart"),
         (3, "1.0.0"),
-        (4, protobuf.encode((1, "lr"), (2, b""))),
+        (4, wire.encode((1, "lr"), (2, b""))),
         (5, "abc"),
         (6, pending_at),
         (10, outcome),
         (12, "default"),
     )
-    return protobuf.encode((1, run_id), (2, run))
+    return wire.encode((1, run_id), (2, run))
 
 
 def runs(*entries):
-    return protobuf.encode(*((1, entry) for entry in entries))
+    return wire.encode(*((1, entry) for entry in entries))
 
 
 def test_a_node_is_read_with_its_id_as_unsigned_text():
-    (node,) = control.decode_nodes(nodes(a_node()))
-    assert node == control.NodeInfo(
+    (node,) = control_messages.decode_nodes(nodes(a_node()))
+    assert node == control_messages.NodeInfo(
         node_id="18446744073709551611",
-        status=control.NodeStatus.ONLINE,
+        status=control_messages.NodeStatus.ONLINE,
         registered_at="2025-11-24T10:00:00+00:00",
         last_activated_at="2025-11-24T10:01:00+00:00",
         online_until=datetime.datetime(2027, 1, 15, 8, 0, 0, 500000, datetime.UTC),
         public_key=b"-----BEGIN PUBLIC KEY-----",
     )
-    assert node.status is control.NodeStatus.ONLINE
+    assert node.status is control_messages.NodeStatus.ONLINE
 
 
 def test_a_node_of_1_23_which_lacks_its_owners_name_is_read_alike():
-    old = protobuf.encode(
+    old = wire.encode(
         (1, BIG_ID),
         (2, "<none>"),
         (3, "online"),
@@ -71,49 +71,53 @@ def test_a_node_of_1_23_which_lacks_its_owners_name_is_read_alike():
         (9, 30.0),
         (10, b"-----BEGIN PUBLIC KEY-----"),
     )
-    assert control.decode_nodes(nodes(old)) == control.decode_nodes(nodes(a_node()))
+    assert control_messages.decode_nodes(nodes(old)) == control_messages.decode_nodes(
+        nodes(a_node())
+    )
 
 
 @pytest.mark.parametrize("owner", ["alice", "online"])
 def test_an_owner_may_have_any_name(owner):
-    named = control.decode_nodes(nodes(a_node((3, owner), status="offline")))
-    assert named[0].status is control.NodeStatus.OFFLINE
+    named = control_messages.decode_nodes(nodes(a_node((3, owner), status="offline")))
+    assert named[0].status is control_messages.NodeStatus.OFFLINE
 
 
 def test_a_superlink_without_nodes_gives_none():
-    assert control.decode_nodes(b"") == ()
-    assert control.decode_nodes(nodes()) == ()
+    assert control_messages.decode_nodes(b"") == ()
+    assert control_messages.decode_nodes(nodes()) == ()
 
 
 def test_fields_that_a_newer_flower_adds_are_skipped():
-    newer = a_node((12, protobuf.encode((1, 1.5))), (13, "berlin"))
-    assert control.decode_nodes(nodes(newer)) == control.decode_nodes(nodes(a_node()))
+    newer = a_node((12, wire.encode((1, 1.5))), (13, "berlin"))
+    assert control_messages.decode_nodes(nodes(newer)) == control_messages.decode_nodes(
+        nodes(a_node())
+    )
 
 
 def test_a_status_that_we_do_not_know_stays_text():
-    (node,) = control.decode_nodes(nodes(a_node(status="sleeping")))
+    (node,) = control_messages.decode_nodes(nodes(a_node(status="sleeping")))
     assert node.status == "sleeping"
-    assert not isinstance(node.status, control.NodeStatus)
+    assert not isinstance(node.status, control_messages.NodeStatus)
 
 
 @pytest.mark.parametrize("until", [0.0, float("nan"), float("inf"), -1e300])
 def test_a_node_that_was_never_online_or_lies_has_no_date(until):
-    (node,) = control.decode_nodes(nodes(a_node(until=until)))
+    (node,) = control_messages.decode_nodes(nodes(a_node(until=until)))
     assert node.online_until is None
 
 
 def test_runs_come_oldest_first_whatever_the_order_of_the_map():
     later = a_run(7, pending_at="2025-11-24T12:00:00")
     earlier = a_run(9, pending_at="2025-11-24T11:00:00")
-    assert [run.run_id for run in control.decode_runs(runs(later, earlier))] == ["9", "7"]
+    assert [run.run_id for run in control_messages.decode_runs(runs(later, earlier))] == ["9", "7"]
 
 
 def test_a_failed_run_says_why_and_is_not_active():
     entry = a_run(
         1, pending_at="x", status="finished", sub_status="failed", details="No heartbeat received"
     )
-    (run,) = control.decode_runs(runs(entry))
-    assert run.status is control.RunStatus.FINISHED
+    (run,) = control_messages.decode_runs(runs(entry))
+    assert run.status is control_messages.RunStatus.FINISHED
     assert (run.sub_status, run.details) == ("failed", "No heartbeat received")
     assert (run.fab_id, run.fab_version, run.fab_hash) == ("flwrlabs/quickstart", "1.0.0", "abc")
     assert run.federation == "default"
@@ -122,24 +126,26 @@ def test_a_failed_run_says_why_and_is_not_active():
 
 @pytest.mark.parametrize("status", ["pending", "starting", "running", "paused"])
 def test_a_run_that_has_not_finished_is_active(status):
-    (run,) = control.decode_runs(runs(a_run(1, pending_at="x", status=status)))
+    (run,) = control_messages.decode_runs(runs(a_run(1, pending_at="x", status=status)))
     assert run.active
 
 
-@pytest.mark.parametrize("decode", [control.decode_nodes, control.decode_runs])
+@pytest.mark.parametrize("decode", [control_messages.decode_nodes, control_messages.decode_runs])
 def test_an_answer_of_another_program_is_a_value_error(decode):
     with pytest.raises(ValueError, match="wire type"):
         decode(b"<html>not found</html>")
 
 
 def test_a_request_names_run_and_limit_only_when_given():
-    assert control.encode_list_runs() == b""
-    assert protobuf.decode(control.encode_list_runs(limit=500)).fields == ((2, 500),)
-    assert protobuf.decode(control.encode_list_runs(run_id=str(BIG_ID))).fields == ((1, BIG_ID),)
+    assert control_messages.encode_list_runs() == b""
+    assert wire.decode(control_messages.encode_list_runs(limit=500)).fields == ((2, 500),)
+    assert wire.decode(control_messages.encode_list_runs(run_id=str(BIG_ID))).fields == (
+        (1, BIG_ID),
+    )
 
 
 def test_a_run_is_stopped_by_its_unsigned_id():
-    assert protobuf.decode(control.encode_stop_run(str(BIG_ID))).fields == ((1, BIG_ID),)
+    assert wire.decode(control_messages.encode_stop_run(str(BIG_ID))).fields == ((1, BIG_ID),)
 
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flower_agent.counted import counted
+from flower_agent.docker import data_mounts
+from flower_agent.model.errors import counted
 from flower_agent.runs import rounds
-from flower_agent.wanted import app_data
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 files"), (1, "1 file"), (2, "2 files")])
@@ -14,7 +14,10 @@ def test_a_number_of_things_is_said_as_one_says_it(count, said):
 
 @pytest.mark.parametrize(("seen", "said"), [(0, "empty"), (1, "1 entry"), (2, "2 entries")])
 def test_the_entries_of_data_are_counted(seen, said):
-    assert app_data.judge(app_data.parse_source("/srv/data"), f"data {seen} 0\n") == (said, None)
+    assert data_mounts.judge(data_mounts.parse_data_source("/srv/data"), f"data {seen} 0\n") == (
+        said,
+        None,
+    )
 
 
 def test_the_replies_of_a_round_are_counted():

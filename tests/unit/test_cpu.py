@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent.machine import cpu
+from flower_agent.host import machine
 
 QEMU64 = (
     "fpu de pse tsc msr mmx fxsr sse sse2 ht syscall nx lm cpuid hypervisor lahf_lm svm pni cx16"
@@ -17,7 +17,7 @@ def cpuinfo(flags):
 
 
 def told(flags, *names):
-    return [str(finding) for finding in cpu.findings(cpu.flags(cpuinfo(flags)), names)]
+    return [str(finding) for finding in machine.findings(machine.flags(cpuinfo(flags)), names)]
 
 
 def test_qemus_default_model_is_told_with_what_it_lacks():
@@ -37,9 +37,12 @@ def test_tensorflow_wants_avx(name):
 
 
 def test_of_another_architecture_nothing_is_claimed():
-    assert list(cpu.findings(cpu.flags("processor : 0\nFeatures : fp asimd\n"), ["pytorch"])) == []
+    assert (
+        list(machine.findings(machine.flags("processor : 0\nFeatures : fp asimd\n"), ["pytorch"]))
+        == []
+    )
 
 
 def test_the_warning_says_what_to_change_in_the_template():
-    found = next(iter(cpu.findings(cpu.flags(cpuinfo(QEMU64)))))
+    found = next(iter(machine.findings(machine.flags(cpuinfo(QEMU64)))))
     assert "CPU_MODEL" in found.hint

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.address import Address
-from flower_agent.errors import AgentError, Severity
-from flower_agent.reporting import report
-from flower_agent.service import discovery
-from flower_agent.service.discovery import Member, Partition, Peer, Service
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError, Severity
+from flower_agent.onegate import discovery, status_attributes
+from flower_agent.onegate.discovery import Member, Partition, Service, ServiceVm
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CA = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
-V25 = flower.parse_version("1.25.0")
+V25 = flower_versions.parse_version("1.25.0")
 CA_BASE64 = base64.b64encode(CA.encode()).decode()
 WHOLE = {
     "FLOWER_ROLE": "superlink",
@@ -36,7 +35,7 @@ def sample(name):
 
 
 def peer(vmid=28, name="superlink_0_(service_1)", **attributes):
-    return Peer(str(vmid), name, attributes)
+    return ServiceVm(str(vmid), name, attributes)
 
 
 def refused(call, *arguments):
@@ -80,7 +79,7 @@ def test_a_vm_that_oneflow_has_just_asked_for_is_known_by_its_number():
 
 def test_attributes_that_are_not_one_text_do_not_count():
     vm = {"VM": {"ID": 28, "USER_TEMPLATE": {"A": ["1", "2"], "B": {"C": "1"}, "D": "x"}}}
-    assert discovery.parse_vm(vm) == Peer("28", "", {"D": "x"})
+    assert discovery.parse_vm(vm) == ServiceVm("28", "", {"D": "x"})
 
 
 def test_a_vm_without_attributes_has_none():
@@ -268,7 +267,7 @@ def test_no_attribute_does_more_than_make_a_node_wait(attributes):
 @given(st.ip_addresses() | st.sampled_from(["fl.example.org"]), st.integers(1, 65535))
 def test_an_endpoint_survives_the_way_over_onegate(host, port):
     endpoint = Address(str(host), port)
-    line = f"FLOWER_ENDPOINT={report.words(str(endpoint))}"
+    line = f"FLOWER_ENDPOINT={status_attributes.words(str(endpoint))}"
     ((_, kept),) = template.parse(template.escape(line))
     found = discovery.superlink([peer(**{**WHOLE, "FLOWER_ENDPOINT": kept})])
     assert found.endpoint == endpoint
@@ -293,7 +292,7 @@ def test_versions_that_differ_in_major_or_minor_are_a_finding(other):
 
 @pytest.mark.parametrize(("own", "other"), [("1.25.0", "1.40.0"), ("1.42.0", "1.39.0")])
 def test_versions_that_cannot_talk_to_each_other_are_an_error(own, other):
-    found = discovery.mixed_versions(flower.parse_version(own), other)
+    found = discovery.mixed_versions(flower_versions.parse_version(own), other)
     assert (found.code, found.severity) == ("version.mixed", Severity.ERROR)
     assert "cannot talk" in found.message
 
@@ -310,7 +309,7 @@ def service(*indices, cardinality=3, role="supernode"):
 
 def node(index, partition=None):
     told = {} if partition is None else {"FLOWER_PARTITION": f"{partition}/3"}
-    return Peer(str(100 + index), f"supernode_{index}_(service_7)", told)
+    return ServiceVm(str(100 + index), f"supernode_{index}_(service_7)", told)
 
 
 def test_the_index_in_the_name_is_the_partition():
@@ -375,7 +374,7 @@ def test_a_role_with_numbers_in_its_name_is_no_index():
 )
 def test_a_published_partition_is_read_as_input(text, free):
     found = Service("7", (Member("8", "mine", "supernode"),), (("supernode", 3),))
-    peers = [Peer("9", "nameless", {"FLOWER_PARTITION": text})]
+    peers = [ServiceVm("9", "nameless", {"FLOWER_PARTITION": text})]
     assert discovery.partition(found, "8", peers) == Partition(free, 3)
 
 

@@ -10,12 +10,14 @@ import pytest
 from test_purity import PURE
 
 from flower_agent import cli
-from flower_agent.catalogue import CATALOGUE
-from flower_agent.commands import status_command
+from flower_agent.commands import status as commands_status
 from flower_agent.config import settings
-from flower_agent.reporting import life, report, status
-from flower_agent.reporting.status import Mark, Status
-from flower_agent.steps import backoff
+from flower_agent.model import lifecycle
+from flower_agent.model import status as model_status
+from flower_agent.model.error_codes import CATALOGUE
+from flower_agent.model.status import Mark, Status
+from flower_agent.onegate import status_attributes
+from flower_agent.reconcile import restart_policy
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = ROOT / "flower_agent"
@@ -82,12 +84,12 @@ def sources():
 @functools.cache
 def attributes():
     """Return what the code tells OneGate, read off the code."""
-    now = life.born(None, 0).since
+    now = lifecycle.born(None, 0).since
     empty = Status(
         state="", since=now, phase=None, phase_since=now, written_at=now, agent_version=""
     )
     told = re.findall(r'turn\.told\["(\w+)"\] =', sources())
-    return {*report.attributes(empty, {}), *told, "READY", "FLOWER_SEEN"}
+    return {*status_attributes.attributes(empty, {}), *told, "READY", "FLOWER_SEEN"}
 
 
 def subcommands():
@@ -156,17 +158,19 @@ def test_lines_are_short_and_words_are_plain(page):
 
 
 def test_the_status_page_has_every_state_phase_mark_and_exit_code():
-    states = [*(state.value for state in life.State), status.STOPPED]
+    states = [*(state.value for state in lifecycle.LifeState), model_status.STOPPED]
     assert first_cells(section("docs/status.md", "States")) == states
-    assert first_cells(section("docs/status.md", "Phases")) == [phase.value for phase in life.Phase]
+    assert first_cells(section("docs/status.md", "Phases")) == [
+        phase.value for phase in lifecycle.Phase
+    ]
     marks = first_cells(section("docs/status.md", "Text"))[: len(Mark)]
     assert marks == [mark.value for mark in Mark]
     told = dict(
         re.findall(r"^\| (\d+) \| (.+) \|$", section("docs/status.md", "Exit codes"), re.MULTILINE)
     )
-    for state, code in status.EXIT_CODES.items():
+    for state, code in model_status.EXIT_CODES.items():
         assert told.pop(str(code)) == f"`{state}`"
-    others = (status.NOT_RUNNING, status.UNKNOWN, status.TIMED_OUT, cli.USAGE)
+    others = (model_status.NOT_RUNNING, model_status.UNKNOWN, model_status.TIMED_OUT, cli.USAGE)
     assert set(told) == {str(code) for code in others}
 
 
@@ -191,21 +195,21 @@ def test_the_onegate_page_has_every_attribute():
 @pytest.mark.parametrize(
     ("page", "sentence"),
     [
-        ("docs/onegate.md", f"until {report.MIN_INTERVAL_S:.0f} s after the last body"),
-        ("docs/onegate.md", f"Every {report.HEARTBEAT_S:.0f} s"),
-        ("docs/onegate.md", f"to {report.RETRY_LONGEST_S:.0f} s."),
-        ("docs/onegate.md", f"At most {report.MAX_WORDS} characters"),
-        ("docs/status.md", f"older than {status.STALE_AFTER_S} s"),
-        ("docs/status.md", f"waits {status_command.GRACE_S:.0f} s"),
+        ("docs/onegate.md", f"until {status_attributes.MIN_INTERVAL_S:.0f} s after the last body"),
+        ("docs/onegate.md", f"Every {status_attributes.HEARTBEAT_S:.0f} s"),
+        ("docs/onegate.md", f"to {status_attributes.RETRY_LONGEST_S:.0f} s."),
+        ("docs/onegate.md", f"At most {status_attributes.MAX_WORDS} characters"),
+        ("docs/status.md", f"older than {model_status.STALE_AFTER_S} s"),
+        ("docs/status.md", f"waits {commands_status.GRACE_S:.0f} s"),
         (
             "docs/how-it-works.md",
-            f"then after {backoff.FIRST_DELAY_S:.0f} s, doubling to 5 minutes",
+            f"then after {restart_policy.FIRST_DELAY_S:.0f} s, doubling to 5 minutes",
         ),
     ],
 )
 def test_a_number_is_the_constant_of_the_code(page, sentence):
     assert sentence in " ".join(read(page).split())
-    assert backoff.LONGEST_DELAY_S == 5 * 60
+    assert restart_policy.LONGEST_DELAY_S == 5 * 60
 
 
 def test_the_map_of_the_house_has_every_module_in_its_place_and_says_which_are_pure():

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from flower_agent.steps import backoff
-from flower_agent.steps.backoff import Trouble
-from flower_agent.steps.ends import AGAIN_S, FIRST_AGAIN_S, Ends
-from flower_agent.wanted.containers import Existing
+from flower_agent.docker.containers import Existing
+from flower_agent.reconcile import restart_policy
+from flower_agent.reconcile.exit_analysis import AGAIN_S, FIRST_AGAIN_S, ExitAnalysis
+from flower_agent.reconcile.restart_policy import Trouble
 
 NAME = "flower-supernode"
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"
@@ -34,7 +34,7 @@ class Container:
     def __init__(self, log, exit_code=1):
         text = (LOGS / f"{log}.log").read_text() if log else ""
         self.engine = Engine(text)
-        self.ends = Ends(self.engine, rng=random.Random(1))
+        self.ends = ExitAnalysis(self.engine, rng=random.Random(1))
         self.exit_code, self.now, self.troubles = exit_code, 0.0, {}
 
     def end(self):
@@ -50,7 +50,7 @@ class Container:
             started_at=finished - datetime.timedelta(seconds=1),
             finished_at=finished,
         )
-        new = backoff.count(self.troubles, (found,), now=self.now)[NAME]
+        new = restart_policy.count(self.troubles, (found,), now=self.now)[NAME]
         judged = self.ends.judge(found, self.troubles.get(NAME), new, self.now)
         self.troubles = {NAME: judged}
         return judged.not_before - self.now
@@ -149,6 +149,6 @@ def test_the_status_says_the_same_all_the_while():
 
 
 def test_a_wait_leaves_the_count_of_failures():
-    assert backoff.waits(None, Trouble(1, START, 5), not_before=9) == Trouble(0, START, 9)
+    assert restart_policy.waits(None, Trouble(1, START, 5), not_before=9) == Trouble(0, START, 9)
     known = Trouble(4, None, 1)
-    assert backoff.waits(known, Trouble(5, START, 5), not_before=9) == Trouble(4, START, 9)
+    assert restart_policy.waits(known, Trouble(5, START, 5), not_before=9) == Trouble(4, START, 9)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from flower_agent.errors import AgentError
-from flower_agent.steps import engine
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted import flower
-from flower_agent.wanted.containers import Mount
+from flower_agent.config import flower_versions
+from flower_agent.docker import client
+from flower_agent.docker.client import Engine
+from flower_agent.docker.containers import Mount
+from flower_agent.model.errors import AgentError
 
 
 class Api:
@@ -28,7 +28,7 @@ def mounts(tmp_path):
     return (
         Mount(str(key), "/app/server.key"),
         Mount(str(runs), "/app/runs", read_only=False),
-        Mount("/srv/data", flower.DATA, propagation="rslave"),
+        Mount("/srv/data", flower_versions.DATA, propagation="rslave"),
         Mount("flower-data", "/app/volume", volume=(("type", "nfs"),)),
     )
 
@@ -38,17 +38,17 @@ def targets(found):
 
 
 def test_under_selinux_the_agents_own_places_are_relabelled_and_the_operators_data_are_not(mounts):
-    found = engine.bindings(mounts, "default", relabels=True)
+    found = client.bindings(mounts, "default", relabels=True)
     key, runs, *_ = mounts
     assert found["binds"] == [
         f"{key.source}:/app/server.key:ro,rprivate,z",
         f"{runs.source}:/app/runs:rw,rprivate,z",
     ]
-    assert targets(found) == [flower.DATA, "/app/volume"]
+    assert targets(found) == [flower_versions.DATA, "/app/volume"]
 
 
 def test_without_selinux_all_are_mounts_which_docker_never_makes(mounts):
-    found = engine.bindings(mounts, "default", relabels=False)
+    found = client.bindings(mounts, "default", relabels=False)
     assert found["binds"] is None
     assert targets(found) == [mount.target for mount in mounts]
 
@@ -56,7 +56,7 @@ def test_without_selinux_all_are_mounts_which_docker_never_makes(mounts):
 def test_docker_is_not_left_to_make_a_file_that_is_gone_as_a_directory(tmp_path):
     gone = Mount(str(tmp_path / "ca.crt"), "/app/ca.crt")
     with pytest.raises(AgentError, match=r"ca\.crt is not there") as caught:
-        engine.bindings((gone,), "default", relabels=True)
+        client.bindings((gone,), "default", relabels=True)
     assert caught.value.retryable
 
 

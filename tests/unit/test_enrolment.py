@@ -8,21 +8,21 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from node_key_pairs import CURVES, node, pem_of, public
 
-from flower_agent.config import pem
-from flower_agent.probes.control import NodeInfo, NodeStatus
-from flower_agent.service import enrolment
-from flower_agent.service.discovery import Peer
-from flower_agent.service.enrolment import Action, Claim, Pin
+from flower_agent.enrolment import policy
+from flower_agent.enrolment.policy import Claim, KeyAction, Pin
+from flower_agent.flower.control_messages import NodeInfo, NodeStatus
+from flower_agent.model import pem
+from flower_agent.onegate.discovery import ServiceVm
 
 ONLINE, OFFLINE, GONE = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.UNREGISTERED
 
 
 def peer(**attributes):
-    return Peer("42", "supernode_0_(service_7)", attributes)
+    return ServiceVm("42", "supernode_0_(service_7)", attributes)
 
 
 def decide(pins=(), claims=(), given=(), nodes=(), gone=()):
-    return enrolment.decide(pins, claims, given, enrolment.by_key(nodes), gone=gone)
+    return policy.decide(pins, claims, given, policy.by_key(nodes), gone=gone)
 
 
 def shown(decision):
@@ -50,21 +50,21 @@ def test_what_is_no_key_has_no_fingerprint(data):
 
 
 def test_a_key_is_read_as_onegate_keeps_it():
-    assert enrolment.claim(peer(FLOWER_NODE_KEY=public(1))) == Claim("42", public(1))
+    assert policy.claim(peer(FLOWER_NODE_KEY=public(1))) == Claim("42", public(1))
     told = peer(FLOWER_ROLE="supernode", FLOWER_NODE_KEY=f'"{public(1)}"')
-    assert enrolment.claim(told).key == public(1)
+    assert policy.claim(told).key == public(1)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"FLOWER_NODE_KEY": '""'}, {"FLOWER_ROLE": '""'}])
 def test_a_vm_that_publishes_no_key_yet_claims_none(attributes):
-    assert enrolment.claim(peer(**attributes)) == Claim("42")
+    assert policy.claim(peer(**attributes)) == Claim("42")
 
 
 @pytest.mark.parametrize(
     "text", ["ssh-ed25519 AAAA", "x" * 10_000, public(1)[:-4], f"{public(1)},{public(2)}", "\a"]
 )
 def test_what_is_no_key_is_refused_and_said(text):
-    found = enrolment.claim(peer(FLOWER_NODE_KEY=text))
+    found = policy.claim(peer(FLOWER_NODE_KEY=text))
     assert found.key is None
     decision = decide(claims=[found])
     assert (decision.steps, decision.pins, codes(decision)) == ((), (), ["enrol.key_refused"])
@@ -74,14 +74,14 @@ def test_what_is_no_key_is_refused_and_said(text):
 
 def test_a_vm_of_another_role_claims_no_key_whatever_it_publishes():
     told = peer(FLOWER_ROLE="superlink", FLOWER_NODE_KEY=public(1))
-    assert enrolment.claim(told) == Claim("42", stranger=True, says="superlink")
+    assert policy.claim(told) == Claim("42", stranger=True, says="superlink")
     lone = peer(FLOWER_ROLE="superexec", FLOWER_NODE_KEY=public(1))
-    assert enrolment.claim(lone) == Claim("42", stranger=True)
+    assert policy.claim(lone) == Claim("42", stranger=True)
 
 
 @pytest.mark.parametrize("role", ["superexec", "superlink", "x\x1b[2J"])
 def test_oneflows_role_counts_more_than_a_word_that_any_vm_can_write(role):
-    found = enrolment.claim(peer(FLOWER_ROLE=role, FLOWER_NODE_KEY=public(1)), is_node=True)
+    found = policy.claim(peer(FLOWER_ROLE=role, FLOWER_NODE_KEY=public(1)), is_node=True)
     assert (found.key, found.stranger) == (public(1), False)
     decision = decide(claims=[found])
     assert shown(decision) == [("register", public(1), "VM 42")]
@@ -99,10 +99,10 @@ def test_many_strangers_are_one_warning():
 
 def test_what_a_vm_says_of_its_gpus_is_cut_and_printable():
     told = "1 NVIDIA GPU: A10\x1b[2J" + "x" * 300
-    found = enrolment.claim(peer(FLOWER_GPU=told, FLOWER_NODE_KEY=public(1))).gpu
+    found = policy.claim(peer(FLOWER_GPU=told, FLOWER_NODE_KEY=public(1))).gpu
     assert found.startswith("1 NVIDIA GPU: A10[2Jxxx")
     assert len(found) < 200
-    assert enrolment.claim(peer(FLOWER_GPU=told)).gpu == found
+    assert policy.claim(peer(FLOWER_GPU=told)).gpu == found
 
 
 # What follows
@@ -133,7 +133,7 @@ def test_another_key_of_a_pinned_vm_is_refused_and_said():
 def test_a_node_that_lost_its_key_is_said_to_have_lost_it():
     told = peer(FLOWER_NODE_KEY=public(2), FLOWER_WARNING="enrol.key_damaged: x was damaged")
     pins = [Pin("42", public(1), own=True)]
-    decision = decide(pins, [enrolment.claim(told)], nodes=[node(1, OFFLINE)])
+    decision = decide(pins, [policy.claim(told)], nodes=[node(1, OFFLINE)])
     assert codes(decision) == ["enrol.key_changed"]
     assert "it says that the one before was damaged" in decision.findings[0].message
     assert "nodes unregister" in decision.findings[0].hint
@@ -232,10 +232,10 @@ worlds = st.fixed_dictionaries(
 
 def applied(world, decision):
     """Return the world after the steps, as Flower does them."""
-    known = enrolment.by_key(world["nodes"])
+    known = policy.by_key(world["nodes"])
     for step in decision.steps:
         key = pem.node_key_pem(step.key)
-        if step.action is Action.REGISTER:
+        if step.action is KeyAction.REGISTER:
             assert key.strip() not in known, "a key in use is refused"
             known[key.strip()] = NodeInfo(node_id="7", status=NodeStatus.REGISTERED, public_key=key)
         else:
@@ -258,22 +258,22 @@ def test_applied_steps_leave_no_steps(world):
 @effort(max_examples=300, deadline=None)
 @given(worlds)
 def test_only_what_the_agent_registered_and_what_left_is_unregistered(world):
-    known = enrolment.by_key(world["nodes"])
+    known = policy.by_key(world["nodes"])
     own = {p.key for p in world["pins"] if p.own and p.vmid in world["gone"]}
     stay = {p.key for p in world["pins"] if p.vmid not in world["gone"]} | {*world["given"]}
     for step in decide(**world).steps:
-        if step.action is Action.UNREGISTER:
+        if step.action is KeyAction.UNREGISTER:
             assert step.key in own - stay
-            assert enrolment.node_of(step.key, known).status is not ONLINE
+            assert policy.node_of(step.key, known).status is not ONLINE
 
 
 @effort(max_examples=300, deadline=None)
 @given(worlds)
 def test_a_pin_changes_only_when_its_key_was_unregistered(world):
-    known = enrolment.by_key(world["nodes"])
+    known = policy.by_key(world["nodes"])
     after = {pin.vmid: pin.key for pin in decide(**world).pins}
     for pin in world["pins"]:
-        node = enrolment.node_of(pin.key, known)
+        node = policy.node_of(pin.key, known)
         spent = node is not None and node.status is GONE
         if pin.vmid not in world["gone"] and not spent:
             assert after[pin.vmid] == pin.key

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import foreign_text
-from flower_agent.catalogue import CATALOGUE
-from flower_agent.probes import exit_table, exits
-from flower_agent.probes.exits import Refusal
+from flower_agent.flower import exit_codes
+from flower_agent.flower.exit_codes import Refusal
+from flower_agent.model import foreign_text
+from flower_agent.model.error_codes import CATALOGUE
 
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"
 ALL_LOGS = sorted(LOGS.glob("*.log"))
@@ -22,16 +22,16 @@ def log(name):
 
 
 def peer(name):
-    return exits.peer(log(name).splitlines())
+    return exit_codes.node_connection(log(name).splitlines())
 
 
 def explained(code, name):
-    found = exits.explain(code, False, log(name))
+    found = exit_codes.explain(code, False, log(name))
     return found.error, found.meaning
 
 
 def after(name, *lines):
-    return exits.peer([*log(name).splitlines(), *lines])
+    return exit_codes.node_connection([*log(name).splitlines(), *lines])
 
 
 RETRY = "WARNING :   Connection attempt failed, retrying in 3.14 seconds"
@@ -46,7 +46,9 @@ def test_a_node_that_printed_its_id_is_connected(version):
 
 
 def test_a_node_that_has_printed_nothing_yet_is_not_connected():
-    assert exits.peer(["INFO :      Starting Flower SuperNode"]) == exits.Peer(None, False, "")
+    assert exit_codes.node_connection(
+        ["INFO :      Starting Flower SuperNode"]
+    ) == exit_codes.NodeConnection(None, False, "")
 
 
 def test_a_node_that_retries_is_not_connected_and_keeps_its_id():
@@ -65,7 +67,7 @@ def test_a_node_that_gave_up_is_not_connected():
 
 
 def test_a_node_that_reached_the_superlink_but_has_no_id_yet_is_not_connected():
-    assert not exits.peer([RETRY, BACK]).connected
+    assert not exit_codes.node_connection([RETRY, BACK]).connected
 
 
 def test_an_error_of_an_app_does_not_disconnect_a_node():
@@ -80,7 +82,7 @@ def test_a_refused_clock_is_seen_even_where_flower_does_not_say_so(version):
 
 def test_a_node_stopped_while_it_retried_is_not_called_a_refused_clock():
     lines = [RETRY, "INFO :      SuperNode terminated gracefully."]
-    assert exits.peer(lines).refusal is None
+    assert exit_codes.node_connection(lines).refusal is None
 
 
 @pytest.mark.parametrize(
@@ -137,20 +139,22 @@ def test_the_reason_of_a_failed_connection_is_found(name, detail):
 
 def test_at_debug_level_a_retry_has_a_reason():
     line = "DEBUG 2026-11-24 04:51:16,820:     Connection attempt failed with exception: refused"
-    assert exits.peer([line, RETRY]).detail == "refused"
+    assert exit_codes.node_connection([line, RETRY]).detail == "refused"
 
 
 @pytest.mark.parametrize("path", ALL_LOGS, ids=lambda path: path.stem)
 def test_the_telling_lines_tell_what_the_whole_log_does(path):
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert exits.peer(exits.telling(lines)) == exits.peer(lines)
+    assert exit_codes.node_connection(exit_codes.telling(lines)) == exit_codes.node_connection(
+        lines
+    )
 
 
 @given(st.lists(st.sampled_from(ALL_LINES)), st.lists(st.sampled_from(ALL_LINES)))
 def test_a_log_read_piece_by_piece_tells_the_same(first, second):
-    whole = exits.peer(first + second)
-    kept = exits.telling((*exits.telling(first), *second))
-    assert exits.peer(kept) == whole
+    whole = exit_codes.node_connection(first + second)
+    kept = exit_codes.telling((*exit_codes.telling(first), *second))
+    assert exit_codes.node_connection(kept) == whole
     assert len(kept) <= 6
 
 
@@ -162,7 +166,7 @@ def test_a_port_that_flower_did_not_get_is_in_use_and_nobody_is_said_to_listen(v
 
 
 def test_a_damaged_database_is_named_with_its_file_and_its_vm():
-    found = exits.explain(1, False, "sqlite3.DatabaseError: database disk image is malformed")
+    found = exit_codes.explain(1, False, "sqlite3.DatabaseError: database disk image is malformed")
     assert found.error == "state.corrupt"
     assert "superlink/state.db on its VM" in found.meaning
     assert found.hint.startswith("On the SuperLink's VM: flower-agent down; cp -a ")
@@ -218,22 +222,22 @@ def test_a_real_end_is_explained(code, name, error, words):
     ],
 )
 def test_a_telling_line_names_the_error(line, error):
-    assert exits.explain(1, False, f"ERROR :     {line}\n").error == error
+    assert exit_codes.explain(1, False, f"ERROR :     {line}\n").error == error
 
 
 def test_what_a_line_names_stands_in_the_meaning():
     line = "PermissionError: [Errno 13] Permission denied: '/app/certificates/server.key'"
-    assert "/app/certificates/server.key" in exits.explain(1, False, line).meaning
+    assert "/app/certificates/server.key" in exit_codes.explain(1, False, line).meaning
 
 
 def test_a_bad_argument_is_named():
     line = "flower-superlink: error: unrecognized arguments: --storage-dir x"
-    assert "--storage-dir x" in exits.explain(2, False, line).meaning
+    assert "--storage-dir x" in exit_codes.explain(2, False, line).meaning
 
 
 def test_the_last_telling_line_counts():
     text = log("1.25.0-node-wrong-ca") + log("1.25.0-node-clock")
-    assert exits.explain(1, False, text).error == "peer.clock"
+    assert exit_codes.explain(1, False, text).error == "peer.clock"
 
 
 def test_a_superlink_is_not_blamed_for_what_it_says_of_its_nodes():
@@ -243,17 +247,19 @@ def test_a_superlink_is_not_blamed_for_what_it_says_of_its_nodes():
         "ERROR :     No SuperNode found with the given public key.\n"
         "ERROR :     Exit Code: 100\n"
     )
-    found = exits.explain(1, False, text)
+    found = exit_codes.explain(1, False, text)
     assert (found.flower_code, found.error) == (100, "container.exited")
 
 
 def test_an_old_trouble_does_not_explain_a_clean_end():
     text = log("1.25.0-node-wrong-ca") + "INFO :      SuperNode terminated gracefully.\n"
-    assert exits.explain(0, False, text).error == "container.exited"
+    assert exit_codes.explain(0, False, text).error == "container.exited"
 
 
 def test_a_node_that_is_forgotten_without_another_try_is_not_connected():
-    seen = exits.peer(["INFO :      SuperNode ID: 5", '\tdetails = "Node ID 5 not found"'])
+    seen = exit_codes.node_connection(
+        ["INFO :      SuperNode ID: 5", '\tdetails = "Node ID 5 not found"']
+    )
     assert (seen.connected, seen.refusal) == (False, Refusal.FORGOTTEN)
 
 
@@ -263,56 +269,58 @@ def test_a_superlink_without_room_for_its_database_is_named_by_its_nodes():
 
 
 def test_a_clean_end_of_a_superlink_is_not_called_forgotten():
-    found = exits.explain(0, False, "INFO :      SuperLink terminated gracefully.\n")
+    found = exit_codes.explain(0, False, "INFO :      SuperLink terminated gracefully.\n")
     assert found.meaning == "it ended by itself without an error"
 
 
-@pytest.mark.parametrize("code", sorted(exit_table.FLOWER_CODES))
+@pytest.mark.parametrize("code", sorted(exit_codes.FLOWER_CODES))
 def test_flowers_own_code_is_read_through_the_colours(code):
-    found = exits.explain(1, False, f"\x1b[91mERROR \x1b[0m:     Exit Code: {code}\nwords\n")
+    found = exit_codes.explain(1, False, f"\x1b[91mERROR \x1b[0m:     Exit Code: {code}\nwords\n")
     assert (found.code, found.flower_code) == (1, code)
-    assert found.meaning == exit_table.FLOWER_CODES[code].text
+    assert found.meaning == exit_codes.FLOWER_CODES[code].text
 
 
 def test_the_code_of_an_app_does_not_explain_the_end_of_its_container():
-    found = exits.explain(1, False, "ERROR :     Exit Code: 201\nINFO : bye\n")
+    found = exit_codes.explain(1, False, "ERROR :     Exit Code: 201\nINFO : bye\n")
     assert found.flower_code is None
 
 
 @pytest.mark.parametrize("code", [125, 126, 127, 137, 139, 143, 255])
 def test_a_signal_or_docker_ended_it_whatever_the_log_says(code):
-    found = exits.explain(code, False, log("1.25.0-node-clock"))
-    assert found.meaning == exit_table.PROCESS_CODES[code].text
+    found = exit_codes.explain(code, False, log("1.25.0-node-clock"))
+    assert found.meaning == exit_codes.PROCESS_CODES[code].text
 
 
 def test_a_lack_of_memory_is_told_whatever_the_log_says():
-    found = exits.explain(137, True, log("1.25.0-node-clock"))
+    found = exit_codes.explain(137, True, log("1.25.0-node-clock"))
     assert "memory" in found.meaning
     assert "FLOWER_MEMORY_LIMIT" in found.hint
 
 
 def test_an_unknown_end_shows_its_last_words():
     text = "Traceback (most recent call last):\nValueError: no idea\nINFO:     Shutting down\n\n"
-    assert exits.explain(1, False, text).meaning == "status 1, after: ValueError: no idea"
+    assert exit_codes.explain(1, False, text).meaning == "status 1, after: ValueError: no idea"
 
 
 def test_an_end_without_words_shows_its_status():
-    assert exits.explain(77, False, "").meaning == "status 77"
+    assert exit_codes.explain(77, False, "").meaning == "status 77"
 
 
 def test_a_container_that_runs_may_have_a_telling_log():
-    assert exits.explain(None, False, log("1.23.0-exec-no-database")).error == "state.unwritable"
-    assert exits.explain(None, False, log("1.25.0-node-connected")).meaning == ""
+    assert (
+        exit_codes.explain(None, False, log("1.23.0-exec-no-database")).error == "state.unwritable"
+    )
+    assert exit_codes.explain(None, False, log("1.25.0-node-connected")).meaning == ""
 
 
 MEANINGS = (
-    *exit_table.FLOWER_CODES.values(),
-    *exit_table.APP_CODES.values(),
-    *exit_table.PROCESS_CODES.values(),
-    *(sign.meaning for sign in exit_table.SIGNS),
-    exit_table.LOST,
-    exit_table.OUT_OF_MEMORY,
-    exit_table.SILENT_REFUSAL,
+    *exit_codes.FLOWER_CODES.values(),
+    *exit_codes.APP_CODES.values(),
+    *exit_codes.PROCESS_CODES.values(),
+    *(sign.meaning for sign in exit_codes.SIGNS),
+    exit_codes.LOST,
+    exit_codes.OUT_OF_MEMORY,
+    exit_codes.SILENT_REFUSAL,
 )
 
 
@@ -324,25 +332,25 @@ def test_every_meaning_has_a_known_code_and_something_to_do(meaning):
 
 
 def test_an_app_code_never_ends_a_container():
-    assert not set(exit_table.FLOWER_CODES) & set(exit_table.APP_CODES)
+    assert not set(exit_codes.FLOWER_CODES) & set(exit_codes.APP_CODES)
 
 
 @given(st.text())
 def test_any_log_is_read_without_an_error(text):
-    found = exits.explain(1, False, text)
+    found = exit_codes.explain(1, False, text)
     assert found.meaning
-    assert not exits.peer(text.splitlines()).connected or "SuperNode ID" in text
+    assert not exit_codes.node_connection(text.splitlines()).connected or "SuperNode ID" in text
 
 
 def test_colours_and_carriage_returns_are_taken_off():
-    assert exits.strip_ansi("\x1b[92mINFO \x1b[0m: x\x1b[2K\r\n") == "INFO : x\n"
+    assert exit_codes.strip_ansi("\x1b[92mINFO \x1b[0m: x\x1b[2K\r\n") == "INFO : x\n"
 
 
 @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
 def test_an_app_cannot_write_a_line_in_flowers_name(end):
     log = f"INFO : app says{end}RuntimeError: generator didn't yield\n"
-    lines = exits.telling(foreign_text.lines(log))
-    assert not exits.peer(lines).failed
+    lines = exit_codes.telling(foreign_text.lines(log))
+    assert not exit_codes.node_connection(lines).failed
 
 
 @pytest.mark.parametrize(
@@ -357,6 +365,6 @@ def test_an_app_cannot_write_a_line_in_flowers_name(end):
 )
 def test_a_line_without_end_is_read_in_a_moment(flood):
     began = time.monotonic()
-    exits.peer(exits.telling(foreign_text.lines(flood)))
-    exits.explain(1, False, flood)
+    exit_codes.node_connection(exit_codes.telling(foreign_text.lines(flood)))
+    exit_codes.explain(1, False, flood)
     assert time.monotonic() - began < 3

@@ -12,7 +12,7 @@ from concurrent import futures
 import pytest
 
 from flower_agent import files, process
-from flower_agent.errors import AgentError
+from flower_agent.model.errors import AgentError
 
 # Handing a file to a group that is not one's own needs root; else the own one must do.
 GROUP = 49999 if os.geteuid() == 0 else os.getegid()

@@ -6,19 +6,19 @@ import subprocess
 
 import pytest
 
-from flower_agent.address import Address
 from flower_agent.background import Threads
 from flower_agent.config import settings
-from flower_agent.loop import superlink
-from flower_agent.loop.turn import Running, Turn
-from flower_agent.machine import firewall, firewall_tools
-from flower_agent.machine.firewall_tools import Firewalls
-from flower_agent.machine.host import HostFacts
-from flower_agent.machine.interfaces import Interface
+from flower_agent.cycle import Running, Turn
+from flower_agent.host import firewall
+from flower_agent.host.firewall import Firewalls
+from flower_agent.host.machine import HostFacts
+from flower_agent.host.network import Interface
+from flower_agent.model.address import Address
+from flower_agent.model.state import State
+from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
-from flower_agent.reporting.status import Mark
+from flower_agent.roles import superlink
+from flower_agent.tls.store import Keyring
 
 FLEET = Address("10.77.0.10", 9092)
 NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
@@ -88,7 +88,7 @@ def machine(tmp_path, monkeypatch):
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     programs = tmp_path / "bin"
     programs.mkdir()
-    monkeypatch.setattr(firewall_tools, "_PATH", str(programs))
+    monkeypatch.setattr(firewall, "_PATH", str(programs))
     program(tmp_path, "systemctl", "printf 'active\\ninactive\\ninactive\\n'; exit 3")
     return tmp_path
 
@@ -148,9 +148,9 @@ def test_a_systemd_that_does_not_answer_is_no_fact(machine, answer):
 
 
 def test_a_systemctl_that_hangs_is_given_up(machine, monkeypatch):
-    monkeypatch.setattr(firewall_tools, "ASK_S", 0.1)
+    monkeypatch.setattr(firewall, "ASK_S", 0.1)
     program(machine, "systemctl", "exec sleep 30")
-    assert firewall_tools.ask_systemd(machine) is None
+    assert firewall.ask_systemd(machine) is None
 
 
 def test_where_no_systemd_runs_or_nobody_else_may_dial_nothing_is_asked(machine, monkeypatch):
@@ -166,7 +166,7 @@ def test_where_no_systemd_runs_or_nobody_else_may_dial_nothing_is_asked(machine,
 def test_the_tools_are_asked_in_english_and_one_that_fails_tells_nothing(machine):
     program(machine, "firewall-cmd", "echo FirewallD is not running >&2; exit 252")
     program(machine, "ufw", 'echo "$LC_ALL $*"')
-    assert firewall_tools.ask_tools() == {"ufw": "C status verbose\n"}
+    assert firewall.ask_tools() == {"ufw": "C status verbose\n"}
 
 
 class Beside:
@@ -193,7 +193,7 @@ def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch
     beside, firewalls, paths = Beside(), watch(machine), Paths(machine)
     paths.runs.mkdir(parents=True)
     monkeypatch.setattr(superlink, "connect", lambda *_: beside)
-    duty = superlink.SuperLink(
+    controller = superlink.SuperLinkController(
         beside, beside, beside, beside,
         firewalls=firewalls, follower=beside, reports=beside, paths=paths,
     )  # fmt: skip
@@ -208,11 +208,11 @@ def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch
             client=None,
             now=NOW,
             monotonic=monotonic,
-            record=Record(),
+            record=State(),
             node_auth=True,
         )
         made.told["FLOWER_ENDPOINT"] = "10.77.0.10:9092"
-        duty.check(made, Running(NOW, str))
+        controller.check(made, Running(NOW, str))
         return made
 
     turn(0.0)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flower_agent.address import Address
-from flower_agent.commands import firewall_report
-from flower_agent.commands.verdicts import Verdict
+from flower_agent.commands import doctor_results
+from flower_agent.commands.doctor_results import Verdict
+from flower_agent.model.address import Address
 
 FLEET = Address("10.0.0.5", 9092)
 ZONE = """public (active)
@@ -93,7 +93,7 @@ def nft(rule="", policy="drop"):
     ],
 )  # fmt: skip
 def test_what_the_tool_says_is_open_is_told_in_its_words(outputs, detail):
-    check = firewall_report.judge(outputs, FLEET)
+    check = doctor_results.judge(outputs, FLEET)
     assert (check.verdict, check.detail) == (Verdict.OK, detail)
 
 
@@ -111,30 +111,30 @@ def test_what_the_tool_says_is_open_is_told_in_its_words(outputs, detail):
     ],
 )
 def test_where_the_tool_names_no_way_in_a_warning_has_its_remedy(outputs, hint):
-    check = firewall_report.judge(outputs, FLEET)
+    check = doctor_results.judge(outputs, FLEET)
     assert (check.verdict, check.finding.code) == (Verdict.WARNING, "firewall.drops")
     assert "9092" in check.detail
     assert hint in check.finding.hint
 
 
 def test_the_service_of_the_package_opens_its_own_port_alone():
-    check = firewall_report.judge(zone(services="flower-fleet"), Address("10.0.0.5", 8000))
+    check = doctor_results.judge(zone(services="flower-fleet"), Address("10.0.0.5", 8000))
     assert check.verdict is Verdict.WARNING
 
 
 def test_the_firewall_in_charge_is_believed_before_the_rules_that_it_made():
     outputs = {**nft(), **zone(ports="9092/tcp")}
-    assert firewall_report.judge(outputs, FLEET).verdict is Verdict.OK
+    assert doctor_results.judge(outputs, FLEET).verdict is Verdict.OK
     outputs = {"ufw": "Status: inactive\n", **nft()}
-    assert firewall_report.judge(outputs, FLEET).detail.startswith("nftables: policy drop")
+    assert doctor_results.judge(outputs, FLEET).detail.startswith("nftables: policy drop")
 
 
 @pytest.mark.parametrize("outputs", [{}, {"ufw": "Status: inactive\n"}])
 def test_where_no_tool_answers_nothing_is_said(outputs):
-    assert firewall_report.judge(outputs, FLEET).verdict is Verdict.SKIPPED
+    assert doctor_results.judge(outputs, FLEET).verdict is Verdict.SKIPPED
 
 
 def test_odd_answers_harm_nothing():
     for name in ("firewalld", "ufw", "nftables"):
         for text in ("", "\n", "table\nchain x\n", "ports: /tcp,-:\n", "Status: active"):
-            firewall_report.judge({name: text}, FLEET)
+            doctor_results.judge({name: text}, FLEET)

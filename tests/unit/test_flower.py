@@ -15,10 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flower_agent.address import Address
-from flower_agent.wanted import arguments, flower
-from flower_agent.wanted.arguments import Trust
-from flower_agent.wanted.flower import Transport
+from flower_agent.config import flower_versions
+from flower_agent.config.flower_versions import Transport
+from flower_agent.flower import command_line
+from flower_agent.flower.command_line import Trust
+from flower_agent.model.address import Address
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 BANDS = {
@@ -32,23 +33,23 @@ NODE_CONFIG = (("partition-id", "0"), ("num-partitions", "2"))
 
 
 def version(text):
-    return flower.parse_version(text)
+    return flower_versions.parse_version(text)
 
 
 def fleet(of, host="10.0.0.5"):
-    return Address(host, flower.default_fleet_port(of))
+    return Address(host, flower_versions.default_fleet_port(of))
 
 
 def superlink(text, *, tls=True, isolation=PROCESS, **more):
     of = version(text)
     places = {"fleet": fleet(of), "control": CONTROL, "serverappio": Address("127.0.0.1", 9091)}
     settings = {"node_auth": tls, "health": HEALTH, **places, **more}
-    return arguments.superlink_command(of, tls=tls, isolation=isolation, **settings)
+    return command_line.superlink_command(of, tls=tls, isolation=isolation, **settings)
 
 
 def supernode(text, *, trust=Trust.CA, key=False, isolation=PROCESS, config=NODE_CONFIG):
     of = version(text)
-    return arguments.supernode_command(
+    return command_line.supernode_command(
         of,
         superlink=fleet(of),
         clientappio=Address("127.0.0.1", 9094),
@@ -63,10 +64,10 @@ def supernode(text, *, trust=Trust.CA, key=False, isolation=PROCESS, config=NODE
 def superexec(text, plugin):
     """The SuperExec beside a SuperLink (serverapp) or a SuperNode (clientapp)."""
     of = version(text)
-    appio = arguments.supernode_appio(of, Address("127.0.0.1", 9094))
+    appio = command_line.supernode_appio(of, Address("127.0.0.1", 9094))
     if plugin == "serverapp":
         appio = endpoints(text).appio
-    return arguments.superexec_command(
+    return command_line.superexec_command(
         of,
         plugin=plugin,
         attach=appio.dial,
@@ -78,7 +79,7 @@ def superexec(text, plugin):
 def endpoints(text, **more):
     of = version(text)
     given = {"fleet": fleet(of), "control": CONTROL, "serverappio": Address("127.0.0.1", 9091)}
-    return arguments.superlink_endpoints(of, **{"tls": True, **given, **more})
+    return command_line.superlink_endpoints(of, **{"tls": True, **given, **more})
 
 
 CASES = {
@@ -109,7 +110,7 @@ CASES = {
 @pytest.mark.parametrize("part", CASES)
 @pytest.mark.parametrize("text", ["1.25.0", "1.30.0", "1.36.0", "1.39.0", "1.42.0"])
 def test_the_command_lines_of_a_band_are_as_written_down(text, part):
-    path = DATA / "flower" / f"{flower.band(version(text)).id}-{text}-{part}.txt"
+    path = DATA / "flower" / f"{flower_versions.band(version(text)).id}-{text}-{part}.txt"
     sections = (
         "\n".join([f"[{case}]", *command(text)]) + "\n" for case, command in CASES[part].items()
     )
@@ -212,27 +213,35 @@ def test_the_file_of_flags_is_read_as_meant():
 @pytest.mark.parametrize("name", ["A2", "B", "C", "D", "E"])
 def test_a_band_begins_and_ends_where_it_does(name):
     first, last = BANDS[name]["from"], BANDS[name]["to"]
-    assert flower.band(version(first)).id == name
-    assert flower.band(version(last)).id == name
-    assert flower.band(version(last.replace(".0", ".99"))).id == name
+    assert flower_versions.band(version(first)).id == name
+    assert flower_versions.band(version(last)).id == name
+    assert flower_versions.band(version(last.replace(".0", ".99"))).id == name
 
 
 def test_the_table_covers_exactly_the_bands_that_are_supported():
-    assert list(dict.fromkeys(row.id for row in flower.BANDS)) == ["A2", "B", "C", "D", "E"]
-    assert flower.BANDS[0].since == flower.OLDEST
-    assert ".".join(map(str, flower.NEWEST)) + ".0" == BANDS["E"]["to"]
-    assert [row.since for row in flower.BANDS] == sorted({row.since for row in flower.BANDS})
+    assert list(dict.fromkeys(row.id for row in flower_versions.BANDS)) == [
+        "A2",
+        "B",
+        "C",
+        "D",
+        "E",
+    ]
+    assert flower_versions.BANDS[0].since == flower_versions.OLDEST
+    assert ".".join(map(str, flower_versions.NEWEST)) + ".0" == BANDS["E"]["to"]
+    assert [row.since for row in flower_versions.BANDS] == sorted(
+        {row.since for row in flower_versions.BANDS}
+    )
 
 
 def test_a_version_newer_than_the_table_gets_the_newest_band():
-    assert flower.newer_than_known(version("1.43.0"))
-    assert flower.newer_than_known(version("2.0.0"))
-    assert not flower.newer_than_known(version("1.42.7"))
-    assert flower.band(version("2.0.0")) == flower.BANDS[-1]
+    assert flower_versions.newer_than_known(version("1.43.0"))
+    assert flower_versions.newer_than_known(version("2.0.0"))
+    assert not flower_versions.newer_than_known(version("1.42.7"))
+    assert flower_versions.band(version("2.0.0")) == flower_versions.BANDS[-1]
 
 
 def test_the_default_version_is_known():
-    assert flower.band(version(flower.DEFAULT)).id == "A2"
+    assert flower_versions.band(version(flower_versions.DEFAULT)).id == "A2"
 
 
 @pytest.mark.parametrize(
@@ -264,8 +273,8 @@ def test_the_default_version_is_known():
     ],
 )
 def test_a_boundary_changes_what_it_should_and_nothing_else(before, since, change):
-    old, new = flower.band(version(before)), flower.band(version(since))
-    fields = set(flower.Band.__slots__) - {"since"}
+    old, new = flower_versions.band(version(before)), flower_versions.band(version(since))
+    fields = set(flower_versions.Band.__slots__) - {"since"}
     assert {field for field in fields if getattr(old, field) != getattr(new, field)} == change
 
 
@@ -328,7 +337,7 @@ def test_any_text_is_a_version_or_a_plain_refusal(text):
     ],
 )
 def test_a_version_names_its_images(text, superlink_tag, superexec_tag):
-    images = {part: flower.image("flwr", part, version(text)) for part in CASES}
+    images = {part: flower_versions.image("flwr", part, version(text)) for part in CASES}
     assert images == {
         "superlink": f"flwr/superlink:{superlink_tag}",
         "supernode": f"flwr/supernode:{superlink_tag}",
@@ -337,7 +346,9 @@ def test_a_version_names_its_images(text, superlink_tag, superexec_tag):
 
 
 def test_the_prefix_names_registry_and_namespace():
-    name = flower.image("registry.example.org:5000/mirror/flwr", "superexec", version("1.25.0"))
+    name = flower_versions.image(
+        "registry.example.org:5000/mirror/flwr", "superexec", version("1.25.0")
+    )
     assert name == "registry.example.org:5000/mirror/flwr/superexec:1.25.0"
 
 
@@ -351,14 +362,14 @@ def test_the_prefix_names_registry_and_namespace():
     ],
 )
 def test_telemetry_is_off_and_nothing_is_fetched_in_any_version(text, names):
-    variables = flower.environment(version(text), debug=False)
+    variables = flower_versions.environment(version(text), debug=False)
     assert list(variables) == sorted(variables)
     common = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "INFO"}
     assert dict(variables) == common | dict.fromkeys(names, "1")
 
 
 def test_debug_reaches_flower():
-    assert ("FLWR_LOG_LEVEL", "DEBUG") in flower.environment(version("1.25.0"), debug=True)
+    assert ("FLWR_LOG_LEVEL", "DEBUG") in flower_versions.environment(version("1.25.0"), debug=True)
 
 
 # --- where the APIs are
@@ -392,14 +403,14 @@ def test_from_1_37_the_appio_shares_the_control_apis_port_and_tls():
     )
     assert places.appio.tls
     assert places.fleet.transport is Transport.GRPC
-    assert not flower.band(version("1.39.0")).control_is_fleet
+    assert not flower_versions.band(version("1.39.0")).control_is_fleet
 
 
 def test_from_1_40_everything_is_at_the_fleet_port():
     places = endpoints("1.40.0")
     assert places.fleet == places.control == places.appio
     assert (str(places.fleet.listen), places.fleet.transport) == ("10.0.0.5:8000", Transport.HTTP)
-    assert flower.band(version("1.40.0")).control_is_fleet
+    assert flower_versions.band(version("1.40.0")).control_is_fleet
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -448,8 +459,8 @@ def test_node_authentication_wants_tls():
 def test_a_superexec_of_1_29_cannot_have_tls():
     given = {"plugin": "serverapp", "attach": CONTROL, "health": HEALTH, "trust": Trust.CA}
     with pytest.raises(ValueError, match=r"AppIo of Flower 1\.29\.0 has no TLS"):
-        arguments.superexec_command(version("1.29.0"), **given)
-    assert "--root-certificates" in arguments.superexec_command(version("1.30.0"), **given)
+        command_line.superexec_command(version("1.29.0"), **given)
+    assert "--root-certificates" in command_line.superexec_command(version("1.30.0"), **given)
 
 
 # --- node config
@@ -487,14 +498,14 @@ def as_flower_reads(text):
     ],
 )
 def test_a_value_is_what_flower_would_make_of_it(text, value):
-    found = arguments.scalar(text)
+    found = command_line.scalar(text)
     assert (type(found), found) == (type(value), value)
 
 
 def test_numbers_and_switches_are_bare_and_words_are_quoted():
     pairs = (("partition-id", "3"), ("rate", "0.5"), ("on", "true"), ("name", "a b"))
     text = 'partition-id=3 rate=0.5 on=true name="a b"'
-    assert arguments.node_config_text(pairs) == text
+    assert command_line.node_config_text(pairs) == text
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -507,16 +518,16 @@ def test_numbers_and_switches_are_bare_and_words_are_quoted():
 @example("\U0001f33b \U000e0001 \u00a0 \u2028")
 @example("inf")
 def test_flower_gets_every_value_back(value):
-    text = arguments.node_config_text((("first", value), ("second", "2")))
-    assert as_flower_reads(text) == {"first": arguments.scalar(value), "second": 2}
+    text = command_line.node_config_text((("first", value), ("second", "2")))
+    assert as_flower_reads(text) == {"first": command_line.scalar(value), "second": 2}
     assert not text.endswith(".toml")
 
 
 @pytest.mark.parametrize("key", ["", "-a", "a b", "a=b", "ä", 'a"b', "a..b", ".a", "a."])
 def test_a_key_that_flower_would_drop_is_refused(key):
     with pytest.raises(ValueError, match="want a key of letters"):
-        arguments.node_config_text(((key, "1"),))
+        command_line.node_config_text(((key, "1"),))
 
 
 def test_a_dotted_key_reaches_flower():
-    assert as_flower_reads(arguments.node_config_text((("a.b", "1"),))) == {"a": {"b": 1}}
+    assert as_flower_reads(command_line.node_config_text((("a.b", "1"),))) == {"a": {"b": 1}}

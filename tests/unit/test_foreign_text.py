@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from flower_agent import foreign_text
-from flower_agent.errors import AgentError, Finding
+from flower_agent.model import foreign_text
+from flower_agent.model.errors import AgentError, Finding
 
 MEBIBYTE = 1 << 20
 

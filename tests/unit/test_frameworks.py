@@ -5,10 +5,10 @@ import re
 import pytest
 
 from flower_agent import cli
-from flower_agent.errors import AgentError
-from flower_agent.steps import baker
-from flower_agent.wanted import frameworks
-from flower_agent.wanted.frameworks import NAMES, PYTHONS, parse_lock
+from flower_agent.flower import frameworks
+from flower_agent.flower.frameworks import NAMES, PYTHONS, parse_lock
+from flower_agent.images import builder
+from flower_agent.model.errors import AgentError
 
 WHEEL = "torch==2.13.0+cpu --hash=sha256:" + "a" * 64 + "  # 1000 bytes"
 OTHER = "sympy==1.14.0 --hash=sha256:" + "b" * 64 + "  # 24 bytes"
@@ -23,7 +23,7 @@ def names(lock):
 
 @pytest.mark.parametrize(("name", "python"), EACH)
 def test_each_framework_has_a_lock_for_each_python_and_leaves_flowers_own_alone(name, python):
-    lock = baker.read_lock(name, python)
+    lock = builder.read_lock(name, python)
     assert frameworks.MODULES[name.removesuffix("-cuda")].replace("sklearn", "scikit-learn") in (
         names(lock)
     )
@@ -33,19 +33,19 @@ def test_each_framework_has_a_lock_for_each_python_and_leaves_flowers_own_alone(
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_cpu_variant_of_pytorch_brings_nothing_of_nvidia(python):
-    assert not [name for name in names(baker.read_lock("pytorch", python)) if "nvidia" in name]
-    assert [name for name in names(baker.read_lock("pytorch-cuda", python)) if "nvidia" in name]
+    assert not [name for name in names(builder.read_lock("pytorch", python)) if "nvidia" in name]
+    assert [name for name in names(builder.read_lock("pytorch-cuda", python)) if "nvidia" in name]
 
 
 def test_the_cpu_wheels_of_pytorch_come_from_its_own_index():
-    parts = baker.read_lock("pytorch", "3.13").parts
+    parts = builder.read_lock("pytorch", "3.13").parts
     assert [part.index for part in parts] == ["", "https://download.pytorch.org/whl/cpu"]
     assert [name for name, _ in parts[1].wheels] == ["torch 2.13.0+cpu"]
 
 
 @pytest.mark.parametrize(("name", "python"), EACH)
 def test_tensorflow_is_one_that_has_wheels_for_python_3_13(name, python):
-    for wheel in baker.read_lock(name, python).names:
+    for wheel in builder.read_lock(name, python).names:
         if wheel.startswith("tensorflow "):
             release = tuple(map(int, wheel.split()[1].split(".")[:2]))
             assert release >= (2, 20)
@@ -53,7 +53,7 @@ def test_tensorflow_is_one_that_has_wheels_for_python_3_13(name, python):
 
 def test_no_lock_lies_there_that_nothing_reads():
     wanted = {frameworks.lock_name(*pair) for pair in EACH}
-    assert {path.name for path in baker.LOCKS.iterdir()} == wanted
+    assert {path.name for path in builder.LOCKS.iterdir()} == wanted
 
 
 @pytest.mark.parametrize("line", ["torch", "torch==2.13.0", "torch==2 --hash=md5:0  # 1 bytes"])
@@ -116,13 +116,14 @@ def test_a_password_of_the_index_stands_in_a_file_and_not_on_the_command_line():
 
 
 def test_the_usual_variables_of_pip_say_where_wheels_come_from(tmp_path):
-    found = baker.source({"PIP_INDEX_URL": "https://a.example", "PIP_FIND_LINKS": str(tmp_path)})
+    found = builder.source({"PIP_INDEX_URL": "https://a.example", "PIP_FIND_LINKS": str(tmp_path)})
     assert (found.index, found.given) == ("https://a.example", tmp_path)
     assert (
-        baker.source({"PIP_INDEX_URL": "https://a.example"}, index="https://b").index == "https://b"
+        builder.source({"PIP_INDEX_URL": "https://a.example"}, index="https://b").index
+        == "https://b"
     )
-    assert baker.source({}).index == "https://pypi.org/simple"
-    assert baker.source({"HTTPS_PROXY": "http://p:3128"}).proxy == "http://p:3128"
+    assert builder.source({}).index == "https://pypi.org/simple"
+    assert builder.source({"HTTPS_PROXY": "http://p:3128"}).proxy == "http://p:3128"
 
 
 def test_the_command_line_knows_each_framework():

@@ -9,9 +9,10 @@ import pytest
 import structlog
 
 from flower_agent import log
-from flower_agent.errors import Finding
-from flower_agent.reporting import gist, life, publisher
-from flower_agent.reporting.life import Phase, State
+from flower_agent.model import deduplication, lifecycle
+from flower_agent.model.errors import Finding
+from flower_agent.model.lifecycle import LifeState, Phase
+from flower_agent.reporting import publisher
 
 NOW = datetime.datetime(2026, 11, 30, tzinfo=datetime.UTC)
 
@@ -28,7 +29,7 @@ NOW = datetime.datetime(2026, 11, 30, tzinfo=datetime.UTC)
     ],
 )
 def test_what_was_measured_makes_no_new_cause(one, other):
-    assert gist.same(Finding("docker.down", one), Finding("docker.down", other))
+    assert deduplication.same(Finding("docker.down", one), Finding("docker.down", other))
 
 
 @pytest.mark.parametrize(
@@ -42,20 +43,20 @@ def test_what_was_measured_makes_no_new_cause(one, other):
     ],
 )
 def test_another_number_is_another_cause(one, other):
-    assert not gist.same(Finding("docker.down", one), Finding("docker.down", other))
-    assert not gist.same(Finding("docker.down", one), Finding("docker.busy", one))
+    assert not deduplication.same(Finding("docker.down", one), Finding("docker.down", other))
+    assert not deduplication.same(Finding("docker.down", one), Finding("docker.busy", one))
 
 
 def test_the_journal_has_one_line_for_a_cause_whatever_its_numbers():
     def waits(seconds):
         return dataclasses.replace(
-            life.born(NOW, 0.0),
-            state=State.DEGRADED,
+            lifecycle.born(NOW, 0.0),
+            state=LifeState.DEGRADED,
             error=Finding("docker.down", f"no answer; retrying in {seconds} seconds"),
         )
 
     before = dataclasses.replace(waits(1), error=None)
-    journal = publisher.Journal()
+    journal = publisher.LifecycleLog()
     with structlog.testing.capture_logs() as told:
         for after in (waits(1), waits(2.5), waits(16.15)):
             journal.note(before, after, 0.0)
@@ -68,13 +69,13 @@ def test_the_journal_has_one_line_for_a_cause_whatever_its_numbers():
 def degraded(code, message="x", phase=None):
     error = Finding(code, message) if code else None
     return dataclasses.replace(
-        life.born(NOW, 0.0), state=State.DEGRADED, error=error, phase=phase or Phase.HEALTH
+        lifecycle.born(NOW, 0.0), state=LifeState.DEGRADED, error=error, phase=phase or Phase.HEALTH
     )
 
 
 def lived(turns):
     """Return what the journal has of (second, life) pairs, as (second, event, code, times)."""
-    journal, before, found = publisher.Journal(), life.born(NOW, 0.0), []
+    journal, before, found = publisher.LifecycleLog(), lifecycle.born(NOW, 0.0), []
     for at, after in turns:
         with structlog.testing.capture_logs() as told:
             journal.note(before, after, float(at))
@@ -110,7 +111,7 @@ def test_phases_that_take_turns_are_told_once_an_hour():
 
 
 def test_another_state_begins_another_story():
-    ready = dataclasses.replace(life.born(NOW, 0.0), state=State.READY)
+    ready = dataclasses.replace(lifecycle.born(NOW, 0.0), state=LifeState.READY)
     turns = [(0, degraded("peer.lost")), (10, ready), (20, degraded("peer.lost")), (30, ready)]
     assert [event for _, event, _, _ in lived(turns)] == [
         "state.degraded", "state.ready", "state.degraded", "state.ready"
@@ -118,10 +119,10 @@ def test_another_state_begins_another_story():
 
 
 def test_what_is_remembered_of_causes_is_bounded():
-    repeats = gist.Repeats()
+    repeats = deduplication.Repeats()
     for number in range(10_000):
         assert repeats.due(("x", str(number)), 0.0) == 1
-    assert len(repeats._told) == gist.MOST
+    assert len(repeats._told) == deduplication.MOST
 
 
 def test_the_same_warning_is_written_hourly_with_a_count_whatever_its_numbers():

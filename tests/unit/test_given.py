@@ -18,10 +18,10 @@ from authority import (
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from flower_agent.errors import Severity
-from flower_agent.pki import certificates, tls
-from flower_agent.pki.given import Material, check_given
-from flower_agent.secret import Secret
+from flower_agent.model.errors import Severity
+from flower_agent.model.secret import Secret
+from flower_agent.tls import certificates, own_ca
+from flower_agent.tls.provided import Material, check_provided
 
 HOST = "10.0.0.1"
 HOSTS = (HOST, "link.example.org")
@@ -36,7 +36,7 @@ OTHER = issue("other", ca=True, end=YEARS)
 def check(chain, key, ca=ROOT.pem, hosts=HOSTS, *, now=NOW, store=None):
     """Check and hold what is true of every check: no given with an error, no key in any word."""
     material = Material(certificate_pem=chain, key=key)
-    checked = check_given(material, ca, hosts, now, system_roots=store)
+    checked = check_provided(material, ca, hosts, now, system_roots=store)
     errors = [one for one in checked.findings if one.severity is Severity.ERROR]
     assert (checked.given is None) == bool(errors)
     for line in key.reveal().splitlines():
@@ -89,8 +89,8 @@ def test_every_usual_key_is_served_as_pkcs8(kind, form):
 def test_what_is_served_passes_a_real_handshake(tmp_path):
     # Dates of today, and every extension that a strict client looks for, by the agent's own CA.
     now = datetime.datetime.now(datetime.UTC)
-    ca = tls.make_ca(now)
-    pair = tls.make_leaf(ca, HOSTS, now)
+    ca = own_ca.make_ca(now)
+    pair = own_ca.make_leaf(ca, HOSTS, now)
     given = check(pair.certificate_pem, pair.key, ca.certificate_pem, now=now).given
     shake_hands(tmp_path, given.chain_pem, given.key_pem, given.ca_pem, HOST)
 

@@ -12,10 +12,10 @@ import sys
 
 import pytest
 
-from flower_agent.config.parsers import GpuMode
-from flower_agent.errors import Finding, Severity
-from flower_agent.machine import gpu, gpu_probe, nvidia
-from flower_agent.machine.gpu import Access, Answer, Asked, Card, Files, Offers
+from flower_agent.config.types import GpuMode
+from flower_agent.host import gpu, nvidia
+from flower_agent.host.gpu import Answer, Asked, Card, Files, GpuAccess, Offers
+from flower_agent.model.errors import Finding, Severity
 
 RECORDED = pathlib.Path(__file__).parents[1] / "data" / "gpu"
 BARE = Offers(runtimes=frozenset({"runc", "io.containerd.runc.v2"}))
@@ -138,7 +138,7 @@ def test_every_recorded_machine_has_a_story():
 )
 def test_a_gpu_that_is_not_wanted_is_counted_and_not_used(machine, name, shown):
     found = gpu.judge(GpuMode.NO, machine(name)[0], Asked(), Offers())
-    assert found == gpu.Gpu(Access.NONE, f"not used (GPU_ENABLED=NO); {shown} found")
+    assert found == gpu.Gpu(GpuAccess.NONE, f"not used (GPU_ENABLED=NO); {shown} found")
 
 
 def test_the_driver_that_has_the_gpu_is_named_in_the_remedy(machine):
@@ -149,7 +149,7 @@ def test_the_driver_that_has_the_gpu_is_named_in_the_remedy(machine):
 def test_a_stale_library_that_nvidia_smi_does_not_use_is_no_mismatch(machine):
     files, asked = machine("one")
     stale = dataclasses.replace(files, library="470.82.01")
-    assert gpu.judge(GpuMode.YES, stale, asked, TOOLKIT).access is Access.TOOLKIT
+    assert gpu.judge(GpuMode.YES, stale, asked, TOOLKIT).access is GpuAccess.TOOLKIT
     found = gpu.judge(GpuMode.YES, stale, Asked(), TOOLKIT)
     assert told(found) == "gpu.mismatch: driver 550.54.14 is loaded, its library is 470.82.01"
 
@@ -173,7 +173,7 @@ def test_a_damaged_inforom_is_a_warning_and_the_gpu_is_used(machine):
     assert (found.finding.code, found.finding.severity) == ("gpu.inforom", Severity.WARNING)
     assert "infoROM is corrupted at gpu 0000:00:05.0" in found.finding.message
     assert gpu.judge(GpuMode.YES, files, Asked(Answer(14, words), None), TOOLKIT).access is (
-        Access.NONE
+        GpuAccess.NONE
     )
 
 
@@ -250,10 +250,10 @@ def test_dockers_reason_not_to_start_a_container_has_a_code(words, code):
     assert gpu.refusal(words) == code
 
 
-@pytest.mark.parametrize("access", Access)
+@pytest.mark.parametrize("access", GpuAccess)
 def test_what_was_asked_of_docker_is_read_back(access):
     assert gpu.access(gpu.requests(access)) is access
-    assert gpu.access(None) is Access.NONE
+    assert gpu.access(None) is GpuAccess.NONE
 
 
 def test_an_engine_that_tells_of_no_devices_offers_none():
@@ -295,14 +295,14 @@ def probe(tmp_path, *, missing=False, init=0, count=1):
     """Run the probe against a CUDA library of our own."""
     (tmp_path / "ctypes.py").write_text(FAKE_CTYPES.format(missing=missing, init=init, count=count))
     done = subprocess.run(
-        [sys.executable, "-c", gpu_probe.PROBE],
+        [sys.executable, "-c", gpu.PROBE],
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={"PYTHONPATH": str(tmp_path)},
     )
-    return gpu_probe.probed(Answer(done.returncode, done.stdout))
+    return gpu.probed(Answer(done.returncode, done.stdout))
 
 
 def test_the_probe_counts_the_gpus_that_cuda_has(tmp_path):
@@ -324,4 +324,4 @@ def test_the_probe_says_why_it_counts_none(tmp_path, library, why):
 
 
 def test_a_probe_that_was_killed_saw_nothing():
-    assert gpu_probe.probed(Answer(142, "")) == ((), "it ended with 142")
+    assert gpu.probed(Answer(142, "")) == ((), "it ended with 142")

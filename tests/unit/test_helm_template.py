@@ -14,8 +14,8 @@ import pytest
 import yaml
 from test_helm import CHARTS, DATA, TOGETHER, VECTORS, settings_of
 
+from flower_agent.config import flower_versions
 from flower_agent.config.settings import Role
-from flower_agent.wanted import flower
 
 PART = {Role.SUPERLINK: "superlink", Role.SUPERNODE: "supernode"}
 SERVER = {
@@ -114,7 +114,7 @@ def test_helm_makes_a_pod_of_the_values_that_kubernetes_takes(role, given, rende
     containers = {row["name"]: row for row in made["Pod"]["spec"]["containers"]}
     assert list(containers) == sorted((PART[role], "superexec"))
     for name, container in containers.items():
-        image = flower.image(settings.image_prefix, name, settings.version)
+        image = flower_versions.image(settings.image_prefix, name, settings.version)
         host = "" if "example.org" in settings.image_prefix else "docker.io/"
         suffix = "-sklearn" if name == "superexec" and settings.framework else ""
         assert container["image"] == f"{host}{image}{suffix}"

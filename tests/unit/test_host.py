@@ -6,11 +6,11 @@ import socket
 
 import pytest
 
-from flower_agent.config import parsers
-from flower_agent.errors import AgentError
-from flower_agent.machine import host, interfaces
-from flower_agent.machine.interfaces import Interface, fleet_address
-from flower_agent.machine.sockets import State
+from flower_agent.config import types
+from flower_agent.host import machine as host_machine
+from flower_agent.host import network
+from flower_agent.host.network import Interface, TcpState, fleet_address
+from flower_agent.model.errors import AgentError
 
 
 def test_who_listens_at_a_port_is_named_and_who_does_not_is_not():
@@ -18,8 +18,8 @@ def test_who_listens_at_a_port_is_named_and_who_does_not_is_not():
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:
             mine = client.getsockname()[1]
-            assert host.listener(port).endswith(f" (process {os.getpid()})")
-            assert host.listener(mine) == ""
+            assert host_machine.listener(port).endswith(f" (process {os.getpid()})")
+            assert host_machine.listener(mine) == ""
 
 
 def test_where_proc_hides_the_processes_nobody_is_named(tmp_path):
@@ -28,12 +28,12 @@ def test_where_proc_hides_the_processes_nobody_is_named(tmp_path):
     row = "   0: 0100007F:2384 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1\n"
     (tmp_path / "net/tcp").write_text(head + row)
     (tmp_path / "7").mkdir()
-    assert host.listener(0x2384, tmp_path) == ""
+    assert host_machine.listener(0x2384, tmp_path) == ""
     (tmp_path / "7/fd").mkdir()
     (tmp_path / "7/fd/3").symlink_to("socket:[4242]")
     (tmp_path / "7/comm").write_text("nc\n")
-    assert host.listener(0x2384, tmp_path) == "nc (process 7)"
-    assert host.listener(0x2385, tmp_path) == ""
+    assert host_machine.listener(0x2384, tmp_path) == "nc (process 7)"
+    assert host_machine.listener(0x2385, tmp_path) == ""
 
 
 ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -77,7 +77,7 @@ def machine(tmp_path):
 
 
 def observe(machine, ipv4=(("lo", "127.0.0.1"), ("ens3", "172.20.0.44"))):
-    return host.observe(*machine, ipv4=lambda: ipv4)
+    return host_machine.observe(*machine, ipv4=lambda: ipv4)
 
 
 def test_a_vm_is_observed_with_its_nics_in_the_kernels_order(machine):
@@ -92,7 +92,7 @@ def test_a_vm_is_observed_with_its_nics_in_the_kernels_order(machine):
 
 
 def test_an_empty_machine_gives_empty_facts(tmp_path):
-    assert host.observe(tmp_path, tmp_path, ipv4=lambda: ()) == host.HostFacts(
+    assert host_machine.observe(tmp_path, tmp_path, ipv4=lambda: ()) == host_machine.HostFacts(
         interfaces=(),
         default_interface=None,
         memory_bytes=0,
@@ -101,7 +101,7 @@ def test_an_empty_machine_gives_empty_facts(tmp_path):
 
 
 def test_this_machine_has_loopback_memory_and_a_boot_id():
-    facts = host.observe()
+    facts = host_machine.observe()
     assert "127.0.0.1" in next(nic for nic in facts.interfaces if nic.name == "lo").addresses
     assert facts.memory_bytes > 64 * 1024 * 1024
     assert len(facts.boot_id) == 36
@@ -110,28 +110,28 @@ def test_this_machine_has_loopback_memory_and_a_boot_id():
 def test_a_listener_of_this_machine_is_found_in_the_kernels_table():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        found = [one for one in host.read_sockets() if one.local == ("127.0.0.1", port)]
-    assert [one.state for one in found] == [State.LISTEN]
+        found = [one for one in host_machine.read_sockets() if one.local == ("127.0.0.1", port)]
+    assert [one.state for one in found] == [TcpState.LISTEN]
 
 
 def test_a_machine_without_ipv6_still_has_sockets(tmp_path):
     write(tmp_path / "net/tcp", "head\n 0: 0100007F:0001 00000000:0000 0A\n")
-    assert len(list(host.read_sockets(tmp_path))) == 1
+    assert len(list(host_machine.read_sockets(tmp_path))) == 1
 
 
 def test_the_default_route_with_the_lowest_metric_wins():
     route = ROUTE_HEAD + ipv4_route("wlan0", metric=600) + ipv4_route("ens3", metric=100)
-    assert interfaces.default_route(route, ipv6_route("ens9")) == "ens3"
+    assert network.default_route(route, ipv6_route("ens9")) == "ens3"
 
 
 def test_default_routes_of_one_metric_are_rivals():
     pair = ipv4_route("ens4", metric=100) + ipv4_route("ens3", metric=100)
-    assert interfaces.rival_routes(ROUTE_HEAD + pair, ipv6_route("ens9")) == ("ens3", "ens4")
+    assert network.rival_routes(ROUTE_HEAD + pair, ipv6_route("ens9")) == ("ens3", "ens4")
     several = ipv4_route("ens3", metric=1) + ipv4_route("ens3", metric=1) + pair
-    assert interfaces.rival_routes(ROUTE_HEAD + several, "") == ()
-    assert interfaces.rival_routes(ROUTE_HEAD, "") == ()
+    assert network.rival_routes(ROUTE_HEAD + several, "") == ()
+    assert network.rival_routes(ROUTE_HEAD, "") == ()
     both = ipv6_route("ens3") + ipv6_route("ens4")
-    assert interfaces.rival_routes(ROUTE_HEAD, both) == ("ens3", "ens4")
+    assert network.rival_routes(ROUTE_HEAD, both) == ("ens3", "ens4")
 
 
 def test_a_subnet_a_rejected_and_a_downed_route_are_no_default():
@@ -141,18 +141,18 @@ def test_a_subnet_a_rejected_and_a_downed_route_are_no_default():
         + ipv4_route("ens3", flags="0201")
         + ipv4_route("ens4", flags="0002")
     )
-    assert interfaces.default_route(route, ipv6_route("lo", flags="00200200")) is None
+    assert network.default_route(route, ipv6_route("lo", flags="00200200")) is None
 
 
 def test_an_ipv6_only_vm_has_a_default_route():
     text = ipv6_route("ens4", destination="fd" + "0" * 30, length="40") + ipv6_route("ens3")
-    assert interfaces.default_route("", text) == "ens3"
+    assert network.default_route("", text) == "ens3"
 
 
 def test_ipv6_addresses_that_failed_are_left_out_and_short_lived_ones_come_last():
     lines = (("1", "01"), ("2", "08"), ("3", "40"), ("4", "20"), ("5", "80"))
     text = "".join(f"fd{'0' * 29}{end} 02 40 00 {flags} ens3\n" for end, flags in lines)
-    assert interfaces.ipv6_addresses(text) == (
+    assert network.ipv6_addresses(text) == (
         ("ens3", "fd00::5"),
         ("ens3", "fd00::1"),
         ("ens3", "fd00::4"),
@@ -176,7 +176,7 @@ ALIASES = {
     ("wanted", "address"), [("ETH0_ALIAS0", "172.20.0.45"), ("ETH0_ALIAS1", "fd00::45")]
 )
 def test_an_alias_of_the_context_is_taken_by_its_address(wanted, address):
-    assert parsers.own_address(wanted.lower()) == wanted
+    assert types.own_address(wanted.lower()) == wanted
     nic = Interface("ens3", "02:00:ac:14:00:2c", ("172.20.0.44", "172.20.0.45", "fd00::45"))
     assert choose(wanted, nic, context=ALIASES) == address
 
@@ -316,4 +316,4 @@ def test_the_mtu_of_the_context_meets_its_nic_by_mac():
         "ETH2_MTU": "1" * 5000,
         "ETH3_MTU": "1400",
     }
-    assert interfaces.mtus(nics, context) == (("ETH0", nics[1], 1450),)
+    assert network.mtus(nics, context) == (("ETH0", nics[1], 1450),)

@@ -6,7 +6,7 @@ import pytest
 from test_roles import EXEC, GIVEN, LINK, NODE, SUBPROCESS, site
 
 from flower_agent.config import settings
-from flower_agent.wanted import roles
+from flower_agent.flower import container_spec
 
 TEXTS = {
     "substitution": "$(touch /run/owned)",
@@ -44,7 +44,7 @@ def test_a_hostile_value_is_refused_by_name_or_inert(base, text):
         if parsed.settings is None:
             assert any(name in line for line in shown), name
             continue
-        for container in roles.containers(parsed.settings, site(parsed.settings)):
+        for container in container_spec.containers(parsed.settings, site(parsed.settings)):
             words = [*container.command, container.image, container.name]
             words += [word for pair in container.environment for word in pair]
             assert not [word for word in words if UNPRINTABLE.search(word)], name
@@ -60,7 +60,7 @@ def _usual():
     for base in (LINK, NODE, EXEC, {**LINK, **GIVEN}, {**NODE, "TLS_ENABLED": "NO"}):
         for more in ({}, SUBPROCESS, {"FLOWER_NODE_CONFIG": "a=1"}, {"FLOWER_LOG_LEVEL": "DEBUG"}):
             found = settings.parse({**base, **more}, {}).settings
-            for container in roles.containers(found, site(found)) if found else ():
+            for container in container_spec.containers(found, site(found)) if found else ():
                 flags |= {word for word in container.command if word.startswith("-")}
                 sources |= {mount.source for mount in container.mounts}
     return flags, sources

@@ -2,9 +2,8 @@
 
 import pytest
 
-from flower_agent.wanted import images
-from flower_agent.wanted.app_needs import Needs
-from flower_agent.wanted.images import (
+from flower_agent.docker import image_references
+from flower_agent.docker.image_references import (
     Image,
     Reference,
     dump_lock,
@@ -14,6 +13,7 @@ from flower_agent.wanted.images import (
     pin,
     pinned,
 )
+from flower_agent.model.state import AppNeeds
 
 TAG = "flwr/superlink:1.25.0"
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -116,7 +116,7 @@ def test_a_lock_that_was_written_is_read_as_the_same():
 
 
 def test_baked_apps_stand_beside_the_images_and_are_read_back():
-    needs = Needs("https://git.example.org/app@v1", "c" * 40, "me/mine 1.0", ("tabulate",))
+    needs = AppNeeds("https://git.example.org/app@v1", "c" * 40, "me/mine 1.0", ("tabulate",))
     data = dump_lock({TAG: NEW}, {needs.source: needs})
     assert (parse_lock(data), parse_apps(data)) == ({TAG: NEW}, {needs.source: needs})
     assert parse_apps(dump_lock({TAG: NEW})) == parse_apps(None) == {}
@@ -160,7 +160,7 @@ PRIVATE = (
     ],
 )
 def test_each_reason_of_a_failed_pull_has_its_own_words(reason, code, hints):
-    error = images.pull_failure("flwr/superlink:1.25.0", reason)
+    error = image_references.pull_failure("flwr/superlink:1.25.0", reason)
     assert (error.finding.code, error.retryable) == (code, code == "image.pull")
     assert reason in error.finding.message
     assert [words for words in hints if words not in error.finding.hint] == []

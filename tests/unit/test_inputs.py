@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from flower_agent.config import context, inputs
+from flower_agent.config import context, sources
+from flower_agent.model.secret import Secret
+from flower_agent.onegate.client import OneGateAccess
 from flower_agent.paths import Paths
-from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
@@ -48,18 +48,18 @@ def codes(read):
 def test_the_newest_stage_counts(paths):
     for name in ("local", "online", "network"):
         stage(paths, name, f"A='{name}'\n")
-        assert inputs.read(paths).variables == {"A": name}
+        assert sources.read(paths).variables == {"A": name}
 
 
 def test_a_real_context_is_read(paths):
     shutil.copy(DATA / "context.sh", paths.context / "context.sh.local")
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.variables["ETH0_IP"] == "172.20.0.44"
     assert read.findings == ()
 
 
 def test_without_a_context_that_is_the_finding(paths):
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.variables is None
     assert codes(read) == ["context.missing"]
     assert str(paths.context) in read.findings[0].message
@@ -67,13 +67,13 @@ def test_without_a_context_that_is_the_finding(paths):
 
 def test_without_any_directory_nothing_raises(tmp_path):
     paths = Paths(tmp_path / "nowhere")
-    assert codes(inputs.read(paths)) == ["context.missing"]
-    assert inputs.stamp(paths) == ()
+    assert codes(sources.read(paths)) == ["context.missing"]
+    assert sources.stamp(paths) == ()
 
 
 def test_an_empty_context_is_one_without_variables(paths):
     stage(paths, "network", "")
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.variables == {}
     assert read.findings == ()
 
@@ -81,19 +81,19 @@ def test_an_empty_context_is_one_without_variables(paths):
 def test_a_context_of_bytes_is_malformed(paths):
     stage(paths, "network", bytes(range(256)))
     stage(paths, "local", "A='1'\n")
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.variables is None
     assert codes(read) == ["context.malformed"]
 
 
 def test_a_context_that_is_a_directory_is_malformed(paths):
     (paths.context / "context.sh.network").mkdir()
-    assert codes(inputs.read(paths)) == ["context.malformed"]
+    assert codes(sources.read(paths)) == ["context.malformed"]
 
 
 def test_a_value_of_a_megabyte_is_read(paths):
     stage(paths, "network", "A='" + "x" * (1 << 20) + "'\nB='2'\n")
-    variables = inputs.read(paths).variables
+    variables = sources.read(paths).variables
     assert len(variables["A"]) == 1 << 20
     assert variables["B"] == "2"
 
@@ -103,7 +103,7 @@ def test_a_file_of_50_megabytes_is_too_large_and_costs_nothing(paths):
     with path.open("wb") as file:
         file.truncate(50 << 20)
     began = time.monotonic()
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert time.monotonic() - began < 1
     assert codes(read) == ["context.too_large"]
     assert str(context.SIZE_LIMIT_BYTES) in read.findings[0].message
@@ -113,14 +113,14 @@ def test_the_largest_context_is_still_read(paths):
     head, tail = b"A='", b"'\n"
     filler = b"x" * (context.SIZE_LIMIT_BYTES - len(head) - len(tail))
     stage(paths, "network", head + filler + tail)
-    assert inputs.read(paths).findings == ()
+    assert sources.read(paths).findings == ()
     stage(paths, "network", head + filler + b"x" + tail)
-    assert codes(inputs.read(paths)) == ["context.too_large"]
+    assert codes(sources.read(paths)) == ["context.too_large"]
 
 
 def test_a_context_is_never_run(paths, tmp_path):
     stage(paths, "network", f"A='$(touch {tmp_path}/ran)'\nB='`touch {tmp_path}/ran`'\n")
-    assert inputs.read(paths).variables["A"].startswith("$(touch")
+    assert sources.read(paths).variables["A"].startswith("$(touch")
     assert not (tmp_path / "ran").exists()
 
 
@@ -129,14 +129,14 @@ def test_a_given_file_replaces_the_context_and_has_no_token(paths, tmp_path):
     (paths.context / "one_env").write_text(HEAD)
     mine = tmp_path / "mine.sh"
     mine.write_text("A='mine'\nVMID='7'\n")
-    read = inputs.read(paths, context_file=mine)
+    read = sources.read(paths, context_file=mine)
     assert read.variables["A"] == "mine"
     assert (read.access, read.vmid) == (None, "7")
 
 
 def test_a_given_file_that_is_absent_is_named(paths, tmp_path):
     stage(paths, "network", "A='1'\n")
-    read = inputs.read(paths, context_file=tmp_path / "absent.sh")
+    read = sources.read(paths, context_file=tmp_path / "absent.sh")
     assert codes(read) == ["context.missing"]
     assert "absent.sh" in read.findings[0].message
 
@@ -147,8 +147,8 @@ def test_a_given_file_that_is_absent_is_named(paths, tmp_path):
 def test_one_env_gives_the_access(paths):
     stage(paths, "network", "A='1'\n")
     (paths.context / "one_env").write_text(HEAD + 'export A="1"\n')
-    read = inputs.read(paths)
-    assert read.access == Access(ENDPOINT, "29", Secret(TOKEN))
+    read = sources.read(paths)
+    assert read.access == OneGateAccess(ENDPOINT, "29", Secret(TOKEN))
     assert read.vmid == "29"
     assert TOKEN not in repr(read)
 
@@ -156,7 +156,7 @@ def test_one_env_gives_the_access(paths):
 def test_what_one_env_lacks_the_context_has(paths):
     stage(paths, "network", f"VMID='29'\nONEGATE_ENDPOINT='{ENDPOINT}'\n")
     (paths.context / "one_env").write_text(f'export TOKENTXT="{TOKEN}"\n')
-    assert inputs.read(paths).access == Access(ENDPOINT, "29", Secret(TOKEN))
+    assert sources.read(paths).access == OneGateAccess(ENDPOINT, "29", Secret(TOKEN))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_one_env_lacks_the_context_has(paths):
 def test_without_any_of_the_three_there_is_no_access(paths, lost):
     stage(paths, "network", "A='1'\n")
     (paths.context / "one_env").write_text(lost)
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.access is None
     assert read.findings == ()
 
@@ -175,13 +175,13 @@ def test_a_token_in_the_context_is_no_token(paths):
     stage(
         paths, "network", f"TOKEN='YES'\nVMID='29'\nONEGATE_ENDPOINT='{ENDPOINT}'\nTOKENTXT='x'\n"
     )
-    assert inputs.read(paths).access is None
+    assert sources.read(paths).access is None
 
 
 def test_a_broken_context_leaves_the_access(paths):
     stage(paths, "network", "A='1\n")
     (paths.context / "one_env").write_text(HEAD)
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert codes(read) == ["context.malformed"]
     assert read.access is not None
 
@@ -189,7 +189,7 @@ def test_a_broken_context_leaves_the_access(paths):
 def test_a_large_one_env_is_no_matter(paths):
     stage(paths, "network", "A='1'\n")
     (paths.context / "one_env").write_text(HEAD + 'export A="' + "x" * (5 << 20) + '"\n')
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert read.findings == ()
     assert read.access is not None
 
@@ -198,7 +198,11 @@ def test_every_trouble_is_found_at_once(paths):
     stage(paths, "network", "A='1\n")
     (paths.context / "one_env").mkdir()
     paths.config.write_text("- a list\n")
-    assert codes(inputs.read(paths)) == ["context.malformed", "context.malformed", "config.invalid"]
+    assert codes(sources.read(paths)) == [
+        "context.malformed",
+        "context.malformed",
+        "config.invalid",
+    ]
 
 
 # The image builder's defaults
@@ -208,7 +212,7 @@ def config(paths, content):
     stage(paths, "network", "A='1'\n")
     data = content if isinstance(content, bytes) else content.encode()
     paths.config.write_bytes(data)
-    return inputs.read(paths)
+    return sources.read(paths)
 
 
 WRITTEN = {
@@ -257,7 +261,7 @@ REFUSED = {
     "binary": (b"\x7fELF\0\0\1\xff", "is not YAML"),
     "not UTF-8": (b"a: \xff\xfe\n", "is not YAML"),
     "deep": ("a: " + "[" * 600, "is not YAML"),
-    "large": ("a: " + "b" * inputs.MAX_CONFIG_BYTES, "is larger than"),
+    "large": ("a: " + "b" * sources.MAX_CONFIG_BYTES, "is larger than"),
     "a merge": ("<<: {a: 1}\n", "a name is a merge"),
     "an object": ("a: !!python/object:os.system x\n", "a is a python/object:os.system"),
     "binary by tag": ("a: !!binary aGVsbG8=\n", "a is a binary"),
@@ -301,7 +305,7 @@ def test_a_secret_in_a_broken_file_is_not_repeated(paths):
 def test_a_config_that_is_a_directory_is_refused(paths):
     stage(paths, "network", "A='1'\n")
     paths.config.mkdir()
-    read = inputs.read(paths)
+    read = sources.read(paths)
     assert codes(read) == ["config.invalid"]
     assert "cannot be read" in read.findings[0].message
 
@@ -315,7 +319,7 @@ def test_no_bytes_in_any_file_raise(tmp_path):
     def holds(contents):
         for path, content in zip(files, contents, strict=True):
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        read = inputs.read(paths)
+        read = sources.read(paths)
         assert all(isinstance(value, str) for value in read.config.values())
 
     holds()
@@ -325,30 +329,30 @@ def test_no_bytes_in_any_file_raise(tmp_path):
 
 
 def test_the_stamp_changes_with_every_file(paths):
-    seen = {inputs.stamp(paths)}
-    files = [paths.context / name for name in (*inputs.STAGES, "one_env")] + [paths.config]
+    seen = {sources.stamp(paths)}
+    files = [paths.context / name for name in (*sources.STAGES, "one_env")] + [paths.config]
     for path in files:
         path.write_text("A='1'\n")
-        seen.add(inputs.stamp(paths))
+        seen.add(sources.stamp(paths))
     assert len(seen) == 6
-    assert inputs.stamp(paths) == inputs.stamp(paths)
+    assert sources.stamp(paths) == sources.stamp(paths)
 
 
 def test_the_stamp_changes_when_a_file_is_replaced_removed_or_touched(paths):
     path = paths.context / "context.sh.network"
     path.write_text("A='1'\n")
-    seen = [inputs.stamp(paths)]
+    seen = [sources.stamp(paths)]
     moment = path.stat().st_mtime_ns
 
     other = path.with_name("new")  # of the same size and time
     other.write_text("A='2'\n")
     os.utime(other, ns=(moment, moment))
     other.replace(path)
-    seen.append(inputs.stamp(paths))
+    seen.append(sources.stamp(paths))
 
     os.utime(path, ns=(moment + 1, moment + 1))
-    seen.append(inputs.stamp(paths))
+    seen.append(sources.stamp(paths))
 
     path.unlink()
-    seen.append(inputs.stamp(paths))
+    seen.append(sources.stamp(paths))
     assert len(set(seen)) == 4

@@ -3,11 +3,11 @@
 import pytest
 import structlog
 
-from flower_agent.config import inputs, intake
-from flower_agent.config.intake import Intake
-from flower_agent.config.parsers import Role
+from flower_agent.config import sources
+from flower_agent.config.sources import Intake
+from flower_agent.config.types import Role
+from flower_agent.model.lifecycle import Phase
 from flower_agent.paths import Paths
-from flower_agent.reporting.life import Phase
 
 GOOD = "FLOWER_ROLE='superlink'\n"
 BAD = "FLOWER_ROLE='captain'\n"
@@ -100,8 +100,8 @@ def test_a_late_context_is_waited_for_and_then_missed(machine):
     machine.intake.read()
     assert codes(machine.intake.errors) == ["context.missing"]
     assert not machine.refusal(now=1000.0).fatal
-    assert not machine.refusal(now=1000.0 + intake.MISSING_CONTEXT_S).fatal
-    assert machine.refusal(now=1001.0 + intake.MISSING_CONTEXT_S).fatal
+    assert not machine.refusal(now=1000.0 + sources.MISSING_CONTEXT_S).fatal
+    assert machine.refusal(now=1001.0 + sources.MISSING_CONTEXT_S).fatal
     assert machine.read(GOOD)
 
 
@@ -120,13 +120,13 @@ def test_a_context_that_is_written_anew_changes_no_state_and_one_that_stays_away
         machine.context.unlink()
         machine.intake.read()
         assert machine.refusal(now=gone) is None
-        assert machine.refusal(now=gone + intake.MISSING_CONTEXT_S) is None
+        assert machine.refusal(now=gone + sources.MISSING_CONTEXT_S) is None
         machine.read(GOOD)
-        assert machine.refusal(now=gone + intake.MISSING_CONTEXT_S + 1) is None
+        assert machine.refusal(now=gone + sources.MISSING_CONTEXT_S + 1) is None
     machine.context.unlink()
     machine.intake.read()
     assert machine.refusal(now=9000.0) is None
-    found = machine.refusal(now=9001.0 + intake.MISSING_CONTEXT_S)
+    found = machine.refusal(now=9001.0 + sources.MISSING_CONTEXT_S)
     assert (found.finding.code, found.fatal) == ("context.missing", True)
 
 
@@ -213,6 +213,6 @@ def test_a_context_file_of_the_operator_is_judged_alike(machine, tmp_path):
 
 def test_judging_needs_no_loop(machine):
     machine.write(BAD)
-    settings, findings = intake.judge(inputs.read(machine.paths))
+    settings, findings = sources.judge(sources.read(machine.paths))
     assert settings is None
     assert codes(findings) == ["setting.invalid"]

@@ -6,14 +6,14 @@ import os
 import pytest
 from authority import NOW
 
-from flower_agent.commands import key_files
-from flower_agent.commands.verdicts import Verdict
+from flower_agent.commands import doctor_checks
+from flower_agent.commands.doctor_results import Verdict
 from flower_agent.config import settings
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.paths import Paths
-from flower_agent.pki import tls, trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.tls import own_ca, trust
+from flower_agent.tls.store import Keyring
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason=f"root alone may hand a file to group {FLOWER_UID}"
@@ -35,7 +35,7 @@ class Vm:
 
     def look(self, now=NOW):
         """Return each check by its name."""
-        found = key_files.examine(self.paths, self.settings, "42", now)
+        found = doctor_checks.examine_key_files(self.paths, self.settings, "42", now)
         return {check.name: check for check in found}
 
     def code(self, name, now=NOW):
@@ -47,15 +47,15 @@ class Vm:
 @pytest.fixture
 def link(tmp_path):
     vm = Vm(tmp_path, "server")
-    vm.turn(trust.Wanted(source=trust.Source.OWN, hosts=HOSTS))
+    vm.turn(trust.CertificateSpec(source=trust.CertificateSource.OWN, hosts=HOSTS))
     return vm
 
 
 @pytest.fixture
 def node(tmp_path):
     vm = Vm(tmp_path, "client")
-    ca = tls.make_ca(NOW).certificate_pem
-    vm.turn(trust.Wanted(source=trust.Source.TRUSTED, ca_pem=ca))
+    ca = own_ca.make_ca(NOW).certificate_pem
+    vm.turn(trust.CertificateSpec(source=trust.CertificateSource.TRUSTED, ca_pem=ca))
     vm.keys.own("42")
     return vm
 
@@ -111,7 +111,7 @@ def test_a_ca_that_is_gone_is_told(link):
 
 
 def test_a_key_of_another_certificate_is_told(link):
-    other = tls.make_leaf(tls.make_ca(NOW), HOSTS, NOW)
+    other = own_ca.make_leaf(own_ca.make_ca(NOW), HOSTS, NOW)
     spoil(link.keyring.key, other.key.reveal().encode())
     assert link.code("tls") == "tls.key_mismatch"
 

@@ -8,19 +8,25 @@ import stat
 import pytest
 from authority import DAY, NOW, shake_hands
 
-from flower_agent.errors import AgentError
-from flower_agent.pki import tls, trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.trust import Action, Source, Step, Wanted
-from flower_agent.secret import Secret
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.tls import own_ca as tls_own_ca
+from flower_agent.tls import trust
+from flower_agent.tls.store import Keyring
+from flower_agent.tls.trust import (
+    CertificateAction,
+    CertificateSource,
+    CertificateSpec,
+    CertificateStep,
+)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason=f"root alone may hand a file to group {FLOWER_UID}"
 )
 
 HOSTS = frozenset({"127.0.0.1", "10.0.0.5"})
-OWN = Wanted(source=Source.OWN, hosts=HOSTS)
+OWN = CertificateSpec(source=CertificateSource.OWN, hosts=HOSTS)
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +40,10 @@ def umask():
 @pytest.fixture(scope="module")
 def other():
     """A CA that is not the agent's, with a certificate of it, as an operator gives them."""
-    ca = tls.make_ca(NOW)
-    leaf = tls.make_leaf(ca, HOSTS, NOW)
-    return Wanted(
-        source=Source.GIVEN,
+    ca = tls_own_ca.make_ca(NOW)
+    leaf = tls_own_ca.make_leaf(ca, HOSTS, NOW)
+    return CertificateSpec(
+        source=CertificateSource.GIVEN,
         ca_pem=ca.certificate_pem,
         chain_pem=leaf.certificate_pem,
         key=leaf.key,
@@ -102,7 +108,7 @@ def test_only_the_servers_key_is_handed_to_flowers_group(vm):
 
 
 def test_a_node_has_the_ca_that_it_trusts_and_nothing_else(vm, other):
-    vm.turn(Wanted(source=Source.TRUSTED, ca_pem=other.ca_pem))
+    vm.turn(CertificateSpec(source=CertificateSource.TRUSTED, ca_pem=other.ca_pem))
     assert modes(vm) == {"ca.crt": "0o444"}
     assert vm.keyring.held_ca() == other.ca_pem
 
@@ -113,12 +119,12 @@ def test_given_certificates_lie_as_own_ones_do(vm, other):
 
 
 def test_nothing_is_made_where_nothing_is_wanted(vm):
-    assert vm.turn(Wanted(source=Source.SYSTEM)) == []
+    assert vm.turn(CertificateSpec(source=CertificateSource.SYSTEM)) == []
     assert not vm.directory.exists()
 
 
 def test_before_the_first_turn_there_is_nothing(vm):
-    assert vm.keyring.held(OWN, NOW) == trust.Held(ca_deleted=True)
+    assert vm.keyring.held(OWN, NOW) == trust.HeldCertificates(ca_deleted=True)
     assert (vm.keyring.held_ca(), vm.keyring.digests()) == ("", {})
 
 
@@ -126,7 +132,11 @@ def test_before_the_first_turn_there_is_nothing(vm):
 
 
 def test_a_second_turn_changes_nothing(vm, other):
-    for wanted in (OWN, other, Wanted(source=Source.TRUSTED, ca_pem=other.ca_pem)):
+    for wanted in (
+        OWN,
+        other,
+        CertificateSpec(source=CertificateSource.TRUSTED, ca_pem=other.ca_pem),
+    ):
         vm.turn(wanted)
         before = vm.files()
         assert vm.turn(wanted) == []
@@ -144,7 +154,9 @@ def test_what_was_made_is_what_a_strict_client_accepts(vm, tmp_path):
 def test_a_new_address_gets_a_new_leaf_of_the_same_ca(vm):
     vm.turn()
     before = vm.files()
-    moved = Wanted(source=Source.OWN, hosts=frozenset({"127.0.0.1", "10.0.0.6"}))
+    moved = CertificateSpec(
+        source=CertificateSource.OWN, hosts=frozenset({"127.0.0.1", "10.0.0.6"})
+    )
     (step,) = vm.turn(moved)
     assert step.startswith("issue certificate (it names 10.0.0.5, 127.0.0.1, wanted is")
     after = vm.files()
@@ -216,7 +228,7 @@ def test_a_ca_file_that_was_overwritten_is_damaged_in_the_containers_too(vm, con
     assert vm.turn() == []
 
 
-@pytest.mark.parametrize("source", [Source.GIVEN, Source.TRUSTED])
+@pytest.mark.parametrize("source", [CertificateSource.GIVEN, CertificateSource.TRUSTED])
 def test_a_deleted_ca_of_others_comes_back_as_it_was(vm, other, source):
     wanted = dataclasses.replace(other, source=source)
     vm.turn(wanted)
@@ -234,7 +246,7 @@ def damage(path, content):
 
 def test_a_crash_between_key_and_certificate_is_made_good(vm):
     vm.turn()
-    leaf = tls.make_leaf(own_ca(vm), HOSTS, NOW)
+    leaf = tls_own_ca.make_leaf(own_ca(vm), HOSTS, NOW)
     damage(vm.keyring.key, leaf.key.reveal().encode())
     assert vm.turn() == ["issue certificate (its key is not its own)"]
     assert vm.turn() == []
@@ -242,11 +254,11 @@ def test_a_crash_between_key_and_certificate_is_made_good(vm):
 
 def own_ca(vm):
     key, begin, rest = (vm.directory / "ca/ca.pem").read_text().partition("-----BEGIN CERT")
-    return tls.Pair(begin + rest, Secret(key))
+    return tls_own_ca.Pair(begin + rest, Secret(key))
 
 
 def test_a_crash_right_after_the_ca_was_made_keeps_that_ca(vm):
-    vm.keyring.apply(Step(Action.MAKE_CA, "absent"), OWN, NOW)
+    vm.keyring.apply(CertificateStep(CertificateAction.MAKE_CA, "absent"), OWN, NOW)
     ca = (vm.directory / "ca/ca.pem").read_bytes()
     assert vm.turn() == ["issue certificate (absent)"]
     assert (vm.directory / "ca/ca.pem").read_bytes() == ca
@@ -262,7 +274,7 @@ def test_a_crash_amid_given_certificates_is_made_good(vm, other, left):
 
 
 def test_what_a_killed_agent_left_half_written_goes(vm):
-    vm.keyring.apply(Step(Action.MAKE_CA, "absent"), OWN, NOW)
+    vm.keyring.apply(CertificateStep(CertificateAction.MAKE_CA, "absent"), OWN, NOW)
     (vm.directory / ".server.key.12.34.tmp").write_text("half a key")
     vm.turn()
     assert set(vm.files()) == {"ca", "ca/ca.pem", "ca.crt", "server.key", "server.pem"}
@@ -300,7 +312,7 @@ def test_a_leaf_is_not_issued_by_a_lost_ca_even_when_asked(vm):
     (vm.directory / "ca/ca.pem").write_bytes(b"")
     before = vm.files()
     with pytest.raises(AgentError) as caught:
-        vm.keyring.apply(Step(Action.ISSUE, "asked"), OWN, NOW)
+        vm.keyring.apply(CertificateStep(CertificateAction.ISSUE, "asked"), OWN, NOW)
     assert caught.value.finding.code == "tls.ca_lost"
     assert vm.files() == before
 

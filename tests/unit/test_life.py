@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.errors import Finding
-from flower_agent.reporting import life
-from flower_agent.reporting.life import Phase, State, Unmet
+from flower_agent.model import lifecycle
+from flower_agent.model.errors import Finding
+from flower_agent.model.lifecycle import LifeState, Phase, Unmet
 
 BORN = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 LIMIT_S = 600
@@ -24,11 +24,11 @@ class Vm:
 
     def __init__(self):
         self.now = 1000.0
-        self.life = life.born(BORN, self.now)
+        self.life = lifecycle.born(BORN, self.now)
 
     def turn(self, unmet=None, *, after_s=1.0):
         self.now += after_s
-        self.life = life.step(
+        self.life = lifecycle.step(
             self.life, unmet, now=self.wall, monotonic=self.now, ready_timeout_s=LIMIT_S
         )
         return self.life.state
@@ -44,63 +44,70 @@ def vm():
 
 
 def test_a_new_agent_is_starting_and_waits_for_its_context(vm):
-    assert (vm.life.state, vm.life.phase, vm.life.error) == (State.STARTING, Phase.CONTEXT, None)
+    assert (vm.life.state, vm.life.phase, vm.life.error) == (
+        LifeState.STARTING,
+        Phase.CONTEXT,
+        None,
+    )
     assert vm.life.since == vm.life.phase_since == BORN
 
 
 def test_what_works_is_ready_without_phase_and_error(vm):
-    assert vm.turn() is State.READY
+    assert vm.turn() is LifeState.READY
     assert (vm.life.phase, vm.life.error, vm.life.since) == (None, None, vm.wall)
 
 
 def test_what_is_not_met_is_shown_with_its_phase_and_reason(vm):
-    assert vm.turn(WAITING) is State.STARTING
+    assert vm.turn(WAITING) is LifeState.STARTING
     assert (vm.life.phase, vm.life.error) == (Phase.DISCOVER, WAITING.finding)
 
 
 def test_a_matter_of_moments_has_no_error(vm):
-    assert vm.turn(SOON) is State.STARTING
+    assert vm.turn(SOON) is LifeState.STARTING
     assert vm.life.error is None
 
 
 def test_what_was_ready_and_fails_is_degraded(vm):
     vm.turn()
-    assert vm.turn(WAITING) is State.DEGRADED
-    assert vm.turn() is State.READY
+    assert vm.turn(WAITING) is LifeState.DEGRADED
+    assert vm.turn() is LifeState.READY
 
 
 def test_degraded_never_turns_into_failed_by_waiting(vm):
     vm.turn()
-    assert vm.turn(WAITING, after_s=10 * LIMIT_S) is State.DEGRADED
+    assert vm.turn(WAITING, after_s=10 * LIMIT_S) is LifeState.DEGRADED
 
 
 def test_what_was_never_ready_is_never_degraded(vm):
-    assert {vm.turn(SOON), vm.turn(REFUSED), vm.turn(WAITING)} == {State.STARTING, State.FAILED}
+    assert {vm.turn(SOON), vm.turn(REFUSED), vm.turn(WAITING)} == {
+        LifeState.STARTING,
+        LifeState.FAILED,
+    }
 
 
 @pytest.mark.parametrize("before", [[], [WAITING], [None], [None, WAITING]])
 def test_a_refusal_fails_from_any_state(vm, before):
     for unmet in before:
         vm.turn(unmet)
-    assert vm.turn(REFUSED) is State.FAILED
+    assert vm.turn(REFUSED) is LifeState.FAILED
     assert vm.life.error == REFUSED.finding
 
 
 def test_failed_goes_on_trying_and_recovers(vm):
     vm.turn(REFUSED)
-    assert vm.turn(SOON) is State.STARTING
-    assert vm.turn() is State.READY
+    assert vm.turn(SOON) is LifeState.STARTING
+    assert vm.turn() is LifeState.READY
 
 
 def test_failed_after_ready_comes_back_by_degraded(vm):
     vm.turn()
     vm.turn(REFUSED)
-    assert vm.turn(SOON) is State.DEGRADED
+    assert vm.turn(SOON) is LifeState.DEGRADED
 
 
 def test_the_time_limit_fails_a_start_and_says_what_it_waited_for(vm):
-    assert vm.turn(WAITING, after_s=LIMIT_S) is State.STARTING
-    assert vm.turn(WAITING) is State.FAILED
+    assert vm.turn(WAITING, after_s=LIMIT_S) is LifeState.STARTING
+    assert vm.turn(WAITING) is LifeState.FAILED
     assert str(vm.life.error) == (
         "ready.timeout: not ready after 600 s, still in phase discover: "
         "discover.waiting: VM 28 has no endpoint"
@@ -116,8 +123,8 @@ def test_the_time_limit_has_a_reason_where_the_phase_gave_none(vm):
 
 def test_a_start_that_ran_out_of_time_recovers_and_stays(vm):
     vm.turn(SOON, after_s=LIMIT_S + 1)
-    assert vm.turn() is State.READY
-    assert vm.turn(SOON) is State.DEGRADED
+    assert vm.turn() is LifeState.READY
+    assert vm.turn(SOON) is LifeState.DEGRADED
 
 
 def test_ages_begin_at_a_change_and_not_at_each_turn(vm):
@@ -133,24 +140,24 @@ def test_ages_begin_at_a_change_and_not_at_each_turn(vm):
 
 def test_new_settings_begin_a_start_with_the_whole_time_limit(vm):
     vm.turn(WAITING, after_s=LIMIT_S)
-    vm.life = life.restarted(vm.life, vm.now)
-    assert vm.turn(WAITING, after_s=LIMIT_S) is State.STARTING
-    assert vm.turn(WAITING) is State.FAILED
+    vm.life = lifecycle.restarted(vm.life, vm.now)
+    assert vm.turn(WAITING, after_s=LIMIT_S) is LifeState.STARTING
+    assert vm.turn(WAITING) is LifeState.FAILED
 
 
 def test_new_settings_that_never_work_fail_though_the_old_ones_did(vm):
     vm.turn()
-    vm.life = life.restarted(vm.life, vm.now)
-    assert vm.turn(WAITING) is State.STARTING
-    assert vm.turn(WAITING, after_s=LIMIT_S) is State.FAILED
+    vm.life = lifecycle.restarted(vm.life, vm.now)
+    assert vm.turn(WAITING) is LifeState.STARTING
+    assert vm.turn(WAITING, after_s=LIMIT_S) is LifeState.FAILED
 
 
 def test_new_settings_that_change_nothing_do_not_disturb_ready(vm):
     vm.turn()
     since = vm.life.since
-    vm.life = life.restarted(vm.life, vm.now)
-    assert vm.life.state is State.READY
-    assert (vm.turn(), vm.life.since) == (State.READY, since)
+    vm.life = lifecycle.restarted(vm.life, vm.now)
+    assert vm.life.state is LifeState.READY
+    assert (vm.turn(), vm.life.since) == (LifeState.READY, since)
 
 
 def test_the_phases_stand_in_the_order_of_a_start():
@@ -167,10 +174,10 @@ def test_every_turn_tells_a_state_that_fits_what_was_found(turns):
     for unmet, after_s in turns:
         before = vm.life
         state = vm.turn(unmet, after_s=after_s)
-        assert (state is State.READY) == (unmet is None)
-        assert (vm.life.phase is None) == (state is State.READY)
-        assert state is not State.DEGRADED or before.was_ready
-        assert state is not State.STARTING or not before.was_ready
+        assert (state is LifeState.READY) == (unmet is None)
+        assert (vm.life.phase is None) == (state is LifeState.READY)
+        assert state is not LifeState.DEGRADED or before.was_ready
+        assert state is not LifeState.STARTING or not before.was_ready
         assert vm.life.phase_since >= before.phase_since
 
 

@@ -4,14 +4,13 @@ import random
 import threading
 import time
 
-from flower_agent.address import Address
-from flower_agent.errors import AgentError
-from flower_agent.probes.exchange import Peer
-from flower_agent.service import liveness
-from flower_agent.service.liveness import Liveness
+from flower_agent.flower import peer_check
+from flower_agent.flower.peer_check import Liveness, PeerEndpoint
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
 
-LINK = Peer(Address("192.0.2.1", 9092), tls=True, http=False)
-OTHER = Peer(Address("192.0.2.2", 9092), tls=True, http=False)
+LINK = PeerEndpoint(Address("192.0.2.1", 9092), tls=True, http=False)
+OTHER = PeerEndpoint(Address("192.0.2.2", 9092), tls=True, http=False)
 MUTE, LARGE = "peer.mute", "peer.mtu"
 PATIENCE_S = 10
 
@@ -71,7 +70,7 @@ def test_one_failure_proves_nothing_and_wakes_the_loop():
     watch.says = MUTE
     assert begun_and_ended(watch, 10, 5) is None
     assert watch.wakes == 1
-    assert watch.liveness.wait_s(watch.now) == liveness.AGAIN_S
+    assert watch.liveness.wait_s(watch.now) == peer_check.NEXT_CHECK_S
     watch.says = None
     assert begun_and_ended(watch, 4, 1) is None
     assert begun_and_ended(watch, 10, 0) is None

@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent.probes.control import NodeStatus
-from flower_agent.service import enrolment, lookups
-from flower_agent.service.discovery import Member, Service
-from flower_agent.service.enrolment import Claim, Pin
-from flower_agent.service.lookups import Absence, Look, Standing
+from flower_agent.enrolment import lookups, policy
+from flower_agent.enrolment.lookups import Absence, Lookup, Standing
+from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.onegate.discovery import Member, Service
 
 PINS = [Pin("42", public(1), own=True)]
 
 
 def standing(claims=(), nodes=(), pins=PINS, vmids=("42",)):
     known = {claim.vmid: claim for claim in claims}
-    return lookups.standings(vmids, pins, known, enrolment.by_key(nodes))["42"]
+    return lookups.standings(vmids, pins, known, policy.by_key(nodes))["42"]
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def asked_at(look, until, scale=1.0):
 
 
 def test_an_unknown_vm_is_asked_for_every_5_s_for_ten_minutes_and_then_each_minute():
-    times = asked_at(Look(Standing.UNKNOWN, 0), 1000)
+    times = asked_at(Lookup(Standing.UNKNOWN, 0), 1000)
     assert times[:121] == list(range(0, 601, 5))
     assert times[121:] == list(range(660, 1000, 60))
 
 
 def test_a_vm_that_looked_strange_is_asked_again():
-    times = asked_at(Look(Standing.STRANGE, 0), 3000)
+    times = asked_at(Lookup(Standing.STRANGE, 0), 3000)
     assert times[:11] == list(range(0, 601, 60))
     assert times[11:] == [1200, 1800, 2400]
 
@@ -76,46 +76,46 @@ def test_the_nodes_of_a_service_are_those_of_a_role_that_has_one_or_the_name():
 
 
 def test_an_enrolled_vm_that_is_away_is_asked_for_each_minute_and_then_seldom():
-    times = asked_at(Look(Standing.AWAY, 0), 3000)
+    times = asked_at(Lookup(Standing.AWAY, 0), 3000)
     assert times == [*range(0, 601, 60), 1200, 1800, 2400]
 
 
 def test_a_settled_vm_is_asked_once_for_what_it_says_when_it_works():
-    assert asked_at(Look(Standing.SETTLED, 0), 3000) == [60]
-    assert asked_at(Look(Standing.SETTLED, 100, 99), 3000) == [160]
+    assert asked_at(Lookup(Standing.SETTLED, 0), 3000) == [60]
+    assert asked_at(Lookup(Standing.SETTLED, 100, 99), 3000) == [160]
 
 
 def test_a_settled_vm_that_has_said_all_is_never_asked_for():
-    assert asked_at(Look(Standing.SETTLED, 0, told=True), 3000) == []
+    assert asked_at(Lookup(Standing.SETTLED, 0, told=True), 3000) == []
     looks = lookups.follow({}, {"42": Standing.SETTLED, "43": Standing.SETTLED}, 10, {"43"})
     assert {vmid: look.told for vmid, look in looks.items()} == {"42": False, "43": True}
 
 
 def test_a_new_standing_begins_its_own_time_and_keeps_when_it_was_asked():
     first = lookups.follow({}, {"42": Standing.UNKNOWN}, 10)
-    assert first == {"42": Look(Standing.UNKNOWN, 10)}
-    asked = {"42": Look(Standing.UNKNOWN, 10, 12)}
+    assert first == {"42": Lookup(Standing.UNKNOWN, 10)}
+    asked = {"42": Lookup(Standing.UNKNOWN, 10, 12)}
     assert lookups.follow(asked, {"42": Standing.UNKNOWN}, 20) == asked
     after = lookups.follow(asked, {"42": Standing.AWAY, "43": Standing.UNKNOWN}, 20)
-    assert after == {"42": Look(Standing.AWAY, 20, 12), "43": Look(Standing.UNKNOWN, 20)}
+    assert after == {"42": Lookup(Standing.AWAY, 20, 12), "43": Lookup(Standing.UNKNOWN, 20)}
     assert lookups.follow(after, {}, 30) == {}
 
 
 def test_the_longest_waiting_is_asked_for_first():
     looks = {
-        "1": Look(Standing.UNKNOWN, 0, 10),
-        "2": Look(Standing.UNKNOWN, 0, 8),
-        "3": Look(Standing.UNKNOWN, 9),
-        "4": Look(Standing.UNKNOWN, 0, 14),
+        "1": Lookup(Standing.UNKNOWN, 0, 10),
+        "2": Lookup(Standing.UNKNOWN, 0, 8),
+        "3": Lookup(Standing.UNKNOWN, 9),
+        "4": Lookup(Standing.UNKNOWN, 0, 14),
     }
     assert lookups.due(looks, 15, 1.0) == ("3", "2", "1")
 
 
 def test_a_vm_that_never_enrols_does_not_keep_the_watch_awake():
-    looks = {"42": Look(Standing.UNKNOWN, 0)}
+    looks = {"42": Lookup(Standing.UNKNOWN, 0)}
     assert lookups.unsettled(looks, 599, 1.0)
     assert not lookups.unsettled(looks, 600, 1.0)
-    assert not lookups.unsettled({"42": Look(Standing.AWAY, 0)}, 1, 1.0)
+    assert not lookups.unsettled({"42": Lookup(Standing.AWAY, 0)}, 1, 1.0)
 
 
 def test_vms_that_oneflow_has_still_to_deploy_are_missing():
@@ -154,8 +154,8 @@ def test_only_pinned_vms_are_missed():
 
 def test_of_settled_vms_one_is_asked_in_turn_and_one_that_is_in_trouble():
     times = {"42": 30.0, "43": 10.0, "44": None, "45": 20.0, "46": 40.0, "47": 50.0}
-    looks = {vmid: Look(Standing.SETTLED, 5.0, at) for vmid, at in times.items()}
-    looks["48"] = Look(Standing.AWAY, 0.0, 0.0)
+    looks = {vmid: Lookup(Standing.SETTLED, 5.0, at) for vmid, at in times.items()}
+    looks["48"] = Lookup(Standing.AWAY, 0.0, 0.0)
     assert lookups.in_turn(looks, ()) == ("44",)
     assert lookups.in_turn(looks, ("44",)) == ("44",)
     assert lookups.in_turn(looks, ("47", "45", "46")) == ("44", "45")

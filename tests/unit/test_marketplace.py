@@ -20,7 +20,7 @@ import yamllint.linter
 from test_templates import SCHEMA, checked
 
 from flower_agent import __version__
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
 
 SIZE = 10 * 1024**3
 URL = "https://images.example.org/flower.qcow2"
@@ -170,7 +170,9 @@ def test_an_exported_service_is_one_of_opennebula_7_and_its_vms_would_start(apps
         base = onegate_template.merge({}, onegate_template.parse(text))
         found = oneflow.boot(oneflow.raw(base, more[role["name"]]), name="vm")
         code, words = checked(found.context, tmp_path, capsys)
-        assert words.startswith(f"it would start as {role['name']} with Flower {flower.DEFAULT}\n")
+        assert words.startswith(
+            f"it would start as {role['name']} with Flower {flower_versions.DEFAULT}\n"
+        )
         assert code == 0
 
 
@@ -213,7 +215,7 @@ def test_the_harness_boots_a_superlink_without_a_token(metadata, tmp_path, capsy
     assert "REPORT_READY" not in found.context
     code, words = checked(found.context, tmp_path, capsys)
     assert code == 0
-    assert words.startswith(f"it would start as superlink with Flower {flower.DEFAULT}\n")
+    assert words.startswith(f"it would start as superlink with Flower {flower_versions.DEFAULT}\n")
 
 
 def test_the_context_file_is_the_one_that_the_harness_would_write(folder, metadata):

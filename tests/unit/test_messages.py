@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent import foreign_text
-from flower_agent.probes import messages
-from flower_agent.probes.messages import Loss, Messages
-from flower_agent.service import node_reports
-from flower_agent.wanted import flower
-from flower_agent.wanted.flower import Lost
+from flower_agent.config import flower_versions
+from flower_agent.config.flower_versions import Lost
+from flower_agent.enrolment import node_reports
+from flower_agent.flower import lost_messages
+from flower_agent.flower.lost_messages import Loss, Messages
+from flower_agent.model import foreign_text
 
 LOGS = pathlib.Path(__file__).parents[1] / "data" / "flower" / "logs"
 RUN = "14193650163529105423"
@@ -24,11 +24,11 @@ def lines(version):
 
 
 def band(version):
-    return flower.band(flower.parse_version(version))
+    return flower_versions.band(flower_versions.parse_version(version))
 
 
 def follow(version, *more, before=None):
-    return messages.follow(before or Messages(), more, band(version))
+    return lost_messages.follow(before or Messages(), more, band(version))
 
 
 def cut(version, text):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from test_status_cases import NOW, SCREENS
 
+from flower_agent.model.status import Condition, Mark
 from flower_agent.reporting import metrics
 from flower_agent.reporting.metrics import Measured
-from flower_agent.reporting.status import Fact, Mark
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/metrics"
@@ -86,7 +86,7 @@ def test_what_is_not_known_is_absent():
 
 @pytest.mark.parametrize(("mark", "value"), [(Mark.OK, 1), (Mark.WAITING, 0), (Mark.BAD, 0)])
 def test_a_connection_is_what_the_status_says_of_it(mark, value):
-    facts = (Fact("peer", mark, ""), Fact("onegate", mark, ""))
+    facts = (Condition("peer", mark, ""), Condition("onegate", mark, ""))
     found = values(dataclasses.replace(SCREENS["supernode-ready"], facts=facts))
     assert found["flower_peer_connected", ()] == value
     assert found["flower_onegate_up", ()] == value

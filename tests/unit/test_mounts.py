@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent.machine.mounts import follows
+from flower_agent.host.machine import follows
 
 ROOT = "22 1 254:1 / / rw,relatime {}- ext4 /dev/vda1 rw"
 DATA = "40 22 254:16 / /srv/data rw,relatime {}- xfs /dev/vdb rw"

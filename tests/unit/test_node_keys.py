@@ -10,18 +10,18 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from node_key_pairs import CURVES, openssh, private, public
 
-from flower_agent.config import pem
-from flower_agent.errors import AgentError
-from flower_agent.pki import node_keys
-from flower_agent.pki.node_keys import NodeKeys
-from flower_agent.secret import Secret
-from flower_agent.wanted.containers import FLOWER_UID
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.enrolment import node_key
+from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.model import pem
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
 
 
 @pytest.fixture
 def keys(tmp_path, monkeypatch):
     if os.geteuid():  # no member of Flower's group
-        monkeypatch.setattr(node_keys, "FLOWER_UID", os.getgid())
+        monkeypatch.setattr(node_key, "FLOWER_UID", os.getgid())
     return NodeKeys(tmp_path / "keys")
 
 
@@ -40,8 +40,8 @@ def test_a_key_is_made_once_and_kept(keys):
 def test_the_private_half_is_for_flowers_group_and_nobody_else(keys):
     made = keys.own("42")
     assert (mode(made.path), mode(keys._directory)) == (0o440, 0o700)
-    assert pathlib.Path(made.path).stat().st_gid == node_keys.FLOWER_UID
-    assert node_keys.FLOWER_UID in (FLOWER_UID, os.getgid())
+    assert pathlib.Path(made.path).stat().st_gid == node_key.FLOWER_UID
+    assert node_key.FLOWER_UID in (FLOWER_UID, os.getgid())
 
 
 def test_it_is_the_form_that_flower_wants(keys):

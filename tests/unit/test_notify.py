@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from flower_agent.reporting.notify import Notifier
+from flower_agent.reporting.systemd import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

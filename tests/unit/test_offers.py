@@ -4,12 +4,12 @@ import base64
 
 import pytest
 
-from flower_agent.address import Address
-from flower_agent.config.parsers import Plugin
-from flower_agent.errors import AgentError, Severity
-from flower_agent.service import offers
-from flower_agent.service.discovery import Peer
-from flower_agent.wanted import flower
+from flower_agent.config import flower_versions
+from flower_agent.config.types import Plugin
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError, Severity
+from flower_agent.onegate import appio_discovery
+from flower_agent.onegate.discovery import ServiceVm
 
 CA, LINKS_CA = "the node's CA", "the SuperLink's CA"
 NODES, LINKS = Address("10.0.0.7", 9094), Address("10.0.0.5", 9091)
@@ -26,7 +26,7 @@ def supernode(vmid="42", **more):
         "FLOWER_APPIO": str(NODES),
         "FLOWER_APPIO_CA": coded(CA),
     }
-    return Peer(vmid, f"supernode_{vmid}", {**told, **more})
+    return ServiceVm(vmid, f"supernode_{vmid}", {**told, **more})
 
 
 def superlink(**more):
@@ -36,24 +36,24 @@ def superlink(**more):
         "FLOWER_APPIO": str(LINKS),
         "FLOWER_CA_CERT": coded(LINKS_CA),
     }
-    return Peer("41", "superlink_0", {**told, **more})
+    return ServiceVm("41", "superlink_0", {**told, **more})
 
 
 def refusal(peers, wanted=NODES, plugin=Plugin.CLIENTAPP):
     with pytest.raises(AgentError) as caught:
-        offers.choose(peers, wanted, plugin)
+        appio_discovery.choose(peers, wanted, plugin)
     assert caught.value.retryable
     return caught.value.finding
 
 
 def test_a_supernode_is_found_by_its_address_with_a_ca_of_its_own():
-    found = offers.choose([superlink(), supernode()], NODES, Plugin.CLIENTAPP)
-    assert found == offers.Offer("42", CA, "1.34.0")
+    found = appio_discovery.choose([superlink(), supernode()], NODES, Plugin.CLIENTAPP)
+    assert found == appio_discovery.Offer("42", CA, "1.34.0")
 
 
 def test_a_superlink_is_found_by_its_address_with_the_ca_of_all_its_apis():
-    found = offers.choose([superlink(), supernode()], LINKS, Plugin.SERVERAPP)
-    assert found == offers.Offer("41", LINKS_CA, "1.34.0")
+    found = appio_discovery.choose([superlink(), supernode()], LINKS, Plugin.SERVERAPP)
+    assert found == appio_discovery.Offer("41", LINKS_CA, "1.34.0")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,14 @@ def test_a_superlink_is_found_by_its_address_with_the_ca_of_all_its_apis():
     ],
 )
 def test_addresses_are_compared_as_values(told, wanted):
-    assert offers.offers(supernode(FLOWER_APPIO=told), wanted)
+    assert appio_discovery.offers(supernode(FLOWER_APPIO=told), wanted)
 
 
 def test_another_name_of_the_only_offer_on_that_port_is_taken():
     dialled = Address("node.example.org", NODES.port)
-    assert offers.choose([superlink(), supernode()], dialled, Plugin.CLIENTAPP).vmid == "42"
+    assert (
+        appio_discovery.choose([superlink(), supernode()], dialled, Plugin.CLIENTAPP).vmid == "42"
+    )
 
 
 def test_of_two_offers_on_that_port_none_is_guessed():
@@ -124,6 +126,6 @@ def test_the_wrong_plugin_is_named_before_flower_meets_it(wanted, plugin, right)
     ],
 )
 def test_from_1_30_on_both_must_be_of_one_version(own, other, severity):
-    found = offers.mixed_versions(flower.parse_version(own), other)
+    found = appio_discovery.mixed_versions(flower_versions.parse_version(own), other)
     assert (found.severity if found else None) is severity
     assert found is None or (found.code == "version.mixed" and "\x1b" not in found.message)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.commands import blueprint, onetemplate
-from flower_agent.commands.onetemplate import Kind
-from flower_agent.errors import AgentError
+from flower_agent.commands import template_model
+from flower_agent.commands.template_model import TemplateKind
+from flower_agent.model.errors import AgentError
 
 NAMES = st.from_regex(r"[A-Z][A-Z0-9_]{0,8}", fullmatch=True)
 VALUES = st.text("ab \\n\t,]=#$é", max_size=20).filter(lambda value: not value.endswith("\\"))
@@ -18,9 +18,9 @@ VALUES = st.text("ab \\n\t,]=#$é", max_size=20).filter(lambda value: not value.
 def judge(text):
     """Do with a template all that `check` does, up to the settings."""
     try:
-        template = onetemplate.parse(text)
-        list(blueprint.faults(template))
-        blueprint.guests(template)
+        template = template_model.parse(text)
+        list(template_model.faults(template))
+        template_model.guests(template)
     except AgentError as error:
         code = error.finding.code
     else:
@@ -36,7 +36,7 @@ def written(value):
 def test_what_is_written_in_quotes_is_read_as_it_was(plain, vector):
     lines = [f"{name} = {written(value)}" for name, value in plain.items()]
     pairs = ", ".join(f"{name}={written(value)}" for name, value in vector.items())
-    found = onetemplate.attributes("\n".join([*lines, f"CONTEXT = [ {pairs} ]", ""]))
+    found = template_model.attributes("\n".join([*lines, f"CONTEXT = [ {pairs} ]", ""]))
     assert found == ({**plain, "CONTEXT": vector}, "")
 
 
@@ -80,7 +80,7 @@ def test_any_object_is_judged_or_malformed(found):
     ],
 )
 def test_the_syntax_is_that_of_opennebula(text, expected):
-    assert onetemplate.attributes(text) == (expected, "")
+    assert template_model.attributes(text) == (expected, "")
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_the_syntax_is_that_of_opennebula(text, expected):
 )
 def test_what_is_malformed_is_told_with_its_line(text, line):
     with pytest.raises(AgentError, match=f"at line {line}"):
-        onetemplate.attributes(text)
+        template_model.attributes(text)
 
 
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ('{"roles": []}', Kind.SERVICE),
-        ('{"DOCUMENT": {"TEMPLATE": {"BODY": "{\\"roles\\": []}"}}}', Kind.SERVICE),
-        ('{"VMTEMPLATE": {"TEMPLATE": {"CPU": "1"}}}', Kind.VM),
-        ("CPU=1", Kind.VM),
+        ('{"roles": []}', TemplateKind.SERVICE),
+        ('{"DOCUMENT": {"TEMPLATE": {"BODY": "{\\"roles\\": []}"}}}', TemplateKind.SERVICE),
+        ('{"VMTEMPLATE": {"TEMPLATE": {"CPU": "1"}}}', TemplateKind.VM),
+        ("CPU=1", TemplateKind.VM),
     ],
 )
 def test_what_the_cli_prints_around_it_is_taken_off(text, kind):
-    assert onetemplate.parse(text).kind is kind
+    assert template_model.parse(text).kind is kind

@@ -5,18 +5,18 @@ import os
 
 import pytest
 
-from flower_agent.loop.orders import OrderBox, Orders
+from flower_agent.agent.requests import RequestFiles, Requests
 
 OLD, NEW = "a" * 64, "b" * 64
 
 
 @pytest.fixture
 def box(tmp_path):
-    return OrderBox(tmp_path / "state/orders")
+    return RequestFiles(tmp_path / "state/orders")
 
 
 def test_nothing_is_asked_for_where_there_is_no_directory(box):
-    assert box.read() == Orders()
+    assert box.read() == Requests()
 
 
 def test_what_was_done_is_asked_for_no_more(box):
@@ -25,7 +25,7 @@ def test_what_was_done_is_asked_for_no_more(box):
     found = box.read()
     assert (found.renew, found.trust) == (True, OLD)
     box.done(found)
-    assert box.read() == Orders()
+    assert box.read() == Requests()
 
 
 def test_only_what_was_carried_out_is_taken_away(box):
@@ -57,7 +57,7 @@ def test_the_ca_that_was_asked_for_last_counts(box, tmp_path):
     found = box.read()
     assert found.trust == NEW
     box.done(found)
-    assert box.read() == Orders()
+    assert box.read() == Requests()
 
 
 def test_an_order_of_an_older_agent_is_carried_out(box, tmp_path):

@@ -2,10 +2,9 @@
 
 import pytest
 
-from flower_agent.probes.control import RunInfo, RunStatus
+from flower_agent.flower.control_messages import RunInfo, RunStatus
 from flower_agent.runs import outcome, rounds
-from flower_agent.runs.app_ends import SERVERAPP, AppEnd
-from flower_agent.runs.outcome import Outcome
+from flower_agent.runs.outcome import SERVERAPP, AppEnd, Outcome
 
 LOG = """\
 INFO :      [ROUND 1/2]

@@ -7,20 +7,22 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.steps.plan import Action, foreign, plan
-from flower_agent.wanted.containers import (
+from flower_agent.docker.containers import (
     CPU_SHARES,
     CPU_SHARES_STARTING,
+    Component,
     Container,
     Existing,
     Mount,
-    Part,
 )
+from flower_agent.reconcile.plan import Action, foreign, plan
 
-MAIN = Container(name="flower-supernode", part=Part.SUPERNODE, image="flwr/a:1", command=("--x",))
+MAIN = Container(
+    name="flower-supernode", part=Component.SUPERNODE, image="flwr/a:1", command=("--x",)
+)
 APPS = Container(
     name="flower-superexec",
-    part=Part.SUPEREXEC,
+    part=Component.SUPEREXEC,
     image="flwr/b:1",
     command=("--y",),
     mounts=(Mount("/ca.crt", "/ca.crt", digest="aa"),),
@@ -260,7 +262,7 @@ wanted = st.lists(
     st.builds(
         Container,
         name=st.sampled_from(NAMES[:3]),
-        part=st.sampled_from(Part),
+        part=st.sampled_from(Component),
         image=st.sampled_from(["flwr/a:1", "flwr/a:2"]),
         command=st.just(()),
         yields_cpu=st.booleans(),

@@ -6,14 +6,15 @@ import datetime
 import pytest
 
 from flower_agent.config import settings
-from flower_agent.config.inputs import Inputs
-from flower_agent.errors import Finding, warning
-from flower_agent.reporting import life, portrait
-from flower_agent.reporting.life import Phase, Unmet
-from flower_agent.reporting.status import Fact, Link, Mark, Node
-from flower_agent.secret import Secret
-from flower_agent.service.onegate import Access
-from flower_agent.wanted.containers import Existing
+from flower_agent.config.sources import Inputs
+from flower_agent.docker.containers import Existing
+from flower_agent.model import lifecycle
+from flower_agent.model.errors import Finding, warning
+from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.secret import Secret
+from flower_agent.model.status import Condition, Link, Mark, Node
+from flower_agent.onegate.client import OneGateAccess
+from flower_agent.reporting import status_builder
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 TOKEN = "yVBFyedILu4FNbAaBxyyZg=="
@@ -48,18 +49,18 @@ class Seen:
         return {"flower-superexec": 3}.get(name, 0)
 
 
-def draw(intake=None, turn=None, workload=None, reporter=None, **others):
+def draw(intake=None, turn=None, reconciler=None, reporter=None, **others):
     wanted = {
-        "life": life.born(NOW, 0.0),
+        "life": lifecycle.born(NOW, 0.0),
         "intake": intake or Seen(),
         "turn": turn,
-        "workload": workload or Seen(),
+        "workload": reconciler or Seen(),
         "reporter": reporter or Seen(),
         "other_vm": False,
         "name": "",
         "now": NOW,
     }
-    return portrait.draw(**wanted | others)
+    return status_builder.build(**wanted | others)
 
 
 def read(context=None):
@@ -77,7 +78,7 @@ def test_an_agent_that_knows_nothing_says_so():
     found = draw()
     assert (found.state, found.phase, found.role) == ("starting", "context", None)
     assert (found.version, found.vmid, found.tls, found.nodes) == (None, None, None, None)
-    assert fact(found, "context") == Fact("context", Mark.WAITING, "not read yet")
+    assert fact(found, "context") == Condition("context", Mark.WAITING, "not read yet")
     assert fact(found, "onegate").mark is Mark.OFF
 
 
@@ -85,26 +86,26 @@ def test_a_read_context_gives_role_version_and_vm():
     found = draw(read())
     assert (found.role, found.version, found.vmid) == ("superlink", "1.25.0", "28")
     assert found.tls is True
-    assert fact(found, "context") == Fact("context", Mark.OK, "VM 28")
+    assert fact(found, "context") == Condition("context", Mark.OK, "VM 28")
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 finding"), (2, "2 findings")])
 def test_a_refused_context_says_how_much_is_wrong(count, words):
     wrong = tuple(Finding("setting.missing", f"{n}") for n in range(count))
     found = draw(dataclasses.replace(read(), errors=wrong))
-    assert fact(found, "context") == Fact("context", Mark.BAD, words)
+    assert fact(found, "context") == Condition("context", Mark.BAD, words)
     assert found.errors == wrong
 
 
 def test_state_phase_and_cause_are_those_of_the_life():
     unmet = Unmet(Phase.TLS, Finding("tls.ca_changed", "another"), fatal=True)
-    lived = life.step(life.born(NOW, 0), unmet, now=NOW, monotonic=1, ready_timeout_s=9)
+    lived = lifecycle.step(lifecycle.born(NOW, 0), unmet, now=NOW, monotonic=1, ready_timeout_s=9)
     found = draw(life=lived)
     assert (found.state, found.phase, found.error) == ("failed", "tls", unmet.finding)
 
 
 def test_what_a_turn_noted_stands_between_context_and_onegate():
-    noted = {"docker": Fact("docker", Mark.OK, "answers")}
+    noted = {"docker": Condition("docker", Mark.OK, "answers")}
     found = draw(turn=Seen(facts=noted))
     assert [fact.name for fact in found.facts] == ["context", "docker", "onegate"]
 
@@ -130,9 +131,9 @@ def test_nodes_and_superlink_are_those_of_the_turn():
 
 
 def test_a_onegate_that_answers_is_shown_without_the_token():
-    access = Access("http://169.254.16.9:5030", "28", Secret(TOKEN))
+    access = OneGateAccess("http://169.254.16.9:5030", "28", Secret(TOKEN))
     found = draw(reporter=Seen(client=Seen(access=access)))
-    assert fact(found, "onegate") == Fact("onegate", Mark.OK, "http://169.254.16.9:5030")
+    assert fact(found, "onegate") == Condition("onegate", Mark.OK, "http://169.254.16.9:5030")
     assert TOKEN not in repr(found)
     heard = Seen(client=Seen(access=access), told_at="2026-03-01T12:00:00Z")
     told = "http://169.254.16.9:5030, last told 2026-03-01T12:00:00Z"
@@ -141,7 +142,7 @@ def test_a_onegate_that_answers_is_shown_without_the_token():
 
 def test_a_onegate_that_is_away_is_a_warning_and_no_more():
     found = draw(reporter=Seen(client=Seen(), trouble=DOWN))
-    assert fact(found, "onegate") == Fact("onegate", Mark.BAD, "OneGate does not answer")
+    assert fact(found, "onegate") == Condition("onegate", Mark.BAD, "OneGate does not answer")
     assert (found.warnings, found.error) == ((DOWN,), None)
 
 
@@ -155,7 +156,7 @@ def test_every_warning_is_told_once():
 def test_containers_stand_in_the_order_of_their_parts():
     names = ("b2-flower-superexec", "b2-flower-superlink")
     have = tuple(Existing(name=n, container_id="0123456789abcdef", mine=True) for n in names)
-    found = draw(workload=Seen(have=have)).containers
+    found = draw(reconciler=Seen(have=have)).containers
     assert [(row["name"], row["part"]) for row in found] == [
         ("b2-flower-superlink", "superlink"),
         ("b2-flower-superexec", "superexec"),
@@ -170,7 +171,7 @@ def test_a_container_is_shown_with_its_restarts():
         image="flwr/superexec:1.25.0",
         status="exited",
     )
-    assert draw(workload=Seen(have=(one,))).containers == (
+    assert draw(reconciler=Seen(have=(one,))).containers == (
         {
             "name": "flower-superexec",
             "part": "superexec",

@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2, struct_pb2, wrappers_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.probes import protobuf
+from flower_agent.flower import wire
 
 NUMBERS = st.integers(1, 2**29 - 1)
 UNSIGNED = st.integers(0, 2**64 - 1)
@@ -16,30 +16,29 @@ VALUES = UNSIGNED | st.floats(allow_nan=False) | st.binary(max_size=300)
 
 @given(st.lists(st.tuples(NUMBERS, VALUES), max_size=20))
 def test_what_is_encoded_decodes_to_the_same_fields(fields):
-    assert protobuf.decode(protobuf.encode(*fields)).fields == tuple(fields)
+    assert wire.decode(wire.encode(*fields)).fields == tuple(fields)
 
 
 @given(UNSIGNED)
 def test_unsigned_integers_are_read_as_googles_library_writes_them(value):
     assert (
-        protobuf.decode(wrappers_pb2.UInt64Value(value=value).SerializeToString()).integer(1)
-        == value
+        wire.decode(wrappers_pb2.UInt64Value(value=value).SerializeToString()).integer(1) == value
     )
 
 
 @given(UNSIGNED)
 def test_googles_library_reads_the_unsigned_integers_that_we_write(value):
-    assert wrappers_pb2.UInt64Value.FromString(protobuf.encode((1, value))).value == value
+    assert wrappers_pb2.UInt64Value.FromString(wire.encode((1, value))).value == value
 
 
 @given(st.integers(-(2**63), -1))
 def test_a_negative_integer_is_written_in_ten_bytes_as_protobuf_wants(value):
-    assert wrappers_pb2.Int64Value.FromString(protobuf.encode((1, value))).value == value
+    assert wrappers_pb2.Int64Value.FromString(wire.encode((1, value))).value == value
 
 
 @given(st.floats(allow_nan=False), st.text())
 def test_doubles_and_text_are_those_of_googles_library(number, text):
-    message = protobuf.decode(
+    message = wire.decode(
         struct_pb2.Value(number_value=number).SerializeToString()
         + struct_pb2.Value(string_value=text).SerializeToString()
     )
@@ -50,13 +49,13 @@ def test_nested_and_repeated_messages_are_found():
     file = descriptor_pb2.FileDescriptorProto(name="f")
     file.message_type.add(name="A").field.add(name="a", number=7)
     file.message_type.add(name="B")
-    outer = protobuf.decode(file.SerializeToString())
+    outer = wire.decode(file.SerializeToString())
     assert [inner.text(1) for inner in outer.messages(4)] == ["A", "B"]
     assert outer.messages(4)[0].message(2).integer(3) == 7
 
 
 def test_absent_fields_read_as_zero_or_empty():
-    message = protobuf.decode(b"")
+    message = wire.decode(b"")
     assert message.integer(1) == 0
     assert message.double(1) == 0.0
     assert message.text(1) == ""
@@ -65,16 +64,16 @@ def test_absent_fields_read_as_zero_or_empty():
 
 
 def test_the_last_of_several_values_counts():
-    assert protobuf.decode(protobuf.encode((1, 5), (2, "x"), (1, 6))).integer(1) == 6
+    assert wire.decode(wire.encode((1, 5), (2, "x"), (1, 6))).integer(1) == 6
 
 
 def test_fields_of_unknown_number_and_four_byte_values_are_skipped():
-    data = protobuf.encode((99, "later")) + b"\x25" + struct.pack("<f", 1.5)
-    assert protobuf.decode(data + protobuf.encode((1, 3))).integer(1) == 3
+    data = wire.encode((99, "later")) + b"\x25" + struct.pack("<f", 1.5)
+    assert wire.decode(data + wire.encode((1, 3))).integer(1) == 3
 
 
 def test_text_that_is_not_utf8_is_replaced_and_never_raises():
-    assert protobuf.decode(protobuf.encode((1, b"a\xff"))).text(1) == "a\N{REPLACEMENT CHARACTER}"
+    assert wire.decode(wire.encode((1, b"a\xff"))).text(1) == "a\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize(
@@ -93,18 +92,18 @@ def test_text_that_is_not_utf8_is_replaced_and_never_raises():
 )
 def test_data_that_is_cut_or_not_protobuf_is_an_error(data):
     with pytest.raises(ValueError, match=r"cut short|longer|wire type|number 0"):
-        protobuf.decode(data)
+        wire.decode(data)
 
 
 def test_a_field_of_another_type_is_an_error():
     with pytest.raises(ValueError, match="field 1 is not of the wanted type"):
-        protobuf.decode(protobuf.encode((1, "text"))).integer(1)
+        wire.decode(wire.encode((1, "text"))).integer(1)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_message_or_a_value_error(data):
     try:
-        message = protobuf.decode(data)
+        message = wire.decode(data)
     except ValueError:
         return
-    assert isinstance(message, protobuf.Message)
+    assert isinstance(message, wire.Message)

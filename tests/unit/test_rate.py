@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.errors import AgentError
-from flower_agent.service import rate
-from flower_agent.service.rate import Rate
-from flower_agent.service.registrar import InterruptedLookError, ask
+from flower_agent.enrolment import lookups
+from flower_agent.enrolment.lookups import Rate
+from flower_agent.enrolment.registrar import InterruptedLookError, ask
+from flower_agent.model.errors import AgentError
 
 TAKEN = st.floats(0, 60)
 
@@ -25,12 +25,12 @@ def lasting(taken_s, seconds, pace):
 def test_a_second_of_good_answers_adds_as_much_at_any_rate():
     for first in (5.0, 20.0, 100.0):
         after = lasting(0.0, 1.0, Rate(first))[-1]
-        assert after - first == pytest.approx(rate.GAIN, rel=0.35)
+        assert after - first == pytest.approx(lookups.GAIN, rel=0.35)
 
 
 def test_a_onegate_that_answers_at_once_is_asked_for_a_thousand_vms_in_15_s():
     assert len(lasting(0.002, 15.0, Rate())) > 1000
-    assert lasting(0.002, 15.0, Rate())[-1] == rate.MOST == 200
+    assert lasting(0.002, 15.0, Rate())[-1] == lookups.MOST == 200
 
 
 def test_a_slow_answer_halves_the_rate_at_once():
@@ -40,7 +40,7 @@ def test_a_slow_answer_halves_the_rate_at_once():
 
 
 def test_a_failure_begins_again_at_the_least():
-    assert Rate(200.0).failed().a_second == rate.LEAST == 5
+    assert Rate(200.0).failed().a_second == lookups.LEAST == 5
 
 
 def test_a_onegate_that_takes_20_ms_is_asked_for_less_than_it_bears_and_for_more_than_20():
@@ -55,7 +55,7 @@ def test_the_rate_stays_between_5_and_200(answers):
     for taken_s in answers:
         pace = pace.failed() if taken_s is None else pace.answered(taken_s)
         assert 5 <= pace.a_second <= 200
-        assert 5 <= pace.batch <= rate.MOST_AT_ONCE
+        assert 5 <= pace.batch <= lookups.MOST_AT_ONCE
 
 
 @given(TAKEN)

@@ -7,18 +7,17 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent import record
-from flower_agent.address import Address
-from flower_agent.record import Record
-from flower_agent.service.discovery import Partition
-from flower_agent.service.enrolment import Pin
-from flower_agent.wanted.app_needs import Needs
+from flower_agent.enrolment.policy import Pin
+from flower_agent.model import state
+from flower_agent.model.address import Address
+from flower_agent.model.state import AppNeeds, State
+from flower_agent.onegate.discovery import Partition
 
 KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"
     "BBBI5TO2+gv3tGJbswZnwB+2B++fi4qA/vWzAGKHAxh7Kjc+sdveAzGDZtBp+DpvWQAFPHNjPLBBshxV4ahsH0ALQ="
 )
-WHOLE = Record(
+WHOLE = State(
     vmid="29",
     partition=Partition(1, 3),
     superlink=Address("fd00::1", 9092),
@@ -31,18 +30,18 @@ WHOLE = Record(
     images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
     flower="1.25.0",
     refused=("1.34.0", "flower-superlink ended with status 1"),
-    app=Needs("https://git.example.org/app@main", "c" * 40, "me/mine 1.0", ("tabulate>=0.9",)),
+    app=AppNeeds("https://git.example.org/app@main", "c" * 40, "me/mine 1.0", ("tabulate>=0.9",)),
     app_image=("flower-agent/superexec:1.25.0-app-0123456789ab", "sha256:cc"),
 )
 
 
-@pytest.mark.parametrize("kept", [WHOLE, Record()])
+@pytest.mark.parametrize("kept", [WHOLE, State()])
 def test_what_is_written_is_read_back(kept):
-    assert record.load(record.dump(kept)) == kept
+    assert state.load(state.dump(kept)) == kept
 
 
 def test_the_file_says_what_it_is():
-    assert json.loads(record.dump(WHOLE)) == {
+    assert json.loads(state.dump(WHOLE)) == {
         "schema": 1,
         "vmid": "29",
         "partition": {"partition_id": 1, "num_partitions": 3},
@@ -67,13 +66,13 @@ def test_the_file_says_what_it_is():
 
 
 def test_the_same_record_is_the_same_file():
-    backwards = Record(images=tuple(reversed(WHOLE.images)))
-    assert record.dump(backwards) == record.dump(Record(images=WHOLE.images))
+    backwards = State(images=tuple(reversed(WHOLE.images)))
+    assert state.dump(backwards) == state.dump(State(images=WHOLE.images))
 
 
 def test_a_file_of_another_agent_may_hold_more():
-    document = {**json.loads(record.dump(WHOLE)), "later": {"a": 1}}
-    assert record.load(json.dumps(document).encode()) == WHOLE
+    document = {**json.loads(state.dump(WHOLE)), "later": {"a": 1}}
+    assert state.load(json.dumps(document).encode()) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_a_file_of_another_agent_may_hold_more():
 )
 def test_anything_else_is_not_a_state_file(data):
     with pytest.raises(ValueError, match="not a state file"):
-        record.load(data)
+        state.load(data)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -98,28 +97,28 @@ odd = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(max_size
 
 
 @effort(max_examples=50)
-@given(st.dictionaries(st.sampled_from([*json.loads(record.dump(WHOLE))]), odd))
+@given(st.dictionaries(st.sampled_from([*json.loads(state.dump(WHOLE))]), odd))
 def test_a_damaged_file_is_read_or_refused(differences):
-    document = {**json.loads(record.dump(WHOLE)), **differences}
+    document = {**json.loads(state.dump(WHOLE)), **differences}
     try:
-        found = record.load(json.dumps(document).encode())
+        found = state.load(json.dumps(document).encode())
     except ValueError:
         return
-    assert record.load(record.dump(found)) == found
+    assert state.load(state.dump(found)) == found
 
 
 @pytest.mark.parametrize("vmid", ["29", None])
 def test_the_same_vm_keeps_everything_even_without_its_token(vmid):
-    assert record.for_vm(WHOLE, vmid) == (WHOLE, False)
+    assert state.for_vm(WHOLE, vmid) == (WHOLE, False)
 
 
 def test_a_first_token_makes_the_record_this_vms():
-    found, cloned = record.for_vm(Record(ca_pin="ab"), "29")
-    assert (found, cloned) == (Record(vmid="29", ca_pin="ab"), False)
+    found, cloned = state.for_vm(State(ca_pin="ab"), "29")
+    assert (found, cloned) == (State(vmid="29", ca_pin="ab"), False)
 
 
 def test_a_cloned_disk_gets_a_partition_of_its_own_and_keeps_its_trust():
-    found, cloned = record.for_vm(WHOLE, "30")
+    found, cloned = state.for_vm(WHOLE, "30")
     assert cloned
     assert (found.vmid, found.partition) == ("30", None)
     assert (found.ca_pin, found.images) == (WHOLE.ca_pin, WHOLE.images)
@@ -128,5 +127,5 @@ def test_a_cloned_disk_gets_a_partition_of_its_own_and_keeps_its_trust():
 
 
 def test_a_clone_is_told_once():
-    found, _ = record.for_vm(WHOLE, "30")
-    assert record.for_vm(record.load(record.dump(found)), "30") == (found, False)
+    found, _ = state.for_vm(WHOLE, "30")
+    assert state.for_vm(state.load(state.dump(found)), "30") == (found, False)

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flower_agent.commands import redaction
+from flower_agent.commands import support
 from flower_agent.config import settings
 
 SECRETS = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=["Cc", "Cs", "Zs"]),
-    min_size=redaction.SHORTEST + 2,
+    min_size=support.SHORTEST + 2,
     max_size=40,
 )
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIBQ2\nabc=\n-----END EC PRIVATE KEY-----"
 
 
 def hidden(secret, text):
-    return redaction.redactor([secret]).text(text)
+    return support.redactor([secret]).text(text)
 
 
 FORMS = {
@@ -49,7 +49,7 @@ def test_what_is_base64_of_a_secret_is_found_decoded_and_line_by_line():
 
 
 def test_a_longer_secret_is_hidden_before_one_that_it_holds():
-    found = redaction.redactor(["open", "open sesame"]).text("open sesame, open")
+    found = support.redactor(["open", "open sesame"]).text("open sesame, open")
     assert found == "***, ***"
 
 
@@ -72,39 +72,39 @@ def test_a_longer_secret_is_hidden_before_one_that_it_holds():
     ],
 )
 def test_what_looks_secret_is_hidden_though_nobody_knows_it(text, expected):
-    assert redaction.redactor([]).text(text) == (text if expected is None else expected)
+    assert support.redactor([]).text(text) == (text if expected is None else expected)
 
 
 def test_every_secret_of_the_table_is_known_with_and_without_its_prefix():
     for row in (row for row in settings.SETTINGS if row.stem is None):
         for name in (row.name, f"ONEAPP_{row.name}", row.name.lower()):
-            found = list(redaction.values({name: "planted"}))
+            found = list(support.values({name: "planted"}))
             assert found == (["planted"] if row.secret else []), name
 
 
 def test_every_value_of_a_secret_family_is_known():
     for name in ("FLOWER_ENV_MODE", "ONEAPP_FLOWER_ENV_MODE", "flower_env_mode"):
-        assert list(redaction.values({name: "planted"})) == ["planted"]
-    assert list(redaction.values({"FL_CONFIG_MODE": "shown"})) == []
+        assert list(support.values({name: "planted"})) == ["planted"]
+    assert list(support.values({"FL_CONFIG_MODE": "shown"})) == []
 
 
 def test_a_password_of_a_proxy_is_known_as_it_is_typed_too():
-    found = set(redaction.values({"FLOWER_HTTP_PROXY": "http://me:p%40ss@proxy:3128"}))
+    found = set(support.values({"FLOWER_HTTP_PROXY": "http://me:p%40ss@proxy:3128"}))
     assert found == {"http://me:p%40ss@proxy:3128", "p%40ss", "p@ss"}
 
 
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "TOKEN", "SSH_PRIVATE", "MY_KEY", "oauth_cred"])
 def test_an_unknown_name_that_sounds_secret_is_taken_for_one(name):
-    assert list(redaction.values({name: "planted"})) == ["planted"]
+    assert list(support.values({name: "planted"})) == ["planted"]
 
 
 def test_a_password_in_a_url_is_secret_by_itself():
-    found = redaction.values({"CUSTOM_APP_REPO": "https://me:sesame@git.example.org/app.git"})
+    found = support.values({"CUSTOM_APP_REPO": "https://me:sesame@git.example.org/app.git"})
     assert list(found) == ["sesame"]
 
 
 def test_a_listing_shows_what_the_table_lets_and_the_length_of_all_else():
-    shown = redaction.listing(
+    shown = support.listing(
         {
             "FLOWER_ROLE": "server",
             "ONEAPP_FL_NUM_ROUNDS": "3",
@@ -128,11 +128,11 @@ def test_a_listing_shows_what_the_table_lets_and_the_length_of_all_else():
 
 def test_of_an_environment_only_harmless_names_keep_their_values():
     entries = ["PATH=/bin", "FLWR_LOG_LEVEL=INFO", "FLWR_AUTH_TOKEN=x", "AWS_KEY=x", "OTHER=x"]
-    assert redaction.environment(entries) == [
+    assert support.environment(entries) == [
         "PATH=/bin", "FLWR_LOG_LEVEL=INFO", "FLWR_AUTH_TOKEN=***", "AWS_KEY=***", "OTHER=***",
     ]  # fmt: skip
 
 
 def test_a_damaged_text_is_read_as_far_as_it_goes():
-    found = redaction.loose("A='1'\nexport B=\"2\"\nc: 3\n(broken\nD='4")
+    found = support.loose("A='1'\nexport B=\"2\"\nc: 3\n(broken\nD='4")
     assert found == {"A": "1", "B": "2", "c": "3", "D": "4"}

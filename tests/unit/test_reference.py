@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from flower_agent import cli, provocations, reference
-from flower_agent.catalogue import CATALOGUE
 from flower_agent.config import settings
+from flower_agent.model.error_codes import CATALOGUE
 from flower_agent.provocations import PROVOCATIONS
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -4,13 +4,13 @@ import pathlib
 
 import pytest
 
-from flower_agent.catalogue import CATALOGUE
-from flower_agent.errors import AgentError
-from flower_agent.loop.turn import Turn
-from flower_agent.machine import ports
-from flower_agent.machine.host import HostFacts
-from flower_agent.record import Record
-from flower_agent.reporting import gist
+from flower_agent.cycle import Turn
+from flower_agent.host.machine import HostFacts
+from flower_agent.model import deduplication
+from flower_agent.model.error_codes import CATALOGUE
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import State
+from flower_agent.reconcile import reconciler
 
 LOSES = ("flower-agent reset", "rm -", "mkfs", "unregister")
 """What cannot be taken back."""
@@ -53,7 +53,7 @@ def test_a_key_that_a_node_lost_is_said_on_both_sides():
 
 
 def test_a_taken_port_has_the_command_that_finds_its_owner():
-    assert "ss -ltnp 'sport = :9092'" in ports.hint(9092)
+    assert "ss -ltnp 'sport = :9092'" in reconciler.hint(9092)
     assert "listens" not in CATALOGUE["port.taken"][0]
 
 
@@ -66,7 +66,7 @@ def turn(vmid):
         client=None,
         now=None,
         monotonic=0.0,
-        record=Record(vmid=vmid),
+        record=State(vmid=vmid),
     )
 
 
@@ -85,7 +85,7 @@ def test_the_time_of_the_next_try_makes_no_new_cause():
         AgentError("container.crash_loop", f"x ended 3 times in a row; next try at {at} UTC")
         for at in ("09:10:11", "10:11:12")
     )
-    assert gist.same(one.finding, other.finding)
+    assert deduplication.same(one.finding, other.finding)
 
 
 def test_the_docs_name_files_that_there_are():

@@ -12,10 +12,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from onegate_cloud import Cloud, Refused
 
-from flower_agent.errors import Finding, warning
-from flower_agent.reporting import report
-from flower_agent.reporting.report import Sent, render, words
-from flower_agent.reporting.status import Status, stamp
+from flower_agent.model.errors import Finding, warning
+from flower_agent.model.status import Status, stamp
+from flower_agent.onegate import status_attributes
+from flower_agent.onegate.status_attributes import Sent, render, words
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 VMID = 28
@@ -74,7 +74,7 @@ class Vm:
             self.now += turn_s
 
     def _turn(self):
-        body = report.due(self.sent, self.told, now=self.now, scale=self.scale)
+        body = status_attributes.due(self.sent, self.told, now=self.now, scale=self.scale)
         if body is None:
             return
         seen = NOW + datetime.timedelta(seconds=self.now)
@@ -87,9 +87,13 @@ class Vm:
             self.bodies.append((self.now, body))
         how = {"now": self.now, "scale": self.scale}
         if self.away or self.lossy:
-            self.sent = report.failed(self.sent, body, chance=self.random.random(), **how)
+            self.sent = status_attributes.failed(
+                self.sent, body, chance=self.random.random(), **how
+            )
         else:
-            self.sent = report.acknowledged(self.sent, body, phase=self.random.random(), **how)
+            self.sent = status_attributes.acknowledged(
+                self.sent, body, phase=self.random.random(), **how
+            )
 
     @property
     def at_onegate(self):
@@ -315,8 +319,10 @@ def test_failures_wait_longer_each_time_and_never_two_minutes(seed):
 
 def test_the_wait_has_full_jitter():
     sent = Sent(failures=20)
-    bounds = [report.failed(sent, {}, now=0, chance=chance).not_before for chance in (0, 1)]
-    assert bounds == [report.RETRY_FIRST_S, report.RETRY_LONGEST_S]
+    bounds = [
+        status_attributes.failed(sent, {}, now=0, chance=chance).not_before for chance in (0, 1)
+    ]
+    assert bounds == [status_attributes.RETRY_FIRST_S, status_attributes.RETRY_LONGEST_S]
 
 
 def test_an_answer_ends_the_waiting(vm):
@@ -405,7 +411,7 @@ def test_no_finding_makes_an_unready_vm_ready(message, hint, told):
         tls=True,
     )
     vm = Vm()
-    vm.told = report.attributes(status, {"FLOWER_GPU": told, "FLOWER_READY": "NO"})
+    vm.told = status_attributes.attributes(status, {"FLOWER_GPU": told, "FLOWER_READY": "NO"})
     vm.live(1)
     assert not vm.gate_open
     assert not template.reads_ready(vm.at_onegate)
@@ -429,7 +435,7 @@ def test_everything_that_the_contract_names_is_told():
         warnings=(warning("tls.disabled", "off"), warning("version.mixed", "1.24, 1.25")),
         tls=False,
     )
-    assert report.attributes(status, {"FLOWER_PARTITION": "0/2"}) == {
+    assert status_attributes.attributes(status, {"FLOWER_PARTITION": "0/2"}) == {
         "FLOWER_STATE": "degraded",
         "FLOWER_PHASE": "peer",
         "FLOWER_ERROR": "peer.lost: gone",
@@ -452,7 +458,7 @@ def test_what_is_not_known_is_empty_and_what_was_wrong_is_emptied(vm):
         agent_version="0.1.0",
     )
     vm.live(1, FLOWER_ERROR="tls.chain: no")
-    vm.told = report.attributes(status, {})
+    vm.told = status_attributes.attributes(status, {})
     vm.live(1)
     assert [vm.at_onegate[f"FLOWER_{name}"] for name in ("PHASE", "ERROR", "ROLE", "TLS")] == [
         ""
@@ -469,7 +475,7 @@ def test_a_long_ca_arrives_whole(vm):
         written_at=NOW,
         agent_version="0.1.0",
     )
-    vm.told = report.attributes(status, {"FLOWER_CA_CERT": ca})
+    vm.told = status_attributes.attributes(status, {"FLOWER_CA_CERT": ca})
     vm.live(1)
     assert vm.at_onegate["FLOWER_CA_CERT"] == ca
 
@@ -544,5 +550,5 @@ def test_the_first_of_several_errors_says_how_many_more_there_are():
         error=errors[0],
         errors=errors,
     )
-    told = report.attributes(status, {})
+    told = status_attributes.attributes(status, {})
     assert told["FLOWER_ERROR"] == "setting.invalid: A is bad - and 2 more: flower-agent status"

@@ -7,20 +7,20 @@ import pathlib
 
 import pytest
 
-from flower_agent.address import Address, parse_address
-from flower_agent.config import settings
-from flower_agent.config.parsers import GpuMode, Role
-from flower_agent.loop import superexec
-from flower_agent.machine.gpu import Access
+from flower_agent.config import app_environment, flower_versions, settings
+from flower_agent.config.types import GpuMode, Role
+from flower_agent.docker import containers, data_mounts
+from flower_agent.docker.containers import Component, Container, Mount
+from flower_agent.enrolment import enroller, superlink_trust
+from flower_agent.flower import container_spec
+from flower_agent.flower.command_line import Trust
+from flower_agent.flower.container_spec import Site
+from flower_agent.host.gpu import GpuAccess
+from flower_agent.model.address import Address, parse_address
+from flower_agent.model.state import State
+from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
-from flower_agent.pki import node_trust
-from flower_agent.record import Record
-from flower_agent.service import enroller
-from flower_agent.service.discovery import SuperLink
-from flower_agent.wanted import app_data, app_environment, containers, flower, roles
-from flower_agent.wanted.arguments import Trust
-from flower_agent.wanted.containers import Container, Mount, Part
-from flower_agent.wanted.roles import Site
+from flower_agent.roles import superexec
 
 PATHS = Paths(pathlib.Path("/"))
 TLS = PATHS.tls
@@ -83,7 +83,9 @@ def keys(found):
     """Return what follows from a node's key and from a SuperLink that wants some."""
     if found.role is Role.SUPERLINK:
         return {"node_auth": enroller._fixed(found) is True}
-    if found.role is Role.SUPEREXEC or not node_trust.wants_key(found, SuperLink(None), Record()):
+    if found.role is Role.SUPEREXEC or not superlink_trust.wants_key(
+        found, SuperLinkOffer(None), State()
+    ):
         return {}
     given = found.node_private_key
     text = given.reveal() if given else "made by the agent"
@@ -93,7 +95,7 @@ def keys(found):
 
 def environment(found):
     """Return what follows from an environment of apps, as the agent writes it."""
-    data = app_environment.document(found, roles.appio_hosts(found, HOST))
+    data = app_environment.document(found, container_spec.appio_hosts(found, HOST))
     if data is None:
         return {}
     digest = hashlib.sha256(data).hexdigest()
@@ -102,7 +104,7 @@ def environment(found):
 
 def site(found, **differences):
     """Return the facts of a VM with 8 GiB and a GPU, as the agent gathers them."""
-    server = parse_address(found.server_address or HOST, roles.fleet_port(found))
+    server = parse_address(found.server_address or HOST, container_spec.fleet_port(found))
     usual = Site(
         ca_file=str(TLS / "ca.crt"),
         chain_file=str(TLS / "server.pem"),
@@ -117,16 +119,16 @@ def site(found, **differences):
         caches_dir=str(PATHS.caches),
         digests=digests(found),
         fleet_host=found.address or HOST,
-        superlink=SuperLink(server),
-        trust=(superexec if found.role is Role.SUPEREXEC else node_trust).trust_of(found),
+        superlink=SuperLinkOffer(server),
+        trust=(superexec if found.role is Role.SUPEREXEC else superlink_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         **keys(found),
         **environment(found),
-        data_mount=app_data.mounts(found.data, "default", "", propagation="rslave")[0]
+        data_mount=data_mounts.mounts(found.data, "default", "", propagation="rslave")[0]
         if found.data
         else None,
         memory_bytes=8 * GIB,
-        gpu=Access.NONE if found.gpu is GpuMode.NO else Access.TOOLKIT,
+        gpu=GpuAccess.NONE if found.gpu is GpuMode.NO else GpuAccess.TOOLKIT,
     )
     return dataclasses.replace(usual, **differences)
 
@@ -134,7 +136,7 @@ def site(found, **differences):
 def vm(*contexts, **differences):
     """Return the containers of a VM by their part."""
     found = parse({name: value for context in contexts for name, value in context.items()})
-    made = roles.containers(found, site(found, **differences))
+    made = container_spec.containers(found, site(found, **differences))
     by_part = {container.part.value: container for container in made}
     assert len(by_part) == len(made)
     return by_part
@@ -183,14 +185,14 @@ def test_a_role_has_its_containers_the_one_to_attach_to_first(context, parts):
 )
 def test_a_prefix_keeps_agents_apart(prefix, name):
     assert vm(LINK, prefix=prefix)["superlink"].name == name
-    assert roles.name(prefix, Part.SUPERLINK) == name
+    assert container_spec.name(prefix, Component.SUPERLINK) == name
 
 
 @pytest.mark.parametrize(("base", "more"), EVERY_VM)
 def test_the_images_are_known_before_the_containers(base, more):
     found = parse({**base, **more})
-    made = roles.containers(found, site(found))
-    assert roles.images(found) == tuple(container.image for container in made)
+    made = container_spec.containers(found, site(found))
+    assert container_spec.images(found) == tuple(container.image for container in made)
 
 
 def test_apps_run_in_the_image_of_their_framework():
@@ -229,10 +231,12 @@ def test_the_superlink_writes_its_database_and_apps_their_runs_and_caches(base, 
     }
     apps = "superexec" if "superexec" in found else next(iter(found))
     allowed = {
-        (apps, str(PATHS.live_runs), flower.RUNS),
-        (apps, str(PATHS.caches), flower.CACHES),
+        (apps, str(PATHS.live_runs), flower_versions.RUNS),
+        (apps, str(PATHS.caches), flower_versions.CACHES),
     }
-    database = {("superlink", str(PATHS.superlink), flower.STATE)} if base is LINK else set()
+    database = (
+        {("superlink", str(PATHS.superlink), flower_versions.STATE)} if base is LINK else set()
+    )
     assert writable == allowed | database
 
 
@@ -245,7 +249,7 @@ def test_what_starts_apps_is_started_by_the_launcher_and_nothing_else_is(base, m
         if part != apps:
             assert (container.entrypoint, told) == ((), None)
             continue
-        program = f"{flower.LAUNCHER}/program.py"
+        program = f"{flower_versions.LAUNCHER}/program.py"
         assert container.entrypoint == ("python", program, f"flower-{part}")
         new = more.get("FLOWER_VERSION", "1.25.0") >= "1.30"
         assert told == ("launch_task" if new else "launch_app")
@@ -255,7 +259,9 @@ def test_what_starts_apps_is_started_by_the_launcher_and_nothing_else_is(base, m
 def test_a_certificate_is_mounted_where_the_command_names_it_and_nowhere_else(base, more):
     for container in vm(base, more).values():
         files = {mount.target for mount in container.mounts if mount.digest}
-        named = {word for word in container.command if word.startswith(flower.CERTIFICATES)}
+        named = {
+            word for word in container.command if word.startswith(flower_versions.CERTIFICATES)
+        }
         assert files == named
 
 
@@ -274,17 +280,17 @@ def test_data_memory_limit_and_gpu_go_where_apps_run(base, more):
     found = vm(base, more)
     apps = "superexec" if "superexec" in found else next(iter(found))
     for part, container in found.items():
-        data = [mount for mount in container.mounts if mount.target == flower.DATA]
+        data = [mount for mount in container.mounts if mount.target == flower_versions.DATA]
         assert len(data) == (part == apps)
         assert (container.memory_bytes is not None) == (part == apps)
         gpu = part == apps and base is not LINK and "GPU_ENABLED" in more
-        assert container.gpu is (Access.TOOLKIT if gpu else Access.NONE)
+        assert container.gpu is (GpuAccess.TOOLKIT if gpu else GpuAccess.NONE)
         assert (("NVIDIA_DRIVER_CAPABILITIES", "compute,utility") in container.environment) is gpu
 
 
 @pytest.mark.parametrize("isolation", [{}, SUBPROCESS])
 def test_a_superlink_leaves_the_gpu_of_its_vm_alone(isolation):
-    assert not any(container.gpu for container in vm(LINK, isolation, gpu=Access.CDI).values())
+    assert not any(container.gpu for container in vm(LINK, isolation, gpu=GpuAccess.CDI).values())
 
 
 def test_the_data_follows_later_mounts_where_docker_allows_it():
@@ -297,7 +303,7 @@ def test_the_data_follows_later_mounts_where_docker_allows_it():
 @pytest.mark.parametrize(("base", "more"), EVERY_VM)
 def test_every_container_has_a_home_and_a_place_for_temporary_files(base, more):
     for container in vm(base, more).values():
-        assert [path for path, _ in container.tmpfs] == [flower.HOME, "/tmp"]
+        assert [path for path, _ in container.tmpfs] == [flower_versions.HOME, "/tmp"]
 
 
 def test_nothing_secret_is_in_what_docker_inspect_shows():
@@ -390,9 +396,9 @@ def option(container, flag):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_local_superexec_attaches_where_its_superlink_serves(version):
     found = parse({**LINK, **at(version)})
-    attach = str(roles.attach_address(found, HOST))
+    attach = str(container_spec.attach_address(found, HOST))
     assert attach in vm(LINK, at(version))["superexec"].command
-    appio = roles.endpoints(found, HOST).appio
+    appio = container_spec.endpoints(found, HOST).appio
     assert attach == str(appio.dial)
     insecure = "--insecure" in vm(LINK, at(version))["superexec"].command
     assert insecure is not appio.tls
@@ -403,7 +409,9 @@ def test_a_local_superexec_attaches_to_its_supernode_on_loopback(version):
     found = vm(NODE, at(version))
     assert "127.0.0.1:9094" in found["superexec"].command
     assert "--insecure" in found["superexec"].command
-    assert str(roles.attach_address(parse({**NODE, **at(version)}), "")) == "127.0.0.1:9094"
+    assert (
+        str(container_spec.attach_address(parse({**NODE, **at(version)}), "")) == "127.0.0.1:9094"
+    )
 
 
 @pytest.mark.parametrize(("version", "there"), [("1.39.0", "127.0.0.1"), ("1.42.0", HOST)])
@@ -423,12 +431,12 @@ NEEDS_TLS = ["1.30.0", "1.36.0", "1.37.0", "1.42.0"]
 @pytest.mark.parametrize("version", NEEDS_TLS)
 def test_an_appio_offered_elsewhere_has_tls_where_flower_can(version):
     node = vm(NODE, at(version), OFFERS)["supernode"]
-    prefix = flower.band(flower.parse_version(version)).node_appio_tls_flags
-    assert option(node, f"{prefix}certfile") == flower.APPIO_CERTIFICATE_FILE
+    prefix = flower_versions.band(flower_versions.parse_version(version)).node_appio_tls_flags
+    assert option(node, f"{prefix}certfile") == flower_versions.APPIO_CERTIFICATE_FILE
     mounted = {mount.target: mount.source for mount in node.mounts}
-    assert mounted[flower.APPIO_KEY_FILE] == str(APPIO / "server.key")
-    assert mounted[flower.APPIO_CA_FILE] == str(APPIO / "ca.crt")
-    assert mounted[flower.CA_FILE] == str(TLS / "ca.crt"), "its SuperLink's stays apart"
+    assert mounted[flower_versions.APPIO_KEY_FILE] == str(APPIO / "server.key")
+    assert mounted[flower_versions.APPIO_CA_FILE] == str(APPIO / "ca.crt")
+    assert mounted[flower_versions.CA_FILE] == str(TLS / "ca.crt"), "its SuperLink's stays apart"
 
 
 @pytest.mark.parametrize(
@@ -437,7 +445,7 @@ def test_an_appio_offered_elsewhere_has_tls_where_flower_can(version):
 def test_an_appio_has_no_tls_before_1_30_nor_on_loopback_nor_without_tls(more):
     node = vm(NODE, more)["supernode"]
     assert not any("certfile" in word for word in node.command)
-    assert flower.APPIO_KEY_FILE not in {mount.target for mount in node.mounts}
+    assert flower_versions.APPIO_KEY_FILE not in {mount.target for mount in node.mounts}
 
 
 @pytest.mark.parametrize(("version", "secure"), [("1.25.0", False), ("1.30.0", True)])
@@ -445,7 +453,7 @@ def test_a_superlinks_appio_offered_elsewhere_shows_its_own_certificate(version,
     link = vm(LINK, at(version), OFFERS)["superlink"]
     assert option(link, "--serverappio-api-address") == "10.0.0.5:9191"
     shown = option(link, "--appio-ssl-certfile")
-    assert shown == (flower.CERTIFICATE_FILE if secure else None)
+    assert shown == (flower_versions.CERTIFICATE_FILE if secure else None)
 
 
 @pytest.mark.parametrize("plugin", ["serverapp", "clientapp"])
@@ -465,25 +473,25 @@ def test_a_lone_superexec_wants_tls_where_the_appio_elsewhere_has_it(version, mo
     assert superexec.trust_of(parse({**EXEC, **context})) is trust
     made = vm(EXEC, context)["superexec"]
     assert ("--insecure" in made.command) is (trust is Trust.INSECURE)
-    assert (option(made, "--root-certificates") == flower.CA_FILE) is (trust is Trust.CA)
-    assert (flower.CA_FILE in {m.target for m in made.mounts}) is (trust is Trust.CA)
+    assert (option(made, "--root-certificates") == flower_versions.CA_FILE) is (trust is Trust.CA)
+    assert (flower_versions.CA_FILE in {m.target for m in made.mounts}) is (trust is Trust.CA)
 
 
 def test_who_listens_on_every_address_is_dialled_on_loopback():
     found = parse({**LINK, "FLOWER_VERSION": "1.39.0", "FLOWER_CONTROL_ADDRESS": "[::]:9093"})
-    assert str(roles.attach_address(found, "::")) == "[::1]:9093"
+    assert str(container_spec.attach_address(found, "::")) == "[::1]:9093"
 
 
 @pytest.mark.parametrize(
     ("context", "trust", "words"),
     [
-        ({}, Trust.CA, ("--root-certificates", flower.CA_FILE)),
+        ({}, Trust.CA, ("--root-certificates", flower_versions.CA_FILE)),
         ({"TLS_CA_CERT": "system"}, Trust.SYSTEM, ()),
         ({"TLS_ENABLED": "NO"}, Trust.INSECURE, ("--insecure",)),
     ],
 )
 def test_a_supernode_believes_whom_it_was_told_to(context, trust, words):
-    assert node_trust.trust_of(parse({**NODE, **context})) is trust
+    assert superlink_trust.trust_of(parse({**NODE, **context})) is trust
     command = vm(NODE, context)["supernode"].command
     assert command[2 : 2 + len(words)] == words
     assert command[2 + len(words)] == "--isolation"
@@ -496,16 +504,16 @@ def test_a_supernode_is_told_its_partition():
 
 def test_health_takes_three_loopback_ports_in_a_row():
     found = parse({**LINK, "FLOWER_HEALTH_PORT": "20000"})
-    assert [str(roles.health(found, part)) for part in Part] == [
+    assert [str(container_spec.health(found, part)) for part in Component] == [
         *("127.0.0.1:20000", "127.0.0.1:20001", "127.0.0.1:20002"),
     ]
 
 
 @pytest.mark.parametrize(("version", "port"), [("1.25.0", 9092), ("1.40.0", 8000)])
 def test_the_fleet_port_is_the_versions_unless_given(version, port):
-    assert roles.fleet_port(parse({**NODE, "FLOWER_VERSION": version})) == port
+    assert container_spec.fleet_port(parse({**NODE, "FLOWER_VERSION": version})) == port
     given = {**NODE, "FLOWER_VERSION": version, "FLOWER_FLEET_PORT": "7"}
-    assert roles.fleet_port(parse(given)) == 7
+    assert container_spec.fleet_port(parse(given)) == 7
 
 
 def test_a_supernode_wants_a_superlink():
@@ -516,7 +524,7 @@ def test_a_supernode_wants_a_superlink():
 def test_a_superexec_wants_an_address():
     found = dataclasses.replace(parse(EXEC), appio_address=None)
     with pytest.raises(ValueError, match="wants an address"):
-        roles.containers(found, site(found))
+        container_spec.containers(found, site(found))
 
 
 # Fingerprints
@@ -534,8 +542,8 @@ def other(value):
     match value:
         case bool():
             return not value
-        case Part():
-            return Part.SUPEREXEC
+        case Component():
+            return Component.SUPEREXEC
         case str():
             return value + "x"
         case None:
@@ -698,5 +706,5 @@ def test_a_changed_variable_reaches_exactly_its_containers(name, context, value,
 
 
 def test_a_new_address_of_the_superlink_moves_the_node_and_not_its_apps():
-    moved = SuperLink(Address("10.0.0.6", 9092))
+    moved = SuperLinkOffer(Address("10.0.0.6", 9092))
     assert changes(vm(NODE), vm(NODE, superlink=moved)) == {"supernode"}

@@ -6,16 +6,16 @@ import datetime
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent.probes.control import NodeStatus
-from flower_agent.reporting import roster
-from flower_agent.service.enrolment import Claim, Pin
+from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.reporting import node_table
 
 CAME, LEFT = "2026-03-01T10:00:00+00:00", "2026-03-01T11:00:00.123456+00:00"
 UNTIL = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.UTC)
 
 
 def listed(nodes, pins=(), claims=()):
-    return roster.roster(nodes, pins, {claim.vmid: claim for claim in claims})
+    return node_table.node_table(nodes, pins, {claim.vmid: claim for claim in claims})
 
 
 def dated(number, status, **dates):
@@ -67,4 +67,4 @@ def test_one_that_can_never_return_is_not_listed():
 
 def test_a_large_federation_is_cut():
     many = [dataclasses.replace(node(1, "online"), node_id=str(n)) for n in range(1000)]
-    assert len(listed(many)) == roster.MOST
+    assert len(listed(many)) == node_table.MOST

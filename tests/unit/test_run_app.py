@@ -7,8 +7,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from flower_agent.errors import AgentError
-from flower_agent.runs import run_app
+from flower_agent.model.errors import AgentError
+from flower_agent.runs import pyproject
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "contrib/app/pyproject.toml"
 APP = """
@@ -30,19 +30,19 @@ layers = { first = 8 }
 
 
 def read(text):
-    return run_app.read(text.encode(), "https://h/app")
+    return pyproject.read(text.encode(), "https://h/app")
 
 
 def failure(data):
     with pytest.raises(AgentError) as caught:
-        run_app.read(data, "https://h/app")
+        pyproject.read(data, "https://h/app")
     assert caught.value.finding.code == "run.no_app"
     assert caught.value.finding.hint
     return caught.value.finding.message
 
 
 def test_the_reference_app_is_read():
-    app = run_app.read(REFERENCE.read_bytes(), "contrib/app")
+    app = pyproject.read(REFERENCE.read_bytes(), "contrib/app")
     assert str(app) == "flower-agent/digits 1.0.0"
     assert dict(app.config)["num-server-rounds"] == 3
 

@@ -3,16 +3,16 @@
 import pytest
 
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.runs import run_config
-from flower_agent.runs.run_app import App
+from flower_agent.model.errors import AgentError
+from flower_agent.runs import pyproject
+from flower_agent.runs.pyproject import App
 
 SERVER = {"FLOWER_ROLE": "server"}
 
 
 def fit(config, **variables):
     parsed = settings.parse({**SERVER, **variables}, {})
-    return run_config.fit(parsed.settings, App("me/mine", "1", tuple(config.items())))
+    return pyproject.fit(parsed.settings, App("me/mine", "1", tuple(config.items())))
 
 
 def overrides(config, **variables):
@@ -33,7 +33,7 @@ def test_what_is_set_goes_to_the_keys_of_flowers_templates():
 
 def test_a_default_of_the_image_counts_as_set():
     parsed = settings.parse(SERVER, {"fl_num_rounds": "5"})
-    fitted = run_config.fit(parsed.settings, App("me/mine", "1", tuple(CONFIG.items())))
+    fitted = pyproject.fit(parsed.settings, App("me/mine", "1", tuple(CONFIG.items())))
     assert fitted.overrides == (("num-server-rounds", 5),)
 
 

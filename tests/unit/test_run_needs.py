@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from flower_agent.reporting.status import Fact, Mark
-from flower_agent.runs import run_needs
-from flower_agent.wanted import app_images
+from flower_agent.images import app_images
+from flower_agent.model.status import Condition, Mark
+from flower_agent.runs import bundle
 
 
 def ask(*wanted):
-    command = [sys.executable, "-I", "-S", "-c", run_needs.PROGRAM, *wanted]
+    command = [sys.executable, "-I", "-S", "-c", bundle.PROGRAM, *wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return run_needs.lacking(done.stdout)
+    return bundle.lacking(done.stdout)
 
 
 def test_what_is_installed_is_not_lacking():
@@ -31,14 +31,14 @@ def test_what_does_not_apply_or_is_no_requirement_is_passed_over():
 
 
 def test_a_program_that_did_not_end_well_tells_nothing():
-    assert run_needs.lacking("lacks torch\nTraceback (most recent call last):\n") == ()
-    assert run_needs.lacking("") == ()
+    assert bundle.lacking("lacks torch\nTraceback (most recent call last):\n") == ()
+    assert bundle.lacking("") == ()
 
 
 @pytest.mark.parametrize(("mark", "way"), [("waiting", True), ("ok", False), ("bad", False)])
 def test_what_lacks_is_no_news_while_the_image_with_it_is_made(mark, way):
-    assert run_needs.on_its_way(Fact("app", Mark(mark), "makes flower-agent/superexec:x")) is way
-    assert not run_needs.on_its_way(None)
+    assert bundle.on_its_way(Condition("app", Mark(mark), "makes flower-agent/superexec:x")) is way
+    assert not bundle.on_its_way(None)
 
 
 HERE, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
@@ -47,7 +47,7 @@ UNKNOWN = "is not known to have what the app wants"
 
 
 def compared(nodes, *, lacks=(), of_context=True, wanted=WANTED):
-    return run_needs.compared(wanted, HERE, lacks, nodes, of_context=of_context)
+    return bundle.compared(wanted, HERE, lacks, nodes, of_context=of_context)
 
 
 def told(digest, lacking):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from flower_agent.commands import run_views
+from flower_agent.commands import runs
 from flower_agent.paths import Paths
 
 
@@ -22,7 +22,7 @@ def test_fetch_says_how_many_files_it_copied(tmp_path, capsys, names, said):
     listed = [{"name": name, "bytes": 1, "sha256": sha256} for name in names]
     (paths.runs / "7" / "outputs.json").write_text(json.dumps({"files": listed}))
     (paths.runs / "7" / "run.json").write_text("{}")
-    assert run_views.fetch(paths, "7", (), tmp_path / "here") == 0
+    assert runs.fetch(paths, "7", (), tmp_path / "here") == 0
     assert capsys.readouterr().out.startswith(f"{said} in ")
 
 
@@ -39,6 +39,6 @@ def test_show_names_the_nodes_that_were_connected(tmp_path, capsys, nodes, said)
     (paths.runs / "7").mkdir(parents=True)
     rows = [{"node_id": node_id, "vmid": vmid} for node_id, vmid in nodes]
     (paths.runs / "7" / "run.json").write_text(json.dumps({"end": "finished", "nodes": rows}))
-    assert run_views.show(paths, "7", as_json=False) == 0
+    assert runs.show(paths, "7", as_json=False) == 0
     shown = capsys.readouterr().out
     assert (said in shown) if said else ("nodes" not in shown)

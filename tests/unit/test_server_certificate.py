@@ -9,18 +9,18 @@ import pytest
 from authority import DAY, NOW, issue, secret
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from flower_agent.commands import check, tls_commands
+from flower_agent.agent.requests import RequestFiles
+from flower_agent.commands import check, tls
 from flower_agent.config import settings
-from flower_agent.errors import AgentError
-from flower_agent.loop.orders import OrderBox
-from flower_agent.loop.turn import Turn
-from flower_agent.machine.host import HostFacts
+from flower_agent.cycle import Turn
+from flower_agent.host.machine import HostFacts
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import State
 from flower_agent.paths import Paths
-from flower_agent.pki import certificates, trust
-from flower_agent.pki.certificate_files import CHAIN, KEY, ROOT, SETTLE_S, CertificateFiles
-from flower_agent.pki.keyring import Keyring
-from flower_agent.pki.server_certificate import ServerCertificate
-from flower_agent.record import Record
+from flower_agent.roles.server_certificate import ServerCertificate
+from flower_agent.tls import certificates, trust
+from flower_agent.tls.provided import CHAIN, KEY, ROOT, SETTLE_S, CertificateFiles
+from flower_agent.tls.store import Keyring
 
 HOOK = pathlib.Path(__file__).parents[2] / "contrib/certbot/flower-agent"
 NAME = "fl.example.org"
@@ -67,7 +67,7 @@ class Link:
             client=None,
             now=self.now,
             monotonic=self.monotonic,
-            record=Record(),
+            record=State(),
             renew=renew,
         )
         hosts = trust.hosts(published=NAME, listen="10.0.0.5", more=())
@@ -179,8 +179,8 @@ def test_tls_renew_takes_it_over_at_once(link):
     link.active = True
     renewed = leaf(180)
     link.put(renewed)
-    assert tls_commands.renew(link.paths) == 0
-    assert OrderBox(link.paths.orders).read().renew
+    assert tls.renew(link.paths) == 0
+    assert RequestFiles(link.paths.requests).read().renew
     link.turn(renew=True)
     assert link.shows() == renewed.certificate
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.address import Address
-from flower_agent.config import context, settings, variable
+from flower_agent.config import context, settings
 from flower_agent.config.settings import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
-from flower_agent.errors import Severity
-from flower_agent.secret import Secret
-from flower_agent.wanted import arguments
+from flower_agent.flower import command_line
+from flower_agent.model.address import Address
+from flower_agent.model.errors import Severity
+from flower_agent.model.secret import Secret
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 
@@ -294,8 +294,8 @@ def test_node_config_is_pairs():
 )
 def test_a_node_config_in_flowers_own_form_is_what_flower_would_read(text, want):
     found = good({**CLIENT, "FLOWER_NODE_CONFIG": text}).node_config
-    assert {key: arguments.scalar(value) for key, value in found} == want
-    assert as_flower_reads(arguments.node_config_text(found)) == want == as_flower_reads(text)
+    assert {key: command_line.scalar(value) for key, value in found} == want
+    assert as_flower_reads(command_line.node_config_text(found)) == want == as_flower_reads(text)
 
 
 bare = st.from_regex("[a-z0-9./,;:_-]{1,9}", fullmatch=True)
@@ -318,8 +318,8 @@ def test_flower_gets_every_pair_back_as_it_was_written(written):
     text = " ".join(f"{key}={value}" for key, value in written)
     found = good({**CLIENT, "FLOWER_NODE_CONFIG": text}).node_config
     assert found == tuple(written)
-    wanted = {key: arguments.scalar(value) for key, value in written}
-    assert as_flower_reads(arguments.node_config_text(found)) == wanted
+    wanted = {key: command_line.scalar(value) for key, value in written}
+    assert as_flower_reads(command_line.node_config_text(found)) == wanted
 
 
 def as_flower_reads(text):
@@ -463,7 +463,7 @@ def test_a_shown_value_is_cut_and_has_no_control_characters():
 
 
 def test_a_value_beyond_the_limit_is_refused_by_length():
-    text = "x" * (variable.LENGTH_LIMIT + 1)
+    text = "x" * (settings.LENGTH_LIMIT + 1)
     message = "FLOWER_TLS_SANS has 65537 characters: want at most 65536 characters"
     assert want({**SERVER, "FLOWER_TLS_SANS": text}) == message
     assert codes({**SERVER, "SOMETHING_ELSE": text}) == []

@@ -10,12 +10,13 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from flower_agent import cli, files, process
-from flower_agent.commands import status_command
-from flower_agent.errors import Finding, warning
+from flower_agent.commands import status as commands_status
+from flower_agent.model import status as model_status
+from flower_agent.model.errors import Finding, warning
+from flower_agent.model.status import Condition, Mark, Status
 from flower_agent.paths import Paths
 from flower_agent.process import Process
-from flower_agent.reporting import screen, status
-from flower_agent.reporting.status import Fact, Mark, Status
+from flower_agent.reporting import status_text
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -39,11 +40,11 @@ def values(**differences):
 
 def written(**differences):
     """Return a status as it is read back from its file."""
-    return json.loads(json.dumps(status.document(Status(**values(**differences)))))
+    return json.loads(json.dumps(model_status.document(Status(**values(**differences)))))
 
 
 def text(document, *, running=True):
-    shown = screen.render(document, running=running, now=NOW)
+    shown = status_text.render(document, running=running, now=NOW)
     assert not shown.endswith("\n")
     for line in shown.splitlines():
         assert len(line) <= 80 or len(line.split()) <= 2, line
@@ -52,7 +53,7 @@ def text(document, *, running=True):
 
 
 def code(document, *, running=True):
-    return status.exit_code(document, running=running, now=NOW)
+    return model_status.exit_code(document, running=running, now=NOW)
 
 
 # Exit codes
@@ -94,7 +95,12 @@ def test_a_word_of_the_last_ninety_seconds_counts():
 
 
 def test_the_exit_codes_differ():
-    codes = [*status.EXIT_CODES.values(), status.NOT_RUNNING, status.UNKNOWN, status.TIMED_OUT]
+    codes = [
+        *model_status.EXIT_CODES.values(),
+        model_status.NOT_RUNNING,
+        model_status.UNKNOWN,
+        model_status.TIMED_OUT,
+    ]
     assert sorted(codes) == [0, 1, 2, 3, 4, 5, 124]
 
 
@@ -102,7 +108,7 @@ def test_the_exit_codes_differ():
 
 
 def test_facts_stand_in_their_order_and_unknown_ones_behind():
-    facts = tuple(Fact(name, Mark.OK, "") for name in ("onegate", "newer", "tls", "context"))
+    facts = tuple(Condition(name, Mark.OK, "") for name in ("onegate", "newer", "tls", "context"))
     shown = text(written(facts=facts, containers=({"name": "x", "status": "running"},)))
     rows = [line.split()[0] for line in shown.splitlines()[2:]]
     assert rows == ["context", "tls", "containers", "onegate", "newer"]
@@ -128,12 +134,12 @@ def test_color_repeats_what_a_word_says_and_is_all_that_it_adds():
         error=Finding("peer.clock", "ready or failed"),
         warnings=(warning("clock.skew", "x"),),
         facts=(
-            Fact("tls", Mark.OK, "ok"),
-            Fact("peer", Mark.BAD, "bad"),
-            Fact("gpu", Mark.OFF, ""),
+            Condition("tls", Mark.OK, "ok"),
+            Condition("peer", Mark.BAD, "bad"),
+            Condition("gpu", Mark.OFF, ""),
         ),
     )
-    colored = screen.render(document, running=True, now=NOW, color=True)
+    colored = status_text.render(document, running=True, now=NOW, color=True)
     assert re.sub("\x1b\\[[0-9]+m", "", colored) == text(document)
     painted = re.findall("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", colored)
     assert painted == [
@@ -157,7 +163,7 @@ def test_only_a_terminal_gets_color(tty, environment, expected):
         def isatty(self):
             return tty
 
-    assert status_command.colored(Stream(), environment) is expected
+    assert commands_status.colored(Stream(), environment) is expected
 
 
 @pytest.mark.parametrize("document", [None, {"schema": 7}])
@@ -171,7 +177,7 @@ def test_an_agent_that_ended_leaves_its_last_word():
     document = written(
         version="1.25.0-py3.13-ubuntu24.04",
         written_at=ago(minutes=7),
-        facts=(Fact("tls", Mark.OK, "until 2027-01-01"),),
+        facts=(Condition("tls", Mark.OK, "until 2027-01-01"),),
     )
     assert text(document, running=False).splitlines() == [
         "not running: no agent runs here; its last word was: ready for 3 hours",
@@ -185,7 +191,7 @@ def test_an_agent_that_ended_leaves_its_last_word():
 
 
 def test_an_agent_that_fell_silent():
-    document = written(written_at=ago(minutes=7), facts=(Fact("tls", Mark.OK, "until 2027"),))
+    document = written(written_at=ago(minutes=7), facts=(Condition("tls", Mark.OK, "until 2027"),))
     assert text(document).splitlines()[:4] == [
         "unknown: no word for 7 min; the last was: ready for 3 hours (SuperLink, Flower",
         "  1.25.0)",
@@ -209,10 +215,10 @@ def test_a_status_of_another_agent_is_not_guessed_at():
 def test_a_word_wider_than_the_screen_stays_whole():
     reference = "registry.example.org:5000/mirror/of/flwr/superlink:1.25.0-py3.13-ubuntu24.04"
     document = written(
-        facts=(Fact("image", Mark.OK, f"{reference}, flwr/superexec:1.25.0"),),
+        facts=(Condition("image", Mark.OK, f"{reference}, flwr/superexec:1.25.0"),),
         error=Finding("state.unwritable", f"/{'x' * 90} is full"),
     )
-    shown = screen.render(document, running=True, now=NOW)
+    shown = status_text.render(document, running=True, now=NOW)
     assert f"{reference},\n" in shown
     assert f"/{'x' * 90}\n" in shown
 
@@ -222,7 +228,7 @@ def test_nothing_that_others_said_reaches_the_terminal_as_it_is():
     shown = text(
         written(
             error=Finding("container.exited", evil),
-            facts=(Fact("peer", Mark.BAD, evil),),
+            facts=(Condition("peer", Mark.BAD, evil),),
             containers=({"name": evil, "status": evil},),
             commands=((evil, evil),),
         )
@@ -250,7 +256,7 @@ WORDS = st.text("ab\x1b\n é,", max_size=120)
 @effort(max_examples=50)
 @given(
     st.builds(Finding, code=st.just("tls.chain"), message=WORDS, hint=WORDS),
-    st.lists(st.builds(Fact, st.just("image"), st.sampled_from(Mark), WORDS), max_size=3),
+    st.lists(st.builds(Condition, st.just("image"), st.sampled_from(Mark), WORDS), max_size=3),
     st.sampled_from(["1.25.0", "1.25.0-py3.13-ubuntu24.04"]),
     st.booleans(),
 )
@@ -264,7 +270,7 @@ def test_the_text_fits_80_columns(error, facts, version, running):
         warnings=(error,),
         facts=tuple(facts),
     )
-    for line in screen.render(document, running=running, now=NOW).splitlines():
+    for line in status_text.render(document, running=running, now=NOW).splitlines():
         assert len(line) <= 80 or len(line.split()) <= 3, line
 
 
@@ -282,13 +288,13 @@ def test_a_finding_is_told_with_code_words_and_remedy():
 
 
 def test_a_fact_is_told_with_its_mark():
-    found = written(facts=(Fact("docker", Mark.OK, "answers"),))["facts"]
+    found = written(facts=(Condition("docker", Mark.OK, "answers"),))["facts"]
     assert found == [{"name": "docker", "mark": "ok", "detail": "answers"}]
 
 
 def test_times_are_utc_whatever_the_zone():
     zone = datetime.timezone(datetime.timedelta(hours=2))
-    assert status.stamp(NOW.astimezone(zone)) == "2026-03-01T12:00:00Z"
+    assert model_status.stamp(NOW.astimezone(zone)) == "2026-03-01T12:00:00Z"
     assert written()["written_at"] == "2026-03-01T11:59:55Z"
 
 
@@ -315,7 +321,7 @@ def ask(vm, capsys, *words):
 def fresh(writer, **differences):
     now = datetime.datetime.now(datetime.UTC)
     who = {"pid": writer.pid, "pid_started": writer.started} if writer else {}
-    return json.dumps(status.document(Status(**values(written_at=now, **who, **differences))))
+    return json.dumps(model_status.document(Status(**values(written_at=now, **who, **differences))))
 
 
 GONE = Process(1, 1)
@@ -405,15 +411,15 @@ def test_a_hidden_process_is_unknown_and_not_dead(vm, capsys, monkeypatch):
     ],
 )
 def test_systemd_starts_the_unit_or_holds_it_back(properties, expected):
-    assert status.being_started(properties) is expected
+    assert model_status.being_started(properties) is expected
 
 
 @pytest.mark.parametrize("document", [None, {"schema": 1, "state": "ready"}])
 def test_a_unit_that_is_being_started_is_not_said_to_be_dead(document):
-    code = status.exit_code(document, running=False, now=NOW, being_started=True)
-    shown = screen.render(document, running=False, now=NOW, being_started=True)
+    code = model_status.exit_code(document, running=False, now=NOW, being_started=True)
+    shown = status_text.render(document, running=False, now=NOW, being_started=True)
     assert (code, shown.splitlines()[0].partition(":")[0]) == (5, "being started")
     assert "systemctl start" not in shown
-    painted = screen.render(document, running=False, now=NOW, being_started=True, color=True)
+    painted = status_text.render(document, running=False, now=NOW, being_started=True, color=True)
     assert painted.startswith("\x1b[33mbeing started\x1b[0m:")
-    assert status.exit_code(document, running=True, now=NOW, being_started=True) != 3
+    assert model_status.exit_code(document, running=True, now=NOW, being_started=True) != 3

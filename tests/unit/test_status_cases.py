@@ -13,9 +13,11 @@ import pathlib
 import jsonschema
 import pytest
 
-from flower_agent.errors import Finding, warning
-from flower_agent.reporting import life, screen, status
-from flower_agent.reporting.status import Fact, Link, Mark, Node, Status
+from flower_agent.model import lifecycle
+from flower_agent.model import status as model_status
+from flower_agent.model.errors import Finding, warning
+from flower_agent.model.status import Condition, Link, Mark, Node, Status
+from flower_agent.reporting import status_text
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/status"
@@ -52,16 +54,16 @@ SCREENS = {
         ca_fingerprint="3f" * 32,
         nodes=2,
         facts=(
-            Fact("context", Mark.OK, "VM 28"),
-            Fact("docker", Mark.OK, "answers"),
-            Fact("image", Mark.OK, "flwr/superlink:1.25.0-py3.13-ubuntu24.04, flwr/superexec:1.25"),
-            Fact("health", Mark.OK, "gRPC health service answers SERVING"),
-            Fact("endpoint", Mark.OK, "Fleet API answers at 10.0.0.5:9092 with TLS"),
-            Fact("tls", Mark.OK, "certificate until 2027-03-01"),
-            Fact("control", Mark.OK, "Control API answers at 127.0.0.1:9093"),
-            Fact("nodes", Mark.WAITING, "2 of 3 SuperNodes connected"),
-            Fact("enrolment", Mark.WAITING, "2 of 3 VMs of the service"),
-            Fact("onegate", Mark.OK, "http://169.254.16.9:5030"),
+            Condition("context", Mark.OK, "VM 28"),
+            Condition("docker", Mark.OK, "answers"),
+            Condition("image", Mark.OK, "flwr/superlink:1.25.0-py3.13-ubuntu24.04, flwr/superexec:1.25"),
+            Condition("health", Mark.OK, "gRPC health service answers SERVING"),
+            Condition("endpoint", Mark.OK, "Fleet API answers at 10.0.0.5:9092 with TLS"),
+            Condition("tls", Mark.OK, "certificate until 2027-03-01"),
+            Condition("control", Mark.OK, "Control API answers at 127.0.0.1:9093"),
+            Condition("nodes", Mark.WAITING, "2 of 3 SuperNodes connected"),
+            Condition("enrolment", Mark.WAITING, "2 of 3 VMs of the service"),
+            Condition("onegate", Mark.OK, "http://169.254.16.9:5030"),
         ),
         containers=(container("superlink"), container("superexec", restarts=2)),
         supernodes=(
@@ -89,7 +91,7 @@ SCREENS = {
         since=ago(days=3),
         role="superlink",
         nodes=25,
-        facts=(Fact("nodes", Mark.OK, "25 of 25 SuperNodes connected"),),
+        facts=(Condition("nodes", Mark.OK, "25 of 25 SuperNodes connected"),),
         supernodes=tuple(
             Node(node_id=str(n), vmid=str(n), state="online", gpu=None, seen_at=None)
             for n in range(25)
@@ -105,9 +107,9 @@ SCREENS = {
             "no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet",
         ),
         facts=(
-            Fact("context", Mark.OK, "VM 42"),
-            Fact("docker", Mark.OK, "answers"),
-            Fact(
+            Condition("context", Mark.OK, "VM 42"),
+            Condition("docker", Mark.OK, "answers"),
+            Condition(
                 "image",
                 Mark.WAITING,
                 "pulls flwr/supernode:1.25.0-py3.13-ubuntu24.04: 12 MB of 340 MB",
@@ -125,11 +127,11 @@ SCREENS = {
         partition="0/2",
         superlink=Link(endpoint="10.0.0.5:9092", vmid="28", version="1.25.0"),
         facts=(
-            Fact("context", Mark.OK, "VM 42"),
-            Fact("gpu", Mark.OFF, "not used (GPU_ENABLED=NO); no NVIDIA GPU found"),
-            Fact("superlink", Mark.OK, "10.0.0.5:9092 (VM 28, Flower 1.25.0)"),
-            Fact("partition", Mark.OK, "0 of 2"),
-            Fact("peer", Mark.OK, "connected to 10.0.0.5:9092 as node 3665007903818352308"),
+            Condition("context", Mark.OK, "VM 42"),
+            Condition("gpu", Mark.OFF, "not used (GPU_ENABLED=NO); no NVIDIA GPU found"),
+            Condition("superlink", Mark.OK, "10.0.0.5:9092 (VM 28, Flower 1.25.0)"),
+            Condition("partition", Mark.OK, "0 of 2"),
+            Condition("peer", Mark.OK, "connected to 10.0.0.5:9092 as node 3665007903818352308"),
         ),
         containers=(container("supernode"), container("superexec")),
     ),
@@ -141,7 +143,7 @@ SCREENS = {
         error=MISSING,
         errors=(MISSING, Finding("setting.invalid", "FL_NUM_ROUNDS is 'x': want a whole number")),
         warnings=(warning("context.report_ready", "REPORT_READY is set"),),
-        facts=(Fact("context", Mark.BAD, "2 findings"), Fact("onegate", Mark.OFF, "")),
+        facts=(Condition("context", Mark.BAD, "2 findings"), Condition("onegate", Mark.OFF, "")),
     ),
     "superexec-degraded": made(
         state="degraded",
@@ -163,15 +165,15 @@ def same(path, text):
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_the_screen_is_that_of_the_case(name):
-    document = json.loads(json.dumps(status.document(SCREENS[name])))
-    shown = screen.render(document, running=True, now=NOW)
-    assert max(map(len, shown.splitlines())) <= screen.WIDTH
+    document = json.loads(json.dumps(model_status.document(SCREENS[name])))
+    shown = status_text.render(document, running=True, now=NOW)
+    assert max(map(len, shown.splitlines())) <= status_text.WIDTH
     same(CASES / f"{name}.txt", shown + "\n")
 
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_the_json_is_that_of_the_case_and_of_the_schema(name):
-    document = json.loads(json.dumps(status.document(SCREENS[name])))
+    document = json.loads(json.dumps(model_status.document(SCREENS[name])))
     jsonschema.validate(document, SCHEMA, format_checker=jsonschema.FormatChecker())
     same(CASES / f"{name}.json", json.dumps(document, indent=1) + "\n")
 
@@ -184,9 +186,12 @@ def test_the_schema_has_every_key_every_state_and_every_phase():
         "being_started",
         *(f.name for f in dataclasses.fields(Status)),
     }
-    assert found["state"]["enum"] == [*(state.value for state in life.State), status.STOPPED]
-    assert found["phase"]["enum"] == [*(phase.value for phase in life.Phase), None]
-    assert found["schema"]["const"] == status.SCHEMA
-    for name, kind in {"superlink": Link, "facts": Fact, "supernodes": Node}.items():
+    assert found["state"]["enum"] == [
+        *(state.value for state in lifecycle.LifeState),
+        model_status.STOPPED,
+    ]
+    assert found["phase"]["enum"] == [*(phase.value for phase in lifecycle.Phase), None]
+    assert found["schema"]["const"] == model_status.SCHEMA
+    for name, kind in {"superlink": Link, "facts": Condition, "supernodes": Node}.items():
         inner = found[name].get("items", found[name])["properties"]
         assert set(inner) == {f.name for f in dataclasses.fields(kind)}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.commands import story
-from flower_agent.commands.story import Line
+from flower_agent.commands import logs
+from flower_agent.commands.logs import Line
 
 
 def at(second, micros=0):
@@ -35,7 +35,7 @@ def texts(lines):
     ],
 )
 def test_dockers_time_stands_in_front(line, when, text):
-    assert list(story.of_container("x", line)) == [Line(when, "x", text)]
+    assert list(logs.of_container("x", line)) == [Line(when, "x", text)]
 
 
 def test_an_event_is_told_with_its_fields_and_its_own_time():
@@ -44,71 +44,71 @@ def test_an_event_is_told_with_its_fields_and_its_own_time():
     expected = Line(at(1, 500000), "agent", 'container.stop name=flower-superlink'
                     ' cause="settings changed"')  # fmt: skip
     for text in (json.dumps(event), journal(json.dumps(event))):
-        assert list(story.of_agent(text)) == [expected]
+        assert list(logs.of_agent(text)) == [expected]
 
 
 def test_what_is_worse_than_a_change_says_so():
     event = {"event": "state.failed", "level": "error", "code": "x.y", "after_s": 1.5, "none": ""}
-    assert texts(story.of_agent(json.dumps(event))) == [
+    assert texts(logs.of_agent(json.dumps(event))) == [
         'ERROR state.failed code=x.y after_s=1.5 none=""'
     ]
 
 
 def test_a_traceback_stays_behind_its_event():
     event = {"event": "agent.bug", "level": "error", "exception": "Traceback\n  File"}
-    lines = [*story.of_agent(journal(json.dumps(event))), Line(at(9), "x", "later")]
-    assert texts(story.merged(lines)) == ["ERROR agent.bug", "  Traceback", "    File", "later"]
+    lines = [*logs.of_agent(journal(json.dumps(event))), Line(at(9), "x", "later")]
+    assert texts(logs.merged(lines)) == ["ERROR agent.bug", "  Traceback", "    File", "later"]
 
 
 @pytest.mark.parametrize("text", ["Started the unit.", "{", "[1]", "7"])
 def test_what_is_no_event_is_told_as_it_is(text):
-    assert list(story.of_agent(journal(text))) == [Line(at(5), "agent", text)]
-    assert list(story.of_agent(text)) == [Line(None, "agent", text)]
+    assert list(logs.of_agent(journal(text))) == [Line(at(5), "agent", text)]
+    assert list(logs.of_agent(text)) == [Line(None, "agent", text)]
 
 
 @pytest.mark.parametrize("micros", ["soon", None, "1" * 40])
 def test_a_journal_whose_time_is_nonsense_is_told_without(micros):
     line = json.dumps({"__REALTIME_TIMESTAMP": micros, "MESSAGE": "x"})
-    assert list(story.of_agent(line)) == [Line(None, "agent", "x")]
+    assert list(logs.of_agent(line)) == [Line(None, "agent", "x")]
 
 
 def test_a_binary_message_of_the_journal_is_told_somehow():
-    assert len(list(story.of_agent(json.dumps({"MESSAGE": [104, 105]})))) == 1
+    assert len(list(logs.of_agent(json.dumps({"MESSAGE": [104, 105]})))) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 59), st.sampled_from("abc"))))
 def test_a_story_is_by_time_and_keeps_each_writers_order(rows):
     lines = [Line(at(second), who, str(number)) for number, (second, who) in enumerate(rows)]
-    found = story.merged(lines)
+    found = logs.merged(lines)
     assert sorted(found, key=lambda line: line.at) == found
     assert sorted(lines, key=lambda line: (line.at, int(line.text))) == found
 
 
 def test_a_line_is_shown_with_time_and_writer_and_without_colors():
     line = Line(at(1, 234567), "flower-superlink", "\x1b[92mINFO\x1b[0m : ready")
-    assert story.shown(line) == "2026-03-01T12:00:01.234Z flower-superlink | INFO : ready"
-    assert "\x1b[92m" in story.shown(line, color=True)
-    assert story.shown(Line(None, "agent", "x")) == f"{'':<24} agent | x"
-    assert json.loads(story.as_json(line))["text"] == "INFO : ready"
+    assert logs.shown(line) == "2026-03-01T12:00:01.234Z flower-superlink | INFO : ready"
+    assert "\x1b[92m" in logs.shown(line, color=True)
+    assert logs.shown(Line(None, "agent", "x")) == f"{'':<24} agent | x"
+    assert json.loads(logs.json_line(line))["text"] == "INFO : ready"
 
 
 def test_what_a_terminal_gets_is_colours_at_most():
     said = "\x1b[31mred\x1b[0m \x1b]52;c;ZXZpbA==\x07\x1b[2J\u202etold"
     stamped = f"2026-03-01T12:00:01Z {said}\n"
-    (line,) = story.of_container("x", stamped)
-    assert story.shown(line, color=True).endswith("x | \x1b[31mred\x1b[0m told")
-    assert story.shown(line).endswith("x | red told")
-    (own,) = story.of_agent(json.dumps({"event": "run.says", "text": said.replace(" ", "")}))
-    assert "\x1b]" not in story.shown(own, color=True)
-    assert json.loads(story.as_json(own))["text"] == "run.says text=redtold"
+    (line,) = logs.of_container("x", stamped)
+    assert logs.shown(line, color=True).endswith("x | \x1b[31mred\x1b[0m told")
+    assert logs.shown(line).endswith("x | red told")
+    (own,) = logs.of_agent(json.dumps({"event": "run.says", "text": said.replace(" ", "")}))
+    assert "\x1b]" not in logs.shown(own, color=True)
+    assert json.loads(logs.json_line(own))["text"] == "run.says text=redtold"
 
 
 def test_a_line_of_an_app_cannot_pass_for_another_containers():
     text = "2026-03-01T12:00:01Z app\x852026-03-01T12:00:01Z forged\n"
-    assert len(list(story.of_container("x", text))) == 1
+    assert len(list(logs.of_container("x", text))) == 1
 
 
-OWN = story.Wanted(polls=False, hosts=frozenset({"127.0.0.1", "fd00::2"}))
+OWN = logs.LineFilter(polls=False, hosts=frozenset({"127.0.0.1", "fd00::2"}))
 ACCESS = '2026-11-30T16:30:22.610Z INFO [uvicorn.access] {} - "POST /v1/control/{} HTTP/1.1" {}'
 
 
@@ -131,13 +131,13 @@ ACCESS = '2026-11-30T16:30:22.610Z INFO [uvicorn.access] {} - "POST /v1/control/
 )
 def test_only_what_the_agent_asks_all_the_time_is_hidden(text, hidden):
     lines = [Line(at(1), "flower-superlink", text)]
-    assert (list(story.chosen(lines, OWN)) == []) is hidden
-    assert list(story.chosen(lines, story.Wanted())) == lines
-    own = [Line(at(1), story.AGENT, text)]
-    assert list(story.chosen(own, OWN)) == own
+    assert (list(logs.matching(lines, OWN)) == []) is hidden
+    assert list(logs.matching(lines, logs.LineFilter())) == lines
+    own = [Line(at(1), logs.AGENT, text)]
+    assert list(logs.matching(own, OWN)) == own
 
 
 def test_a_line_without_a_time_has_that_of_the_one_before_it():
     lines = [Line(at(1), "x", "old"), Line(None, "x", "  its rest")]
     lines += [Line(at(5), "x", "new"), Line(None, "x", "  its rest")]
-    assert list(story.chosen(lines, story.Wanted(since=at(4)))) == lines[2:]
+    assert list(logs.matching(lines, logs.LineFilter(since=at(4)))) == lines[2:]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flower_agent.config import settings
-from flower_agent.config.app_source import parse_source
-from flower_agent.probes.control import RunInfo
+from flower_agent.config.types import parse_app_source
+from flower_agent.flower.control_messages import RunInfo
 from flower_agent.runs import submission
 from flower_agent.runs.submission import Due, Submission
 
@@ -66,7 +66,7 @@ def parsed(**variables):
 
 
 def key(text="https://h/app@main", **variables):
-    return submission.key_of(parsed(**variables), parse_source(text))
+    return submission.key_of(parsed(**variables), parse_app_source(text))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def older_key(rounds=3, strategy="FedAvg", clients=2, config=()):
 
 
 def carried(known, **variables):
-    return submission.carried(known, parsed(**variables), parse_source("https://h/app@main"))
+    return submission.carried(known, parsed(**variables), parse_app_source("https://h/app@main"))
 
 
 @pytest.mark.parametrize(

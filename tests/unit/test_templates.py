@@ -22,9 +22,8 @@ from test_docs import attributes as published
 
 from flower_agent import cli
 from flower_agent.commands import check
-from flower_agent.config import names, settings
+from flower_agent.config import flower_versions, names, settings
 from flower_agent.paths import Paths
-from flower_agent.wanted import flower
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 SCHEMA = json.loads((DATA / "oneflow-service-template.schema.json").read_text(encoding="utf-8"))
@@ -272,7 +271,7 @@ def test_every_vm_gets_what_the_agent_needs_of_opennebula(kind):
 )
 def test_a_vm_of_the_service_would_start(kind, role, tmp_path, capsys):
     code, words = checked(booted(KINDS[kind], role=role).context, tmp_path, capsys)
-    assert words.startswith(f"it would start as {role} with Flower {flower.DEFAULT}\n")
+    assert words.startswith(f"it would start as {role} with Flower {flower_versions.DEFAULT}\n")
     assert code == 0
 
 
@@ -298,7 +297,7 @@ def test_a_vm_by_itself_would_start_with_what_it_must_be_told(name, tmp_path, ca
     plain = "warning: appio.plaintext: " if name == "superexec" else ""  # Flower 1.25 has no other
     assert words.startswith(plain)
     assert words.count("warning: ") == bool(plain)
-    assert f"it would start as {kind.role} with Flower {flower.DEFAULT}\n" in words
+    assert f"it would start as {kind.role} with Flower {flower_versions.DEFAULT}\n" in words
     assert code == 0
 
 
@@ -464,7 +463,7 @@ def test_check_says_of_the_written_templates_that_they_would_start(tmp_path, cap
     assert cli.main(["check", "--template", str(tmp_path / "service.json"), *more]) == 0
     said = capsys.readouterr().out
     assert [line.strip() for line in said.splitlines() if "it would" in line] == [
-        f"it would start as superlink with Flower {flower.DEFAULT}",
-        f"it would start as supernode with Flower {flower.DEFAULT}",
+        f"it would start as superlink with Flower {flower_versions.DEFAULT}",
+        f"it would start as supernode with Flower {flower_versions.DEFAULT}",
     ]
     assert "warning" not in said

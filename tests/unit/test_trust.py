@@ -5,15 +5,15 @@ import datetime
 
 import pytest
 
-from flower_agent.errors import AgentError
-from flower_agent.pki import trust
-from flower_agent.pki.certificates import Certificate
-from flower_agent.pki.trust import Held, Source, Wanted
-from flower_agent.secret import Secret
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.tls import trust
+from flower_agent.tls.certificates import Certificate
+from flower_agent.tls.trust import CertificateSource, CertificateSpec, HeldCertificates
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
-NOTHING = Held()
+NOTHING = HeldCertificates()
 
 
 def certificate(*, is_ca=False, start=NOW - DAY, days=365):
@@ -29,8 +29,8 @@ def certificate(*, is_ca=False, start=NOW - DAY, days=365):
     )
 
 
-OWN = Wanted(source=Source.OWN, hosts=frozenset({"127.0.0.1", "10.0.0.5"}))
-HELD_OWN = Held(
+OWN = CertificateSpec(source=CertificateSource.OWN, hosts=frozenset({"127.0.0.1", "10.0.0.5"}))
+HELD_OWN = HeldCertificates(
     own_ca=certificate(is_ca=True),
     own_ca_pem="own CA",
     ca_pem="own CA",
@@ -38,9 +38,11 @@ HELD_OWN = Held(
     key=Secret("key"),
     leaf=certificate(),
 )
-GIVEN = Wanted(source=Source.GIVEN, ca_pem="CA", chain_pem="chain", key=Secret("key"))
-HELD_GIVEN = Held(ca_pem="CA", chain_pem="chain", key=Secret("key"), leaf=certificate())
-TRUSTED = Wanted(source=Source.TRUSTED, ca_pem="CA")
+GIVEN = CertificateSpec(
+    source=CertificateSource.GIVEN, ca_pem="CA", chain_pem="chain", key=Secret("key")
+)
+HELD_GIVEN = HeldCertificates(ca_pem="CA", chain_pem="chain", key=Secret("key"), leaf=certificate())
+TRUSTED = CertificateSpec(source=CertificateSource.TRUSTED, ca_pem="CA")
 
 
 def steps(wanted, held, now=NOW):
@@ -54,10 +56,10 @@ def but(held, **differences):
 # Off and system
 
 
-@pytest.mark.parametrize("source", [Source.OFF, Source.SYSTEM])
+@pytest.mark.parametrize("source", [CertificateSource.OFF, CertificateSource.SYSTEM])
 @pytest.mark.parametrize("held", [NOTHING, HELD_OWN, but(NOTHING, own_ca_fault="damaged")])
 def test_nothing_is_wanted_so_nothing_is_done(source, held):
-    assert steps(Wanted(source=source), held) == []
+    assert steps(CertificateSpec(source=source), held) == []
 
 
 # A CA of its own
@@ -145,8 +147,8 @@ def test_given_certificates_need_no_ca_of_its_own():
 
 def test_a_node_writes_the_ca_that_it_trusts_and_nothing_else():
     assert steps(TRUSTED, NOTHING) == ["write certificates (absent)"]
-    assert steps(TRUSTED, Held(ca_pem="CA")) == []
-    assert steps(TRUSTED, Held(ca_pem="old")) == ["write certificates (another CA)"]
+    assert steps(TRUSTED, HeldCertificates(ca_pem="CA")) == []
+    assert steps(TRUSTED, HeldCertificates(ca_pem="old")) == ["write certificates (another CA)"]
 
 
 # Names

@@ -6,14 +6,14 @@ import pathlib
 import pytest
 
 from flower_agent.config import settings
-from flower_agent.loop.superlink import SuperLink
-from flower_agent.loop.turn import Turn
-from flower_agent.machine.host import HostFacts
-from flower_agent.machine.interfaces import Interface
+from flower_agent.cycle import Turn
+from flower_agent.host.machine import HostFacts
+from flower_agent.host.network import Interface
+from flower_agent.model.state import State
 from flower_agent.paths import Paths
-from flower_agent.pki import trust
-from flower_agent.pki.keyring import Keyring
-from flower_agent.record import Record
+from flower_agent.roles.superlink import SuperLinkController
+from flower_agent.tls import trust
+from flower_agent.tls.store import Keyring
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what an operator writes
 ETH0 = Interface("eth0", "02:00:00:00:00:01", ("10.0.0.5",))
@@ -27,7 +27,7 @@ class Beside:
         return False
 
     def wanted(self, *_):
-        return trust.Wanted(source=trust.Source.OFF)
+        return trust.CertificateSpec(source=trust.CertificateSource.OFF)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, cod
         client=None,
         now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
         monotonic=0.0,
-        record=Record(vmid="42"),
+        record=State(vmid="42"),
     )
     beside = Beside()
     paths = Paths(pathlib.Path("/nowhere"))
-    duty = SuperLink(
+    controller = SuperLinkController(
         None, beside, None, beside, firewalls=None, follower=None, reports=None, paths=paths
     )
-    duty.prepare(turn)
+    controller.prepare(turn)
     assert [found.code for found in turn.warnings] == codes

@@ -2,13 +2,13 @@
 
 import pytest
 
-from flower_agent.config import settings
-from flower_agent.record import Record
-from flower_agent.wanted import flower, upgrade
+from flower_agent.config import flower_versions, settings
+from flower_agent.model.state import State
+from flower_agent.upgrade import policy
 
 
 def version(text):
-    return flower.parse_version(text)
+    return flower_versions.parse_version(text)
 
 
 def told(course):
@@ -32,13 +32,13 @@ SUPERLINK = [
 
 @pytest.mark.parametrize(("wanted", "held", "refused", "said"), SUPERLINK)
 def test_a_superlink_goes_forward_unless_that_was_tried_and_failed(wanted, held, refused, said):
-    course = upgrade.for_superlink(version(wanted), Record(flower=held, refused=refused))
+    course = policy.for_superlink(version(wanted), State(flower=held, refused=refused))
     assert told(course).startswith(said)
 
 
 def test_what_failed_is_told_with_its_reason():
-    record = Record(flower="1.25.0", refused=("1.34.0", "flower-superlink ended with status 1"))
-    finding = upgrade.for_superlink(version("1.34.0"), record).finding
+    record = State(flower="1.25.0", refused=("1.34.0", "flower-superlink ended with status 1"))
+    finding = policy.for_superlink(version("1.34.0"), record).finding
     assert finding.message == (
         "the upgrade to Flower 1.34.0 failed, 1.25.0 runs on: flower-superlink ended with status 1"
     )
@@ -60,7 +60,7 @@ SUPERNODE = [
 
 @pytest.mark.parametrize(("held", "superlink", "said"), SUPERNODE)
 def test_a_supernode_changes_when_its_superlink_has(held, superlink, said):
-    course = upgrade.for_supernode(version("1.34.0"), Record(flower=held), superlink)
+    course = policy.for_supernode(version("1.34.0"), State(flower=held), superlink)
     assert told(course) == said
 
 
@@ -77,5 +77,5 @@ def test_a_version_that_runs_on_does_not_listen_twice_at_one_address(
     wanted, control, runs, listens
 ):
     context = {"FLOWER_ROLE": "server", "FLOWER_VERSION": wanted, "FLOWER_CONTROL_ADDRESS": control}
-    seen = upgrade.settings_for(version(runs), settings.parse(context, {}).settings)
+    seen = policy.settings_for(version(runs), settings.parse(context, {}).settings)
     assert (str(seen.version), str(seen.control_address)) == (runs, listens)

@@ -9,12 +9,12 @@ import re
 import jsonschema
 import pytest
 
-from flower_agent.address import Address
-from flower_agent.commands import firewall_report, verdicts
-from flower_agent.commands.verdicts import GIB, MIB, Room, Verdict
-from flower_agent.errors import Finding
-from flower_agent.machine.interfaces import Interface
-from flower_agent.reporting import screen
+from flower_agent.commands import doctor_results
+from flower_agent.commands.doctor_results import GIB, MIB, Room, Verdict
+from flower_agent.host.network import Interface
+from flower_agent.model.address import Address
+from flower_agent.model.errors import Finding
+from flower_agent.reporting import status_text
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT / "tests/cases/doctor"
@@ -29,27 +29,27 @@ RULES = {
 
 
 SURE = {
-    "agent": verdicts.well("agent", "ready for 3 hours (SuperLink, Flower 1.25.0)"),
-    "docker": verdicts.docker("28.5.1", live_restore=True),
-    "disk": verdicts.disk(Room("/var/lib/docker", 20 * GIB, 40 * GIB, 1000), GIB),
-    "memory": verdicts.memory(3 * GIB, 4 * GIB),
-    "clock": verdicts.clock(-0.4, synchronized=True),
-    "firewall": firewall_report.judge(RULES, Address("10.0.0.5", 9092)),
+    "agent": doctor_results.well("agent", "ready for 3 hours (SuperLink, Flower 1.25.0)"),
+    "docker": doctor_results.docker("28.5.1", live_restore=True),
+    "disk": doctor_results.disk(Room("/var/lib/docker", 20 * GIB, 40 * GIB, 1000), GIB),
+    "memory": doctor_results.memory(3 * GIB, 4 * GIB),
+    "clock": doctor_results.clock(-0.4, synchronized=True),
+    "firewall": doctor_results.judge(RULES, Address("10.0.0.5", 9092)),
 }
 ANSWERS = {
-    "all-well": [*SURE.values(), verdicts.skipped("dns", "no name is needed")],
+    "all-well": [*SURE.values(), doctor_results.skipped("dns", "no name is needed")],
     "with-a-warning": [
         *SURE.values(),
-        verdicts.docker("20.10.24", live_restore=False),
-        verdicts.clock(None, synchronized=False),
+        doctor_results.docker("20.10.24", live_restore=False),
+        doctor_results.clock(None, synchronized=False),
     ],
     "in-trouble": [
         *SURE.values(),
-        verdicts.disk(Room("/var/lib/docker", 100 * MIB, 40 * GIB), GIB),
-        verdicts.clock(12.0, synchronized=True),
-        verdicts.memory(100 * MIB, 4 * GIB),
-        firewall_report.judge(RULES, Address("10.0.0.5", 9095)),
-        verdicts.found(
+        doctor_results.disk(Room("/var/lib/docker", 100 * MIB, 40 * GIB), GIB),
+        doctor_results.clock(12.0, synchronized=True),
+        doctor_results.memory(100 * MIB, 4 * GIB),
+        doctor_results.judge(RULES, Address("10.0.0.5", 9095)),
+        doctor_results.found(
             "superlink",
             Finding(
                 "endpoint.untrusted",
@@ -68,15 +68,15 @@ def same(path, text):
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_text_is_that_of_the_case(name):
-    shown = verdicts.render(ANSWERS[name])
-    assert max(map(len, shown.splitlines())) <= screen.WIDTH
+    shown = doctor_results.render(ANSWERS[name])
+    assert max(map(len, shown.splitlines())) <= status_text.WIDTH
     same(CASES / f"{name}.txt", shown + "\n")
-    assert re.sub("\x1b\\[[0-9]+m", "", verdicts.render(ANSWERS[name], color=True)) == shown
+    assert re.sub("\x1b\\[[0-9]+m", "", doctor_results.render(ANSWERS[name], color=True)) == shown
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_json_is_that_of_the_case_and_of_the_schema(name):
-    document = verdicts.document(ANSWERS[name], NOW)
+    document = doctor_results.document(ANSWERS[name], NOW)
     jsonschema.validate(document, SCHEMA)
     same(CASES / f"{name}.json", json.dumps(document, indent=1) + "\n")
 
@@ -85,7 +85,7 @@ def test_the_json_is_that_of_the_case_and_of_the_schema(name):
     ("name", "code"), [("all-well", 0), ("with-a-warning", 0), ("in-trouble", 1)]
 )
 def test_only_what_is_wrong_fails(name, code):
-    assert verdicts.exit_code(ANSWERS[name]) == code
+    assert doctor_results.exit_code(ANSWERS[name]) == code
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_only_what_is_wrong_fails(name, code):
     ],
 )
 def test_a_disk_wants_room_and_inodes(room, verdict):
-    assert verdicts.disk(room, GIB).verdict is verdict
+    assert doctor_results.disk(room, GIB).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_a_disk_wants_room_and_inodes(room, verdict):
     ],
 )
 def test_a_clock_agrees_with_onegate_and_is_set_by_somebody(skew_s, synchronized, verdict):
-    assert verdicts.clock(skew_s, synchronized=synchronized).verdict is verdict
+    assert doctor_results.clock(skew_s, synchronized=synchronized).verdict is verdict
 
 
 def test_what_others_said_reaches_the_terminal_printable():
-    shown = verdicts.render([verdicts.well("dns", "\x1b[2J\r")])
+    shown = doctor_results.render([doctor_results.well("dns", "\x1b[2J\r")])
     assert all(c.isprintable() or c == "\n" for c in shown)
 
 
@@ -130,7 +130,7 @@ def test_a_nic_that_sends_too_large_packets_is_bad_and_one_that_could_send_more_
     wanted, verdict, code
 ):
     nic = Interface("ens3", "02:00:00:00:00:01", ("10.0.0.7",), 1500)
-    (check,) = verdicts.mtus([nic], [("ETH0", nic, wanted)])
+    (check,) = doctor_results.mtus([nic], [("ETH0", nic, wanted)])
     assert (check.verdict, check.finding.code if check.finding else None) == (verdict, code)
     assert "ens3" in check.detail
     if check.finding:
@@ -141,10 +141,10 @@ def test_a_nic_that_sends_too_large_packets_is_bad_and_one_that_could_send_more_
 def test_every_nic_of_another_mtu_is_told_and_what_nobody_tells_is_no_trouble():
     one, two = (Interface(name, "", ("10.0.0.7",), 9000) for name in ("ens3", "ens4"))
     told = [("ETH0", one, 1500), ("ETH1", two, 1500)]
-    assert [check.verdict for check in verdicts.mtus([one, two], told)] == [Verdict.BAD] * 2
-    (check,) = verdicts.mtus([one, two], [])
+    assert [check.verdict for check in doctor_results.mtus([one, two], told)] == [Verdict.BAD] * 2
+    (check,) = doctor_results.mtus([one, two], [])
     assert check.detail == "ens3 9000, ens4 9000"
-    assert [check.verdict for check in verdicts.mtus([], [])] == [Verdict.OK]
+    assert [check.verdict for check in doctor_results.mtus([], [])] == [Verdict.OK]
 
 
 # The agent's own status
@@ -159,8 +159,8 @@ def says(state, code=None, *, at=NOW):
 
 @pytest.mark.parametrize("state", ["failed", "degraded"])
 def test_doctor_is_never_better_than_the_status(state):
-    found = verdicts.agent(says(state, "endpoint.timeout"), running=True, now=NOW)
-    assert verdicts.exit_code([found]) == 1
+    found = doctor_results.agent(says(state, "endpoint.timeout"), running=True, now=NOW)
+    assert doctor_results.exit_code([found]) == 1
     assert found.finding.code == "endpoint.timeout"
     assert "10.0.0.5:9092 is mute" in found.detail
     assert found.finding.hint == "do this"
@@ -180,17 +180,17 @@ def test_doctor_is_never_better_than_the_status(state):
     ],
 )
 def test_the_agents_row_is_what_its_status_says(document, running, verdict, code):
-    found = verdicts.agent(document, running=running, now=NOW)
+    found = doctor_results.agent(document, running=running, now=NOW)
     assert (found.verdict, found.finding and found.finding.code) == (verdict, code)
 
 
 def test_clocks_that_agree_are_well_whoever_sets_them():
-    found = verdicts.clock(0.4, synchronized=False)
+    found = doctor_results.clock(0.4, synchronized=False)
     assert found.verdict is Verdict.OK
     assert "nothing synchronizes it" in found.detail
-    assert verdicts.clock(None, synchronized=False).verdict is Verdict.WARNING
+    assert doctor_results.clock(None, synchronized=False).verdict is Verdict.WARNING
 
 
 def test_the_proxy_of_docker_is_named():
-    found = verdicts.docker("28.5.1", live_restore=True, proxy="http://proxy:3128")
+    found = doctor_results.docker("28.5.1", live_restore=True, proxy="http://proxy:3128")
     assert found.detail == "28.5.1 answers; pulls by the proxy http://proxy:3128"

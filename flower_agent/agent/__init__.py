@@ -1,0 +1,1 @@
+"""The daemon: one loop that observes, decides, acts and reports."""

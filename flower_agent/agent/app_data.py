@@ -1,0 +1,227 @@
+"""Whether the data of apps is there, before their container is made; looked at beside the loop.
+
+A look is made for each source and image, again with growing pauses while it fails. It answers
+which of several types a disk's file system has, so the wanted mount may follow from it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from flower_agent.background import Background, Threads, after_failure, doubling
+from flower_agent.config import flower_versions
+from flower_agent.config.settings import Settings
+from flower_agent.cycle import Turn
+from flower_agent.docker import data_mounts
+from flower_agent.docker.containers import Mount
+from flower_agent.docker.data_mounts import DataKind, DataSource
+from flower_agent.flower import container_spec
+from flower_agent.host import machine
+from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.status import Mark
+
+log = structlog.get_logger()
+
+LONGEST_S = 60.0
+FIRST_S = 2.0
+
+
+class Volumes(Protocol):
+    """What looks at the data: `data_volumes.DataVolumes`."""
+
+    @property
+    def owner(self) -> str:
+        """Whose volumes they are."""
+
+    def look(self, mount: Mount, image: str) -> str:
+        """Return what was seen."""
+
+    def sweep(self, keep: str) -> None:
+        """Remove the volumes that nothing uses."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a look is made for."""
+
+    source: DataSource
+    image: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """Data that apps can read."""
+
+    mount: Mount
+    words: str
+
+
+class UnusableError(AgentError):
+    """Data that is there and cannot be used; `mount` is how Docker mounts it."""
+
+    def __init__(self, found: Finding, mount: Mount) -> None:
+        super().__init__(found.code, found.message, found.hint, retryable=True)
+        self.mount = mount
+
+
+class AppData:
+    """The data of one VM's apps."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        threads: Threads,
+        directory: pathlib.Path,
+        *,
+        file_system: Callable[[str], str] = machine.file_system,
+        scale: float = 1.0,
+    ) -> None:
+        self._volumes = volumes
+        self._looks: Background[_Asked, _Seen] = Background(
+            threads, "data-look", doubling(FIRST_S * scale, LONGEST_S * scale)
+        )
+        self._sweeps: Background[str, None] = Background(
+            threads, "data-sweep", after_failure(LONGEST_S * scale)
+        )
+        self._directory = directory
+        self._file_system = file_system
+        self._wanted: _Asked | None = None
+        self._told: AgentError | None = None
+        """The trouble that the log has already."""
+
+    def mount(self, turn: Turn) -> Mount | None:
+        """Return the wanted mount as far as it is known; None for the agent's own directory."""
+        self._take(turn)
+        source = self._source(turn.settings)
+        if source is None:
+            self._note_own(turn)
+            return None
+        known = self._mounted()
+        if known is not None and self._wanted is not None and self._wanted.source == source:
+            return known
+        return self._mounts(source, turn.data_propagation)[0]
+
+    def there(self, turn: Turn, image: str) -> bool:
+        """Tell whether the data is there and can be read; False while that is looked at.
+
+        Raises AgentError ``data.…`` after a look that failed; the next is made after a wait.
+        """
+        source = self._source(turn.settings)
+        if source is None:
+            return True
+        self._wanted = asked = _Asked(source, image)
+        self._take(turn)
+        if self._looks.answer is not None:
+            self._note(turn, source, self._looks.answer)
+            return True
+        turn.note("data", Mark.WAITING, f"looks at {source.text}")
+        mounts = self._mounts(source, turn.data_propagation)
+        self._looks.ask(asked, lambda: look(self._volumes, asked, mounts), turn.monotonic)
+        wait_s = self._looks.due_at - turn.monotonic
+        if wait_s > 0:
+            turn.next_s = min(turn.next_s, wait_s)
+        if self._looks.error is not None:
+            turn.note("data", Mark.BAD, self._looks.error.finding.message)
+            raise self._looks.error
+        return False
+
+    def settled(self, turn: Turn, mount: Mount | None) -> None:
+        """Note what is read, and remove the volumes of what was read before."""
+        source = self._source(turn.settings)
+        if self._looks.answer is not None and mount is not None and source is not None:
+            self._note(turn, source, self._looks.answer)
+        elif mount is not None:
+            turn.note("data", Mark.OK, self._shown(turn.settings))
+        keep = mount.source if mount is not None and mount.volume else ""
+        self._sweeps.ask(keep, lambda: self._volumes.sweep(keep), turn.monotonic)
+
+    def named(self, turn: Turn, error: AgentError) -> AgentError:
+        """Return what Docker's refusal to start a container says of the data, else `error`."""
+        source = self._source(turn.settings)
+        if source is None or not data_mounts.is_meant(source, error.finding.message):
+            return error
+        mount = self.mount(turn) or Mount("", flower_versions.DATA)
+        found = _error(data_mounts.refusal(source, mount, error.finding.message))
+        self._looks.refuted(found, turn.monotonic)  # it was there, and is looked at again
+        return found
+
+    def _source(self, settings: Settings) -> DataSource | None:
+        source = settings.data
+        own = source is not None and source.where == str(self._directory)
+        return None if own or not container_spec.runs_apps(settings) else source
+
+    def _mounts(self, source: DataSource, propagation: str) -> tuple[Mount, ...]:
+        disk = source.kind in (DataKind.LABEL, DataKind.UUID, DataKind.DEVICE)
+        known = self._file_system(source.where) if disk else ""
+        return data_mounts.mounts(source, self._volumes.owner, known, propagation=propagation)
+
+    def _take(self, turn: Turn) -> None:
+        if self._wanted is None or self._looks.take(self._wanted, turn.monotonic) is None:
+            return
+        error, before = self._looks.error, self._told
+        self._told = error
+        if error is not None and (before is None or before.finding != error.finding):
+            log.warning("data.trouble", code=error.finding.code, message=error.finding.message)
+
+    def _mounted(self) -> Mount | None:
+        """Return how the last look mounted the data, where it could."""
+        if self._looks.answer is not None:
+            return self._looks.answer.mount
+        return self._looks.error.mount if isinstance(self._looks.error, UnusableError) else None
+
+    def _note(self, turn: Turn, source: DataSource, seen: _Seen) -> None:
+        kind = dict(seen.mount.volume).get("type", "")
+        shown = f"{source.text}{f' ({kind})' if kind else ''}: {seen.words}"
+        turn.note("data", Mark.OK, shown)
+        if "unreadable" in seen.words:
+            turn.warnings.append(warning("data.unreadable", f"FLOWER_DATA is {shown}"))
+
+    def _note_own(self, turn: Turn) -> None:
+        """Warn of an own directory that keeps apps out; its mode is the operator's."""
+        try:
+            seen = self._directory.stat()
+        except OSError:
+            return  # made by the turn that follows
+        closed = data_mounts.closed_by_mode(seen.st_mode, seen.st_uid, seen.st_gid)
+        if closed and container_spec.runs_apps(turn.settings):
+            message = f"Flower's user {flower_versions.UID} may not read {self._directory}"
+            turn.warnings.append(warning("data.unreadable", message))
+
+    def _shown(self, settings: Settings) -> str:
+        source = self._source(settings)
+        return source.text if source is not None else str(self._directory)
+
+
+def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
+    """Return what a look at the data saw: by the first mount whose type is the disk's.
+
+    Raises AgentError ``data.…``, `UnusableError` where Docker mounts it and apps cannot use it.
+    """
+    tried: list[Finding] = []
+    for mount in mounts:
+        try:
+            said = volumes.look(mount, asked.image)
+        except AgentError as error:
+            if error.finding.code != "data.refused":
+                raise
+            tried.append(data_mounts.refusal(asked.source, mount, error.finding.message))
+            if tried[-1].code == "data.filesystem":
+                continue
+            break
+        words, wrong = data_mounts.judge(asked.source, said)
+        if wrong:
+            raise UnusableError(wrong, mount)
+        return _Seen(mount, words)
+    found = tried[-1]
+    if len(mounts) > 1 and found.code == "data.filesystem":
+        types = ", ".join(dict(mount.volume)["type"] for mount in mounts)
+        message = f"FLOWER_DATA is {asked.source.text}, which holds no file system of {types}"
+        found = dataclasses.replace(found, message=message)
+    raise _error(found)
+
+
+def _error(found: Finding) -> AgentError:
+    return AgentError(found.code, found.message, found.hint, retryable=True)

@@ -1,0 +1,289 @@
+"""The loop: observe, decide, act, report. `assembly` joined the parts that it speaks to.
+
+Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
+the next. Turns come when something happens (a container's end, a changed context, a slow call's
+answer, a signal) and otherwise every ten seconds.
+"""
+
+import dataclasses
+import datetime
+import random
+import threading
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from flower_agent import __version__, files
+from flower_agent import log as logging
+from flower_agent.agent import assembly
+from flower_agent.agent.assembly import Options
+from flower_agent.agent.requests import RequestFiles, Requests
+from flower_agent.background import Threads
+from flower_agent.config import app_environment
+from flower_agent.config.settings import Settings
+from flower_agent.config.sources import Intake
+from flower_agent.config.types import Role
+from flower_agent.cycle import Turn
+from flower_agent.docker.data_mounts import DataKind
+from flower_agent.flower import health
+from flower_agent.host import machine, nvidia
+from flower_agent.model import deduplication, lifecycle
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.state import StateFile
+from flower_agent.model.status import Mark, Status
+from flower_agent.onegate.publisher import OneGatePublisher
+from flower_agent.reporting import publisher, status_builder
+from flower_agent.reporting.metrics import Exporter
+from flower_agent.reporting.systemd import Notifier
+from flower_agent.tls.store import Keyring
+
+log = structlog.get_logger()
+
+IDLE_S = 10.0
+WAITING_S = 1.0
+SETTLING_PAUSE_S = 0.02
+"""Between two looks at containers that have just started; longer by a fiftieth of their age."""
+
+SETTLING = (Unmet(Phase.HEALTH), Unmet(Phase.PEER))
+"""A matter of moments, as a rule."""
+
+OPENING_LOOK_S = 0.01
+"""Until a container's port is open, nothing but that is looked at: it loads on the same cores."""
+
+READY_TIMEOUT_S = 600.0
+
+
+class Agent:
+    """One agent; `run` is the daemon, `preview` one look without a touch."""
+
+    def __init__(self, options: Options, *, dry: bool = False) -> None:
+        self._options = options
+        self._paths = options.paths
+        self._scale = options.scale
+        self._wake = threading.Event()
+        self._threads = Threads(self._wake.set)
+        rng = random.SystemRandom()
+        self._parts = parts = assembly.assemble(
+            options, self._threads, wake=self._wake.set, rng=rng, dry=dry
+        )
+        self._stages = parts.stages
+        self._keyring = Keyring(self._paths.tls)
+        memory, now = self._paths.onegate, time.monotonic()
+        self._reporter = OneGatePublisher(
+            memory, self._threads, now=now, rng=rng, scale=options.scale
+        )
+        notifier = Notifier(options.notify_socket)
+        self._publisher = publisher.Publisher(self._paths, notifier, self._reporter)
+        self._journal = publisher.LifecycleLog()
+        self._exporter = Exporter(self._paths, self._keyring)
+        self._life = lifecycle.born(_now(), now)
+        self._intake = Intake(options.paths, options.context_file)
+        self._memory = StateFile(options.paths.record)
+        self._requests = RequestFiles(options.paths.requests)
+        self._turn: Turn | None = None
+        self._opening: Address | None = None
+        self._settling_at = float("inf")
+        self._turn_bug = self._publish_bug = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until `stop` is set; the containers stay as they are then."""
+        files.sweep(self._paths.runtime)
+        log.info("agent.start", version=__version__, root=str(self._paths.root))
+        self._parts.reconciler.watch(stop)
+        while not stop.is_set():
+            pause = self._turn_safely()
+            self._rest(pause, stop)
+        self._publisher.stopping()
+        self._exporter.remove()
+        log.info("agent.stop", containers="left running")
+
+    def wake(self, *, again: bool = False) -> None:
+        """Turn now; with `again` the inputs are read anew though no file changed."""
+        if again:
+            self._intake.reread()
+        self._wake.set()
+
+    def preview(self, timeout_s: float) -> tuple[Unmet | None, list[str]]:
+        """Return what the next turn waits for and would do, without doing anything."""
+        end = time.monotonic() + timeout_s
+        while True:
+            unmet = self._look()
+            if unmet is None or not self._threads.busy() or time.monotonic() > end:
+                return unmet, list(self._stages.planned)
+            self._wake.wait(0.2)
+            self._wake.clear()
+
+    def _turn_safely(self) -> float:
+        """Do one turn and publish; return the seconds until the next is due."""
+        try:
+            unmet = self._look()
+        except Exception as error:
+            bug = f"{type(error).__name__}: {error}"
+            if deduplication.gist(bug) != self._turn_bug:  # not again each turn
+                log.exception("agent.bug")
+            self._turn_bug = deduplication.gist(bug)
+            unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", bug))
+        now, monotonic = _now(), time.monotonic()
+        before = self._life
+        good = self._intake.good
+        limit = good.ready_timeout_s if good else READY_TIMEOUT_S
+        self._life = lifecycle.step(
+            before, unmet, now=now, monotonic=monotonic, ready_timeout_s=limit * self._scale
+        )
+        self._journal.note(before, self._life, monotonic)
+        self._publish_safely(now, monotonic)
+        return self._pause_s(unmet, monotonic)
+
+    def _look(self) -> Unmet | None:
+        """Read what changed, converge, and keep what was learnt."""
+        if self._intake.changed():
+            first = self._intake.inputs is None
+            new = self._intake.read()
+            if self._intake.inputs is not None:
+                self._reporter.use(self._intake.inputs.access)
+            if new and self._intake.good is not None:
+                self._take(self._intake.good)
+            if first:
+                self._publish_safely(_now(), time.monotonic())
+        refusal = self._intake.refusal(now=time.monotonic(), scale=self._scale)
+        if self._intake.good is None:
+            return refusal
+        requests = self._requests.read()
+        self._turn = turn = self._begin(self._intake.good, requests)
+        unmet = self._stages.turn(turn)
+        if refusal is not None and turn.running:
+            told = "not taken over: the containers run on with those before"
+            turn.note("settings", Mark.WAITING, told)
+        if not self._stages.dry:
+            saved = self._remember(turn)
+            trust = requests.trust if saved else None
+            done = dataclasses.replace(requests, renew=turn.renewed, trust=trust)
+            if done.renew or done.trust:
+                self._requests.done(done)
+                log.info("orders.done", renew=done.renew, trust=done.trust)
+        return refusal or unmet
+
+    def _remember(self, turn: Turn) -> bool:
+        """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
+        try:
+            self._memory.keep(turn.record)
+        except AgentError as error:
+            found = error.finding
+            turn.warnings.append(warning(found.code, found.message, found.hint))
+            return False
+        return True
+
+    def _begin(self, good: Settings, requests: Requests) -> Turn:
+        vmid = self._intake.inputs.vmid if self._intake.inputs else None
+        given = good.data.where if good.data and good.data.kind is DataKind.DIRECTORY else ""
+        follows = machine.follows(machine.mountinfo(), given or str(self._paths.data))
+        record = self._memory.recall(vmid)
+        if requests.trust is not None:
+            record = dataclasses.replace(record, ca_pin=requests.trust)
+        elif self._memory.damaged and record.ca_pin is None:  # the CA's own file is still a pin
+            record = dataclasses.replace(record, ca_pin=self._keyring.held_fingerprint())
+        return Turn(
+            settings=good,
+            renew=requests.renew,
+            variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
+            host=machine.observe(),
+            gpu=nvidia.look(),
+            keyring=self._keyring,
+            client=self._reporter.client,
+            now=_now(),
+            monotonic=time.monotonic(),
+            record=record,
+            data_propagation="rslave" if follows else "rprivate",
+            dry=self._stages.dry,
+        )
+
+    def _take(self, good: Settings) -> None:
+        """Use new settings from now on."""
+        logging.configure(good.log_level.value, tty=self._options.tty)
+        self._parts.superlink_search.forget()
+        self._parts.reconciler.reset_backoff()
+        self._parts.background_builder.forget()
+        self._parts.apps.forget()
+        self._parts.through(app_environment.proxies(good))
+        self._life = lifecycle.restarted(self._life, time.monotonic())
+
+    def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:
+        try:
+            self._publish(now, monotonic)
+        except Exception as error:  # what cannot be told must not keep the containers from care
+            bug = deduplication.gist(f"{type(error).__name__}: {error}")
+            if bug != self._publish_bug:
+                log.exception("agent.bug")
+            self._publish_bug = bug
+
+    def _publish(self, now: datetime.datetime, monotonic: float) -> None:
+        if self._stages.dry:
+            return
+        told: Mapping[str, str] = self._turn.told if self._turn else self._introduced()
+        found, good = self._status(now), self._intake.good
+        self._publisher.publish(found, told, monotonic=monotonic, wall=now)
+        self._exporter.publish(
+            found,
+            wanted=good is not None and good.metrics,
+            health_s=self._parts.prober.health_s,
+            monotonic=monotonic,
+        )
+
+    def _introduced(self) -> Mapping[str, str]:
+        """Return what the first body of a start can tell besides that it starts."""
+        good, read = self._intake.good, self._intake.inputs
+        if good is None or read is None or good.role is not Role.SUPERNODE:
+            return {}
+        return self._parts.supernode.introduction(good, self._memory.recall(read.vmid).vmid)
+
+    def _status(self, now: datetime.datetime) -> Status:
+        return status_builder.build(
+            life=self._life,
+            intake=self._intake,
+            turn=self._turn,
+            reconciler=self._parts.reconciler,
+            reporter=self._reporter,
+            other_vm=self._memory.other_vm,
+            name=self._options.name,
+            now=now,
+        )
+
+    def _pause_s(self, unmet: Unmet | None, monotonic: float) -> float:
+        if unmet in SETTLING:
+            self._settling_at = min(self._settling_at, monotonic)
+            pause = min(SETTLING_PAUSE_S + (monotonic - self._settling_at) / 50, WAITING_S)
+        else:
+            self._settling_at = float("inf")
+            pause = IDLE_S if unmet is None or unmet.fatal else WAITING_S
+        self._opening = self._turn.opening if self._turn else None
+        if self._opening is not None and not health.opened(self._opening):
+            pause = WAITING_S
+        else:
+            self._opening = None
+        pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
+        due = self._turn.next_s if self._turn else float("inf")
+        return max(min(pause, due, self._parts.reconciler.rest_s(monotonic)), 0.01)
+
+    def _rest(self, pause_s: float, stop: threading.Event) -> None:
+        """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
+        end = time.monotonic() + pause_s
+        look_s = WAITING_S * self._scale
+        if self._opening is not None:
+            look_s = OPENING_LOOK_S
+            self._parts.prober.warm()
+        while not stop.is_set():
+            left = end - time.monotonic()
+            if left <= 0 or self._wake.wait(min(left, look_s)):
+                break
+            if self._intake.changed() or self._parts.app_runs.changed():
+                break
+            if self._opening is not None and health.opened(self._opening):
+                break
+        self._wake.clear()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

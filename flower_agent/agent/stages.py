@@ -1,0 +1,444 @@
+"""One turn from settings to working containers: each stage looks, decides, acts, and may stop it.
+
+The stages are the phases of the contract, in order. The first that is not met is what the VM waits
+for; nothing that stops a turn ever stops a container.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from flower_agent import files
+from flower_agent.agent import images
+from flower_agent.agent.app_data import AppData
+from flower_agent.agent.gpu_setup import GpuSetup
+from flower_agent.config import app_environment, flower_versions
+from flower_agent.config.settings import Settings
+from flower_agent.config.types import Plugin, Role
+from flower_agent.cycle import RoleController, Running, Turn
+from flower_agent.docker.containers import FLOWER_UID, Component, Container, Existing
+from flower_agent.flower import container_spec
+from flower_agent.flower.container_spec import Site
+from flower_agent.host.connections import Connections
+from flower_agent.host.gpu import GpuAccess
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError
+from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.status import Mark
+from flower_agent.paths import Paths
+from flower_agent.reconcile import plan, reconciler
+from flower_agent.reconcile.exit_analysis import WAITING
+from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
+from flower_agent.runs import app_directories
+from flower_agent.runs.app_directories import AppHost
+from flower_agent.tls import trust
+from flower_agent.tls.store import Keyring
+from flower_agent.upgrade.upgrader import Upgrader
+
+log = structlog.get_logger()
+
+DETACHED_AFTER_S = 60.0
+DETACHED_LOOK_S = 1.0
+LOADS = (datetime.timedelta(), datetime.timedelta(seconds=0.4))
+"""No SuperExec is attached so soon after its start."""
+
+ATTACHED_LOOK_S = 30.0
+"""A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
+
+BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE, Phase.DATA)
+
+HUNG_AFTER_S = 20.0
+"""So long may a SuperNode that gave up take to end by itself; some versions never do."""
+
+TURNED_AWAY_S = 2.0
+"""The same where its SuperLink only does not know its key yet."""
+
+BUSY_LOOK_S = 20.0
+BUSY_FOR_S = 60.0
+"""A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
+
+
+class Stages:
+    """Brings the VM's containers about, turn by turn."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        prefix: str,
+        reconciler: Reconciler,
+        controllers: Mapping[Role, RoleController],
+        *,
+        connections: Connections,
+        gpu_setup: GpuSetup,
+        upgrader: Upgrader,
+        image_resolver: images.ImageResolver,
+        data: AppData | None = None,
+        dry: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        self._paths = paths
+        self._prefix = prefix
+        self._reconciler = reconciler
+        self._controllers = controllers
+        self._connections = connections
+        self._gpu_setup = gpu_setup
+        self._upgrader = upgrader
+        self._image_resolver = image_resolver
+        self._data = data
+        self.dry = dry
+        self._scale = scale
+        self._settled: tuple[str, object] | None = None
+        self._seen_at: dict[str, tuple[object, float]] = {}
+        self._hung: tuple[Existing | None, float] = (None, 0.0)
+        self._attached_at = float("-inf")
+        self._placed: Settings | None = None
+        self._computed_at = self._busy_look_at = float("-inf")
+        self.planned: list[str] = []
+        """What a dry turn would do."""
+
+    def turn(self, turn: Turn) -> Unmet | None:
+        """Go as far as possible; return what is not met, None when all works."""
+        self.planned.clear()
+        self._upgrader.begin(turn)
+        try:
+            unmet = self._stages(turn)
+        except AgentError as error:
+            unmet = turn.unmet(error)
+        if not self.dry:
+            self._upgrader.judge(turn, unmet)
+        name = container_spec.name(self._prefix, Component(turn.settings.role.value))
+        unmet = self._reconciler.ends.steady(name, unmet, turn.awaited)
+        if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
+            told = "not applied yet: the containers run on as they were started"
+            turn.note("settings", Mark.WAITING, told)
+        return unmet
+
+    def _stages(self, turn: Turn) -> Unmet | None:
+        turn.phase = Phase.DOCKER
+        self._reconciler.observe(turn.monotonic)
+        turn.note("docker", Mark.OK, "answers")
+        pins = self._image_resolver.pins(turn)
+        first = self._reconciler.existing(
+            container_spec.name(self._prefix, Component(turn.settings.role.value))
+        )
+        turn.running = first is not None and first.running
+        turn.wait = self._reconciler.ends.waiting(first.name) if first else None
+        missing = self._image_resolver.missing(turn, pins)
+        self.planned += [images.word(reference) for reference in missing]
+        if missing and not turn.running and not self.dry:
+            self._image_resolver.fetch(turn, missing, pins)  # beside the look for the SuperLink
+        choice = self._image_resolver.for_app(
+            turn, pins, self._reconciler.existing(self._runner(turn))
+        )
+        turn.app_image, turn.app_short = choice.image, choice.short
+        if choice.image:
+            pins[choice.image] = choice.made_of
+        computing = (c.gpu for c in self._reconciler.have if c.running and c.gpu)
+        access = self._gpu_setup.choose(turn, next(computing, GpuAccess.NONE))
+        if access is None:
+            return Unmet(turn.phase)
+        turn.phase = Phase.DISCOVER
+        controller = self._controllers[turn.settings.role]
+        prepared = controller.prepare(turn)
+        turn.phase = Phase.TLS
+        self._certificates(turn, turn.keyring, prepared.trust)
+        if prepared.appio is not None:
+            self._certificates(turn, turn.keyring.appio, prepared.appio)
+        turn.phase = Phase.CONTAINER
+        want = container_spec.containers(turn.settings, self._site(turn, prepared.site, access))
+        steps = self._steps(turn, want)
+        self.planned += self._upgrader.words(turn, steps)
+        made = {step.container.image for step in steps if step.container}
+        needed = tuple(reference for reference in missing if reference in made)
+        self._await_start(turn, want, steps, controller)
+        if self.dry:
+            return None if steps else self._check(turn, want, controller)
+        if needed:
+            turn.phase = Phase.IMAGE
+            error = self._image_resolver.fetch(turn, needed, pins)
+            return turn.unmet(error) if error else Unmet(Phase.IMAGE)
+        if held := self._held(turn, want, steps, pending=choice.pending):
+            return held
+        self._image_resolver.record(turn, pins)
+        if not self._apply(turn, want, steps, pins):
+            return Unmet(turn.phase)
+        fresh = _starts(want[0].name, steps) or want[0].name in self._reconciler.started
+        return self._check(turn, want, controller, fresh=fresh)
+
+    def _held(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        *,
+        pending: bool,
+    ) -> Unmet | None:
+        """Return what keeps the container of apps from its start: its image, or their data."""
+        runner = self._runner(turn)
+        if pending and _makes(runner, steps):
+            return Unmet(Phase.IMAGE)
+        if self._data is None or not (_makes(runner, steps) or _starts(runner, steps)):
+            return None
+        turn.phase = Phase.DATA
+        if not self._data.there(turn, want[-1].image):
+            return Unmet(Phase.DATA)
+        turn.phase = Phase.CONTAINER
+        return None
+
+    def _runner(self, turn: Turn) -> str:
+        """Return the container that runs apps."""
+        beside = container_spec.has_superexec(turn.settings)
+        part = Component.SUPEREXEC if beside else Component(turn.settings.role.value)
+        return container_spec.name(self._prefix, part)
+
+    def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.CertificateSpec) -> None:
+        if wanted.source is trust.CertificateSource.OFF:
+            turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
+            turn.renewed = turn.renew
+            return
+        steps = trust.steps(wanted, keyring.held(wanted, turn.now), turn.now)
+        self.planned += [str(step) for step in steps]
+        if not self.dry:
+            for step in steps:
+                log.info("tls.step", action=step.action.value, cause=step.cause)
+                keyring.apply(step, wanted, turn.now)
+            turn.renewed = turn.renew
+
+    def _site(self, turn: Turn, known: Mapping[str, Any], access: GpuAccess) -> Site:
+        if not self.dry:
+            if turn.settings.role is Role.SUPERLINK:
+                files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
+            self._app_places(turn.settings)
+            if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
+                files.directory(self._paths.data, 0o755)
+        appio = turn.keyring.appio
+        return Site(
+            prefix=self._prefix,
+            ca_file=str(turn.keyring.ca),
+            chain_file=str(turn.keyring.chain),
+            key_file=str(turn.keyring.key),
+            appio_ca_file=str(appio.ca),
+            appio_chain_file=str(appio.chain),
+            appio_key_file=str(appio.key),
+            superlink_dir=str(self._paths.superlink),
+            data_dir=str(self._paths.data),
+            launcher_dir=str(self._paths.launcher),
+            runs_dir=str(self._paths.live_runs),
+            caches_dir=str(self._paths.caches),
+            digests={**turn.keyring.digests(), **appio.digests()},
+            memory_bytes=turn.host.memory_bytes,
+            gpu=access,
+            cuda=turn.cuda,
+            app_image=turn.app_image,
+            data_mount=self._data.mount(turn) if self._data else None,
+            data_propagation=turn.data_propagation,
+            **self._environment(turn, str(known.get("appio_name", ""))),
+            **known,
+        )
+
+    def _app_places(self, settings: Settings) -> None:
+        """Make what apps need beside their containers; a settled turn looks at one directory."""
+        if self._placed is not settings or not self._paths.live_runs.is_dir():
+            app_directories.prepare(self._paths, settings)
+            self._placed = settings
+
+    def _environment(self, turn: Turn, appio_name: str) -> Mapping[str, Any]:
+        """Return fields of the site for the environment of app processes, and keep its file."""
+        settings, path = turn.settings, self._paths.app_environment
+        if not container_spec.runs_apps(settings):
+            return app_directories.keep(path, None, dry=self.dry)
+        hosts = container_spec.appio_hosts(settings, turn.fleet_host, appio_name)
+        data = app_environment.document(settings, hosts)
+        if data is not None:
+            turn.note("environment", Mark.OK, f"apps also have {app_environment.words(settings)}")
+        return app_directories.keep(path, data, dry=self.dry)
+
+    def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
+        main = self._reconciler.existing(want[0].name)
+        settled = main is not None and self._settled == (main.container_id, main.started_at)
+        return self._reconciler.steps(want, settled=settled, now=turn.monotonic)
+
+    def _await_start(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        controller: RoleController,
+    ) -> None:
+        """Raise AgentError while a start of the first container would be in vain."""
+        if _starts(want[0].name, steps):
+            turn.phase = Phase.DISCOVER
+            controller.may_start(turn)
+        turn.phase = Phase.CONTAINER
+
+    def _apply(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        steps: tuple[plan.Step, ...],
+        pins: Mapping[str, str],
+    ) -> bool:
+        """Do the steps; tell whether all are done."""
+        if self._reconciler.doing:
+            turn.note("docker", Mark.WAITING, f"takes long: {self._reconciler.doing}")
+            return False
+        if not steps:
+            return True
+        reconciler.free(want, steps, self._reconciler.existing)
+        try:
+            done = self._upgrader.apply(turn, steps, pins)
+        except AgentError as error:
+            if error.finding.code.startswith("gpu."):
+                self._gpu_setup.refuse(turn, error.finding)
+            if self._data is not None and (named := self._data.named(turn, error)) is not error:
+                turn.phase = Phase.DATA
+                raise named from error
+            raise
+        self._reconciler.observe(turn.monotonic)
+        return done
+
+    def _check(
+        self,
+        turn: Turn,
+        want: tuple[Container, ...],
+        controller: RoleController,
+        *,
+        fresh: bool = False,
+    ) -> Unmet | None:
+        existing: list[Existing] = []
+        for container in want:
+            found = self._reconciler.existing(container.name)
+            if found is None or not found.running or found.started_at is None:
+                raise self._reconciler.ended(container.name)
+            if found.status == "paused":
+                hint = f"docker unpause {found.name}"
+                raise AgentError(
+                    "container.paused", f"{found.name} is paused", hint, retryable=True
+                )
+            existing.append(found)
+            self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
+        main = existing[0]
+        turn.phase = Phase.HEALTH
+        health = container_spec.health(turn.settings, Component(turn.settings.role.value))
+        if fresh:  # a look would read what its last start wrote, before this turn's own time
+            turn.opening = health
+            return Unmet(turn.phase)
+        name, started_at = main.name, main.started_at or turn.now
+        read = self._reconciler.engine.logs
+        apps = self._app_host(turn, existing[-1])
+        running = Running(started_at, lambda since: read(name, since=since), main.image, apps)
+        try:
+            controller.check(turn, running)
+        except AgentError as error:
+            if self._excuses(turn, main, error):
+                turn.opening = health
+                return Unmet(turn.phase)
+            raise
+        self._hung = (None, 0.0)
+        self._settled = (main.container_id, main.started_at)
+        computes = not self.dry and any(container.gpu for container in want)
+        if computes and not self._gpu_setup.check(turn, existing[-1]):
+            return Unmet(turn.phase)
+        if len(existing) > 1:
+            self._superexec(turn, existing[1], main)
+        if self._data is not None and not self.dry:
+            data = (m for m in want[-1].mounts if m.target == flower_versions.DATA)
+            self._data.settled(turn, next(data, None))
+        return None
+
+    def _app_host(self, turn: Turn, last: Existing) -> AppHost | None:
+        """Return the container that runs apps; without one elsewhere it is the last of the VM."""
+        settings = turn.settings
+        if settings.appio_listen is not None or self.dry:
+            return None
+        server = settings.role is Role.SUPERLINK or (
+            settings.role is Role.SUPEREXEC and settings.superexec_plugin is Plugin.SERVERAPP
+        )
+        return AppHost(last.image, last.started_at or turn.now, keeps=server)
+
+    def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
+        """Tell whether a young container may fail so; stop one that will never work again."""
+        waits = error.finding.code in WAITING
+        if waits:
+            self._reconciler.ends.wait(main.name, error, turn.monotonic)
+        limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
+        if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
+            stop = plan.Step(plan.Action.STOP, main.name, "its Flower works no more")
+            self._reconciler.apply((stop,), {}, turn.monotonic)
+        young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
+        return young and error.retryable and not waits
+
+    def _hung_for_s(self, main: Existing, monotonic: float) -> float:
+        """Return since when this start has given up; most end by themselves a moment later."""
+        known, since = self._hung
+        if known is None or known.started_at != main.started_at:
+            self._hung = (main, monotonic)
+            return 0.0
+        return monotonic - since
+
+    def _age_s(self, container: Existing, monotonic: float) -> float:
+        """Return for how long a start of a container was seen, whatever the clock did."""
+        start = (container.container_id, container.started_at)
+        known, since = self._seen_at.get(container.name, (None, monotonic))
+        if known != start:
+            since = monotonic
+            self._seen_at[container.name] = (start, since)
+        return monotonic - since
+
+    def _superexec(self, turn: Turn, superexec: Existing, main: Existing) -> None:
+        """Note whether the local SuperExec is attached; without it no app can run.
+
+        It has its time from the last start of either side: to what is not there none attaches.
+        """
+        attach = container_spec.attach_address(turn.settings, turn.fleet_host)
+        if self._attached(turn, superexec, attach):
+            turn.note("superexec", Mark.OK, f"attached to {attach}")
+        else:
+            turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            turn.next_s = min(turn.next_s, DETACHED_LOOK_S * self._scale)
+            limit = DETACHED_AFTER_S * self._scale
+            ages_s = [self._age_s(each, turn.monotonic) for each in (superexec, main)]
+            if min(*ages_s, turn.monotonic - self._attached_at) > limit:
+                raise AgentError(
+                    "superexec.detached",
+                    f"{superexec.name} holds no connection to {attach}",
+                    retryable=True,
+                )
+        if turn.settings.role is Role.SUPERNODE:
+            self._busy(turn, superexec.name)
+
+    def _attached(self, turn: Turn, superexec: Existing, attach: Address) -> bool:
+        seen_s = turn.monotonic - self._attached_at
+        if seen_s < min(ATTACHED_LOOK_S * self._scale, self._age_s(superexec, turn.monotonic)):
+            return True
+        started_at = superexec.started_at or turn.now
+        if LOADS[0] <= turn.now - started_at < LOADS[1]:
+            return False
+        if not self._connections.held(attach, now=turn.monotonic):
+            return False
+        self._attached_at = turn.monotonic
+        return True
+
+    def _busy(self, turn: Turn, name: str) -> None:
+        if turn.monotonic >= self._busy_look_at:
+            self._busy_look_at = turn.monotonic + BUSY_LOOK_S * self._scale
+            running: tuple[str, ...] = ()
+            with contextlib.suppress(AgentError):  # wants `ps` on the VM; never changes the state
+                running = self._reconciler.engine.processes(name)
+            if any("flwr-clientapp" in command for command in running):
+                self._computed_at = turn.monotonic
+        busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
+        turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+
+
+def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` make the container of that name."""
+    return any(step.name == name and step.container is not None for step in steps)
+
+
+def _starts(name: str, steps: tuple[plan.Step, ...]) -> bool:
+    """Tell whether `steps` start the container of that name."""
+    return any(step.name == name and step.action is plan.Action.START for step in steps)

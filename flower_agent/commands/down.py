@@ -1,0 +1,110 @@
+"""What an operator does to the containers: ``down``, ``reset``."""
+
+import contextlib
+import datetime
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from flower_agent.agent import daemon
+from flower_agent.docker import one_shot
+from flower_agent.docker.client import Engine, socket_url
+from flower_agent.docker.containers import Component, Existing
+from flower_agent.docker.one_shot import DataVolumes
+from flower_agent.images.build_container import BuildContainers
+from flower_agent.model.errors import AgentError
+from flower_agent.paths import Paths
+from flower_agent.reporting import farewell
+
+UNIT = "flower-agent.service"
+SYSTEMCTL = "/usr/bin/systemctl"
+
+
+def down(paths: Paths, name: str) -> int:
+    """Stop the unit, then stop and remove this agent's containers.
+
+    Raises AgentError ``agent.running`` when an agent runs that the unit does not: it would bring
+    the containers back.
+    """
+    with _only_one(paths, name):
+        _tell_onegate(paths)
+        _remove(Engine(name or "default", url=socket_url()))
+        farewell.to_files(paths, _now())
+    print("the containers are removed; state is kept")
+    return 0
+
+
+def reset(paths: Paths, name: str) -> int:
+    """Do `down`, and clear all state; the training data in ``data/`` stays."""
+    with _only_one(paths, name):
+        _tell_onegate(paths)
+        _remove(Engine(name or "default", url=socket_url()))
+        if paths.state.is_dir():
+            for entry in paths.state.iterdir():
+                if entry != paths.data:
+                    _delete(entry)
+        paths.onegate.unlink(missing_ok=True)
+        farewell.to_files(paths, _now())
+    print("state is cleared")
+    return 0
+
+
+def clear_caches(paths: Paths) -> int:
+    """Remove what apps downloaded; running apps download it again."""
+    if paths.caches.is_dir():
+        for entry in paths.caches.iterdir():
+            _delete(entry)
+    print("the apps' download caches are cleared")
+    return 0
+
+
+@contextlib.contextmanager
+def _only_one(paths: Paths, name: str) -> Iterator[None]:
+    """Be the one process of this root and name, after the unit was stopped."""
+    if paths.root == pathlib.Path("/") and pathlib.Path("/run/systemd/system").is_dir():
+        subprocess.run([SYSTEMCTL, "stop", UNIT], check=False, timeout=60)
+    with daemon.take_ownership(paths, name):
+        yield
+
+
+def _tell_onegate(paths: Paths) -> None:
+    """Tell OneGate first: what follows may fail, and nothing is ready from here on."""
+    trouble = farewell.to_onegate(paths, _now())
+    if trouble:
+        print(f"OneGate is not told that this VM is stopped: {trouble}", file=sys.stderr)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _remove(engine: Engine) -> None:
+    BuildContainers(engine).sweep()
+    one_shot.clear(engine)
+    mine = [c for c in engine.containers() if c.mine]
+    order = list(Component)
+    for found in sorted(mine, key=lambda c: -_rank(c, order)):
+        if found.running:
+            print(f"stop {found.name}")
+            engine.stop(found.name)
+        print(f"remove {found.name}")
+        engine.remove(found.name)
+    DataVolumes(engine).sweep("")
+
+
+def _rank(container: Existing, order: list[Component]) -> int:
+    return next((i for i, part in enumerate(order) if container.name.endswith(part.value)), 0)
+
+
+def _delete(entry: pathlib.Path) -> None:
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    except OSError as error:
+        raise AgentError(
+            "state.unwritable", f"{entry} cannot be removed: {error.strerror}"
+        ) from error

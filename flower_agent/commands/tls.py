@@ -1,0 +1,78 @@
+"""``flower-agent tls show``, ``renew`` and ``trust``."""
+
+import datetime
+
+from flower_agent.agent import requests
+from flower_agent.agent.requests import RequestFiles
+from flower_agent.model.errors import AgentError
+from flower_agent.model.state import StateFile
+from flower_agent.paths import Paths
+from flower_agent.tls import certificates
+from flower_agent.tls.certificates import Certificate
+from flower_agent.tls.provided import CHAIN
+from flower_agent.tls.store import Keyring
+
+
+def show(paths: Paths) -> int:
+    """Print the certificates in use and their ends; return 1 when there are none."""
+    keyring, now = Keyring(paths.tls), datetime.datetime.now(datetime.UTC)
+    pin = StateFile(paths.record).recall(None).ca_pin
+    rows = [
+        ("CA", _read(keyring.held_ca())),
+        ("certificate", _read(keyring.held_chain())),
+        ("AppIo's CA", _read(keyring.appio.held_ca())),
+        ("AppIo", _read(keyring.appio.held_chain())),
+    ]
+    for name, seen in rows:
+        if seen is not None:
+            print("\n".join(_lines(name, seen, now)))
+    if pin:
+        print(f"pinned       {certificates.format_fingerprint(pin)}")
+    if not any(seen for _, seen in rows):
+        print("there are no certificates on this VM")
+        return 1
+    return 0
+
+
+def renew(paths: Paths) -> int:
+    """Ask for a new leaf of the agent's own CA, or to take over a renewed file at once."""
+    keyring = Keyring(paths.tls)
+    given = (paths.certificates / CHAIN).exists()
+    if not given and not keyring.has_own_ca() and not keyring.appio.has_own_ca():
+        raise AgentError(
+            "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
+        )
+    RequestFiles(paths.requests).ask_renew()
+    made = "a new certificate is made; SuperNodes keep their trust"
+    taken = f"what lies in {paths.certificates} is taken over, unless the context gives another"
+    print(_followed(paths, taken if given else made))
+    return 0
+
+
+def trust(paths: Paths, fingerprint: str) -> int:
+    """Ask to trust another CA than the pinned one, by its fingerprint."""
+    RequestFiles(paths.requests).ask_trust(fingerprint)
+    print(_followed(paths, f"the CA {certificates.format_fingerprint(fingerprint)} is trusted"))
+    return 0
+
+
+def _followed(paths: Paths, what: str) -> str:
+    when = "now" if requests.tell(paths) else "when the agent starts"
+    return f"{what} {when}"
+
+
+def _read(pem: str) -> Certificate | None:
+    try:
+        return certificates.inspect(pem) if pem else None
+    except ValueError:
+        return None
+
+
+def _lines(name: str, seen: Certificate, now: datetime.datetime) -> tuple[str, ...]:
+    hosts = ", ".join(sorted(seen.names | seen.addresses))
+    return (
+        f"{name:<12} {seen.subject}",
+        *((f"  for        {hosts}",) if hosts else ()),
+        f"  until      {seen.not_after:%Y-%m-%d}, {(seen.not_after - now).days} days left",
+        f"  SHA-256    {certificates.format_fingerprint(seen.fingerprint)}",
+    )

@@ -1,0 +1,1 @@
+"""The Docker Engine, and the values that it is spoken to with."""

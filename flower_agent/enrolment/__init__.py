@@ -1,0 +1,1 @@
+"""Node keys: which SuperNodes a SuperLink lets in."""

@@ -1,0 +1,152 @@
+"""A SuperLink's enrolment: whether nodes need keys, and the steps that let them in.
+
+Joins what `registrar` sees of the service, what `enrolment` decides, and the Control API. A failure
+here never changes the SuperLink's own state, which depends on no SuperNode.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import structlog
+
+from flower_agent.config.settings import Settings
+from flower_agent.cycle import Turn
+from flower_agent.enrolment import policy
+from flower_agent.enrolment.policy import Claim, KeyAction, KeyStep
+from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.control_client import Control
+from flower_agent.flower.control_messages import NodeInfo
+from flower_agent.model import pem
+from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.status import Mark
+
+log = structlog.get_logger()
+
+CALL_TIMEOUT_S = 3.0
+ANSWER_S = 3.0
+"""So long a first start waits for OneGate to say whether there is a service."""
+
+REFUSED_FOR_S = 60.0
+"""A key that Flower refused is offered again after this."""
+
+_EVENTS = {KeyAction.REGISTER: "enrol.registered", KeyAction.UNREGISTER: "enrol.unregistered"}
+
+
+class Enroller:
+    """Lets the SuperNodes of one SuperLink in."""
+
+    def __init__(self, registrar: Registrar, *, scale: float = 1.0) -> None:
+        self._registrar = registrar
+        self._scale = scale
+        self._asked_at: float | None = None
+        self._refused: dict[str, tuple[Finding, float]] = {}
+
+    def wants_keys(self, turn: Turn) -> bool:
+        """Tell whether SuperNodes need keys: as set, else in a service and where keys are given.
+
+        Raises AgentError ``discover.waiting`` for a moment, until OneGate has said whether there
+        is a service. Where it says nothing there is one: a SuperLink that then turns out to be
+        alone had let nobody in, while the other way round it had let in anybody.
+        """
+        settings = turn.settings
+        fixed = _fixed(settings)
+        if fixed is not None:
+            return fixed
+        if turn.client is None:
+            return turn.record.in_service is True  # its token may be away for a while
+        self._registrar.begin(turn.client, turn.monotonic)
+        if turn.record.in_service is None:
+            turn.record = dataclasses.replace(turn.record, in_service=self._registrar.in_service)
+        if turn.record.in_service is not None:
+            return turn.record.in_service
+        self._asked_at = turn.monotonic if self._asked_at is None else self._asked_at
+        if turn.monotonic < self._asked_at + ANSWER_S * self._scale:
+            raise AgentError(
+                "discover.waiting", "OneGate is asked whether there is a service", retryable=True
+            )
+        return True
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What each VM of the service last said about itself, by VMID."""
+        return self._registrar.claims
+
+    @property
+    def members(self) -> frozenset[str] | None:
+        """The other VMs of the service; None while that is not known."""
+        return self._registrar.members
+
+    @property
+    def expected(self) -> int:
+        """How many VMs of the service may be SuperNodes; 0 where they need no key."""
+        return self._registrar.counts()[1]
+
+    def enrol(self, turn: Turn, found: Collection[NodeInfo], api: Control) -> None:
+        """Register and unregister what is due; what cannot be done is a warning."""
+        nodes, now, record = policy.by_key(found), turn.monotonic, turn.record
+        registrar = self._registrar
+        if turn.client is not None:
+            registrar.watch(turn.client, record.pins, nodes, now)
+        decision = policy.decide(
+            record.pins,
+            tuple(registrar.claims.values()),
+            turn.settings.node_public_keys,
+            nodes,
+            gone=registrar.gone(now),
+        )
+        self._refused = {k: v for k, v in self._refused.items() if now < v[1]}
+        turn.next_s = registrar.wait_s(now)
+        if not turn.dry:
+            turn.record = dataclasses.replace(record, pins=decision.pins)
+            self._apply(turn, decision.steps, api)
+        turn.warnings += [*decision.findings, *(finding for finding, _ in self._refused.values())]
+        self._note(turn)
+
+    def _apply(self, turn: Turn, steps: Collection[KeyStep], api: Control) -> None:
+        for step in steps:
+            if step.key in self._refused:
+                continue
+            try:
+                node_id = _do(step, api)
+            except AgentError as error:
+                found = error.finding
+                if found.code != "control.refused":
+                    turn.warnings.append(warning(found.code, found.message, found.hint))
+                    return  # the next turn looks anew
+                self._refuse(turn, step, found.message)
+                continue
+            turn.next_s = 0.0  # to see what became of it
+            shown = pem.node_key_fingerprint(step.key)
+            event = _EVENTS[step.action]
+            log.info(event, key=shown, node=node_id, cause=step.cause)
+
+    def _refuse(self, turn: Turn, step: KeyStep, message: str) -> None:
+        found = warning("enrol.key_refused", f"{step.cause}: {message}")
+        self._refused[step.key] = found, turn.monotonic + REFUSED_FOR_S * self._scale
+        log.warning("enrol.refused", cause=step.cause, message=message)
+
+    def _note(self, turn: Turn) -> None:
+        enrolled, whole = self._registrar.counts()
+        given = len(turn.settings.node_public_keys)
+        more = f", {given} given keys" if given else ""
+        mark = Mark.OK if enrolled == whole else Mark.WAITING
+        if self._registrar.trouble is not None and turn.client is not None:
+            mark, more = Mark.WAITING, f"{more}; {self._registrar.trouble.finding.message}"
+        turn.note("enrolment", mark, f"{enrolled} of {whole} VMs of the service{more}")
+
+
+def _fixed(settings: Settings) -> bool | None:
+    """Return what the settings alone decide."""
+    if settings.node_auth is not None:
+        return settings.node_auth
+    if not settings.tls:
+        return False
+    return True if settings.node_public_keys else None
+
+
+def _do(step: KeyStep, api: Control) -> str:
+    """Do one step and return the node's id; empty where it is known already."""
+    if step.action is KeyAction.REGISTER:
+        return api.register_node(pem.node_key_pem(step.key), CALL_TIMEOUT_S) or ""
+    api.unregister_node(step.node_id, CALL_TIMEOUT_S)
+    return step.node_id

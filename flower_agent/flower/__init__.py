@@ -1,0 +1,1 @@
+"""Flower's programs: their containers, command lines, health, Control API and exits."""

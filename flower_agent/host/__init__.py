@@ -1,0 +1,1 @@
+"""What this VM is: processor, NICs, sockets, GPUs, firewalls."""

@@ -1,0 +1,1 @@
+"""Images that are built on the VM: frameworks, and what an app depends on."""

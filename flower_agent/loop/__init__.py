@@ -1,1 +1,0 @@
-"""The daemon: one loop that looks, decides, acts and reports."""

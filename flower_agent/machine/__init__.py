@@ -1,1 +1,0 @@
-"""What this VM is: processor, NICs, GPUs, firewalls, ports."""

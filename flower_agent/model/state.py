@@ -1,0 +1,253 @@
+"""Keeps the `record` in ``/var/lib/flower-agent/state.json``.
+
+What the app of CUSTOM_APP_REPO needs where its code runs, and where that was learnt.
+
+What the agent remembers across reboots beside its certificates, as one small JSON file.
+
+It says for which VM it was made, so that a cloned disk is noticed.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+import structlog
+
+from flower_agent import files
+from flower_agent.enrolment.policy import Pin
+from flower_agent.model import pem
+from flower_agent.model.address import Address, parse_address
+from flower_agent.model.errors import AgentError
+from flower_agent.onegate.discovery import Partition
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AppNeeds:
+    """One app at one commit."""
+
+    source: str
+    """CUSTOM_APP_REPO as it may be shown: another one is fetched anew."""
+
+    commit: str
+
+    app: str
+    """Publisher, name and version."""
+
+    dependencies: tuple[str, ...] = ()
+    """``[project] dependencies``, PEP 508."""
+
+    def __str__(self) -> str:
+        return f"{self.app} at {self.commit[:10]}"
+
+
+def needs_document(needs: AppNeeds) -> dict[str, object]:
+    """Return what `read` takes, for JSON."""
+    return {
+        "source": needs.source,
+        "commit": needs.commit,
+        "app": needs.app,
+        "dependencies": list(needs.dependencies),
+    }
+
+
+def read_needs(found: Mapping[str, object]) -> AppNeeds:
+    """Return the needs in a document. Raises ValueError for anything else."""
+    texts = [found.get(name) for name in ("source", "commit", "app")]
+    dependencies = found.get("dependencies")
+    rows = dependencies if isinstance(dependencies, list) else [dependencies]
+    if dependencies is not rows or not all(isinstance(text, str) for text in (*texts, *rows)):
+        raise ValueError("want source, commit and app as texts, dependencies as a list of them")
+    source, commit, app = map(str, texts)
+    return AppNeeds(source, commit, app, tuple(map(str, rows)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The agent's memory (``/var/lib/flower-agent/state.json``)."""
+
+    vmid: str | None = None
+    """OpenNebula's id of the VM that made it; None on a VM without a token."""
+
+    partition: Partition | None = None
+    """Kept for the life of the VM."""
+
+    superlink: Address | None = None
+    """Where the SuperLink was last; used while OneGate is away."""
+
+    superlink_vmid: str | None = None
+    """Its VM; a lone SuperExec's: the VM that offers its AppIo."""
+
+    ca_pin: str | None = None
+    """SHA-256 of the first CA that OneGate handed over; another one is refused."""
+
+    in_service: bool | None = None
+    """SuperLink: whether OneGate said that this VM belongs to a service; None before it did."""
+
+    pins: tuple[Pin, ...] = ()
+    """SuperLink: the first node key of each VM of the service, by VMID."""
+
+    superlink_auth: bool | None = None
+    """SuperNode: whether the SuperLink wants node keys, as it last said."""
+
+    worked_key: str | None = None
+    """SuperNode: the public key with which it was connected last."""
+
+    images: tuple[tuple[str, str], ...] = ()
+    """Reference and digest of each image that was pulled: a tag that moves is not followed."""
+
+    flower: str | None = None
+    """The Flower version that last worked here; a SuperLink's database is of it."""
+
+    app: AppNeeds | None = None
+    """What the app of CUSTOM_APP_REPO needs; its branch is not looked at again."""
+
+    app_image: tuple[str, str] | None = None
+    """The image with that, and what it was made of."""
+
+    refused: tuple[str, str] | None = None
+    """The Flower version whose upgrade failed, and why."""
+
+
+def dump(record: State) -> bytes:
+    """Return the file's content."""
+    document = {
+        "schema": 1,
+        "vmid": record.vmid,
+        "partition": dataclasses.asdict(record.partition) if record.partition else None,
+        "superlink": str(record.superlink) if record.superlink else None,
+        "superlink_vmid": record.superlink_vmid,
+        "ca_pin": record.ca_pin,
+        "in_service": record.in_service,
+        "pins": {pin.vmid: {"key": pin.key, "own": pin.own} for pin in record.pins},
+        "superlink_auth": record.superlink_auth,
+        "worked_key": record.worked_key,
+        "images": dict(record.images),
+        "flower": record.flower,
+        "refused": record.refused,
+        "app": needs_document(record.app) if record.app else None,
+        "app_image": record.app_image,
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def load(data: bytes) -> State:
+    """Return the record in a file's content. Raises ValueError for anything else."""
+    try:
+        document = json.loads(data)
+        partition, superlink = document.get("partition"), document.get("superlink")
+        return State(
+            vmid=_text(document.get("vmid")),
+            partition=(
+                Partition(int(partition["partition_id"]), int(partition["num_partitions"]))
+                if partition
+                else None
+            ),
+            superlink=parse_address(superlink) if superlink else None,
+            superlink_vmid=_text(document.get("superlink_vmid")),
+            ca_pin=_text(document.get("ca_pin")),
+            in_service=_switch(document.get("in_service")),
+            pins=tuple(_pin(k, v) for k, v in (document.get("pins") or {}).items()),
+            superlink_auth=_switch(document.get("superlink_auth")),
+            worked_key=_text(document.get("worked_key")),
+            images=tuple(sorted((str(k), str(v)) for k, v in document.get("images", {}).items())),
+            flower=_text(document.get("flower")),
+            refused=_pair(document.get("refused")),
+            app=read_needs(document["app"]) if document.get("app") else None,
+            app_image=_pair(document.get("app_image")),
+        )
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"not a state file: {error!r}") from error
+
+
+def for_vm(record: State, vmid: str | None) -> tuple[State, bool]:
+    """Return the record as VM `vmid` may use it, and whether it came from another VM.
+
+    On another VM the partition is made anew, and what OneGate said of the service and the key that
+    worked are forgotten; CA, pins and images are kept. A VM that lost its token for a while (None)
+    keeps everything.
+    """
+    if vmid is None or record.vmid == vmid:
+        return record, False
+    if record.vmid is None:
+        return dataclasses.replace(record, vmid=vmid), False
+    return dataclasses.replace(
+        record, vmid=vmid, partition=None, in_service=None, worked_key=None
+    ), True
+
+
+def _pin(vmid: str, value: Mapping[str, object]) -> Pin:
+    """Return a pin; one whose key is none would never match anything."""
+    (key,) = pem.node_keys(str(value["key"]))
+    return Pin(vmid, key, own=value["own"] is True)
+
+
+def _switch(value: object) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _pair(value: object) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or [type(each) for each in value] != [str, str]:
+        raise ValueError(f"{value!r} is not two texts")
+    return value[0], value[1]
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value
+
+
+MAX_BYTES = 1 << 20
+
+
+class StateFile:
+    """The record on disk, read once and written when it changes."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._record: State | None = None
+        self._kept: State | None = None
+        self.damaged = False
+        """The file could not be read, so what it pinned is not known."""
+
+        self.other_vm = False
+        """The record came from another VM: the disk was cloned."""
+
+    def recall(self, vmid: str | None) -> State:
+        """Return what is remembered, as VM `vmid` may use it.
+
+        A damaged file is logged and begun anew: nothing in it is lost for good.
+        """
+        if self._record is None:
+            self._record = self._kept = self._load()
+        found, other = for_vm(self._record, vmid)
+        self.other_vm = self.other_vm or other
+        return found
+
+    def keep(self, found: State) -> None:
+        """Write `found` where it differs. Raises AgentError ``state.unwritable``.
+
+        While the disk cannot be written it is remembered all the same, until the agent ends.
+        """
+        self._record = found
+        if found == self._kept:
+            return
+        files.directory(self._path.parent, 0o755)
+        files.write_atomic(self._path, dump(found), 0o600)
+        self._kept = found
+
+    def _load(self) -> State:
+        try:
+            data = files.read(self._path, MAX_BYTES)
+            return load(data) if data is not None else State()
+        except (AgentError, ValueError, OverflowError, RecursionError) as error:
+            self.damaged = True
+            log.warning("state.corrupt", path=str(self._path), reason=str(error))
+            return State()

@@ -1,1 +1,0 @@
-"""Keys and certificates: whom this VM believes, and what it shows."""

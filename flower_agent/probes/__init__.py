@@ -1,1 +1,0 @@
-"""Does it work: health, Flower's Control API, what an end means."""

@@ -1,0 +1,1 @@
+"""From the containers that are there to the containers that should be."""

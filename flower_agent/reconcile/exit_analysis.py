@@ -1,0 +1,124 @@
+"""Why containers ended, and which of them only wait for their SuperLink to let them in.
+
+A SuperNode whose key is not registered yet is turned away and ends; that is waiting, not a crash,
+so it is tried again every 5 to 15 s however often it happens.
+"""
+
+import dataclasses
+import random
+
+from flower_agent.docker.client import Engine
+from flower_agent.docker.containers import Existing
+from flower_agent.flower import exit_codes
+from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.reconcile import restart_policy
+from flower_agent.reconcile.restart_policy import Trouble
+
+TAIL_LINES = 30
+WAITING = frozenset({"enrol.waiting", "enrol.mismatch", "peer.ghost"})
+AGAIN_S = (5.0, 15.0)
+FIRST_AGAIN_S = (5.0, 8.0)
+"""A SuperLink looks every 5 s at who is new."""
+
+_STOPPED = (0, 143)
+"""How one ends that gave up, or that the agent stopped since it never would."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wait:
+    """That a container's program is turned away."""
+
+    error: AgentError
+    since: float
+    """Monotonic seconds of the first time in a row."""
+
+    ends: int = 0
+    """How often it ended since then."""
+
+    def finding(self, awaited: str) -> Finding:
+        """Return what stands in the status all the while; `awaited` says it best, if known."""
+        found = self.error.finding
+        return Finding(found.code, awaited) if awaited and found.code == "enrol.waiting" else found
+
+
+class ExitAnalysis:
+    """What the ends of one agent's containers meant."""
+
+    def __init__(self, engine: Engine, *, rng: random.Random, scale: float = 1.0) -> None:
+        self._engine = engine
+        self._random = rng
+        self._scale = scale
+        self._last: tuple[object, AgentError] | None = None
+        self._waits: dict[str, Wait] = {}
+
+    def why(self, found: Existing, failures: int) -> AgentError:
+        """Return why a container ended that should run, with its last words."""
+        waits = self._waits.get(found.name)
+        if waits is not None and found.exit_code in _STOPPED:
+            return waits.error
+        key = (found.name, found.finished_at, failures)
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self._explain(found, failures))
+        return self._last[1]
+
+    def judge(self, found: Existing, before: Trouble | None, new: Trouble, now: float) -> Trouble:
+        """Return what follows from a new end: `new`, or a pause where it only waits."""
+        if found.exit_code not in (1, *_STOPPED):
+            return new
+        error = self.why(found, new.failures)
+        if error.finding.code not in WAITING:
+            return new
+        self.wait(found.name, error, now)
+        waits = self._waits[found.name]
+        pause_s = self._random.uniform(*(AGAIN_S if waits.ends else FIRST_AGAIN_S)) * self._scale
+        self._waits[found.name] = dataclasses.replace(waits, ends=waits.ends + 1)
+        return restart_policy.waits(before, new, not_before=now + pause_s)
+
+    def wait(self, name: str, error: AgentError, now: float) -> None:
+        """Note that a container's program is turned away, as `error` says."""
+        before = self._waits.get(name)
+        if before is None or before.error.finding.code != error.finding.code:
+            before = Wait(error, now)  # how long the one cause lasts is no matter of the other's
+        self._waits[name] = dataclasses.replace(before, error=error)
+
+    def waiting(self, name: str) -> Wait | None:
+        """Return since when and why a container's program is turned away."""
+        return self._waits.get(name)
+
+    def steady(self, name: str, unmet: Unmet | None, awaited: str) -> Unmet | None:
+        """Return `unmet`, and all the while that a program is turned away the same one thing.
+
+        `awaited` says it best where the SuperLink does not know the key.
+        """
+        waits = self._waits.get(name)
+        if unmet is None:
+            self.forget(name)
+        elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
+            found = waits.finding(awaited)
+            return Unmet(Phase.PEER if found.code == "peer.ghost" else Phase.ENROL, found)
+        return unmet
+
+    def forget(self, name: str | None = None) -> None:
+        """Forget that a container's program was turned away; without a name, of every one."""
+        if name is None:
+            self._waits.clear()
+        else:
+            self._waits.pop(name, None)
+
+    def _explain(self, found: Existing, failures: int) -> AgentError:
+        told = exit_codes.explain(found.exit_code, found.oom_killed, self._tail(found.name))
+        often = f" {failures} times in a row, the last time" if failures > 1 else ""
+        code = told.error
+        if code == "container.exited" and failures >= restart_policy.LOOP_AT:
+            code = "container.crash_loop"
+        status = f"status {found.exit_code}"
+        because = f": {told.meaning}" if told.meaning not in ("", status) else ""
+        message = f"{found.name} ended{often} with {status}{because}"
+        return AgentError(code, message, told.hint, retryable=True)
+
+    def _tail(self, name: str) -> str:
+        try:
+            return self._engine.logs(name, tail=TAIL_LINES)
+        except AgentError:
+            return ""  # the reason is then what the exit code alone tells

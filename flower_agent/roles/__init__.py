@@ -1,0 +1,1 @@
+"""What each role does beside its containers."""

@@ -1,0 +1,167 @@
+"""Which certificate a SuperLink shows: the context's, that of ``/etc/flower-agent/tls``, its own.
+
+The context counts most. Of the watched files a renewed pair is taken over when no run is active, at
+latest seven days before the end of the one before, or at once by ``flower-agent tls renew``. What
+of them is refused is a warning while the one before serves.
+"""
+
+import pathlib
+import ssl
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from flower_agent.config import types
+from flower_agent.config.settings import Settings
+from flower_agent.cycle import Turn
+from flower_agent.flower.container_spec import LOOPBACK
+from flower_agent.model.errors import AgentError, Finding, Severity, warning
+from flower_agent.model.status import Mark
+from flower_agent.tls import certificates, provided, trust
+from flower_agent.tls.provided import CONTEXT, SETTLE_S, CertificateFiles, Checked, Material
+
+Active = Callable[[], bool]
+"""Tells whether a run is active; asks the Control API."""
+
+
+class ServerCertificate:
+    """What one SuperLink shows."""
+
+    def __init__(self, files: CertificateFiles) -> None:
+        self._files = files
+        self._checked: tuple[object, Checked] | None = None
+
+    def wanted(
+        self, turn: Turn, own_hosts: frozenset[str], dialled: Collection[str], active: Active
+    ) -> trust.CertificateSpec:
+        """Return the wanted certificates: the agent's own name `own_hosts`, given ones `dialled`.
+
+        Raises AgentError ``tls.…`` or ``setting.…`` for what is given and refused.
+        """
+        if not turn.settings.tls:
+            return trust.CertificateSpec(source=trust.CertificateSource.OFF)
+        try:
+            wanted = self._given(turn, tuple(sorted(dialled)), active)
+        except AgentError as error:
+            if from_context(turn.settings) or not self._serves(turn, dialled):
+                raise
+            found = error.finding
+            refused = f"what lies in {self._files.directory} is refused: {found.message}"
+            kept = f"{refused}; the certificate before it stays in use"
+            turn.warnings.append(warning(found.code, kept, found.hint))
+            return trust.CertificateSpec(source=trust.CertificateSource.GIVEN, defer=True)
+        if self._files.settling:
+            turn.next_s = min(turn.next_s, SETTLE_S)
+        return wanted or trust.CertificateSpec(
+            source=trust.CertificateSource.OWN,
+            hosts=own_hosts,
+            renew=turn.renew,
+            defer=_due(turn) and self._waits(turn, active),
+        )
+
+    def _given(
+        self, turn: Turn, hosts: tuple[str, ...], active: Active
+    ) -> trust.CertificateSpec | None:
+        settings = turn.settings
+        material = from_context(settings)
+        if material is None:
+            material = self._files.read(turn.monotonic, at_once=turn.renew)
+        if material is None:
+            if lacks := without_certificate(settings):
+                raise AgentError(lacks.code, lacks.message, lacks.hint)
+            return None
+        checked = self._check(material, settings, hosts, turn.now)
+        turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
+        if checked.given is None:
+            raise refusal(checked.findings)
+        changed = turn.keyring.held_chain() not in ("", checked.given.chain_pem)
+        may_wait = material.watched and not turn.renew and self._serves(turn, hosts)
+        return trust.CertificateSpec(
+            source=trust.CertificateSource.GIVEN,
+            ca_pem=checked.given.ca_pem,
+            chain_pem=checked.given.chain_pem,
+            key=checked.given.key_pem,
+            defer=changed and may_wait and self._waits(turn, active),
+        )
+
+    def _check(
+        self, material: Material, settings: Settings, hosts: tuple[str, ...], now: datetime
+    ) -> Checked:
+        """Check given material, once an hour unless it changes."""
+        key = (material, settings.tls_ca_cert, hosts, now.date(), now.hour)
+        if self._checked is None or self._checked[0] != key:
+            self._checked = (key, check(material, settings, hosts, now))
+        return self._checked[1]
+
+    def _serves(self, turn: Turn, hosts: Collection[str]) -> bool:
+        """Tell whether the certificate in use is good for `hosts` now."""
+        try:
+            leaf = certificates.inspect(turn.keyring.held_chain())
+        except ValueError:
+            return False
+        named = all(certificates.covers(leaf, host) for host in hosts)
+        return named and not certificates.date_fault(leaf, turn.now)
+
+    def _waits(self, turn: Turn, active: Active) -> bool:
+        """Tell whether a new certificate waits for a run, at latest to 7 days before the end."""
+        try:
+            leaf = certificates.inspect(turn.keyring.held_chain())
+        except ValueError:
+            return False
+        if turn.now >= certificates.renew_by(leaf) or not active():
+            return False
+        turn.note("renewal", Mark.WAITING, "due; waits for the end of the active run")
+        return True
+
+
+def from_context(settings: Settings) -> Material | None:
+    """Return what TLS_CERT and TLS_KEY give."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Material(certificate_pem=settings.tls_cert, key=settings.tls_key, names=CONTEXT)
+
+
+def without_certificate(settings: Settings) -> Finding | None:
+    """Return what is wrong with a SuperLink that has nothing but its own CA."""
+    if settings.tls_ca_cert != types.SYSTEM or not settings.tls:
+        return None
+    message = "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY"
+    hint = "Set TLS_CERT and TLS_KEY of a public CA, or leave TLS_CA_CERT empty."
+    return Finding("setting.missing", message, hint)
+
+
+def check(material: Material, settings: Settings, hosts: Collection[str], now: datetime) -> Checked:
+    """Check given material for `hosts`; TLS_CA_CERT counts more than a root beside it."""
+    told = settings.tls_ca_cert if settings.tls_ca_cert != types.SYSTEM else None
+    private = told or material.ca_pem
+    roots = None if private else _system_roots()
+    checked = provided.check_provided(material, private, hosts, now, system_roots=roots)
+    if checked.given is None or certificates.covers(checked.given.certificate, LOOPBACK):
+        return checked
+    message = f"the certificate in {material.names.certificate} does not name {LOOPBACK}"
+    return Checked(checked.given, (*checked.findings, warning("tls.loopback", message)))
+
+
+def refusal(findings: tuple[Finding, ...]) -> AgentError:
+    """Return the error of material that was refused: its first finding, and how many more."""
+    errors = [f for f in findings if f.severity is Severity.ERROR]
+    first, more = errors[0], len(errors) - 1
+    rest = f" ({'; '.join(f.message for f in errors[1:])})" if more else ""
+    return AgentError(first.code, f"{first.message}{rest}", first.hint)
+
+
+def _due(turn: Turn) -> bool:
+    """Tell whether the agent's own certificate is at two thirds of its life."""
+    try:
+        leaf = certificates.inspect(turn.keyring.held_chain())
+    except ValueError:
+        return False
+    return turn.now >= certificates.renew_at(leaf)
+
+
+def _system_roots() -> str | None:
+    where = ssl.get_default_verify_paths().cafile
+    candidates = [*([where] if where else []), "/etc/ssl/certs/ca-certificates.crt"]
+    for path in candidates:
+        if pathlib.Path(path).is_file():
+            return pathlib.Path(path).read_text("utf-8", "replace")
+    return None

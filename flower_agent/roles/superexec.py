@@ -1,0 +1,214 @@
+"""A lone SuperExec's duty: it attaches to an AppIo elsewhere; attached is a connection seen.
+
+Whom it trusts: TLS_CA_CERT, else the CA that the AppIo's VM publishes over OneGate, pinned as a
+SuperNode pins its SuperLink's.
+"""
+
+import dataclasses
+
+from flower_agent.config import flower_versions
+from flower_agent.config.flower_versions import Transport
+from flower_agent.config.settings import Settings
+from flower_agent.config.types import SYSTEM
+from flower_agent.cycle import Preparation, Running, Turn
+from flower_agent.docker.containers import Component
+from flower_agent.enrolment import superlink_trust
+from flower_agent.flower import container_spec
+from flower_agent.flower.command_line import Trust
+from flower_agent.flower.health import Prober
+from flower_agent.flower.peer_check import Liveness, PeerEndpoint
+from flower_agent.host.connections import Connections
+from flower_agent.model.address import Address
+from flower_agent.model.errors import AgentError, Finding, Severity
+from flower_agent.model.lifecycle import Phase
+from flower_agent.model.status import Mark
+from flower_agent.onegate import appio_discovery
+from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.paths import Paths
+from flower_agent.roles import appio
+from flower_agent.runs import app_directories, client_apps
+from flower_agent.runs.app_directories import AppRuns
+from flower_agent.tls import certificates, trust
+
+TIMEOUT_S = 3.0
+LOST_AFTER_S = 10.0
+"""One that is away for longer asks OneGate anew whose AppIo it is."""
+
+SOURCES = {
+    Trust.CA: trust.CertificateSource.TRUSTED,
+    Trust.SYSTEM: trust.CertificateSource.SYSTEM,
+    Trust.INSECURE: trust.CertificateSource.OFF,
+}
+
+HINTS = {
+    "endpoint.refused": "On the AppIo's VM set FLOWER_APPIO_LISTEN to what FLOWER_APPIO_ADDRESS "
+    "says here, and look at its flower-agent status.",
+    "endpoint.plaintext": "Set TLS_ENABLED and FLOWER_VERSION alike on both VMs.",
+    "endpoint.wrong_name": "Set FLOWER_TLS_SANS on the AppIo's VM to what is dialled here.",
+    "endpoint.not_flower": "Check the port in FLOWER_APPIO_ADDRESS.",
+    "endpoint.untrusted": "Compare fingerprints: ca here, appio_ca (SuperNode) or ca (SuperLink) "
+    "in flower-agent status there.",
+}
+"""What to do about an AppIo that answers otherwise; the usual words are a SuperNode's."""
+
+
+class SuperExecController:
+    """What a VM with one SuperExec does beside its container."""
+
+    def __init__(
+        self,
+        prober: Prober,
+        search: appio_discovery.AppIoSearch,
+        look: EndpointCheck,
+        connections: Connections,
+        *,
+        liveness: Liveness,
+        apps: AppRuns,
+        paths: Paths,
+    ) -> None:
+        self._liveness = liveness
+        self._prober = prober
+        self._search = search
+        self._look = look
+        self._connections = connections
+        self._apps = apps
+        self._paths = paths
+        self._lost_at: float | None = None
+
+    def prepare(self, turn: Turn) -> Preparation:
+        """Return the CA that it trusts, where the AppIo can have TLS.
+
+        Raises AgentError ``discover.…``, ``onegate.…``, ``tls.…``, ``setting.conflict`` or
+        ``version.mixed`` while there is none.
+        """
+        whom = trust_of(turn.settings)
+        wanted = trust.CertificateSpec(source=SOURCES[whom])
+        if whom is Trust.CA:
+            wanted = dataclasses.replace(wanted, ca_pem=self._ca(turn))
+        return Preparation(trust=wanted, site={"trust": whom})
+
+    def may_start(self, turn: Turn) -> None:
+        """Raise AgentError ``endpoint.…`` while the AppIo does not answer as it should."""
+        settings = turn.settings
+        whom = trust_of(settings)
+        ca_pem = turn.keyring.held_ca() if whom is Trust.CA else None
+        try:
+            self._look.judge(peer(settings, turn.host.mtu), ca_pem, now=turn.monotonic)
+        except AgentError as error:
+            found = error.finding
+            if found.code.startswith("endpoint."):
+                self._search.forget()  # another VM may have the address by now
+            hint = HINTS.get(found.code, found.hint)
+            raise AgentError(found.code, found.message, hint, retryable=True) from error
+
+    def check(self, turn: Turn, running: Running) -> None:
+        """Raise AgentError while it is not attached."""
+        settings = turn.settings
+        self._prober.probe_serving(container_spec.health(settings, Component.SUPEREXEC), TIMEOUT_S)
+        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        turn.phase = Phase.PEER
+        where = _attach(settings)
+        if self._connections.held(where, now=turn.monotonic):
+            self._lost_at = None
+            self._alive(turn)
+            turn.note("peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}")
+            limit = app_directories.outputs_limit(self._paths, settings)
+            client_apps.follow(turn, running, self._apps, limit)
+            return
+        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
+        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+            self._search.forget()
+        message = f"no connection to {where} is established"
+        raise AgentError("superexec.detached", message, retryable=True)
+
+    def _alive(self, turn: Turn) -> None:
+        """Raise AgentError ``peer.…`` where the AppIo is proven not to answer."""
+        if turn.dry:
+            return
+        mute = self._liveness.judge(peer(turn.settings, turn.host.mtu), turn.monotonic)
+        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        if mute is not None:
+            raise mute
+
+    def _ca(self, turn: Turn) -> str:
+        """Return the PEM of the CA to trust, pinned where OneGate handed it over."""
+        settings = turn.settings
+        pem = settings.tls_ca_cert or self._offered(turn)
+        seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
+        if not settings.tls_ca_cert:
+            turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
+        turn.trusts(seen.fingerprint)
+        return certificates.canonical(pem)
+
+    def _offered(self, turn: Turn) -> str:
+        settings, held = turn.settings, turn.keyring.held_ca() if turn.record.ca_pin else ""
+        lost = no_source(settings) if turn.client is None and not held else None
+        if lost:
+            raise AgentError(lost.code, lost.message, lost.hint)
+        offer = self._offer(turn, held)
+        if offer is None:
+            return held
+        mixed = appio_discovery.mixed_versions(settings.version, offer.version)
+        if mixed and mixed.severity is Severity.ERROR:
+            self._search.forget()
+            raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
+        if mixed:
+            turn.warnings.append(mixed)
+        turn.record = dataclasses.replace(turn.record, superlink_vmid=offer.vmid)
+        try:
+            return superlink_trust.trusted_ca(settings, offer.ca_pem, turn.record, held)
+        except AgentError:
+            self._search.forget()  # what is refused may be told otherwise by now
+            raise
+
+    def _offer(self, turn: Turn, held: str) -> appio_discovery.Offer | None:
+        """Return what OneGate tells; None where the pinned CA has to do without it."""
+        settings = turn.settings
+        if turn.client is None:
+            return None
+        try:
+            return self._search.find(
+                turn.client,
+                _attach(settings),
+                settings.superexec_plugin,
+                known=turn.record.superlink_vmid,
+                now=turn.monotonic,
+            )
+        except AgentError as error:
+            code = error.finding.code
+            away = code.startswith("onegate.") or (turn.running and code == "discover.waiting")
+            if away and held:
+                return None
+            raise
+
+
+def trust_of(settings: Settings) -> Trust:
+    """Return whom a lone SuperExec believes: an AppIo elsewhere has TLS where it can."""
+    if not appio.can_have_tls(settings):
+        return Trust.INSECURE
+    return Trust.SYSTEM if settings.tls_ca_cert == SYSTEM else Trust.CA
+
+
+def no_source(settings: Settings) -> Finding | None:
+    """Return why a lone SuperExec without OneGate could never trust its AppIo."""
+    if trust_of(settings) is not Trust.CA or settings.tls_ca_cert:
+        return None
+    return Finding(
+        "discover.no_source",
+        "there is no OneGate token, and no TLS_CA_CERT",
+        "Set TLS_CA_CERT to the CA of the AppIo's VM: /var/lib/flower-agent/tls/ca.crt of a "
+        "SuperLink, tls/appio/ca.crt of a SuperNode.",
+    )
+
+
+def _attach(settings: Settings) -> Address:
+    if settings.appio_address is None:
+        raise ValueError("a lone SuperExec wants an address to attach to")
+    return settings.appio_address
+
+
+def peer(settings: Settings, mtu: int) -> PeerEndpoint:
+    """Return how the AppIo that a lone SuperExec attaches to is asked whether it answers."""
+    http = flower_versions.band(settings.version).appio is Transport.HTTP
+    tls = trust_of(settings) is not Trust.INSECURE
+    return PeerEndpoint(_attach(settings), tls, http, mtu)

@@ -1,0 +1,398 @@
+"""The image with what the app of CUSTOM_APP_REPO needs: which one counts, and the way to it.
+
+Fetching and making run in the background, tried again ever later. What runs is kept meanwhile: an
+image that cannot be made is a warning, and another one is used only while no app computes.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from flower_agent.background import Background, Threads
+from flower_agent.config.settings import Role
+from flower_agent.config.types import AppSource, parse_app_source
+from flower_agent.cycle import Turn
+from flower_agent.docker import image_references
+from flower_agent.docker.client import Engine
+from flower_agent.docker.containers import Existing
+from flower_agent.docker.image_references import Image, Registry
+from flower_agent.flower import container_spec
+from flower_agent.images import app_images
+from flower_agent.images.builder import Progress
+from flower_agent.images.builder import WheelSource as Wheels
+from flower_agent.model import state
+from flower_agent.model.errors import AgentError, warning
+from flower_agent.model.state import AppNeeds
+from flower_agent.model.status import Mark
+from flower_agent.reconcile import restart_policy
+from flower_agent.runs import pyproject
+from flower_agent.runs.calls import Repository
+
+log = structlog.get_logger()
+
+IDLE_S = 60.0
+"""So long no app may have computed before another image is used: rounds have pauses."""
+
+LOOK_S = 5.0
+
+FIRST_LINES = 200
+"""A log of so many lines is not that of a container in which nothing ran."""
+
+_COMPUTES = re.compile("flwr-(?:client|server)app")
+"""The programs that run apps, as they are called and as they log (``Start `flwr-clientapp` …``)."""
+
+_ENDED = "<defunct>"
+"""How ``ps`` shows a process that has ended; Flower waits for none of those it starts."""
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class AppBuilder(Protocol):
+    """What makes an image: `baker.Baker`."""
+
+    def ensure_app(
+        self,
+        parent: str,
+        dependencies: tuple[str, ...],
+        *,
+        where: Wheels,
+        pins: Mapping[str, str],
+        cuda: bool,
+        registry: Registry | None,
+        progress: Progress,
+        warn: Progress,
+    ) -> Image:
+        """Return the image with what an app declares."""
+
+
+class DependencyCheck(Protocol):
+    """What tells what an image lacks: `bundler.Bundler`."""
+
+    def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
+        """Tell which dependencies an image lacks."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """The image in which apps run, where it is not that of roles."""
+
+    image: str = ""
+    """Empty: the one of `roles.images` has all."""
+
+    made_of: str = ""
+
+    pending: bool = False
+    """It is not known yet, and nothing failed so far: a start is worth waiting."""
+
+    short: bool = False
+    """What the app wants is not in it, or that is not known: a run would be in vain."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Order:
+    """An image that is wanted, and what would make a failed try worth another."""
+
+    reference: str
+    made_of: str
+    registry: Registry | None
+    where: Wheels
+
+
+class AppImageResolver:
+    """The app's image of one VM."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        threads: Threads,
+        repository: Repository,
+        scales: DependencyCheck,
+        builder: AppBuilder,
+        *,
+        where: Wheels | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        self._engine = engine
+        pause = restart_policy.policy(scale)
+        self._fetching: Background[str, AppNeeds] = Background(
+            threads, "app-fetch", pause, good_for_s=0.0
+        )
+        self._making: Background[_Order, bool] = Background(
+            threads, "app-image", pause, good_for_s=0.0
+        )
+        self._repository = repository
+        self._scales = scales
+        self._builder = builder
+        self._usual = self._where = where or Wheels()
+        self._scale = scale
+        self._enough: set[str] = set()
+        """What the images here lack nothing of: `app_images.made_of`."""
+
+        self._large: dict[str, str] = {}
+        """Images that were made here without the CPU builds that were wanted, and why."""
+
+        self._lacking: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        """What an image lacks of what is wanted, as it told itself."""
+
+        self._asked: tuple[str, tuple[str, ...]] = ("", ())
+        """The image of the role and what the app wants, in this turn."""
+
+        self._pinned: tuple[object, str] = (None, "")
+        """An image in a container, and what ``images.lock`` would say of it."""
+
+        self._idle_since: float | None = None
+        self._progress = ""
+
+    def choose(
+        self,
+        turn: Turn,
+        pins: Mapping[str, str],
+        baked: Mapping[str, AppNeeds],
+        registry: Registry | None,
+        existing: Existing | None,
+    ) -> Choice:
+        """Return the image for the container that runs apps, `existing` where it is there."""
+        parent = container_spec.app_parent(turn.settings, cuda=turn.cuda)
+        self._asked = (parent, ())
+        choice = self._choose(turn, parent, pins, baked, registry=registry, existing=existing)
+        if container_spec.runs_apps(turn.settings) and not turn.dry:
+            self._publish(turn, parent, choice, existing)
+        return choice
+
+    def _choose(
+        self,
+        turn: Turn,
+        parent: str,
+        pins: Mapping[str, str],
+        baked: Mapping[str, AppNeeds],
+        *,
+        registry: Registry | None,
+        existing: Existing | None,
+    ) -> Choice:
+        if turn.settings.app_repo is None or not container_spec.runs_apps(turn.settings):
+            turn.record = dataclasses.replace(turn.record, app=None, app_image=None)
+            return Choice()
+        kept = self._kept(turn, parent, existing)
+        try:
+            found = self._found(turn, parent, pins, baked, registry)
+        except AgentError as error:
+            self._tell(turn, error, kept)
+            return dataclasses.replace(kept, short=True)
+        if found is None:
+            return dataclasses.replace(kept, pending=not kept.image, short=True)
+        busy = self._holds(kept.image or parent, existing) if found != kept else None
+        if busy is not None and not turn.dry and self._computes(turn, busy):
+            turn.note("app", Mark.WAITING, "its image is there; it waits until no app computes")
+            return dataclasses.replace(kept, short=True)
+        self._idle_since = None
+        if not turn.dry:
+            held = (found.image, found.made_of) if found.image else None
+            turn.record = dataclasses.replace(turn.record, app_image=held)
+        return found
+
+    def _publish(self, turn: Turn, parent: str, choice: Choice, existing: Existing | None) -> None:
+        """Tell the service which image runs apps here, and what it lacks of the context's app.
+
+        The SuperLink, which knows its own, asks nobody.
+        """
+        if turn.settings.role is Role.SUPERLINK:
+            return
+        lacking: tuple[str, ...] | None = None
+        if turn.settings.app_repo is not None and not choice.short:
+            lacking = ()
+        elif choice.short and not choice.image:
+            lacking = self._lacking.get(self._asked)
+        digest = choice.made_of or self._pin(parent, existing)
+        turn.told["FLOWER_APP_IMAGE"] = app_images.published(digest, lacking)
+
+    def _pin(self, parent: str, existing: Existing | None) -> str:
+        """Return what ``images.lock`` would say of `parent`; it is looked at once a container."""
+        asked = (parent, existing.container_id if existing else "")
+        if self._pinned[0] != asked or not self._pinned[1]:
+            found = self._engine.image(parent)
+            self._pinned = (asked, image_references.pin(parent, found) if found else "")
+        return self._pinned[1]
+
+    def through(self, proxy: str) -> None:
+        """Let pip use this proxy from now on; empty: the one of the agent's environment."""
+        self._where = dataclasses.replace(self._usual, proxy=proxy or self._usual.proxy)
+
+    def forget(self) -> None:
+        """Try again at once: with other settings it may well work."""
+        self._fetching.forget()
+        self._making.forget()
+
+    def _kept(self, turn: Turn, parent: str, existing: Existing | None) -> Choice:
+        """Return what was chosen last, where it still fits; else the image of the role."""
+        image, made_of = turn.record.app_image or ("", "")
+        if not image or not app_images.derives(image, parent):
+            return Choice()
+        if existing is None or not existing.running:
+            found = self._engine.image(image)
+            if found is None or found.made_of != made_of:
+                return Choice()
+        return Choice(image, made_of)
+
+    def _found(
+        self,
+        turn: Turn,
+        parent: str,
+        pins: Mapping[str, str],
+        baked: Mapping[str, AppNeeds],
+        registry: Registry | None,
+    ) -> Choice | None:
+        """Return the image that counts; None while that is not known. Raises AgentError."""
+        needs = self._needs(turn, parse_app_source(turn.settings.app_repo or ""), baked)
+        if needs is None:
+            return None
+        wanted = app_images.needed(needs.dependencies)
+        self._asked = (parent, wanted)
+        base = self._engine.image(parent) if wanted else None
+        if not wanted:
+            turn.note("app", Mark.OK, f"{needs} needs nothing beside Flower")
+            return Choice()
+        if base is None or image_references.pinned(parent, base, pins.get(parent, "")) is None:
+            turn.note("app", Mark.WAITING, f"{needs} waits for {parent}")
+            return None
+        reference = app_images.image(parent, wanted, cuda=turn.cuda)
+        made_of = app_images.made_of(image_references.pin(parent, base), wanted, cuda=turn.cuda)
+        found = self._engine.image(reference)
+        if (found is None or found.made_of != made_of) and made_of not in self._enough:
+            order = _Order(reference, made_of, registry, self._where)
+            make = functools.partial(self._make, order, parent, wanted, pins, cuda=turn.cuda)
+            needed = self._try(turn, self._making, order, make)
+            if needed is None:
+                said = f": {self._progress}" if self._progress else ""
+                turn.note("app", Mark.WAITING, f"makes {reference} for {needs}{said}")
+                return None
+            if not needed:
+                self._enough.add(made_of)
+        if made_of in self._enough:
+            turn.note("app", Mark.OK, f"{needs} has what it needs in {parent}")
+            return Choice()
+        turn.note("app", Mark.OK, f"{needs} has what it needs in {reference}")
+        if reference in self._large:
+            turn.warnings.append(warning("image.cpu_builds", self._large[reference]))
+        return Choice(reference, made_of)
+
+    def _needs(
+        self, turn: Turn, source: AppSource, baked: Mapping[str, AppNeeds]
+    ) -> AppNeeds | None:
+        name = str(source)
+        known = turn.record.app
+        if name in baked and known != baked[name]:
+            known = baked[name]
+        elif known is None or known.source != name:
+            fetched = functools.partial(fetch, self._repository, source)
+            known = self._try(turn, self._fetching, name, fetched)
+            if known is None:
+                turn.note("app", Mark.WAITING, f"fetches {name} to see what it needs")
+                return None
+            log.info("app.needs", source=name, commit=known.commit, needs=known.dependencies)
+        if not turn.dry:
+            turn.record = dataclasses.replace(turn.record, app=known)
+        return known
+
+    def _make(
+        self,
+        order: _Order,
+        parent: str,
+        wanted: tuple[str, ...],
+        pins: Mapping[str, str],
+        *,
+        cuda: bool,
+    ) -> bool:
+        """Make the image where `parent` lacks something; tell whether it was needed."""
+        lacking = self._lacking[parent, wanted] = self._scales.lacking(parent, wanted)
+        if not lacking:
+            return False
+        self._large.pop(order.reference, None)
+        self._builder.ensure_app(
+            parent,
+            wanted,
+            where=order.where,
+            pins=pins,
+            cuda=cuda,
+            registry=order.registry,
+            progress=self._say,
+            warn=functools.partial(self._large.__setitem__, order.reference),
+        )
+        return True
+
+    def _try(
+        self,
+        turn: Turn,
+        work: Background[Request, Answer],
+        request: Request,
+        call: Callable[[], Answer],
+    ) -> Answer | None:
+        """Return what the work brought, None while it is under way. Raises AgentError."""
+        ended = work.take(request, turn.monotonic)
+        if ended is not None:
+            self._progress = ""
+            if ended.error is None:
+                return ended.answer
+            log.warning("app.failed", reason=str(ended.error))
+        if not turn.dry and turn.monotonic >= work.due_at:
+            work.start(request, call, turn.monotonic)
+        if work.error is not None:
+            wait_s = max(work.due_at - turn.monotonic, LOOK_S * self._scale)
+            turn.next_s = min(turn.next_s, wait_s)
+            raise work.error
+        return None
+
+    def _holds(self, reference: str, existing: Existing | None) -> Existing | None:
+        """Return the container where it runs `reference`, as far as can be told."""
+        if existing is None or not existing.running:
+            return None
+        now, then = self._engine.image(existing.image), self._engine.image(reference)
+        other = now is not None and then is not None and now.image_id != then.image_id
+        return None if other else existing
+
+    def _computes(self, turn: Turn, existing: Existing) -> bool:
+        """Tell whether an app computed in the container within `IDLE_S`, as far as was looked."""
+        turn.next_s = min(turn.next_s, LOOK_S * self._scale)
+        running: tuple[str, ...] | None = None
+        with contextlib.suppress(AgentError):  # wants `ps` on the VM
+            running = self._engine.processes(existing.name)
+        if any(_COMPUTES.search(command) and _ENDED not in command for command in running or ()):
+            self._idle_since = turn.monotonic
+        elif self._idle_since is None:
+            # Rounds have pauses; where no app ever ran there is no round.
+            idle_s = 0.0 if running is None or self._used(existing, running) else IDLE_S
+            self._idle_since = turn.monotonic - idle_s * self._scale
+        return turn.monotonic - self._idle_since < IDLE_S * self._scale
+
+    def _used(self, existing: Existing, running: tuple[str, ...]) -> bool:
+        """Tell whether an app ran in the container since its start, as far as can be told."""
+        if any(_COMPUTES.search(command) for command in running):
+            return True  # ended, and nobody has asked how
+        try:
+            said = self._engine.logs(existing.name, since=existing.started_at, tail=FIRST_LINES)
+        except AgentError:
+            return True
+        return said.count("\n") >= FIRST_LINES or _COMPUTES.search(said) is not None
+
+    def _tell(self, turn: Turn, error: AgentError, kept: Choice) -> None:
+        found = error.finding
+        runs = kept.image or "the image without the app's dependencies"
+        turn.note("app", Mark.BAD, f"apps run in {runs}: see the warning")
+        turn.warnings.append(
+            warning(found.code, f"{found.message}; apps run in {runs}", found.hint)
+        )
+
+    def _say(self, text: str) -> None:
+        self._progress = text
+
+
+def fetch(repository: Repository, source: AppSource) -> AppNeeds:
+    """Fetch an app and read what it declares. Raises AgentError ``run.…``."""
+    commit, found = repository.fetch(source)
+    app = pyproject.read(found.get(pyproject.FILE), str(source))
+    return state.AppNeeds(str(source), commit, str(app), app.dependencies)

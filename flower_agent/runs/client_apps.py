@@ -1,0 +1,66 @@
+"""What a VM that runs ClientApps tells of them: which died, and what its SuperLink should know.
+
+A message that the SuperNode lost is told the same way, since its ClientApp gives no answer either.
+OneGate and the status file get the class of an exception and the run, never what it said.
+"""
+
+import datetime
+
+from flower_agent.cycle import Running, Turn
+from flower_agent.flower.lost_messages import Loss
+from flower_agent.model.errors import Finding, warning
+from flower_agent.runs import outcome
+from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.outcome import AppEnd
+
+TOLD_FOR = datetime.timedelta(hours=24)
+"""What is older is nobody's trouble any more."""
+
+
+def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
+    """Tell of the last ClientApp that did not do its work, and tidy up after ended runs.
+
+    Returns when it ended, None where there is none.
+    """
+    if turn.dry or running.apps is None:
+        return None
+    apps.settle(running.apps, turn.now, turn.monotonic, limit)
+    end = outcome.trouble(apps.ends())
+    recent = end is not None and _age(end, turn.now) < TOLD_FOR
+    turn.told["FLOWER_APP_ERROR"] = end.short() if end is not None and recent else ""
+    if end is not None and recent:
+        turn.warnings.append(finding(end))
+    turn.warnings += apps.findings()
+    return _ended(end) if end is not None and recent else None
+
+
+def lost(
+    turn: Turn, loss: Loss | None, since: datetime.datetime, failed: datetime.datetime | None
+) -> None:
+    """Tell of a message that the SuperNode lost, unless a ClientApp `failed` after it.
+
+    One that failed shortly before may be its consequence: of the two, OneGate gets the later.
+    """
+    if turn.dry:
+        return
+    turn.told.setdefault("FLOWER_APP_ERROR", "")
+    if loss is not None and turn.now - since < TOLD_FOR:
+        if failed is None or failed <= since:
+            turn.told["FLOWER_APP_ERROR"] = loss.short() or turn.told["FLOWER_APP_ERROR"]
+        turn.warnings.append(loss.finding())
+
+
+def finding(end: AppEnd) -> Finding:
+    """Return the warning about a ClientApp's end."""
+    what = f"a ClientApp of run {end.run} {end.how()}"
+    if end.answered:
+        return warning("run.client_failed", what)
+    return warning("run.client_died", f"{what}, without an answer to its SuperLink")
+
+
+def _age(end: AppEnd, now: datetime.datetime) -> datetime.timedelta:
+    return now - _ended(end)
+
+
+def _ended(end: AppEnd) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(end.ended_at or 0.0, datetime.UTC)

@@ -1,1 +1,0 @@
-"""What the others are: OneGate, the SuperLink, the nodes of the service."""

@@ -1,0 +1,1 @@
+"""Certificates: the own CA, the provided ones, and whom this VM trusts."""

@@ -1,0 +1,137 @@
+"""The certificate files under ``/var/lib/flower-agent/tls``.
+
+``ca/`` (0700, mounted nowhere) holds the agent's CA, key and certificate in one file, so that no
+crash can leave half of it. ``ca.crt``, ``server.pem`` and ``server.key`` are what containers mount,
+each singly: the key is readable for group 49999, Flower's, and for nobody else.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import pathlib
+
+from flower_agent import files
+from flower_agent.docker.containers import FLOWER_UID
+from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
+from flower_agent.tls import certificates, own_ca, trust
+
+MAX_BYTES = 1 << 20
+
+
+class Keyring:
+    """The files in one ``tls/`` directory."""
+
+    def __init__(self, directory: pathlib.Path, subject: str = "flower-agent SuperLink") -> None:
+        self._directory = directory
+        self._subject = subject
+        self.ca = directory / "ca.crt"
+        self.chain = directory / "server.pem"
+        self.key = directory / "server.key"
+        self._own_ca = directory / "ca" / "ca.pem"
+
+    @property
+    def appio(self) -> "Keyring":
+        """The files of the AppIo that a SuperNode offers, with a CA of its own."""
+        return Keyring(self._directory / "appio", "flower-agent SuperNode")
+
+    def held(self, wanted: trust.CertificateSpec, now: datetime.datetime) -> trust.HeldCertificates:
+        """Return what is there now; a leaf that cannot be read counts as absent, a CA never."""
+        own, ca_fault = self._load_own_ca()
+        ca_pem, chain_pem, key = (self._text(p) for p in (self.ca, self.chain, self.key))
+        leaf = None
+        with contextlib.suppress(ValueError):  # unreadable is as good as absent: it is made again
+            leaf = certificates.inspect(chain_pem) if chain_pem else None
+        fault = ""
+        if own and leaf:
+            pair = own_ca.Pair(chain_pem, Secret(key))
+            fault = own_ca.leaf_fault(pair, own, wanted.hosts, now)
+        return trust.HeldCertificates(
+            own_ca=certificates.inspect(own.certificate_pem) if own else None,
+            own_ca_pem=own.certificate_pem if own else "",
+            own_ca_fault=ca_fault,
+            ca_pem=ca_pem,
+            ca_deleted=not self.ca.exists(),
+            chain_pem=chain_pem,
+            key=Secret(key) if key else None,
+            leaf=leaf,
+            leaf_fault=fault,
+        )
+
+    def held_ca(self) -> str:
+        """Return the PEM of the CA that containers mount; empty when there is none."""
+        return self._text(self.ca)
+
+    def held_fingerprint(self) -> str | None:
+        """Return the SHA-256 of `held_ca`; None when there is none."""
+        with contextlib.suppress(ValueError):
+            return certificates.fingerprint(self.held_ca())
+        return None
+
+    def held_chain(self) -> str:
+        """Return the PEM of the server's certificate; empty when there is none."""
+        return self._text(self.chain)
+
+    def has_own_ca(self) -> bool:
+        """Tell whether the agent has a CA of its own that it can issue with."""
+        return self._load_own_ca()[0] is not None
+
+    def digests(self) -> dict[str, str]:
+        """Return path and hex SHA-256 of each file that containers mount and that is there."""
+        found = (
+            (str(path), files.read(path, MAX_BYTES)) for path in (self.ca, self.chain, self.key)
+        )
+        return {path: hashlib.sha256(data).hexdigest() for path, data in found if data is not None}
+
+    def apply(
+        self, step: trust.CertificateStep, wanted: trust.CertificateSpec, now: datetime.datetime
+    ) -> None:
+        """Do one step of `trust.steps`; what a killed agent left half written goes first."""
+        files.directory(self._directory, 0o755)
+        files.sweep(self._directory)
+        match step.action:
+            case trust.CertificateAction.MAKE_CA:
+                pair = own_ca.make_ca(now)
+                files.directory(self._own_ca.parent, 0o700)
+                files.sweep(self._own_ca.parent)
+                combined = pair.key.reveal().rstrip() + "\n" + pair.certificate_pem
+                files.write_atomic(self._own_ca, combined.encode(), 0o600)
+            case trust.CertificateAction.ISSUE:
+                own = self._own_pair()
+                leaf = own_ca.make_leaf(own, wanted.hosts, now, self._subject)
+                self._write(own.certificate_pem, leaf.certificate_pem, leaf.key)
+            case trust.CertificateAction.WRITE:
+                self._write(wanted.ca_pem, wanted.chain_pem, wanted.key)
+            case trust.CertificateAction.WRITE_CA:
+                self._write(self._own_pair().certificate_pem, "", None)
+
+    def _write(self, ca_pem: str, chain_pem: str, key: Secret | None) -> None:
+        files.write_atomic(self.ca, ca_pem.encode(), 0o444)
+        if chain_pem and key is not None:
+            files.write_atomic(self.key, key.reveal().encode(), 0o440, group=FLOWER_UID)
+            files.write_atomic(self.chain, chain_pem.encode(), 0o444)
+
+    def _own_pair(self) -> own_ca.Pair:
+        """Return the CA. Raises AgentError ``tls.ca_lost``."""
+        own, fault = self._load_own_ca()
+        if own is None:
+            raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {fault}")
+        return own
+
+    def _load_own_ca(self) -> tuple[own_ca.Pair | None, str]:
+        """Return the CA, or None with the reason where a file is there that is not one."""
+        combined = files.read(self._own_ca, MAX_BYTES)
+        if combined is None:
+            return None, ""
+        try:
+            key, begin, rest = combined.decode("ascii").partition("-----BEGIN CERTIFICATE-----")
+            pair = own_ca.Pair(begin + rest, Secret(key))
+            own_ca.check_ca_pair(pair)
+        except (AgentError, ValueError) as error:
+            reason = error.finding.message if isinstance(error, AgentError) else "not a PEM file"
+            return None, f"{self._own_ca}: {reason}"
+        return pair, ""
+
+    def _text(self, path: pathlib.Path) -> str:
+        data = files.read(path, MAX_BYTES)
+        return data.decode("utf-8", "replace") if data is not None else ""

@@ -1,1 +1,0 @@
-"""Settings and facts to wanted containers; Flower's versions."""
