@@ -16,10 +16,19 @@ from flower_agent.model.state import State
 from flower_agent.model.status import Condition, Link, Mark, Node
 from flower_agent.onegate.client import OneGate
 from flower_agent.reconcile.exit_analysis import Wait
-from flower_agent.runs.app_directories import AppHost
 from flower_agent.tls.certificates import format_fingerprint
 from flower_agent.tls.store import Keyring
 from flower_agent.tls.trust import CertificateSpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AppHost:
+    """The container in which apps run."""
+
+    image: str
+    started_at: datetime.datetime
+    keeps: bool
+    """What an app wrote is kept: ServerApps run there."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

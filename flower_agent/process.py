@@ -84,3 +84,7 @@ def _unless_hidden(pid: int) -> None:
         raise
     except (OSError, OverflowError):
         return
+
+
+OOM_SCORE_ADJ = 500
+"""Above that of Flower and of all services: where memory lacks, git goes first."""

@@ -14,7 +14,7 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("sandbox", "templates", "app", "image")
+PLACES = ("sandbox", "templates", "app", "image", "reference")
 sys.path[:0] = [*(str(ROOT / "contrib" / name) for name in PLACES), str(ROOT / "tests/bench")]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job

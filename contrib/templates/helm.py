@@ -18,24 +18,18 @@ from typing import Any
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from flower_agent.config import (
-    context,
-    flower_versions,
-    names,
-)
-from flower_agent.config.settings import (
-    Role,
-    Settings,
-    parse,
-)
-from flower_agent.config.types import (
-    SYSTEM,
+from flower_agent.config import context, flower_versions, names  # noqa: E402
+from flower_agent.config.parsing import parse  # noqa: E402
+from flower_agent.config.settings import Settings  # noqa: E402
+from flower_agent.config.types import (  # noqa: E402
     GpuMode,
     Isolation,
     LogLevel,
+    Role,
 )
 from flower_agent.flower import command_line  # noqa: E402
 from flower_agent.model import address  # noqa: E402
+from flower_agent.model.pem import SYSTEM  # noqa: E402
 
 Values = dict[str, Any]
 

@@ -93,8 +93,8 @@ def _image(image: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": IMAGE,
         "short_description": words,
-        "description": f"{words} With Docker, flower-agent and Flower {flower_versions.DEFAULT}. A VM of it "
-        "needs FLOWER_ROLE in its CONTEXT; the VM templates and the service say it.",
+        "description": f"{words} With Docker, flower-agent and Flower {flower_versions.DEFAULT}. "
+        "A VM of it needs FLOWER_ROLE in its CONTEXT; the VM templates and the service say it.",
         "images": [dict(image)],
     }
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from flower_agent.config import names
-from flower_agent.config.settings import SETTINGS, Role, Setting
+from flower_agent.config.settings import SETTINGS, Setting
+from flower_agent.config.types import Role
 
 BY_THE_TEMPLATE = frozenset({"FLOWER_ROLE"})
 """Said by the VM template."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import user_inputs
 
-from flower_agent.config.settings import Role, Setting
+from flower_agent.config.settings import Setting
+from flower_agent.config.types import Role
 
 Vector = dict[str, str]
 Attributes = dict[str, str | Vector | list[Vector]]

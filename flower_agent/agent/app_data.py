@@ -13,11 +13,11 @@ import structlog
 
 from flower_agent.background import Background, Threads, after_failure, doubling
 from flower_agent.config import flower_versions
+from flower_agent.config.data_source import DataKind, DataSource
 from flower_agent.config.settings import Settings
 from flower_agent.cycle import Turn
 from flower_agent.docker import data_mounts
 from flower_agent.docker.containers import Mount
-from flower_agent.docker.data_mounts import DataKind, DataSource
 from flower_agent.flower import container_spec
 from flower_agent.host import machine
 from flower_agent.model.errors import AgentError, Finding, warning

@@ -21,23 +21,23 @@ from flower_agent.agent.assembly import Options
 from flower_agent.agent.requests import RequestFiles, Requests
 from flower_agent.background import Threads
 from flower_agent.config import app_environment
+from flower_agent.config.data_source import DataKind
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Intake
 from flower_agent.config.types import Role
 from flower_agent.cycle import Turn
-from flower_agent.docker.data_mounts import DataKind
 from flower_agent.flower import health
 from flower_agent.host import machine, nvidia
 from flower_agent.model import deduplication, lifecycle
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.lifecycle import Phase, Unmet
-from flower_agent.model.state import StateFile
 from flower_agent.model.status import Mark, Status
 from flower_agent.onegate.publisher import OneGatePublisher
 from flower_agent.reporting import publisher, status_builder
 from flower_agent.reporting.metrics import Exporter
 from flower_agent.reporting.systemd import Notifier
+from flower_agent.state_file import StateFile
 from flower_agent.tls.store import Keyring
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role
-from flower_agent.cycle import RoleController, Running, Turn
+from flower_agent.cycle import AppHost, RoleController, Running, Turn
 from flower_agent.docker.containers import FLOWER_UID, Component, Container, Existing
 from flower_agent.flower import container_spec
 from flower_agent.flower.container_spec import Site
@@ -33,7 +33,6 @@ from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.exit_analysis import WAITING
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
 from flower_agent.runs import app_directories
-from flower_agent.runs.app_directories import AppHost
 from flower_agent.tls import trust
 from flower_agent.tls.store import Keyring
 from flower_agent.upgrade.upgrader import Upgrader

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flower_agent import files
 from flower_agent.agent import images
-from flower_agent.config import flower_versions, settings, types
+from flower_agent.config import flower_versions, parsing, types
 from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
 from flower_agent.docker import image_references
@@ -62,7 +62,7 @@ def _settings(paths: Paths, version: str) -> Settings:
     """Return the image builder's defaults with that version. Raises AgentError of the first."""
     read = config_sources.read(paths, context_file=pathlib.Path("/dev/null"))
     asked = {"FLOWER_ROLE": "supernode", **({"FLOWER_VERSION": version} if version else {})}
-    parsed = settings.parse(asked, {**read.config, "flower_role": ""})
+    parsed = parsing.parse(asked, {**read.config, "flower_role": ""})
     for finding in (*read.findings, *parsed.findings):
         if finding.severity is Severity.ERROR:
             raise AgentError(finding.code, finding.message, finding.hint)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from flower_agent.config import settings as config_settings
+from flower_agent.config import parsing
 from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Inputs
@@ -98,7 +98,7 @@ def deeper(
 
 def _config(path: pathlib.Path, *, as_json: bool) -> int:
     try:
-        parsed = config_settings.parse({}, config_sources.read_config(path, required=True))
+        parsed = parsing.parse({}, config_sources.read_config(path, required=True))
         findings = [f for f in parsed.findings if f.code != "setting.missing"]
     except AgentError as error:
         findings = [error.finding]

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from flower_agent.commands import check, template_model
 from flower_agent.commands.template_model import Guest, TemplateKind
-from flower_agent.config import settings as config_settings
-from flower_agent.config import sources
+from flower_agent.config import parsing, sources
 from flower_agent.config.names import PREFIX
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Inputs
@@ -78,7 +77,7 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
         hint = "Set it in the template to have it judged." if awaited else "Give --vm-template."
         unknown = warning("template.context", message, hint)
         return Judged(guest, None, (*guest.findings, unknown))
-    parsed = config_settings.parse(guest.variables, defaults)
+    parsed = parsing.parse(guest.variables, defaults)
     findings = [_awaited(f) if _is_awaited(f, later) else f for f in parsed.findings]
     found = parsed.settings
     if found is not None:

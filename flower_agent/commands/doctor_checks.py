@@ -33,11 +33,12 @@ from flower_agent.host import firewall, machine
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding
 from flower_agent.model.secret import Secret
-from flower_agent.model.state import State, StateFile
+from flower_agent.model.state import State
 from flower_agent.onegate import discovery, endpoint_check, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
 from flower_agent.roles import superexec, superlink, supernode
+from flower_agent.state_file import StateFile
 from flower_agent.tls import certificates, own_ca, trust
 from flower_agent.tls.certificates import Certificate
 from flower_agent.tls.store import Keyring

@@ -9,8 +9,8 @@ from flower_agent.enrolment import policy
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.model import foreign_text, pem
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import StateFile
 from flower_agent.paths import Paths
+from flower_agent.state_file import StateFile
 
 TIMEOUT_S = 10.0
 _KEY_MAX_BYTES = 1 << 16

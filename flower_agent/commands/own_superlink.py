@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from flower_agent.config import sources
 from flower_agent.config.settings import Settings
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.config.types import Role
 from flower_agent.flower import container_spec
 from flower_agent.flower.control_client import Control
 from flower_agent.host import machine
 from flower_agent.model.errors import AgentError
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.paths import Paths
 from flower_agent.roles import superlink
 from flower_agent.tls.store import Keyring

@@ -28,7 +28,6 @@ from flower_agent.flower import container_spec
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus, RunInfo, Scalar
 from flower_agent.model import pem
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import StateFile
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
@@ -38,6 +37,7 @@ from flower_agent.runs.calls import CALL_TIMEOUT_S, LAST_LOOK_S, START_TIMEOUT_S
 from flower_agent.runs.pyproject import App
 from flower_agent.runs.rounds import Progress
 from flower_agent.runs.store import RunFiles
+from flower_agent.state_file import StateFile
 
 TIMEOUT_S = 10.0
 """Of one call, and of all looks at OneGate together."""

@@ -148,8 +148,8 @@ def _unwrapped(found: Any) -> Any:
 
 
 def _wraps(found: Any) -> Iterator[str]:
-    for names in (("DOCUMENT", "VMTEMPLATE", "VM"), ("TEMPLATE",), ("BODY",)):
-        wrap = next((n for n in names if isinstance(found, dict) and n in found), None)
+    for level in (("DOCUMENT", "VMTEMPLATE", "VM"), ("TEMPLATE",), ("BODY",)):
+        wrap = next((n for n in level if isinstance(found, dict) and n in found), None)
         if wrap is not None:
             yield wrap
             found = found[wrap]

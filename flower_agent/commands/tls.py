@@ -5,8 +5,8 @@ import datetime
 from flower_agent.agent import requests
 from flower_agent.agent.requests import RequestFiles
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import StateFile
 from flower_agent.paths import Paths
+from flower_agent.state_file import StateFile
 from flower_agent.tls import certificates
 from flower_agent.tls.certificates import Certificate
 from flower_agent.tls.provided import CHAIN

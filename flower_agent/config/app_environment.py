@@ -9,12 +9,9 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from flower_agent.config.settings import Settings
 from flower_agent.model.secret import Secret
-
-if TYPE_CHECKING:
-    from flower_agent.config.settings import Settings
 
 LIMIT_BYTES = 256 * 1024
 """Of all names and values: the kernel takes an environment of some megabytes at most."""
@@ -70,7 +67,7 @@ class Proxies:
         return revealed | {name.lower(): value for name, value in revealed.items()}
 
 
-def proxies(settings: "Settings", direct: Iterable[str] = ()) -> Proxies:
+def proxies(settings: Settings, direct: Iterable[str] = ()) -> Proxies:
     """Return the proxies; the hosts in `direct` are dialled without, as loopback is."""
     hosts = dict.fromkeys((*LOOPBACK, *direct, *settings.no_proxy))
     return Proxies(settings.http_proxy, settings.https_proxy, ",".join(hosts))
@@ -90,7 +87,7 @@ def is_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name))
 
 
-def document(settings: "Settings", direct: Iterable[str]) -> bytes | None:
+def document(settings: Settings, direct: Iterable[str]) -> bytes | None:
     """Return the file's content, ``{"NAME": "value"}``; None where nothing is set.
 
     `direct` are the hosts of the AppIo, which no proxy may stand before.
@@ -100,7 +97,7 @@ def document(settings: "Settings", direct: Iterable[str]) -> bytes | None:
     return json.dumps(found, sort_keys=True).encode() + b"\n" if found else None
 
 
-def words(settings: "Settings") -> str:
+def words(settings: Settings) -> str:
     """Return what is set, for the status: names, never a value."""
     names = [name for name, _ in settings.app_environment]
     given = {"HTTP_PROXY": settings.http_proxy, "HTTPS_PROXY": settings.https_proxy}

@@ -8,15 +8,13 @@ One row of the table of variables, and how a dataclass field carries it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
-from flower_agent.config import flower_versions, names, types, validation
+from flower_agent.config import data_source, flower_versions, names, types
 from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
-from flower_agent.docker import data_mounts
 from flower_agent.model import pem
 from flower_agent.model.address import Address
-from flower_agent.model.errors import Finding, Severity, warning
 from flower_agent.model.secret import Secret
 
 T = TypeVar("T")
@@ -133,11 +131,6 @@ def row_of(field: "dataclasses.Field[Any]") -> Setting[Any]:
 
 # ruff: noqa: RUF009 - each field's default is its row of the table, made by `setting`
 
-
-__all__ = (
-    "CONTROL", "SETTINGS", "Framework", "GpuMode", "Isolation", "LogLevel", "Parsed", "Plugin",
-    "Role", "Setting", "Settings", "parse", "secret_names",
-)  # fmt: skip
 
 CONTROL = "127.0.0.1:9093"
 """Where the Control API listens by default."""
@@ -268,7 +261,7 @@ class Settings:
         "FLOWER_CLIENTAPPIO_PORT", types.port(), "Port of the SuperNode's AppIo API.",
         default="9094", roles=NODE, sample="19094")
     health_port: int = setting(
-        "FLOWER_HEALTH_PORT", types.port(validation.HEALTH_PORTS),
+        "FLOWER_HEALTH_PORT", types.port(types.HEALTH_PORTS),
         "First of three loopback ports in a row for the health services, one a container.",
         default="9097", sample="19097")
     appio_listen: Address | None = setting(
@@ -299,8 +292,8 @@ class Settings:
         "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
         "it counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
-    data: data_mounts.DataSource | None = setting(
-        "FLOWER_DATA", data_mounts.parse_data_source,
+    data: data_source.DataSource | None = setting(
+        "FLOWER_DATA", data_source.parse_data_source,
         "Where apps' `/app/data` comes from, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
         "or device, or `nfs://HOST/EXPORT`.",
         unset="`/var/lib/flower-agent/data`", roles=NODE + EXEC, sample="LABEL=flower-data")
@@ -354,107 +347,21 @@ class Settings:
         return set(PARTITION_KEYS) <= dict(self.node_config or ()).keys()
 
 
-_FIELDS: dict[str, Setting[Any]] = {
-    field.name: row_of(field) for field in dataclasses.fields(Settings) if field.metadata
-}
 
-SETTINGS: tuple[Setting[Any], ...] = tuple(_FIELDS.values())
+SETTINGS: tuple[Setting[Any], ...] = tuple(
+    row_of(field) for field in dataclasses.fields(Settings) if field.metadata
+)
 """The table, FLOWER_ROLE first: which other rows apply depends on it."""
 
-_ORDER = {row.name: number for number, row in enumerate(SETTINGS)}
-_NAMES = tuple(row.name for row in SETTINGS if row.stem is None)
-_STEMS = tuple(row.stem for row in SETTINGS if row.stem is not None)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parsed:
-    """What came of a context."""
-
-    settings: Settings | None
-    """None when a finding is an error."""
-
-    findings: tuple[Finding, ...]
-    """Everything wrong or worth knowing, in the order of the table."""
 
 
-@dataclasses.dataclass(slots=True)
-class _Reading:
-    """What is known while the table is walked."""
-
-    context: Mapping[str, str]
-    config: Mapping[str, str]
-    values: dict[str, Any] = dataclasses.field(default_factory=dict)
-    given: set[str] = dataclasses.field(default_factory=set)
-    bad: set[str] = dataclasses.field(default_factory=set)
-    found: list[tuple[str, Finding]] = dataclasses.field(default_factory=list)
 
 
-def parse(context: Mapping[str, str], config: Mapping[str, str]) -> Parsed:
-    """Return the settings of a context over the defaults of ``config.yaml`` (lower-case names)."""
-    reading = _Reading(context, config)
-    for field, row in _FIELDS.items():
-        reading.values[field] = _read(row, reading)
-    settings = Settings(**reading.values, given=frozenset(reading.given))
-    found = reading.found + validation.check(settings, reading.given, reading.bad)
-    findings = [finding for _, finding in sorted(found, key=lambda pair: _ORDER[pair[0]])]
-    findings += _other_findings(context, config)
-    failed = any(finding.severity is Severity.ERROR for finding in findings)
-    return Parsed(None if failed else settings, tuple(findings))
 
 
 def secret_names() -> frozenset[str]:
     """Return the names whose values are never shown, bare and with ``ONEAPP_``."""
     secret = {row.name for row in SETTINGS if row.secret}
     return frozenset(secret | {names.PREFIX + name for name in secret})
-
-
-def _read(row: Setting[Any], reading: _Reading) -> Any:
-    """Return the field's value, or a stand-in where none is valid, and note what was found."""
-    role = reading.values.get("role")
-    applies = role is None or role in row.roles
-    if row.stem is not None:
-        keys = _members(row, row.stem, reading) if applies else []
-        read = [(key, _read_one(row, key, reading)) for key in keys]
-        return tuple((_key(row, key), value) for key, value in read if value is not None)
-    return _read_one(row, row.name, reading) if applies else row.fallback()
-
-
-def _read_one(row: Setting[Any], name: str, reading: _Reading) -> Any:
-    given = names.look_up(name, reading.context, reading.config)
-    if isinstance(given, names.SetValue):
-        try:
-            value = row.read(given.value)
-        except ValueError as error:
-            given = _invalid(row, given, str(error))
-        else:
-            reading.given.add(row.name)
-            return value
-    if given is None and row.required and (row is SETTINGS[0] or reading.values["role"]):
-        given = Finding("setting.missing", f"{name} is not set")
-    if given is not None:
-        reading.bad.add(row.name)
-        reading.found.append((row.name, given))
-    return row.fallback()
-
-
-def _invalid(row: Setting[Any], given: names.SetValue, want: str) -> Finding:
-    seen = row.seen(given.value, names.shown(given.value))
-    hint = "Correct /etc/flower-agent/config.yaml." if given.in_config else ""
-    return Finding("setting.invalid", f"{given.source} {seen}: {want}", hint)
-
-
-def _members(row: Setting[Any], stem: str, reading: _Reading) -> list[str]:
-    return names.members(stem, reading.context, reading.config, any_case=row.verbatim)
-
-
-def _key(row: Setting[Any], name: str) -> str:
-    key = name[len(row.stem or "") :]
-    return key if row.verbatim else key.lower().replace("_", "-")
-
-
-def _other_findings(context: Mapping[str, str], config: Mapping[str, str]) -> Iterator[Finding]:
-    yield from names.unknown_defaults(config, _NAMES, _STEMS)
-    if context.get("REPORT_READY", "").strip():
-        message = "REPORT_READY is set: one-context reports READY before Flower works"
-        yield warning("context.report_ready", message)
-    yield from names.near_misses(context, _NAMES, _STEMS)

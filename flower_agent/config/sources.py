@@ -14,13 +14,22 @@ from collections.abc import Mapping
 import structlog
 import yaml
 
-from flower_agent.config import context, settings
+from flower_agent.config import context, parsing
 from flower_agent.config.settings import Settings
 from flower_agent.model.errors import AgentError, Finding, Severity
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.secret import Secret
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.paths import Paths
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OneGateAccess:
+    """Where OneGate is and who asks (head of ``one_env``)."""
+
+    endpoint: str
+    vmid: str
+    token: Secret
+
 
 log = structlog.get_logger()
 
@@ -244,7 +253,7 @@ def judge(read: Inputs) -> tuple[Settings | None, tuple[Finding, ...]]:
     """Return the settings in `read`, None when anything is wrong, and all findings."""
     if read.variables is None:
         return None, read.findings
-    parsed = settings.parse(read.variables, read.config)
+    parsed = parsing.parse(read.variables, read.config)
     findings = (*read.findings, *parsed.findings)
     wrong = any(f.severity is Severity.ERROR for f in findings)
     return None if wrong else parsed.settings, findings

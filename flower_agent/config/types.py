@@ -20,6 +20,10 @@ from typing import TypeVar
 from flower_agent.model import address
 from flower_agent.model.secret import Secret
 
+HEALTH_PORTS = 3
+"""Ports in a row from FLOWER_HEALTH_PORT, one a container."""
+
+
 _SOURCE = re.compile(
     r"(?P<url>(?P<scheme>https|ssh|git)://(?:(?P<login>[^\s/@-][^\s/@]*)@)?"
     r"(?P<host>[A-Za-z0-9\[][A-Za-z0-9.:\]-]*)/(?P<path>[^\s@#-][^\s@#]*)"
@@ -129,8 +133,6 @@ BOOLEANS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(
     ("no", "false", "off", "0"), False
 )
 
-SYSTEM = "system"
-"""The value of TLS_CA_CERT that stands for the system's trust store."""
 
 MEMORY_FLOOR_BYTES = 256 * 1024**2
 SHM_FLOOR_BYTES = 1024**2

@@ -6,24 +6,19 @@ no valid value, so that one mistake is not told twice.
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
 
 from flower_agent.config import app_environment, flower_versions
-from flower_agent.config.types import SYSTEM, Isolation, Role
+from flower_agent.config.settings import Settings
+from flower_agent.config.types import HEALTH_PORTS, Isolation, Role
 from flower_agent.model import address
 from flower_agent.model.errors import Finding, warning
+from flower_agent.model.pem import SYSTEM
 
-if TYPE_CHECKING:
-    from flower_agent.config.settings import Settings
-
-Rule = Callable[["Settings", AbstractSet[str]], Iterator[Finding]]
-
-HEALTH_PORTS = 3
-"""Ports in a row from FLOWER_HEALTH_PORT, one a container."""
+Rule = Callable[[Settings, AbstractSet[str]], Iterator[Finding]]
 
 
 def check(
-    settings: "Settings", given: AbstractSet[str], bad: AbstractSet[str]
+    settings: Settings, given: AbstractSet[str], bad: AbstractSet[str]
 ) -> list[tuple[str, Finding]]:
     """Return the findings on `settings`, each with the variable beside which it belongs.
 
@@ -38,38 +33,38 @@ def check(
     ]
 
 
-def _version_is_known(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _version_is_known(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if flower_versions.newer_than_known(settings.version):
         newest = ".".join(map(str, flower_versions.NEWEST))
         message = f"Flower {settings.version} is newer than {newest}, the newest known"
         yield warning("version.newer", message)
 
 
-def _tls_is_on(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _tls_is_on(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if not settings.tls:
         message = "TLS_ENABLED is NO: models and updates travel in the clear"
         yield warning("tls.disabled", message)
 
 
-def _pair_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _pair_is_whole(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.tls_cert and not settings.tls_key:
         yield Finding("setting.missing", "TLS_CERT is set without TLS_KEY")
     if settings.tls_key and not settings.tls_cert:
         yield Finding("setting.missing", "TLS_KEY is set without TLS_CERT")
 
 
-def _one_trust(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _one_trust(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.ca_fingerprint and settings.tls_ca_cert == SYSTEM:
         message = "FLOWER_CA_FINGERPRINT names one CA, but TLS_CA_CERT=system trusts many"
         yield Finding("setting.conflict", message)
 
 
-def _node_auth_has_tls(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _node_auth_has_tls(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.node_auth and not settings.tls:
         yield Finding("setting.conflict", "FLOWER_NODE_AUTH is YES, but TLS_ENABLED is NO")
 
 
-def _node_keys_have_an_effect(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _node_keys_have_an_effect(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     off = "FLOWER_NODE_AUTH" if settings.node_auth is False else "TLS_ENABLED"
     if settings.tls and settings.node_auth is not False:
         return
@@ -82,7 +77,7 @@ def _node_keys_have_an_effect(settings: "Settings", _: AbstractSet[str]) -> Iter
         yield warning("setting.no_effect", message)
 
 
-def _control_is_closed(settings: "Settings", given: AbstractSet[str]) -> Iterator[Finding]:
+def _control_is_closed(settings: Settings, given: AbstractSet[str]) -> Iterator[Finding]:
     chosen = "FLOWER_CONTROL_ADDRESS" in given
     if chosen and not address.is_loopback(settings.control_address.host):
         message = f"FLOWER_CONTROL_ADDRESS is '{settings.control_address}': whoever reaches it"
@@ -93,7 +88,7 @@ def _control_is_closed(settings: "Settings", given: AbstractSet[str]) -> Iterato
         yield Finding("control.exposed", message)
 
 
-def _ports_differ(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _ports_differ(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     taken: dict[int, str] = {}
     for name, port in _ports(settings):
         other = taken.setdefault(port, name)
@@ -102,7 +97,7 @@ def _ports_differ(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding
             yield Finding("setting.conflict", f"{other} and {name} both take port {port}", hint)
 
 
-def _ports(settings: "Settings") -> Iterator[tuple[str, int]]:
+def _ports(settings: Settings) -> Iterator[tuple[str, int]]:
     """Yield the ports that are listened on here. APIs with the same flag share the first's."""
     band = flower_versions.band(settings.version)
     if settings.role is Role.SUPERLINK:
@@ -118,13 +113,13 @@ def _ports(settings: "Settings") -> Iterator[tuple[str, int]]:
         yield "FLOWER_HEALTH_PORT", settings.health_port + offset
 
 
-def _appio(settings: "Settings", name: str, port: int) -> tuple[str, int]:
+def _appio(settings: Settings, name: str, port: int) -> tuple[str, int]:
     if settings.appio_listen:
         return "FLOWER_APPIO_LISTEN", settings.appio_listen.port
     return name, port
 
 
-def _appio_is_closed(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _appio_is_closed(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     where, dialled = settings.appio_listen, settings.appio_address
     if settings.tls and flower_versions.band(settings.version).appio_can_have_tls:
         return
@@ -138,7 +133,7 @@ def _appio_is_closed(settings: "Settings", _: AbstractSet[str]) -> Iterator[Find
         yield warning("appio.plaintext", message)
 
 
-def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _appio_has_its_own_port(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     shares = flower_versions.band(settings.version).appio_shares_tls
     where, control = settings.appio_listen, settings.control_address
     if settings.role is Role.SUPERLINK and where and shares and where != control:
@@ -151,13 +146,13 @@ def _appio_has_its_own_port(settings: "Settings", _: AbstractSet[str]) -> Iterat
         )
 
 
-def _apps_run_in_one_place(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _apps_run_in_one_place(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.appio_listen and settings.isolation is Isolation.SUBPROCESS:
         message = "FLOWER_APPIO_LISTEN lets apps run elsewhere, FLOWER_ISOLATION=subprocess here"
         yield Finding("setting.conflict", message, "Leave one of the two empty.")
 
 
-def _framework_has_a_container(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _framework_has_a_container(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.framework and settings.isolation is Isolation.SUBPROCESS:
         yield warning(
             "setting.no_effect",
@@ -167,7 +162,7 @@ def _framework_has_a_container(settings: "Settings", _: AbstractSet[str]) -> Ite
         )
 
 
-def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _registry_login_is_whole(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     user, password = "FLOWER_REGISTRY_USER", "FLOWER_REGISTRY_PASSWORD"
     if settings.registry_user and not settings.registry_password:
         yield Finding("setting.missing", f"{user} is set without {password}")
@@ -175,7 +170,7 @@ def _registry_login_is_whole(settings: "Settings", _: AbstractSet[str]) -> Itera
         yield Finding("setting.missing", f"{password} is set without {user}")
 
 
-def _env_names_are_free(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _env_names_are_free(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     size_bytes = 0
     for name, value in settings.app_environment:
         variable = f"FLOWER_ENV_{name}"
@@ -192,13 +187,13 @@ def _env_names_are_free(settings: "Settings", _: AbstractSet[str]) -> Iterator[F
         yield Finding("setting.invalid", f"{message} {limit}")
 
 
-def _no_proxy_has_a_proxy(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _no_proxy_has_a_proxy(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.no_proxy and settings.http_proxy is None and settings.https_proxy is None:
         message = "FLOWER_NO_PROXY is set, but neither FLOWER_HTTP_PROXY nor FLOWER_HTTPS_PROXY is"
         yield warning("setting.no_effect", message)
 
 
-def _data_has_readers(settings: "Settings", _: AbstractSet[str]) -> Iterator[Finding]:
+def _data_has_readers(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if settings.data is not None and settings.appio_listen is not None:
         yield warning(
             "setting.no_effect",

@@ -25,9 +25,7 @@ from flower_agent.docker import data_mounts
 from flower_agent.docker.client import LOG_OPTIONS, Engine
 from flower_agent.docker.containers import FLOWER_UID, LABEL_NAME, Mount
 from flower_agent.model.errors import AgentError
-
-OOM_SCORE_ADJ = 500
-"""Above that of Flower and of all services: where memory lacks, it goes first."""
+from flower_agent.process import OOM_SCORE_ADJ
 
 LOOK_S = 0.1
 LOOK_MAX_S = 2.0

@@ -21,8 +21,9 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from typing import Self
 
-from flower_agent.enrolment.policy import Claim, Pin, node_of
+from flower_agent.enrolment.policy import Claim, node_of
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
+from flower_agent.model.state import Pin
 from flower_agent.onegate.discovery import SUPERNODE, Service
 
 UNSETTLED_S = 5.0

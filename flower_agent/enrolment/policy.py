@@ -19,6 +19,7 @@ from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.images import app_images
 from flower_agent.model import pem
 from flower_agent.model.errors import Finding, warning
+from flower_agent.model.state import Pin
 from flower_agent.onegate.discovery import ServiceVm, shown
 
 MAX_KEY_CHARACTERS = 512
@@ -32,18 +33,6 @@ MOST_STRANGERS = 5
 
 _TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE"})
 _STATES = frozenset({"starting", "ready", "degraded", "failed", "stopped"})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pin:
-    """The first key that a VM published; another one later is refused."""
-
-    vmid: str
-    key: str
-    """OpenSSH form without comment."""
-
-    own: bool
-    """The agent registered it, so the agent may unregister it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ import structlog
 from flower_agent.background import AT_ONCE, Background, Threads
 from flower_agent.enrolment import lookups, policy
 from flower_agent.enrolment.lookups import Absence, Lookup, Rate, Standing
-from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeInfo
 from flower_agent.model.errors import AgentError
+from flower_agent.model.state import Pin
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
 from flower_agent.onegate.discovery import Service

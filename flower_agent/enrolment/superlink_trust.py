@@ -5,9 +5,9 @@ over is pinned, and a fingerprint from the context counts for more than either.
 """
 
 from flower_agent.config.settings import Settings
-from flower_agent.config.types import SYSTEM
 from flower_agent.flower.command_line import Trust
 from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.pem import SYSTEM
 from flower_agent.model.state import State
 from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.tls import certificates

@@ -15,7 +15,6 @@ from flower_agent.flower import command_line, frameworks
 from flower_agent.flower.command_line import Endpoint, Endpoints, Trust
 from flower_agent.host.gpu import ENVIRONMENT, GpuAccess
 from flower_agent.model.address import Address
-from flower_agent.onegate.discovery import SuperLinkOffer
 
 LOOPBACK = "127.0.0.1"
 KEPT_FREE_BYTES = 512 * 1024 * 1024
@@ -66,8 +65,8 @@ class Site:
     fleet_host: str = LOOPBACK
     """SuperLink: where its Fleet API listens."""
 
-    superlink: SuperLinkOffer | None = None
-    """SuperNode: the one to dial."""
+    superlink: Address | None = None
+    """SuperNode: the Fleet API to dial."""
 
     trust: Trust = Trust.CA
     """SuperNode, SuperExec: whom it believes."""
@@ -258,7 +257,7 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
         Component.SUPERNODE,
         command_line.supernode_command(
             settings.version,
-            superlink=site.superlink.endpoint,
+            superlink=site.superlink,
             clientappio=appio.listen,
             health=health(settings, Component.SUPERNODE),
             trust=site.trust,

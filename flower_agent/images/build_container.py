@@ -24,7 +24,7 @@ from flower_agent.docker.client import LOG_OPTIONS, Engine
 from flower_agent.docker.containers import FLOWER_UID, Mount
 from flower_agent.docker.image_references import Image, Reference
 from flower_agent.model.errors import AgentError
-from flower_agent.runs.git import OOM_SCORE_ADJ
+from flower_agent.process import OOM_SCORE_ADJ
 
 LABEL_BUILD = "org.flower-agent.build"
 """Whose building container it is."""

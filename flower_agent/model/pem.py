@@ -10,8 +10,11 @@ import base64
 import hashlib
 import re
 
-from flower_agent.config.types import SYSTEM
 from flower_agent.model.secret import Secret
+
+SYSTEM = "system"
+"""The value of TLS_CA_CERT that stands for the system's trust store."""
+
 
 _NODE_KEY = re.compile(r"(ecdsa-sha2-nistp(?:256|384|521)) +([A-Za-z0-9+/]{64,400}={0,2})( .*)?")
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40}+)-----([A-Za-z0-9+/=\s]*+)-----END \1-----")

@@ -1,27 +1,34 @@
-"""Keeps the `record` in ``/var/lib/flower-agent/state.json``.
+"""What the agent remembers across reboots beside its certificates, as one small JSON file. Pure.
 
-What the app of CUSTOM_APP_REPO needs where its code runs, and where that was learnt.
-
-What the agent remembers across reboots beside its certificates, as one small JSON file.
-
-It says for which VM it was made, so that a cloned disk is noticed.
+The file says for which VM it was made, so that the agent notices a cloned disk.
 """
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 
-import structlog
-
-from flower_agent import files
-from flower_agent.enrolment.policy import Pin
 from flower_agent.model import pem
 from flower_agent.model.address import Address, parse_address
-from flower_agent.model.errors import AgentError
-from flower_agent.onegate.discovery import Partition
 
-log = structlog.get_logger()
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Partition:
+    """Which part of the data this node trains on."""
+
+    partition_id: int
+    num_partitions: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pin:
+    """The first key that a VM published; another one later is refused."""
+
+    vmid: str
+    key: str
+    """OpenSSH form without comment."""
+
+    own: bool
+    """The agent registered it, so the agent may unregister it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,52 +209,3 @@ def _text(value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{value!r} is not text")
     return value
-
-
-MAX_BYTES = 1 << 20
-
-
-class StateFile:
-    """The record on disk, read once and written when it changes."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
-        self._record: State | None = None
-        self._kept: State | None = None
-        self.damaged = False
-        """The file could not be read, so what it pinned is not known."""
-
-        self.other_vm = False
-        """The record came from another VM: the disk was cloned."""
-
-    def recall(self, vmid: str | None) -> State:
-        """Return what is remembered, as VM `vmid` may use it.
-
-        A damaged file is logged and begun anew: nothing in it is lost for good.
-        """
-        if self._record is None:
-            self._record = self._kept = self._load()
-        found, other = for_vm(self._record, vmid)
-        self.other_vm = self.other_vm or other
-        return found
-
-    def keep(self, found: State) -> None:
-        """Write `found` where it differs. Raises AgentError ``state.unwritable``.
-
-        While the disk cannot be written it is remembered all the same, until the agent ends.
-        """
-        self._record = found
-        if found == self._kept:
-            return
-        files.directory(self._path.parent, 0o755)
-        files.write_atomic(self._path, dump(found), 0o600)
-        self._kept = found
-
-    def _load(self) -> State:
-        try:
-            data = files.read(self._path, MAX_BYTES)
-            return load(data) if data is not None else State()
-        except (AgentError, ValueError, OverflowError, RecursionError) as error:
-            self.damaged = True
-            log.warning("state.corrupt", path=str(self._path), reason=str(error))
-            return State()

@@ -6,7 +6,6 @@ endpoint is link-local) and redirects are refused, so the token goes to one host
 not kept. Over HTTPS the system's store says whom to trust, as for all other programs of the VM.
 """
 
-import dataclasses
 import datetime
 import email.utils
 import functools
@@ -25,8 +24,8 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.errors import AgentError, Finding
-from flower_agent.model.secret import Secret
 from flower_agent.tls import certificates
 
 CONNECT_TIMEOUT_S = 5.0
@@ -38,15 +37,6 @@ TOTAL_S = 30.0
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_WORDS_BYTES = 4096
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OneGateAccess:
-    """Where OneGate is and who asks (head of ``one_env``)."""
-
-    endpoint: str
-    vmid: str
-    token: Secret
 
 
 class OneGate:

@@ -16,6 +16,7 @@ from typing import Any
 from flower_agent.config import flower_versions
 from flower_agent.model.address import Address, parse_address
 from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.state import Partition
 
 MAX_CA_CHARACTERS = 131072
 MAX_WORDS = 200
@@ -91,14 +92,6 @@ class SuperLinkOffer:
 
     published: Address | None = None
     """What it publishes, where the settings name another endpoint."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Partition:
-    """Which part of the data this node trains on."""
-
-    partition_id: int
-    num_partitions: int
 
 
 def parse_service(document: Any) -> Service:

@@ -15,11 +15,12 @@ import structlog
 
 from flower_agent import files
 from flower_agent.background import Background, Ended, Threads
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model import status
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import discovery, status_attributes
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 
 log = structlog.get_logger()
 

@@ -20,10 +20,10 @@ from flower_agent.config.settings import Settings
 from flower_agent.flower import container_spec
 from flower_agent.model.address import parse_address
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import State
+from flower_agent.model.state import Partition, State
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
-from flower_agent.onegate.discovery import Partition, SuperLinkOffer
+from flower_agent.onegate.discovery import SuperLinkOffer
 
 log = structlog.get_logger()
 

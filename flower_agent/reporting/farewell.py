@@ -11,11 +11,12 @@ import threading
 
 from flower_agent import __version__, files
 from flower_agent.config import sources
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model import status
 from flower_agent.model.errors import AgentError
 from flower_agent.model.status import STOPPED, Status
 from flower_agent.onegate import publisher, status_attributes
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
 from flower_agent.reporting.one_apps import ApplianceFiles
 

@@ -4,8 +4,9 @@ import datetime
 from collections.abc import Collection, Mapping
 
 from flower_agent.enrolment import policy
-from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
+from flower_agent.model.state import Pin
 from flower_agent.model.status import Node, stamp
 
 MOST = 200

@@ -10,10 +10,10 @@ import ssl
 from collections.abc import Callable, Collection
 from datetime import datetime
 
-from flower_agent.config import types
 from flower_agent.config.settings import Settings
 from flower_agent.cycle import Turn
 from flower_agent.flower.container_spec import LOOPBACK
+from flower_agent.model import pem
 from flower_agent.model.errors import AgentError, Finding, Severity, warning
 from flower_agent.model.status import Mark
 from flower_agent.tls import certificates, provided, trust
@@ -122,7 +122,7 @@ def from_context(settings: Settings) -> Material | None:
 
 def without_certificate(settings: Settings) -> Finding | None:
     """Return what is wrong with a SuperLink that has nothing but its own CA."""
-    if settings.tls_ca_cert != types.SYSTEM or not settings.tls:
+    if settings.tls_ca_cert != pem.SYSTEM or not settings.tls:
         return None
     message = "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY"
     hint = "Set TLS_CERT and TLS_KEY of a public CA, or leave TLS_CA_CERT empty."
@@ -131,7 +131,7 @@ def without_certificate(settings: Settings) -> Finding | None:
 
 def check(material: Material, settings: Settings, hosts: Collection[str], now: datetime) -> Checked:
     """Check given material for `hosts`; TLS_CA_CERT counts more than a root beside it."""
-    told = settings.tls_ca_cert if settings.tls_ca_cert != types.SYSTEM else None
+    told = settings.tls_ca_cert if settings.tls_ca_cert != pem.SYSTEM else None
     private = told or material.ca_pem
     roots = None if private else _system_roots()
     checked = provided.check_provided(material, private, hosts, now, system_roots=roots)

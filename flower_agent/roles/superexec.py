@@ -9,7 +9,6 @@ import dataclasses
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
-from flower_agent.config.types import SYSTEM
 from flower_agent.cycle import Preparation, Running, Turn
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import superlink_trust
@@ -21,6 +20,7 @@ from flower_agent.host.connections import Connections
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding, Severity
 from flower_agent.model.lifecycle import Phase
+from flower_agent.model.pem import SYSTEM
 from flower_agent.model.status import Mark
 from flower_agent.onegate import appio_discovery
 from flower_agent.onegate.endpoint_check import EndpointCheck

@@ -15,7 +15,6 @@ import structlog
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import PARTITION_KEYS, Settings
-from flower_agent.config.types import SYSTEM
 from flower_agent.cycle import Preparation, Running, Turn
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import superlink_trust
@@ -31,8 +30,10 @@ from flower_agent.model import pem as model_pem
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding, Severity, warning
 from flower_agent.model.lifecycle import Phase
+from flower_agent.model.pem import SYSTEM
+from flower_agent.model.state import Partition
 from flower_agent.model.status import Link, Mark
-from flower_agent.onegate.discovery import MAX_WORDS, Partition, SuperLinkOffer, mixed_versions
+from flower_agent.onegate.discovery import MAX_WORDS, SuperLinkOffer, mixed_versions
 from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.roles import appio
@@ -135,7 +136,7 @@ class SuperNodeController:
             wanted = self._trust(turn, found)
             key = self._node_key(turn, found)
         except AgentError:
-            self._superlink_search.forget()  # what was told and is refused may be told otherwise by now
+            self._superlink_search.forget()  # OneGate may have a newer value
             raise
         mixed = mixed_versions(settings.version, found.version)
         if mixed and mixed.severity is Severity.ERROR:
@@ -154,7 +155,7 @@ class SuperNodeController:
         turn.note("superlink", Mark.OK, f"{turn.superlink}{other}")
         turn.told["FLOWER_BUSY"] = "0"
         site = {
-            "superlink": found,
+            "superlink": found.endpoint,
             "trust": superlink_trust.trust_of(settings),
             "node_config": config,
             "node_key_file": key.path if key else "",

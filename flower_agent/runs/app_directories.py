@@ -32,6 +32,7 @@ from flower_agent import files, launcher
 from flower_agent.background import Background, Threads
 from flower_agent.config import flower_versions
 from flower_agent.config.settings import Settings
+from flower_agent.cycle import AppHost
 from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.paths import Paths
@@ -130,16 +131,6 @@ CODE = "run.outputs"
 
 OneShot = Callable[[str, Sequence[str], Mapping[str, tuple[str, bool]]], bytes]
 """Runs a command in an image, with mounts; returns what it printed."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AppHost:
-    """The container in which apps run."""
-
-    image: str
-    started_at: datetime.datetime
-    keeps: bool
-    """What an app wrote is kept: ServerApps run there."""
 
 
 class AppRuns:

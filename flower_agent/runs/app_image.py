@@ -14,8 +14,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from flower_agent.background import Background, Threads
-from flower_agent.config.settings import Role
-from flower_agent.config.types import AppSource, parse_app_source
+from flower_agent.config.types import AppSource, Role, parse_app_source
 from flower_agent.cycle import Turn
 from flower_agent.docker import image_references
 from flower_agent.docker.client import Engine

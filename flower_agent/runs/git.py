@@ -30,10 +30,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from flower_agent import files
 from flower_agent.config.types import HEAD, AppSource
 from flower_agent.model.errors import AgentError
+from flower_agent.process import OOM_SCORE_ADJ
 
 MEMORY_BYTES = 768 * 1024 * 1024
-OOM_SCORE_ADJ = 500
-"""Above that of Flower and of all services: where memory lacks, git goes first."""
 
 SAID_BYTES = 64 * 1024
 """So much of what git complains about is kept: the end, which has the reason."""

@@ -1,4 +1,4 @@
-"""Which certificates this VM should hold, and the steps to them. Pure.
+"""Which certificates this VM should hold, and the steps to them.
 
 A SuperLink without given certificates has a CA of its own, kept for ever, and a leaf that follows
 its addresses. A SuperNode holds the CA that it trusts and nothing else.

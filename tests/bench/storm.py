@@ -19,7 +19,8 @@ from onegate_cloud import Cloud
 from virtual import Client, Gate, VirtualThreads, World
 
 from flower_agent.agent import loop
-from flower_agent.config import settings
+from flower_agent.config import parsing
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.enrolment import policy
 from flower_agent.enrolment.registrar import Registrar
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
@@ -27,7 +28,6 @@ from flower_agent.model import pem
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.onegate.publisher import LONGEST_WAIT_S, OneGatePublisher
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 
@@ -175,7 +175,7 @@ class Node(Guest):
     def __init__(self, link, settled, *of_a_guest, rng):
         super().__init__(*of_a_guest, rng=rng)
         self._link, self._settled = link, settled
-        self._settings = settings.parse(NODE, {}).settings
+        self._settings = parsing.parse(NODE, {}).settings
         self._superlink_search = SuperLinkSearch(self.threads, rng=self.rng)
         self._key = public_key()
         self._told = {"FLOWER_NODE_KEY": self._key} if link.keys else {}

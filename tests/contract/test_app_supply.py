@@ -13,7 +13,7 @@ from test_converge import SUPEREXEC, SUPERNODE, Vm
 from test_submitter import PYPROJECT, Repository
 
 from flower_agent.agent.images import ImageResolver
-from flower_agent.config.settings import Role
+from flower_agent.config.types import Role
 from flower_agent.docker import image_references
 from flower_agent.images import app_images
 from flower_agent.images.builder import BackgroundBuilder

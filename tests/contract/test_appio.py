@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from endpoints import Certificate, authority, issue
 
 from flower_agent.commands import tls as commands_tls
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
 from flower_agent.cycle import Turn
 from flower_agent.flower.command_line import Endpoint
@@ -43,7 +43,7 @@ class Node:
     def __init__(self, folder, **context):
         self.paths = Paths(folder)
         self.keyring = Keyring(self.paths.tls)
-        self.settings = settings.parse({**CONTEXT, **context}, {}).settings
+        self.settings = parsing.parse({**CONTEXT, **context}, {}).settings
         self.now = NOW
 
     def turn(self, **more):

@@ -14,10 +14,10 @@ from endpoints import authority, issue
 from test_node_commands import vm  # noqa: F401  # a fixture
 
 from flower_agent.commands.own_superlink import reach
-from flower_agent.enrolment.policy import Pin
-from flower_agent.model.state import State, StateFile
+from flower_agent.model.state import Pin, State
 from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submission import Submission
+from flower_agent.state_file import StateFile
 from flower_agent.tls.store import Keyring
 
 CASES = pathlib.Path(__file__).parents[1] / "cases/commands"

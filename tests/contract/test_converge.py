@@ -16,7 +16,7 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.agent.images import ImageResolver
 from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.types import Isolation, Role
 from flower_agent.cycle import Preparation, Turn
 from flower_agent.docker.containers import Component, Container
@@ -173,7 +173,7 @@ class Vm:
     def set(self, **more):
         """Change the context."""
         self._context |= more
-        self.settings = settings.parse(self._context, {}).settings
+        self.settings = parsing.parse(self._context, {}).settings
         self.images = container_spec.images(self.settings)
 
     def turn(self):

@@ -9,6 +9,7 @@ from real_engine import until
 from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 
 from flower_agent.agent import app_data
+from flower_agent.config import data_source
 from flower_agent.docker import client, data_mounts
 from flower_agent.docker.one_shot import DataVolumes
 from flower_agent.model.errors import AgentError
@@ -250,7 +251,7 @@ class HangingDocker:
 
 
 def test_a_server_that_hangs_is_given_up_on_and_named():
-    source, docker = data_mounts.parse_data_source("nfs://nas/export"), HangingDocker()
+    source, docker = data_source.parse_data_source("nfs://nas/export"), HangingDocker()
     mounts = data_mounts.mounts(source, "default", "", propagation="rprivate")
     volumes = DataVolumes(docker, limit_s=7)
     with pytest.raises(AgentError) as raised:

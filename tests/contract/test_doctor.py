@@ -25,13 +25,13 @@ from endpoints import (
 from fake_superlink import FakeSuperLink
 from onegate import OneGate as Gate
 
-from flower_agent import cli, files, process
+from flower_agent import cli, files, process, state_file
 from flower_agent.commands import doctor
 from flower_agent.commands.doctor_checks import About
+from flower_agent.config import sources
 from flower_agent.config.flower_versions import Transport
 from flower_agent.docker.image_references import Image
 from flower_agent.host import machine
-from flower_agent.model import state
 from flower_agent.model.address import parse_address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
@@ -68,7 +68,7 @@ class Vm:
         """Let the SuperLink's VM publish."""
         told = {"FLOWER_ROLE": "superlink", "FLOWER_VERSION": "1.25.0", **attributes}
         with contextlib.closing(
-            client.OneGate(client.OneGateAccess(self.gate.url, str(LINK), Secret(self._link)))
+            client.OneGate(sources.OneGateAccess(self.gate.url, str(LINK), Secret(self._link)))
         ) as guest:
             guest.update(status_attributes.render(told))
 
@@ -138,7 +138,7 @@ def test_a_superlink_that_onegate_tells_of_is_found_and_dialled_with_its_ca(serv
 def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(served):
     address = parse_address(served.check("superlink")["detail"].split()[0])
     record = State(vmid=str(NODE), superlink=address, superlink_vmid=str(LINK))
-    state.StateFile(served.paths.record).keep(record)
+    state_file.StateFile(served.paths.record).keep(record)
     ca = Keyring(served.paths.tls).ca
     ca.parent.mkdir(parents=True, exist_ok=True)
     ca.write_text(authority().pem)
@@ -178,7 +178,7 @@ def test_a_superlink_of_another_ca_is_not_trusted(served):
 
 
 def test_a_superlink_whose_ca_is_not_the_pinned_one_is_refused(served):
-    state.StateFile(served.paths.record).keep(State(vmid=str(NODE), ca_pin="ab" * 32))
+    state_file.StateFile(served.paths.record).keep(State(vmid=str(NODE), ca_pin="ab" * 32))
     assert served.check("superlink")["code"] == "tls.ca_changed"
 
 

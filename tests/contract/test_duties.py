@@ -7,7 +7,7 @@ import random
 import pytest
 
 from flower_agent.background import Threads
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.cycle import Running, Turn
 from flower_agent.docker.client import Engine
 from flower_agent.enrolment.enroller import Enroller
@@ -22,9 +22,8 @@ from flower_agent.host.machine import HostFacts
 from flower_agent.host.network import Interface
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import State
+from flower_agent.model.state import Partition, State
 from flower_agent.model.status import Mark
-from flower_agent.onegate.discovery import Partition
 from flower_agent.paths import Paths
 from flower_agent.roles import superexec, superlink
 from flower_agent.roles.server_certificate import ServerCertificate
@@ -44,7 +43,7 @@ CONNECTED = "INFO :      SuperNode ID: 4711"
 
 
 def parse(**context):
-    return settings.parse(context, {}).settings
+    return parsing.parse(context, {}).settings
 
 
 class Log:

@@ -16,8 +16,9 @@ import pytest
 from fake_superlink import NOT_VALID, FakeSuperLink
 from inline import Inline
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.cycle import Turn
 from flower_agent.enrolment import enroller as module
 from flower_agent.enrolment.enroller import Enroller
@@ -32,7 +33,7 @@ from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.model.status import Mark
 from flower_agent.onegate import status_attributes
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 from flower_agent.tls.store import Keyring
 
 SERVICE, LINK, FIRST = 7, 41, 42
@@ -94,7 +95,7 @@ class World:
         """Do one turn."""
         before = len(self.gate.requests)
         self.turn = Turn(
-            settings=settings.parse(self.context, {}).settings,
+            settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),

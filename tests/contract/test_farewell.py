@@ -11,9 +11,9 @@ from endpoints import silent_server
 from real_engine import unique
 
 from flower_agent import cli
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import publisher
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.onegate.publisher import Published
 from flower_agent.paths import Paths
 from flower_agent.reporting import farewell

@@ -12,11 +12,12 @@ import sys
 import pytest
 from inline import Inline
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
+from flower_agent.cycle import AppHost
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.runs import app_directories
-from flower_agent.runs.app_directories import AppHost, AppRuns
+from flower_agent.runs.app_directories import AppRuns
 
 NOW = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 T = NOW.timestamp()
@@ -33,7 +34,7 @@ class Vm:
 
     def __init__(self, place, root):
         self.paths = Paths(place)
-        found = settings.parse({"FLOWER_ROLE": "server"}, {}).settings
+        found = parsing.parse({"FLOWER_ROLE": "server"}, {}).settings
         app_directories.prepare(self.paths, found)
         self.live, self.runs = self.paths.live_runs, self.paths.runs
         self.done = []

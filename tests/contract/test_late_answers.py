@@ -10,6 +10,7 @@ import types
 import pytest
 from inline import Held
 
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.config.types import Plugin
 from flower_agent.docker.image_references import Image, Registry
 from flower_agent.enrolment.registrar import Registrar
@@ -20,7 +21,6 @@ from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import appio_discovery
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.publisher import OneGatePublisher
 from flower_agent.onegate.superlink_search import SuperLinkSearch

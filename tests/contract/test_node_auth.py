@@ -10,7 +10,7 @@ import endpoints
 import pytest
 
 from flower_agent.background import AT_ONCE, NEVER, Threads
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.cycle import Running, Turn
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment.node_key import NodeKeys
@@ -60,7 +60,7 @@ class Vm:
 
     def turn(self):
         return Turn(
-            settings=settings.parse(self.context, {}).settings,
+            settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
             keyring=Keyring(pathlib.Path("/nowhere")),

@@ -8,12 +8,11 @@ import pytest
 from endpoints import authority, issue
 from fake_superlink import FakeSuperLink
 
-from flower_agent import cli
+from flower_agent import cli, state_file
 from flower_agent.config.flower_versions import Transport
 from flower_agent.enrolment.node_key import NodeKeys
-from flower_agent.enrolment.policy import Pin
-from flower_agent.model import pem, state
-from flower_agent.model.state import State
+from flower_agent.model import pem
+from flower_agent.model.state import Pin, State
 from flower_agent.paths import Paths
 
 
@@ -108,7 +107,7 @@ def test_keys_are_taken_from_a_file_with_comments(vm):
 def test_the_vm_of_a_pinned_key_is_named(vm):
     key = vm.key()
     vm.run("register", key)
-    state.StateFile(vm.paths.record).keep(State(pins=(Pin("42", key, own=True),)))
+    state_file.StateFile(vm.paths.record).keep(State(pins=(Pin("42", key, own=True),)))
     (row,) = json.loads(vm.run("list", "--json")[1])["nodes"]
     assert (row["vmid"], row["status"], row["key"]) == (
         "42",

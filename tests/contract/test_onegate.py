@@ -16,10 +16,11 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import status_attributes
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = json.loads((DATA / "onegate-put-cases.json").read_text(encoding="utf-8"))["cases"]

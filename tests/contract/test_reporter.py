@@ -15,10 +15,11 @@ import structlog
 from inline import running
 
 from flower_agent.background import Threads
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.errors import AgentError, Severity
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import publisher, status_attributes
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 from flower_agent.onegate.publisher import OneGatePublisher
 
 SUPERLINK, SUPERNODE = 28, 29

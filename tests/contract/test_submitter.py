@@ -13,16 +13,16 @@ import pytest
 from fake_superlink import FakeSuperLink
 from inline import Held, Inline
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import AppHost, Running, Turn
 from flower_agent.flower.control_client import Control
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.errors import AgentError
 from flower_agent.model.state import State
 from flower_agent.model.status import Mark, Node
 from flower_agent.paths import Paths
-from flower_agent.runs.app_directories import AppHost, AppRuns
+from flower_agent.runs.app_directories import AppRuns
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submission import AGAIN_MAX_S, AGAIN_S
@@ -100,7 +100,7 @@ class Vm:
 
     def turn(self, times=1, **more):
         """Make turns; return the last."""
-        parsed = settings.parse(self.variables, {})
+        parsed = parsing.parse(self.variables, {})
         for _ in range(times):
             turn = Turn(
                 settings=parsed.settings,

@@ -14,7 +14,8 @@ from endpoints import authority, issue, loopback_leaf
 from inline import running
 
 from flower_agent.background import Threads
-from flower_agent.config import settings as table
+from flower_agent.config import parsing
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.cycle import Turn
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.health import Prober
@@ -23,7 +24,7 @@ from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import appio_discovery, status_attributes, superlink_search
-from flower_agent.onegate.client import OneGate, OneGateAccess
+from flower_agent.onegate.client import OneGate
 from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.roles.superexec import SuperExecController
 from flower_agent.tls import certificates, trust
@@ -87,7 +88,7 @@ class Vm:
 
     def turn(self):
         return Turn(
-            settings=table.parse(self.context, {}).settings,
+            settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
             keyring=self.keyring,

@@ -14,7 +14,7 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.agent.images import ImageResolver
 from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.types import Role
 from flower_agent.cycle import Preparation, Turn
 from flower_agent.flower import container_spec
@@ -87,7 +87,7 @@ class Vm:
             "FLOWER_SERVERAPPIO_PORT": str(self._ports[1]),
             "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{self._ports[0 if version == NEWEST else 2]}",
         }
-        self.settings = settings.parse(context, {}).settings
+        self.settings = parsing.parse(context, {}).settings
         for image in container_spec.images(self.settings) if images else ():
             self.engine.hold(image)
 

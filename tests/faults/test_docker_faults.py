@@ -14,7 +14,7 @@ import pytest
 from second_engine import SecondEngine
 from watched import docker, started, wait_for
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.flower import container_spec
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
@@ -116,7 +116,7 @@ class Vm:
 
 def needed(role):
     """Return the images of a VM of that role."""
-    parsed = settings.parse({"FLOWER_ROLE": role, "FLOWER_VERSION": "1.25.0", **ALONE}, {})
+    parsed = parsing.parse({"FLOWER_ROLE": role, "FLOWER_VERSION": "1.25.0", **ALONE}, {})
     return container_spec.images(parsed.settings)
 
 

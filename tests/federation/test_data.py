@@ -12,6 +12,7 @@ import pytest
 from watched import docker, started, wait_for
 
 from flower_agent.agent import app_data
+from flower_agent.config import data_source
 from flower_agent.docker import data_mounts
 from flower_agent.docker.client import Engine
 from flower_agent.docker.one_shot import VOLUME_LABEL, DataVolumes
@@ -61,7 +62,7 @@ def label(disk):
     def make(text, **files):
         device = disk("labelled", "ext4", label=text, **files)
         BY_LABEL.mkdir(parents=True, exist_ok=True)
-        link = BY_LABEL / data_mounts.encoded(text)
+        link = BY_LABEL / data_source.encoded(text)
         link.symlink_to(device)
         links.append(link)
 
@@ -82,7 +83,7 @@ def volumes(images):
 
 
 def look(volumes, text, known_type="", *, backwards=False):
-    source = data_mounts.parse_data_source(text)
+    source = data_source.parse_data_source(text)
     mounts = data_mounts.mounts(source, OWNER, known_type, propagation="rprivate")
     asked = app_data._Asked(source, IMAGE)
     return app_data.look(volumes, asked, mounts[::-1] if backwards else mounts)
@@ -130,7 +131,7 @@ def test_an_export_of_a_server_that_nobody_knows_is_named(volumes):
 
 
 def test_the_options_of_an_export_reach_docker(volumes):
-    source = data_mounts.parse_data_source("nfs://127.0.0.1/x")
+    source = data_source.parse_data_source("nfs://127.0.0.1/x")
     (mount,) = data_mounts.mounts(source, OWNER, "", propagation="rprivate")
     with pytest.raises(AgentError):
         volumes.look(mount, IMAGE)

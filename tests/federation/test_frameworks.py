@@ -8,7 +8,7 @@ import pytest
 from federation import REPOSITORY
 from watched import WatchedFederation, docker, wait_for
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.docker.image_references import parse_lock
 from flower_agent.flower import container_spec
 
@@ -59,7 +59,7 @@ def test_a_vm_runs_what_bake_pinned_and_nothing_else(images, lone):
     federation.wait_ready(link)
     names = [f"{link.prefix}-flower-{part}" for part in ("superlink", "superexec")]
     used = docker("inspect", "-f", "{{.Config.Image}}", *names).split()
-    wanted = container_spec.images(settings.parse({**link.variables}, {}).settings)
+    wanted = container_spec.images(parsing.parse({**link.variables}, {}).settings)
     assert used == [docker("inspect", "-f", "{{.Id}}", image).strip() for image in wanted]
     assert pins(link).keys() >= set(wanted)
 

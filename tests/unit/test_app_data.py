@@ -7,16 +7,17 @@ import sys
 
 import pytest
 
+from flower_agent.config import data_source
+from flower_agent.config.data_source import DataKind
 from flower_agent.docker import containers, data_mounts
 from flower_agent.docker.containers import Component, Container, Mount
-from flower_agent.docker.data_mounts import DataKind
 from flower_agent.host import machine
 
 READ_ONLY = "ro,nosuid,nodev,noexec"
 
 
 def source(text):
-    return data_mounts.parse_data_source(text)
+    return data_source.parse_data_source(text)
 
 
 def mounts(text, known_type="", owner="default"):

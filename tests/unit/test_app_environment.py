@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flower_agent.config import app_environment, settings
+from flower_agent.config import app_environment, parsing
 from flower_agent.flower import container_spec
 from flower_agent.runs import app_directories
 
@@ -23,7 +23,7 @@ FREE = (
 
 
 def parse(context, config=None):
-    return settings.parse(context, config or {})
+    return parsing.parse(context, config or {})
 
 
 def given(role="client", config=None, **context):

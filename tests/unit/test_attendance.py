@@ -7,8 +7,9 @@ import pytest
 from node_key_pairs import node, public
 
 from flower_agent.enrolment import policy
-from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.model.state import Pin
 from flower_agent.onegate.discovery import ServiceVm
 
 ON, OFF, NEW = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.REGISTERED

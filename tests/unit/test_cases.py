@@ -14,7 +14,6 @@ from flower_agent.config.types import Role
 from flower_agent.enrolment.superlink_trust import trust_of
 from flower_agent.flower import container_spec
 from flower_agent.model.address import Address
-from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
 from flower_agent.roles.superexec import trust_of as superexec_trust_of
 
@@ -54,7 +53,7 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
         caches_dir="/var/lib/flower-agent/caches",
         digests={},
         fleet_host=found.address or "172.20.0.43",
-        superlink=SuperLinkOffer(Address("172.20.0.43", 9092)) if node else None,
+        superlink=Address("172.20.0.43", 9092) if node else None,
         trust=trust_of(found) if node else superexec_trust_of(found),
         node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
         node_auth=bool(found.node_auth),

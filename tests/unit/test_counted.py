@@ -2,6 +2,7 @@
 
 import pytest
 
+from flower_agent.config import data_source
 from flower_agent.docker import data_mounts
 from flower_agent.model.errors import counted
 from flower_agent.runs import rounds
@@ -14,7 +15,7 @@ def test_a_number_of_things_is_said_as_one_says_it(count, said):
 
 @pytest.mark.parametrize(("seen", "said"), [(0, "empty"), (1, "1 entry"), (2, "2 entries")])
 def test_the_entries_of_data_are_counted(seen, said):
-    assert data_mounts.judge(data_mounts.parse_data_source("/srv/data"), f"data {seen} 0\n") == (
+    assert data_mounts.judge(data_source.parse_data_source("/srv/data"), f"data {seen} 0\n") == (
         said,
         None,
     )

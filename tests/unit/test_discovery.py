@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from flower_agent.config import flower_versions
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Severity
+from flower_agent.model.state import Partition
 from flower_agent.onegate import discovery, status_attributes
-from flower_agent.onegate.discovery import Member, Partition, Service, ServiceVm
+from flower_agent.onegate.discovery import Member, Service, ServiceVm
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CA = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"

@@ -7,7 +7,6 @@ import pathlib
 import re
 
 import pytest
-from test_purity import PURE
 
 from flower_agent import cli
 from flower_agent.commands import status as commands_status
@@ -182,7 +181,7 @@ def test_the_status_page_has_every_field_in_order():
 
 
 def test_the_status_page_has_every_fact():
-    notes = set(re.findall(r'(?:\.note|Fact)\(\s*"(\w+)"', sources()))
+    notes = set(re.findall(r'(?:\.note|Condition)\(\s*"(\w+)"', sources()))
     listed = first_cells(section("docs/status.md", "Text"))[len(Mark) :]
     assert sorted(listed) == sorted(notes)
 
@@ -210,21 +209,6 @@ def test_the_onegate_page_has_every_attribute():
 def test_a_number_is_the_constant_of_the_code(page, sentence):
     assert sentence in " ".join(read(page).split())
     assert restart_policy.LONGEST_DELAY_S == 5 * 60
-
-
-def test_the_map_of_the_house_has_every_module_in_its_place_and_says_which_are_pure():
-    text = read("CONTRIBUTING.md")
-    parts = re.split(r"^\*\*.* `flower_agent/(\w*)/?`\*\*$", text, flags=re.MULTILINE)[1:]
-    listed = {}
-    for place, part in zip(parts[::2], parts[1::2], strict=True):
-        rows = re.findall(r"^\| ((?:`\w+\.py`(?:, )?)+)( \*pure\*)? \|", part, re.MULTILINE)
-        for names, pure in rows:
-            for name in re.findall(r"`(\w+\.py)`", names):
-                listed[str(pathlib.PurePath(place, name))] = bool(pure)
-    modules = (path for path in SOURCE.rglob("*.py") if not path.stem.startswith("__"))
-    assert set(listed) == {str(path.relative_to(SOURCE)) for path in modules}
-    pure = {pathlib.PurePath(name).stem for name, is_pure in listed.items() if is_pure}
-    assert pure == set(PURE)
 
 
 def test_the_license_is_the_one_that_the_package_names():

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from node_key_pairs import CURVES, node, pem_of, public
 
 from flower_agent.enrolment import policy
-from flower_agent.enrolment.policy import Claim, KeyAction, Pin
+from flower_agent.enrolment.policy import Claim, KeyAction
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.model import pem
+from flower_agent.model.state import Pin
 from flower_agent.onegate.discovery import ServiceVm
 
 ONLINE, OFFLINE, GONE = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.UNREGISTERED

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from flower_agent.background import Threads
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.cycle import Running, Turn
 from flower_agent.host import firewall
 from flower_agent.host.firewall import Firewalls
@@ -201,7 +201,7 @@ def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch
     def turn(monotonic):
         context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", "FLOWER_ADDRESS": "10.77.0.10"}
         made = Turn(
-            settings=settings.parse(context, {}).settings,
+            settings=parsing.parse(context, {}).settings,
             variables={},
             host=HostFacts((Interface("eth0", "", ("10.77.0.10",)),), "eth0", 0, ""),
             keyring=Keyring(machine),

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from node_key_pairs import openssh, private, public
 
-from flower_agent.config import settings
-from flower_agent.config.settings import Role
+from flower_agent.config import parsing, settings
+from flower_agent.config.types import Role
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 CHARTS = {Role.SUPERLINK: "flower-server", Role.SUPERNODE: "flower-client"}
@@ -38,7 +38,7 @@ TOGETHER = {
 
 def settings_of(role, **variables):
     where = {} if role is Role.SUPERLINK else {"FLOWER_SERVER_ADDRESS": "flower.example.org"}
-    found = settings.parse({"FLOWER_ROLE": WORDS[role], **where, **variables}, {})
+    found = parsing.parse({"FLOWER_ROLE": WORDS[role], **where, **variables}, {})
     assert found.settings, found.findings
     return found.settings
 

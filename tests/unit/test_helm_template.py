@@ -15,7 +15,7 @@ import yaml
 from test_helm import CHARTS, DATA, TOGETHER, VECTORS, settings_of
 
 from flower_agent.config import flower_versions
-from flower_agent.config.settings import Role
+from flower_agent.config.types import Role
 
 PART = {Role.SUPERLINK: "superlink", Role.SUPERNODE: "supernode"}
 SERVER = {

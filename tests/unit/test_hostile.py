@@ -5,7 +5,7 @@ import re
 import pytest
 from test_roles import EXEC, GIVEN, LINK, NODE, SUBPROCESS, site
 
-from flower_agent.config import settings
+from flower_agent.config import parsing, settings
 from flower_agent.flower import container_spec
 
 TEXTS = {
@@ -37,7 +37,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e
 @pytest.mark.parametrize("base", [LINK, NODE, EXEC], ids=lambda base: base["FLOWER_ROLE"])
 def test_a_hostile_value_is_refused_by_name_or_inert(base, text):
     for name in NAMES:
-        parsed = settings.parse({**base, **SUBPROCESS, name: TEXTS[text]}, {})
+        parsed = parsing.parse({**base, **SUBPROCESS, name: TEXTS[text]}, {})
         shown = [f"{found.message} {found.hint}" for found in parsed.findings]
         assert not [line for line in shown if UNPRINTABLE.search(line)], name
         assert max(map(len, shown), default=0) < 1000, name
@@ -59,7 +59,7 @@ def _usual():
     flags, sources = set(), set()
     for base in (LINK, NODE, EXEC, {**LINK, **GIVEN}, {**NODE, "TLS_ENABLED": "NO"}):
         for more in ({}, SUBPROCESS, {"FLOWER_NODE_CONFIG": "a=1"}, {"FLOWER_LOG_LEVEL": "DEBUG"}):
-            found = settings.parse({**base, **more}, {}).settings
+            found = parsing.parse({**base, **more}, {}).settings
             for container in container_spec.containers(found, site(found)) if found else ():
                 flags |= {word for word in container.command if word.startswith("-")}
                 sources |= {mount.source for mount in container.mounts}

@@ -11,8 +11,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from flower_agent.config import context, sources
+from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.secret import Secret
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.paths import Paths
 
 DATA = pathlib.Path(__file__).parents[1] / "data"

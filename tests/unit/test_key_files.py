@@ -8,7 +8,7 @@ from authority import NOW
 
 from flower_agent.commands import doctor_checks
 from flower_agent.commands.doctor_results import Verdict
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.paths import Paths
@@ -26,7 +26,7 @@ class Vm:
 
     def __init__(self, folder, role):
         self.paths = Paths(folder)
-        self.settings = settings.parse({"FLOWER_ROLE": role, "TOKEN": "YES"}, {}).settings
+        self.settings = parsing.parse({"FLOWER_ROLE": role, "TOKEN": "YES"}, {}).settings
         self.keyring, self.keys = Keyring(self.paths.tls), NodeKeys(self.paths.keys)
 
     def turn(self, wanted):

@@ -7,8 +7,9 @@ from node_key_pairs import node, public
 
 from flower_agent.enrolment import lookups, policy
 from flower_agent.enrolment.lookups import Absence, Lookup, Standing
-from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.model.state import Pin
 from flower_agent.onegate.discovery import Member, Service
 
 PINS = [Pin("42", public(1), own=True)]

@@ -3,7 +3,8 @@
 import pytest
 
 from flower_agent.model.errors import AgentError
-from flower_agent.model.state import State, StateFile
+from flower_agent.model.state import State
+from flower_agent.state_file import StateFile
 
 LEARNT = State(vmid="29", refused=("1.34.0", "it ended"))
 

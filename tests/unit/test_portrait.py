@@ -5,15 +5,14 @@ import datetime
 
 import pytest
 
-from flower_agent.config import settings
-from flower_agent.config.sources import Inputs
+from flower_agent.config import parsing
+from flower_agent.config.sources import Inputs, OneGateAccess
 from flower_agent.docker.containers import Existing
 from flower_agent.model import lifecycle
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.secret import Secret
 from flower_agent.model.status import Condition, Link, Mark, Node
-from flower_agent.onegate.client import OneGateAccess
 from flower_agent.reporting import status_builder
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -54,7 +53,7 @@ def draw(intake=None, turn=None, reconciler=None, reporter=None, **others):
         "life": lifecycle.born(NOW, 0.0),
         "intake": intake or Seen(),
         "turn": turn,
-        "workload": reconciler or Seen(),
+        "reconciler": reconciler or Seen(),
         "reporter": reporter or Seen(),
         "other_vm": False,
         "name": "",
@@ -65,7 +64,7 @@ def draw(intake=None, turn=None, reconciler=None, reporter=None, **others):
 
 def read(context=None):
     """Return the intake of a context."""
-    parsed = settings.parse(context or {"FLOWER_ROLE": "server"}, {})
+    parsed = parsing.parse(context or {"FLOWER_ROLE": "server"}, {})
     inputs = Inputs({}, {}, (), None, "28")
     return Seen(good=parsed.settings, inputs=inputs, errors=parsed.findings)
 

@@ -7,11 +7,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.enrolment.policy import Pin
 from flower_agent.model import state
 from flower_agent.model.address import Address
-from flower_agent.model.state import AppNeeds, State
-from flower_agent.onegate.discovery import Partition
+from flower_agent.model.state import AppNeeds, Partition, Pin, State
 
 KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAA"

@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 
+import pages
 import pytest
+import reproduction
+from reproduction import REPRODUCTION
 
-from flower_agent import cli, provocations, reference
+from flower_agent import cli
 from flower_agent.config import settings
 from flower_agent.model.error_codes import CATALOGUE
-from flower_agent.provocations import PROVOCATIONS
 
 ROOT = pathlib.Path(__file__).parents[2]
 CODE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
@@ -54,16 +56,16 @@ def strings(path):
 
 @pytest.mark.parametrize(
     ("page", "render"),
-    [("variables.md", reference.variables), ("errors.md", reference.errors)],
+    [("variables.md", pages.variables), ("errors.md", pages.errors)],
 )
 def test_the_page_is_what_the_table_says(page, render):
     written = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    assert written == render(), "run: python3 -m flower_agent.reference docs"
+    assert written == render(), "run: contrib/reference/pages.py"
 
 
 @pytest.mark.parametrize("row", settings.SETTINGS, ids=lambda row: row.name)
 def test_every_variable_stands_once_in_the_list(row):
-    listed, _, _ = reference.variables().partition("## Not in this release")
+    listed, _, _ = pages.variables().partition("## Not in this release")
     assert listed.count(f"\n| `{row.name}` |") == 1
 
 
@@ -84,10 +86,10 @@ def test_every_code_of_the_catalogue_is_given_somewhere():
 
 
 def test_every_code_can_be_seen_on_purpose():
-    assert sorted(PROVOCATIONS) == sorted(CATALOGUE)
+    assert sorted(REPRODUCTION) == sorted(CATALOGUE)
 
 
-CHECKED = {c: text for c, text in PROVOCATIONS.items() if text.startswith(provocations.CHECK)}
+CHECKED = {c: text for c, text in REPRODUCTION.items() if text.startswith(reproduction.CHECK)}
 
 
 @pytest.mark.parametrize(("code", "text"), CHECKED.items())
@@ -108,7 +110,7 @@ PASTED = (
 
 @pytest.mark.parametrize("code", PASTED)
 def test_what_is_pasted_provokes_its_code(code, tmp_path):
-    command = re.search(r"`([^`]+)`", PROVOCATIONS[code])[1]
+    command = re.search(r"`([^`]+)`", REPRODUCTION[code])[1]
     program = f"{sys.executable} -m flower_agent --root {tmp_path}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from flower_agent.config import app_environment, flower_versions, settings
+from flower_agent.config import app_environment, flower_versions, parsing, settings
 from flower_agent.config.types import GpuMode, Role
 from flower_agent.docker import containers, data_mounts
 from flower_agent.docker.containers import Component, Container, Mount
@@ -56,7 +56,7 @@ GIVEN = {"TLS_CERT": CA, "TLS_KEY": KEY}
 
 def parse(context):
     """Return the settings of a context that must be good."""
-    parsed = settings.parse(context, {})
+    parsed = parsing.parse(context, {})
     assert parsed.settings is not None, parsed.findings
     return parsed.settings
 
@@ -119,7 +119,7 @@ def site(found, **differences):
         caches_dir=str(PATHS.caches),
         digests=digests(found),
         fleet_host=found.address or HOST,
-        superlink=SuperLinkOffer(server),
+        superlink=server,
         trust=(superexec if found.role is Role.SUPEREXEC else superlink_trust).trust_of(found),
         node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
         **keys(found),
@@ -706,5 +706,5 @@ def test_a_changed_variable_reaches_exactly_its_containers(name, context, value,
 
 
 def test_a_new_address_of_the_superlink_moves_the_node_and_not_its_apps():
-    moved = SuperLinkOffer(Address("10.0.0.6", 9092))
+    moved = Address("10.0.0.6", 9092)
     assert changes(vm(NODE), vm(NODE, superlink=moved)) == {"supernode"}

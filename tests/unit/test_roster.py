@@ -6,8 +6,9 @@ import datetime
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent.enrolment.policy import Claim, Pin
+from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeStatus
+from flower_agent.model.state import Pin
 from flower_agent.reporting import node_table
 
 CAME, LEFT = "2026-03-01T10:00:00+00:00", "2026-03-01T11:00:00.123456+00:00"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.model.errors import AgentError
 from flower_agent.runs import pyproject
 from flower_agent.runs.pyproject import App
@@ -11,7 +11,7 @@ SERVER = {"FLOWER_ROLE": "server"}
 
 
 def fit(config, **variables):
-    parsed = settings.parse({**SERVER, **variables}, {})
+    parsed = parsing.parse({**SERVER, **variables}, {})
     return pyproject.fit(parsed.settings, App("me/mine", "1", tuple(config.items())))
 
 
@@ -32,7 +32,7 @@ def test_what_is_set_goes_to_the_keys_of_flowers_templates():
 
 
 def test_a_default_of_the_image_counts_as_set():
-    parsed = settings.parse(SERVER, {"fl_num_rounds": "5"})
+    parsed = parsing.parse(SERVER, {"fl_num_rounds": "5"})
     fitted = pyproject.fit(parsed.settings, App("me/mine", "1", tuple(CONFIG.items())))
     assert fitted.overrides == (("num-server-rounds", 5),)
 

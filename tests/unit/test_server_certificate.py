@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from flower_agent.agent.requests import RequestFiles
 from flower_agent.commands import check, tls
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.cycle import Turn
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.errors import AgentError
@@ -60,7 +60,7 @@ class Link:
         """Do a turn as far as the certificates; return it."""
         self.monotonic += after_s
         self.last = turn = Turn(
-            settings=settings.parse(self.context, {}).settings,
+            settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
             keyring=self.keyring,

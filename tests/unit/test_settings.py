@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from flower_agent.config import context, settings
-from flower_agent.config.settings import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
+from flower_agent.config import context, parsing, settings
+from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Plugin, Role
 from flower_agent.flower import command_line
 from flower_agent.model.address import Address
 from flower_agent.model.errors import Severity
@@ -38,7 +38,7 @@ PUBLIC_KEY = (
 
 
 def parse(variables, config=None):
-    return settings.parse(variables, config or {})
+    return parsing.parse(variables, config or {})
 
 
 def good(variables, config=None):
@@ -771,7 +771,7 @@ configs = st.dictionaries(known.map(str.lower) | st.text(max_size=20), texts, ma
 @effort(max_examples=60, deadline=None)
 @given(contexts, st.sampled_from([{}, SERVER, CLIENT, EXEC]), configs)
 def test_any_text_gives_settings_or_errors(variables, role, config):
-    parsed = settings.parse({**variables, **role}, config)
+    parsed = parsing.parse({**variables, **role}, config)
     failed = any(finding.severity is Severity.ERROR for finding in parsed.findings)
     assert failed == (parsed.settings is None)
     for finding in parsed.findings:
@@ -792,7 +792,7 @@ def test_any_text_gives_settings_or_errors(variables, role, config):
 )
 def test_no_secret_is_in_a_finding_or_shown_by_the_settings(forms, secret, role):
     variables = {name: form.replace("{}", secret) for name, form in forms.items()}
-    parsed = settings.parse({**variables, **role}, {})
+    parsed = parsing.parse({**variables, **role}, {})
     assert secret not in repr(parsed.findings)
     if "CUSTOM_APP_REPO" not in forms:
         assert secret not in repr(parsed.settings)

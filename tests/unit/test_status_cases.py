@@ -56,7 +56,9 @@ SCREENS = {
         facts=(
             Condition("context", Mark.OK, "VM 28"),
             Condition("docker", Mark.OK, "answers"),
-            Condition("image", Mark.OK, "flwr/superlink:1.25.0-py3.13-ubuntu24.04, flwr/superexec:1.25"),
+            Condition(
+                "image", Mark.OK, "flwr/superlink:1.25.0-py3.13-ubuntu24.04, flwr/superexec:1.25"
+            ),
             Condition("health", Mark.OK, "gRPC health service answers SERVING"),
             Condition("endpoint", Mark.OK, "Fleet API answers at 10.0.0.5:9092 with TLS"),
             Condition("tls", Mark.OK, "certificate until 2027-03-01"),

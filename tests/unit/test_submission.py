@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.config.types import parse_app_source
 from flower_agent.flower.control_messages import RunInfo
 from flower_agent.runs import submission
@@ -62,7 +62,7 @@ def test_a_cloned_disk_submits_its_own_and_a_lost_token_does_not():
 
 
 def parsed(**variables):
-    return settings.parse({"FLOWER_ROLE": "server", **variables}, {}).settings
+    return parsing.parse({"FLOWER_ROLE": "server", **variables}, {}).settings
 
 
 def key(text="https://h/app@main", **variables):

@@ -22,7 +22,7 @@ from test_docs import attributes as published
 
 from flower_agent import cli
 from flower_agent.commands import check
-from flower_agent.config import flower_versions, names, settings
+from flower_agent.config import flower_versions, names, parsing, settings
 from flower_agent.paths import Paths
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -303,7 +303,7 @@ def test_a_vm_by_itself_would_start_with_what_it_must_be_told(name, tmp_path, ca
 
 def test_an_input_that_was_left_empty_leaves_the_image_its_default():
     context = booted(KINDS["supernode"], role="supernode").context
-    found = settings.parse(context, {"flower_version": "1.26.0", "gpu_enabled": "auto"}).settings
+    found = parsing.parse(context, {"flower_version": "1.26.0", "gpu_enabled": "auto"}).settings
     assert (str(found.version), found.gpu) == ("1.26.0", settings.GpuMode.AUTO)
 
 

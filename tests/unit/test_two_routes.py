@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from flower_agent.config import settings
+from flower_agent.config import parsing
 from flower_agent.cycle import Turn
 from flower_agent.host.machine import HostFacts
 from flower_agent.host.network import Interface
@@ -42,7 +42,7 @@ class Beside:
 def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, codes):
     context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", **address}
     turn = Turn(
-        settings=settings.parse(context, {}).settings,
+        settings=parsing.parse(context, {}).settings,
         variables={},
         host=HostFacts((ETH0, ETH1), "eth0", 2**31, "boot", rival_routes=rivals),
         keyring=Keyring(pathlib.Path("/nowhere")),

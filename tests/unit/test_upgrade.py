@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_agent.config import flower_versions, settings
+from flower_agent.config import flower_versions, parsing
 from flower_agent.model.state import State
 from flower_agent.upgrade import policy
 
@@ -77,5 +77,5 @@ def test_a_version_that_runs_on_does_not_listen_twice_at_one_address(
     wanted, control, runs, listens
 ):
     context = {"FLOWER_ROLE": "server", "FLOWER_VERSION": wanted, "FLOWER_CONTROL_ADDRESS": control}
-    seen = policy.settings_for(version(runs), settings.parse(context, {}).settings)
+    seen = policy.settings_for(version(runs), parsing.parse(context, {}).settings)
     assert (str(seen.version), str(seen.control_address)) == (runs, listens)

@@ -1,23 +1,31 @@
-"""The reference pages, rendered from the tables that the code runs on. Pure but for `__main__`.
+#!/usr/bin/env python3
+"""Write ``docs/variables.md`` and ``docs/errors.md`` from the tables that the code runs on.
 
-``python3 -m flower_agent.reference docs`` writes them; a test keeps the files equal to this.
+A test keeps the files equal to this. Needs Python 3.11 and this checkout, no libraries.
 """
 
 import itertools
+import pathlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flower_agent.config import names, settings, types
-from flower_agent.model.error_codes import CATALOGUE
-from flower_agent.provocations import PROVOCATIONS
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from reproduction import REPRODUCTION  # noqa: E402 - found beside this file
+
+from flower_agent.config import names, settings, types  # noqa: E402
+from flower_agent.config.types import Role  # noqa: E402
+from flower_agent.model.error_codes import CATALOGUE  # noqa: E402
 
 _ROLE_NAMES = {
-    settings.Role.SUPERLINK: "SuperLink",
-    settings.Role.SUPERNODE: "SuperNode",
-    settings.Role.SUPEREXEC: "SuperExec",
+    Role.SUPERLINK: "SuperLink",
+    Role.SUPERNODE: "SuperNode",
+    Role.SUPEREXEC: "SuperExec",
 }
 
-_WRITTEN = "<!-- Written by `python3 -m flower_agent.reference docs`; change {source} instead. -->"
+_WRITTEN = "<!-- Written by `contrib/reference/pages.py`; change {source} instead. -->"
 
 _VARIABLES = """\
 # Variables
@@ -69,7 +77,9 @@ def errors() -> str:
     """Return the page on every code."""
     areas = itertools.groupby(sorted(CATALOGUE), key=lambda code: code.partition(".")[0])
     parts = [part for area, codes in areas for part in (f"## {area}\n", *map(_error, codes))]
-    return _page("flower_agent/catalogue.py and provocations.py", _ERRORS, parts)
+    return _page(
+        "flower_agent/model/error_codes.py and contrib/reference/reproduction.py", _ERRORS, parts
+    )
 
 
 def _page(source: str, head: str, parts: Iterable[str]) -> str:
@@ -91,13 +101,13 @@ def _variable_tables() -> Iterator[str]:
         yield f"## {_title(roles)}\n\n{table}"
 
 
-def _rank(roles: tuple[settings.Role, ...]) -> tuple[bool, int, list[int]]:
-    order = list(settings.Role)
+def _rank(roles: tuple[Role, ...]) -> tuple[bool, int, list[int]]:
+    order = list(Role)
     return len(roles) != len(order), len(roles), [order.index(role) for role in roles]
 
 
-def _title(roles: tuple[settings.Role, ...]) -> str:
-    if len(roles) == len(settings.Role):
+def _title(roles: tuple[Role, ...]) -> str:
+    if len(roles) == len(Role):
         return "Every role"
     return " and ".join(_ROLE_NAMES[role] for role in roles)
 
@@ -111,7 +121,7 @@ def _variable(row: settings.Setting[Any]) -> tuple[str, ...]:
 
 def _error(code: str) -> str:
     meaning, remedy = CATALOGUE[code]
-    return f"### {code}\n\n{meaning}\n\n* What to do: {remedy}\n* To see it: {PROVOCATIONS[code]}\n"
+    return f"### {code}\n\n{meaning}\n\n* What to do: {remedy}\n* To see it: {REPRODUCTION[code]}\n"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -120,10 +130,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "".join(f"| {line} |\n" for line in cells)
 
 
-if __name__ == "__main__":
-    import pathlib
-    import sys
+def main() -> None:
+    """Write both pages."""
+    docs = REPOSITORY / "docs"
+    (docs / "variables.md").write_text(variables(), encoding="utf-8")
+    (docs / "errors.md").write_text(errors(), encoding="utf-8")
 
-    folder = pathlib.Path(sys.argv[1])
-    (folder / "variables.md").write_text(variables(), encoding="utf-8")
-    (folder / "errors.md").write_text(errors(), encoding="utf-8")
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,11 @@
-"""How to see each code of the `catalogue` on purpose; ``docs/errors.md`` tells it. Pure.
+"""How to see each code of the catalogue on purpose; ``docs/errors.md`` tells it. Pure.
 
 What begins with "Check a context with" is tried by a test, word for word.
 """
 
 CHECK = "Check a context with "
 
-PROVOCATIONS: dict[str, str] = {
+REPRODUCTION: dict[str, str] = {
     "address.ambiguous": "Give a SuperLink two NICs, and take its default route away.",
     "address.two_routes": "`ip route add default dev eth1` beside a route of eth0 without metric.",
     "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
