@@ -1,4 +1,8 @@
-"""One turn of the loop: what it may look at, and what it found. The parts hand it on."""
+"""One cycle of the loop: what was observed, what is remembered, and what is reported.
+
+The loop makes a frozen `Observation` and hands one `Cycle` through the stages. Each stage adds what
+it found to the `Report`; the status and OneGate's attributes are rendered from it at the end.
+"""
 
 import dataclasses
 import datetime
@@ -7,11 +11,13 @@ from typing import Protocol
 
 from flower_agent.config.settings import Settings
 from flower_agent.flower import container_spec
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host.gpu import Files
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding
 from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.published import Published
 from flower_agent.model.state import State
 from flower_agent.model.status import Condition, Link, Mark, Node
 from flower_agent.onegate.client import OneGate
@@ -21,19 +27,9 @@ from flower_agent.tls.store import Keyring
 from flower_agent.tls.trust import CertificateSpec
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AppHost:
-    """The container in which apps run."""
-
-    image: str
-    started_at: datetime.datetime
-    keeps: bool
-    """What an app wrote is kept: ServerApps run there."""
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Turn:
-    """The state of the world at one moment, and a notebook beside it."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the agent knew when the cycle began."""
 
     settings: Settings
     variables: Mapping[str, str]
@@ -42,11 +38,10 @@ class Turn:
     host: HostFacts
     keyring: Keyring
     client: OneGate | None
+    """None on a VM whose context has no token."""
+
     now: datetime.datetime
     monotonic: float
-
-    record: State
-    """May be replaced; the agent saves it."""
 
     gpu: Files = dataclasses.field(default_factory=Files)
     """The VM's NVIDIA GPUs."""
@@ -54,54 +49,93 @@ class Turn:
     renew: bool = False
     """The operator asked for a new certificate."""
 
-    renewed: bool = False
-    """It was made, or there is none to make here."""
-
     data_propagation: str = "rprivate"
-    """How the data directory is mounted: `mounts.follows`."""
-
-    running: bool = False
-    """The container that others attach to lives."""
-
-    fleet_host: str = "127.0.0.1"
-    """Where a SuperLink's Fleet API listens; set by its `prepare`."""
-
-    app_image: str = ""
-    """In which apps run, where it is not the image of the role; set by the turn."""
-
-    app_short: bool = False
-    """The context's app lacks something in that image, as far as is known; set by the turn."""
+    """How the data directory is mounted: `machine.follows`."""
 
     dry: bool = False
     """Nothing may be changed: `plan` asks."""
 
-    node_auth: bool = False
-    """SuperLink: SuperNodes need keys; set by its `prepare`."""
+    @property
+    def cuda(self) -> bool:
+        """Whether apps here get the CUDA variant of their framework."""
+        return container_spec.wants_cuda(self.settings, devices=bool(self.gpu.devices))
 
-    wait: Wait | None = None
-    """SuperNode: that its SuperLink turns it away, again and again."""
 
-    awaited: str = ""
-    """SuperNode: what stands in its status while its key is not known; set by its `prepare`."""
+@dataclasses.dataclass(slots=True)
+class Report:
+    """What one cycle found, for the status and OneGate; each stage adds to it."""
 
-    next_s: float = float("inf")
-    """Seconds until the role wants another turn."""
+    conditions: dict[str, Condition] = dataclasses.field(default_factory=dict)
+    """By name, in the order in which they were first set."""
 
-    phase: Phase = Phase.DOCKER
-    facts: dict[str, Condition] = dataclasses.field(default_factory=dict)
     warnings: list[Finding] = dataclasses.field(default_factory=list)
-    told: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Attributes for OneGate beside those of every role."""
+    published: Published = dataclasses.field(default_factory=Published)
 
     superlink: Link | None = None
     supernodes: tuple[Node, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
+    """What an operator may want to run, each with its purpose."""
 
     ca_fingerprint: str | None = None
     """Of the CA that nodes trust, or that this node trusts."""
 
-    version_told: str = ""
+    version: str = ""
     """The Flower version that other VMs may count on, where it is not that of the settings."""
+
+    def set_condition(self, name: str, mark: Mark, detail: str) -> None:
+        """Set one line of the status."""
+        self.conditions[name] = Condition(name, mark, detail)
+
+    def warn(self, *findings: Finding) -> None:
+        """Add warnings to the status."""
+        self.warnings.extend(findings)
+
+    def publish(self, **facts: object) -> None:
+        """Set fields of `Published`."""
+        self.published = dataclasses.replace(self.published, **facts)  # type: ignore[arg-type]  # names are checked when it runs
+
+    def trusts(self, fingerprint: str) -> None:
+        """Write down the CA, whole, so that two VMs can be compared."""
+        self.ca_fingerprint = fingerprint
+        shown = format_fingerprint(fingerprint)
+        half = len(shown) // 2
+        # Two lines of the status.
+        self.set_condition("ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Cycle:
+    """One cycle on its way through the stages."""
+
+    seen: Observation
+    state: State
+    """What is remembered; replaced whole by `remember`, and saved by the loop."""
+
+    report: Report = dataclasses.field(default_factory=Report)
+
+    phase: Phase = Phase.DOCKER
+    """The stage that the cycle has reached."""
+
+    running: bool = False
+    """The container that others attach to lives."""
+
+    renewed: bool = False
+    """The certificate that the operator asked for was made, or there is none to make here."""
+
+    app_image: str = ""
+    """In which apps run, where it is not the image of the role."""
+
+    app_lacks: bool = False
+    """The context's app lacks something in that image, as far as is known."""
+
+    app_image_due: bool = False
+    """An image with what the app needs is on its way."""
+
+    wait: Wait | None = None
+    """SuperNode: its SuperLink refuses it, again and again."""
+
+    awaited: str = ""
+    """SuperNode: what the status says while the SuperLink does not know its key."""
 
     opening: Address | None = None
     """Where the first container opens its port when it has loaded; set while that is awaited."""
@@ -109,33 +143,29 @@ class Turn:
     hung: bool = False
     """The first container's process lives but will never work again: it wants a restart."""
 
-    @property
-    def cuda(self) -> bool:
-        """Whether apps here get the CUDA variant of their framework."""
-        return container_spec.wants_cuda(self.settings, devices=bool(self.gpu.devices))
+    next_s: float = float("inf")
+    """Seconds until somebody wants another cycle."""
 
-    def trusts(self, fingerprint: str) -> None:
-        """Write down the CA, whole, so that two VMs can be compared."""
-        self.ca_fingerprint = fingerprint
-        shown = format_fingerprint(fingerprint)
-        half = len(shown) // 2
-        self.note("ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")  # two lines of text
+    def remember(self, **changes: object) -> None:
+        """Replace fields of the state."""
+        self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]  # names are checked when it runs
 
-    def note(self, name: str, mark: Mark, detail: str) -> None:
-        """Write one line of the status."""
-        self.facts[name] = Condition(name, mark, detail)
+    def look_again_in(self, seconds: float) -> None:
+        """Ask for another cycle within so many seconds."""
+        self.next_s = min(self.next_s, seconds)
 
     def unmet(self, error: AgentError) -> Unmet:
         """Return what `error` means in this phase."""
-        waits = error.finding.code in ("enrol.waiting", "enrol.mismatch")
-        phase = Phase.ENROL if waits else self.phase
+        phase = (
+            Phase.ENROL if error.finding.code in ("enrol.waiting", "enrol.mismatch") else self.phase
+        )
         return Unmet(phase, self._located(error.finding), fatal=not error.retryable)
 
     def _located(self, found: Finding) -> Finding:
         """Return a finding about a file with the VM that has it: OneGate shows it to others."""
-        if not found.code.startswith("state.") or self.record.vmid is None:
+        if not found.code.startswith("state.") or self.state.vmid is None:
             return found
-        message = f"VM {self.record.vmid}: {found.message}"
+        message = f"VM {self.state.vmid}: {found.message}"
         return dataclasses.replace(found, message=message)
 
 
@@ -147,8 +177,17 @@ class Preparation:
     appio: CertificateSpec | None = None
     """SuperNode: the certificates of the AppIo that it offers."""
 
-    site: Mapping[str, object]
-    """Fields of `roles.Site` that this role knows."""
+    spec: RoleSpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AppHost:
+    """The container in which apps run."""
+
+    image: str
+    started_at: datetime.datetime
+    keeps: bool
+    """What an app wrote is kept: ServerApps run there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,15 +205,18 @@ class Running:
     apps: AppHost | None = None
     """The container that runs apps, where one does on this VM."""
 
+    spec: RoleSpec = dataclasses.field(default_factory=RoleSpec)
+    """What the role wanted of it in this cycle."""
+
 
 class RoleController(Protocol):
     """What a role does beside its containers."""
 
-    def prepare(self, turn: Turn) -> Preparation:
+    def prepare(self, cycle: Cycle) -> Preparation:
         """Return what the role needs. Raises AgentError while it cannot be known."""
 
-    def may_start(self, turn: Turn) -> None:
+    def may_start(self, cycle: Cycle) -> None:
         """Raise AgentError while a start of the first container would be in vain."""
 
-    def check(self, turn: Turn, running: Running) -> None:
+    def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""

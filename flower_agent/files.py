@@ -116,7 +116,7 @@ def sweep(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the disk says into AgentError ``state.unwritable`` about `path`."""
+    """Cycle what the disk says into AgentError ``state.unwritable`` about `path`."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ from flower_agent.background import Background, Threads, after_failure, doubling
 from flower_agent.config import flower_versions
 from flower_agent.config.data_source import DataKind, DataSource
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.docker import data_mounts
 from flower_agent.docker.containers import Mount
 from flower_agent.flower import container_spec
@@ -92,60 +92,60 @@ class AppData:
         self._told: AgentError | None = None
         """The trouble that the log has already."""
 
-    def mount(self, turn: Turn) -> Mount | None:
+    def mount(self, cycle: Cycle) -> Mount | None:
         """Return the wanted mount as far as it is known; None for the agent's own directory."""
-        self._take(turn)
-        source = self._source(turn.settings)
+        self._take(cycle)
+        source = self._source(cycle.seen.settings)
         if source is None:
-            self._note_own(turn)
+            self._note_own(cycle)
             return None
         known = self._mounted()
         if known is not None and self._wanted is not None and self._wanted.source == source:
             return known
-        return self._mounts(source, turn.data_propagation)[0]
+        return self._mounts(source, cycle.seen.data_propagation)[0]
 
-    def there(self, turn: Turn, image: str) -> bool:
+    def there(self, cycle: Cycle, image: str) -> bool:
         """Tell whether the data is there and can be read; False while that is looked at.
 
         Raises AgentError ``data.…`` after a look that failed; the next is made after a wait.
         """
-        source = self._source(turn.settings)
+        source = self._source(cycle.seen.settings)
         if source is None:
             return True
         self._wanted = asked = _Asked(source, image)
-        self._take(turn)
+        self._take(cycle)
         if self._looks.answer is not None:
-            self._note(turn, source, self._looks.answer)
+            self._note(cycle, source, self._looks.answer)
             return True
-        turn.note("data", Mark.WAITING, f"looks at {source.text}")
-        mounts = self._mounts(source, turn.data_propagation)
-        self._looks.ask(asked, lambda: look(self._volumes, asked, mounts), turn.monotonic)
-        wait_s = self._looks.due_at - turn.monotonic
+        cycle.report.set_condition("data", Mark.WAITING, f"looks at {source.text}")
+        mounts = self._mounts(source, cycle.seen.data_propagation)
+        self._looks.ask(asked, lambda: look(self._volumes, asked, mounts), cycle.seen.monotonic)
+        wait_s = self._looks.due_at - cycle.seen.monotonic
         if wait_s > 0:
-            turn.next_s = min(turn.next_s, wait_s)
+            cycle.look_again_in(wait_s)
         if self._looks.error is not None:
-            turn.note("data", Mark.BAD, self._looks.error.finding.message)
+            cycle.report.set_condition("data", Mark.BAD, self._looks.error.finding.message)
             raise self._looks.error
         return False
 
-    def settled(self, turn: Turn, mount: Mount | None) -> None:
+    def settled(self, cycle: Cycle, mount: Mount | None) -> None:
         """Note what is read, and remove the volumes of what was read before."""
-        source = self._source(turn.settings)
+        source = self._source(cycle.seen.settings)
         if self._looks.answer is not None and mount is not None and source is not None:
-            self._note(turn, source, self._looks.answer)
+            self._note(cycle, source, self._looks.answer)
         elif mount is not None:
-            turn.note("data", Mark.OK, self._shown(turn.settings))
+            cycle.report.set_condition("data", Mark.OK, self._shown(cycle.seen.settings))
         keep = mount.source if mount is not None and mount.volume else ""
-        self._sweeps.ask(keep, lambda: self._volumes.sweep(keep), turn.monotonic)
+        self._sweeps.ask(keep, lambda: self._volumes.sweep(keep), cycle.seen.monotonic)
 
-    def named(self, turn: Turn, error: AgentError) -> AgentError:
+    def named(self, cycle: Cycle, error: AgentError) -> AgentError:
         """Return what Docker's refusal to start a container says of the data, else `error`."""
-        source = self._source(turn.settings)
+        source = self._source(cycle.seen.settings)
         if source is None or not data_mounts.is_meant(source, error.finding.message):
             return error
-        mount = self.mount(turn) or Mount("", flower_versions.DATA)
+        mount = self.mount(cycle) or Mount("", flower_versions.DATA)
         found = _error(data_mounts.refusal(source, mount, error.finding.message))
-        self._looks.refuted(found, turn.monotonic)  # it was there, and is looked at again
+        self._looks.refuted(found, cycle.seen.monotonic)  # it was there, and is looked at again
         return found
 
     def _source(self, settings: Settings) -> DataSource | None:
@@ -158,8 +158,8 @@ class AppData:
         known = self._file_system(source.where) if disk else ""
         return data_mounts.mounts(source, self._volumes.owner, known, propagation=propagation)
 
-    def _take(self, turn: Turn) -> None:
-        if self._wanted is None or self._looks.take(self._wanted, turn.monotonic) is None:
+    def _take(self, cycle: Cycle) -> None:
+        if self._wanted is None or self._looks.take(self._wanted, cycle.seen.monotonic) is None:
             return
         error, before = self._looks.error, self._told
         self._told = error
@@ -172,23 +172,23 @@ class AppData:
             return self._looks.answer.mount
         return self._looks.error.mount if isinstance(self._looks.error, UnusableError) else None
 
-    def _note(self, turn: Turn, source: DataSource, seen: _Seen) -> None:
+    def _note(self, cycle: Cycle, source: DataSource, seen: _Seen) -> None:
         kind = dict(seen.mount.volume).get("type", "")
         shown = f"{source.text}{f' ({kind})' if kind else ''}: {seen.words}"
-        turn.note("data", Mark.OK, shown)
+        cycle.report.set_condition("data", Mark.OK, shown)
         if "unreadable" in seen.words:
-            turn.warnings.append(warning("data.unreadable", f"FLOWER_DATA is {shown}"))
+            cycle.report.warn(warning("data.unreadable", f"FLOWER_DATA is {shown}"))
 
-    def _note_own(self, turn: Turn) -> None:
+    def _note_own(self, cycle: Cycle) -> None:
         """Warn of an own directory that keeps apps out; its mode is the operator's."""
         try:
             seen = self._directory.stat()
         except OSError:
-            return  # made by the turn that follows
+            return  # made by the cycle that follows
         closed = data_mounts.closed_by_mode(seen.st_mode, seen.st_uid, seen.st_gid)
-        if closed and container_spec.runs_apps(turn.settings):
+        if closed and container_spec.runs_apps(cycle.seen.settings):
             message = f"Flower's user {flower_versions.UID} may not read {self._directory}"
-            turn.warnings.append(warning("data.unreadable", message))
+            cycle.report.warn(warning("data.unreadable", message))
 
     def _shown(self, settings: Settings) -> str:
         source = self._source(settings)

@@ -1,7 +1,7 @@
-"""The GPU of a turn: looks for it, hands it over, and sees from inside the container that it works.
+"""Set up the GPU: look for it, hand it over, and see from inside the container that it works.
 
 nvidia-smi and the probe may take seconds, so both run in the background. What is known counts until
-a newer answer comes; only before the first answer a turn waits.
+a newer answer comes; only before the first answer a cycle waits.
 """
 
 import datetime
@@ -11,7 +11,7 @@ import structlog
 
 from flower_agent.background import Background, Threads, after_failure
 from flower_agent.config.types import GpuMode, Role
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.docker.client import Engine
 from flower_agent.docker.containers import Existing
 from flower_agent.host import gpu, nvidia
@@ -58,36 +58,36 @@ class GpuSetup:
         self._offers: Offers | None = None
         self._refused: tuple[object, Finding] | None = None
 
-    def choose(self, turn: Turn, held: GpuAccess) -> GpuAccess | None:
+    def choose(self, cycle: Cycle, held: GpuAccess) -> GpuAccess | None:
         """Return how the containers that compute get GPUs; None while nvidia-smi is asked.
 
         `held` is how one that runs was given them. Raises AgentError ``gpu.…`` where one must be
         usable and is not.
         """
-        mode = turn.settings.gpu
-        if turn.settings.role is Role.SUPERLINK:
+        mode = cycle.seen.settings.gpu
+        if cycle.seen.settings.role is Role.SUPERLINK:
             mode = GpuMode.NO
-            if not turn.gpu.devices:
+            if not cycle.seen.gpu.devices:
                 return GpuAccess.NONE
-        wanted = mode is not GpuMode.NO and bool(turn.gpu.devices)
-        if wanted and not self._know(turn):
-            turn.note("gpu", Mark.WAITING, "nvidia-smi is asked")
+        wanted = mode is not GpuMode.NO and bool(cycle.seen.gpu.devices)
+        if wanted and not self._know(cycle):
+            cycle.report.set_condition("gpu", Mark.WAITING, "nvidia-smi is asked")
             return None
         asked, offers = self._asked or Asked(), self._offers or Offers()
-        found = gpu.judge(mode, turn.gpu, asked, offers, held)
+        found = gpu.judge(mode, cycle.seen.gpu, asked, offers, held)
         if not held:
-            found = self._after_refusal(found, turn)
+            found = self._after_refusal(found, cycle)
         if found.finding is not None and found.finding.severity is Severity.ERROR:
-            self._asking.again(turn.monotonic + MEND_S * self._scale)
-        self._tell(turn, found.detail, found.finding, used=bool(found.access))
+            self._asking.again(cycle.seen.monotonic + MEND_S * self._scale)
+        self._tell(cycle, found.detail, found.finding, used=bool(found.access))
         return found.access
 
-    def refuse(self, turn: Turn, finding: Finding) -> None:
+    def refuse(self, cycle: Cycle, finding: Finding) -> None:
         """Note that Docker did not start a container with a GPU; with AUTO it then goes without."""
-        if turn.settings.gpu is GpuMode.AUTO:
-            self._refused = (self._state(turn), finding)
+        if cycle.seen.settings.gpu is GpuMode.AUTO:
+            self._refused = (self._state(cycle), finding)
 
-    def check(self, turn: Turn, container: Existing) -> bool:
+    def check(self, cycle: Cycle, container: Existing) -> bool:
         """Tell whether a running container was seen to reach a GPU; False while it is probed.
 
         Raises AgentError ``gpu.not_in_container`` where it must and does not; with AUTO that is a
@@ -95,25 +95,27 @@ class GpuSetup:
         """
         start, name = (container.container_id, container.started_at), container.name
         ended = self._probing.ask(
-            start, lambda: self._engine.execute(name, gpu.COMMAND), turn.monotonic
+            start, lambda: self._engine.execute(name, gpu.COMMAND), cycle.seen.monotonic
         )
         if self._probing.answer is None:  # not yet, or Docker's own trouble: the loop meets it too
-            turn.note("gpu", Mark.WAITING, f"{turn.facts['gpu'].detail}; {name} is probed")
+            cycle.report.set_condition(
+                "gpu", Mark.WAITING, f"{cycle.report.conditions['gpu'].detail}; {name} is probed"
+            )
             return False
         seen, why = gpu.probed(self._probing.answer)
         if ended is not None and ended.error is None:
             log.info("gpu.probed", name=name, seen=[str(card) for card in seen], reason=why)
         if why:
-            self._probing.again(turn.monotonic + MEND_S * self._scale)
+            self._probing.again(cycle.seen.monotonic + MEND_S * self._scale)
             message = f"{name} reaches no GPU: {why}"
             hint = f"docker restart {name}; if that does not help: nvidia-smi on the VM."
-            self._tell(turn, message, Finding("gpu.not_in_container", message, hint), used=False)
+            self._tell(cycle, message, Finding("gpu.not_in_container", message, hint), used=False)
         return True
 
-    def _know(self, turn: Turn) -> bool:
+    def _know(self, cycle: Cycle) -> bool:
         """Look again where it is due; tell whether anything is known."""
         began_at = self._asking.began_at
-        ended = self._asking.ask(turn.gpu, self._ask, turn.monotonic)
+        ended = self._asking.ask(cycle.seen.gpu, self._ask, cycle.seen.monotonic)
         if ended is not None:
             self._asked = ended.answer or Asked()
         if self._asking.began_at != began_at:  # asked again, or about other files
@@ -122,26 +124,31 @@ class GpuSetup:
             self._offers = self._engine.offers()
         return self._asked is not None
 
-    def _after_refusal(self, found: Gpu, turn: Turn) -> Gpu:
+    def _after_refusal(self, found: Gpu, cycle: Cycle) -> Gpu:
         """Leave the GPU out after Docker refused it, until something is different."""
-        if self._refused is None or self._refused[0] != self._state(turn) or not found.access:
+        if self._refused is None or self._refused[0] != self._state(cycle) or not found.access:
             return found
         finding = self._refused[1]
         return Gpu(GpuAccess.NONE, finding.message, finding)
 
-    def _state(self, turn: Turn) -> object:
-        return turn.gpu, self._asked, turn.settings
+    def _state(self, cycle: Cycle) -> object:
+        return cycle.seen.gpu, self._asked, cycle.seen.settings
 
-    def _tell(self, turn: Turn, detail: str, finding: Finding | None, *, used: bool) -> None:
+    def _tell(self, cycle: Cycle, detail: str, finding: Finding | None, *, used: bool) -> None:
         mild = finding is not None and finding.severity is Severity.WARNING
-        must = turn.settings.gpu is GpuMode.YES and turn.settings.role is not Role.SUPERLINK
+        must = (
+            cycle.seen.settings.gpu is GpuMode.YES
+            and cycle.seen.settings.role is not Role.SUPERLINK
+        )
         must = must and not mild
         bad = finding is not None and must
-        turn.note("gpu", Mark.BAD if bad else Mark.OK if used else Mark.OFF, detail)
-        turn.told["FLOWER_GPU"] = detail
+        cycle.report.set_condition(
+            "gpu", Mark.BAD if bad else Mark.OK if used else Mark.OFF, detail
+        )
+        cycle.report.publish(gpu=detail)
         if finding is None:
             return
         if must:
             raise AgentError(finding.code, finding.message, finding.hint)
-        if turn.gpu.devices:
-            turn.warnings.append(warning(finding.code, finding.message, finding.hint))
+        if cycle.seen.gpu.devices:
+            cycle.report.warn(warning(finding.code, finding.message, finding.hint))

@@ -1,12 +1,11 @@
-"""The images of a turn: which digests count, what is missing, and the pulls beside the loop."""
+"""The images of a cycle: which digests count, what is missing, and the pulls beside the loop."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 
 from flower_agent import files
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.docker import image_references
 from flower_agent.docker.containers import Existing
 from flower_agent.docker.image_references import Registry
@@ -38,69 +37,77 @@ class ImageResolver:
         self._background_builder = background_builder
         self._apps = apps
 
-    def pins(self, turn: Turn) -> dict[str, str]:
+    def pins(self, cycle: Cycle) -> dict[str, str]:
         """Return the digests that count: those of images.lock, else those recorded here."""
-        return {**dict(turn.record.images), **locked(self._lock)}
+        return {**dict(cycle.state.images), **locked(self._lock)}
 
-    def missing(self, turn: Turn, pins: Mapping[str, str]) -> tuple[str, ...]:
+    def missing(self, cycle: Cycle, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Return the images that are not here; a container that runs does without."""
-        wanted = container_spec.images(turn.settings, cuda=turn.cuda)
-        framework = turn.settings.framework
-        turn.warnings.extend(
-            machine.findings(turn.host.cpu_flags, (framework,) if framework else ())
+        wanted = container_spec.images(cycle.seen.settings, cuda=cycle.seen.cuda)
+        framework = cycle.seen.settings.framework
+        cycle.report.warn(
+            *machine.findings(cycle.seen.host.cpu_flags, (framework,) if framework else ())
         )
         missing = self._reconciler.missing_images(wanted, pins)
         if missing:
-            turn.note("image", Mark.WAITING, f"not on this VM: {', '.join(missing)}")
+            cycle.report.set_condition(
+                "image", Mark.WAITING, f"not on this VM: {', '.join(missing)}"
+            )
         else:
-            turn.note("image", Mark.OK, ", ".join(wanted))
+            cycle.report.set_condition("image", Mark.OK, ", ".join(wanted))
         return missing
 
     def fetch(
-        self, turn: Turn, missing: tuple[str, ...], pins: Mapping[str, str]
+        self, cycle: Cycle, missing: tuple[str, ...], pins: Mapping[str, str]
     ) -> AgentError | None:
         """Begin to pull or make what is missing; return why the last try failed."""
         pulled = tuple(name for name in missing if not name.startswith(LOCAL))
-        error = self._pull(turn, pulled, pins) if pulled else None
+        error = self._pull(cycle, pulled, pins) if pulled else None
         for reference in (name for name in missing if name.startswith(LOCAL)):
-            error = self._make(turn, reference, pins) or error
+            error = self._make(cycle, reference, pins) or error
         return error
 
     def _pull(
-        self, turn: Turn, missing: tuple[str, ...], pins: Mapping[str, str]
+        self, cycle: Cycle, missing: tuple[str, ...], pins: Mapping[str, str]
     ) -> AgentError | None:
-        error = self._reconciler.fetch(missing, pins, registry(turn.settings), turn.monotonic)
+        error = self._reconciler.fetch(
+            missing, pins, registry(cycle.seen.settings), cycle.seen.monotonic
+        )
         said = self._reconciler.progress
-        turn.note("image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}")
+        cycle.report.set_condition(
+            "image", Mark.WAITING, f"pulls {missing[0]}{': ' + said if said else ''}"
+        )
         return error
 
-    def _make(self, turn: Turn, reference: str, pins: Mapping[str, str]) -> AgentError | None:
-        parent = container_spec.parent_image(turn.settings)
+    def _make(self, cycle: Cycle, reference: str, pins: Mapping[str, str]) -> AgentError | None:
+        parent = container_spec.parent_image(cycle.seen.settings)
         error = self._background_builder.make(
-            reference, parent, pins, registry(turn.settings), turn.monotonic
+            reference, parent, pins, registry(cycle.seen.settings), cycle.seen.monotonic
         )
         said = self._background_builder.progress
-        turn.note("image", Mark.WAITING, f"makes {reference}{': ' + said if said else ''}")
+        cycle.report.set_condition(
+            "image", Mark.WAITING, f"makes {reference}{': ' + said if said else ''}"
+        )
         return error
 
-    def for_app(self, turn: Turn, pins: Mapping[str, str], existing: Existing | None) -> Choice:
+    def for_app(self, cycle: Cycle, pins: Mapping[str, str], existing: Existing | None) -> Choice:
         """Return the image with what the context's app needs, for the container that runs apps."""
         if self._apps is None:
             return Choice()
-        baked = locked_apps(self._lock) if turn.settings.app_repo else {}
-        return self._apps.choose(turn, pins, baked, registry(turn.settings), existing)
+        baked = locked_apps(self._lock) if cycle.seen.settings.app_repo else {}
+        return self._apps.choose(cycle, pins, baked, registry(cycle.seen.settings), existing)
 
-    def record(self, turn: Turn, pins: Mapping[str, str]) -> None:
+    def record(self, cycle: Cycle, pins: Mapping[str, str]) -> None:
         """Write down the digest of each image that was pulled, which counts from then on."""
         found = {
             r: self._reconciler.digest(r)
-            for r in container_spec.images(turn.settings, cuda=turn.cuda)
+            for r in container_spec.images(cycle.seen.settings, cuda=cycle.seen.cuda)
             if r not in pins
         }
         new = {reference: digest for reference, digest in found.items() if digest}
         if new:
-            recorded = tuple(sorted({**dict(turn.record.images), **new}.items()))
-            turn.record = dataclasses.replace(turn.record, images=recorded)
+            recorded = tuple(sorted({**dict(cycle.state.images), **new}.items()))
+            cycle.remember(images=recorded)
 
 
 def word(reference: str) -> str:

@@ -1,6 +1,6 @@
 """The loop: observe, decide, act, report. `assembly` joined the parts that it speaks to.
 
-Every turn looks anew and wants the same end, so a turn that is cut off anywhere is made up for by
+Every cycle looks anew and wants the same end, so a cycle that is cut off anywhere is made up for by
 the next. Turns come when something happens (a container's end, a changed context, a slow call's
 answer, a signal) and otherwise every ten seconds.
 """
@@ -10,7 +10,6 @@ import datetime
 import random
 import threading
 import time
-from collections.abc import Mapping
 
 import structlog
 
@@ -25,13 +24,14 @@ from flower_agent.config.data_source import DataKind
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Intake
 from flower_agent.config.types import Role
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle, Observation, Report
 from flower_agent.flower import health
 from flower_agent.host import machine, nvidia
 from flower_agent.model import deduplication, lifecycle
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.published import Published
 from flower_agent.model.status import Mark, Status
 from flower_agent.onegate.publisher import OneGatePublisher
 from flower_agent.reporting import publisher, status_builder
@@ -81,33 +81,33 @@ class Agent:
         self._exporter = Exporter(self._paths, self._keyring)
         self._life = lifecycle.born(_now(), now)
         self._intake = Intake(options.paths, options.context_file)
-        self._memory = StateFile(options.paths.record)
+        self._state_file = StateFile(options.paths.record)
         self._requests = RequestFiles(options.paths.requests)
-        self._turn: Turn | None = None
+        self._cycle: Cycle | None = None
         self._opening: Address | None = None
         self._settling_at = float("inf")
-        self._turn_bug = self._publish_bug = ""
+        self._cycle_bug = self._publish_bug = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Turn until `stop` is set; the containers stay as they are then."""
+        """Cycle until `stop` is set; the containers stay as they are then."""
         files.sweep(self._paths.runtime)
         log.info("agent.start", version=__version__, root=str(self._paths.root))
         self._parts.reconciler.watch(stop)
         while not stop.is_set():
-            pause = self._turn_safely()
+            pause = self._cycle_safely()
             self._rest(pause, stop)
         self._publisher.stopping()
         self._exporter.remove()
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
-        """Turn now; with `again` the inputs are read anew though no file changed."""
+        """Cycle now; with `again` the inputs are read anew though no file changed."""
         if again:
             self._intake.reread()
         self._wake.set()
 
     def preview(self, timeout_s: float) -> tuple[Unmet | None, list[str]]:
-        """Return what the next turn waits for and would do, without doing anything."""
+        """Return what the next cycle waits for and would do, without doing anything."""
         end = time.monotonic() + timeout_s
         while True:
             unmet = self._look()
@@ -116,15 +116,15 @@ class Agent:
             self._wake.wait(0.2)
             self._wake.clear()
 
-    def _turn_safely(self) -> float:
-        """Do one turn and publish; return the seconds until the next is due."""
+    def _cycle_safely(self) -> float:
+        """Do one cycle and publish; return the seconds until the next is due."""
         try:
             unmet = self._look()
         except Exception as error:
             bug = f"{type(error).__name__}: {error}"
-            if deduplication.gist(bug) != self._turn_bug:  # not again each turn
+            if deduplication.gist(bug) != self._cycle_bug:  # not again each cycle
                 log.exception("agent.bug")
-            self._turn_bug = deduplication.gist(bug)
+            self._cycle_bug = deduplication.gist(bug)
             unmet = Unmet(Phase.CONTEXT, Finding("agent.bug", bug))
         now, monotonic = _now(), time.monotonic()
         before = self._life
@@ -152,40 +152,40 @@ class Agent:
         if self._intake.good is None:
             return refusal
         requests = self._requests.read()
-        self._turn = turn = self._begin(self._intake.good, requests)
-        unmet = self._stages.turn(turn)
-        if refusal is not None and turn.running:
+        self._cycle = cycle = self._begin(self._intake.good, requests)
+        unmet = self._stages.run(cycle)
+        if refusal is not None and cycle.running:
             told = "not taken over: the containers run on with those before"
-            turn.note("settings", Mark.WAITING, told)
+            cycle.report.set_condition("settings", Mark.WAITING, told)
         if not self._stages.dry:
-            saved = self._remember(turn)
+            saved = self._remember(cycle)
             trust = requests.trust if saved else None
-            done = dataclasses.replace(requests, renew=turn.renewed, trust=trust)
+            done = dataclasses.replace(requests, renew=cycle.renewed, trust=trust)
             if done.renew or done.trust:
                 self._requests.done(done)
                 log.info("orders.done", renew=done.renew, trust=done.trust)
         return refusal or unmet
 
-    def _remember(self, turn: Turn) -> bool:
+    def _remember(self, cycle: Cycle) -> bool:
         """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
         try:
-            self._memory.keep(turn.record)
+            self._state_file.keep(cycle.state)
         except AgentError as error:
             found = error.finding
-            turn.warnings.append(warning(found.code, found.message, found.hint))
+            cycle.report.warn(warning(found.code, found.message, found.hint))
             return False
         return True
 
-    def _begin(self, good: Settings, requests: Requests) -> Turn:
+    def _begin(self, good: Settings, requests: Requests) -> Cycle:
         vmid = self._intake.inputs.vmid if self._intake.inputs else None
         given = good.data.where if good.data and good.data.kind is DataKind.DIRECTORY else ""
         follows = machine.follows(machine.mountinfo(), given or str(self._paths.data))
-        record = self._memory.recall(vmid)
+        state = self._state_file.recall(vmid)
         if requests.trust is not None:
-            record = dataclasses.replace(record, ca_pin=requests.trust)
-        elif self._memory.damaged and record.ca_pin is None:  # the CA's own file is still a pin
-            record = dataclasses.replace(record, ca_pin=self._keyring.held_fingerprint())
-        return Turn(
+            state = dataclasses.replace(state, ca_pin=requests.trust)
+        elif self._state_file.damaged and state.ca_pin is None:  # the CA's own file is still a pin
+            state = dataclasses.replace(state, ca_pin=self._keyring.held_fingerprint())
+        seen = Observation(
             settings=good,
             renew=requests.renew,
             variables=(self._intake.inputs.variables if self._intake.inputs else None) or {},
@@ -195,10 +195,10 @@ class Agent:
             client=self._reporter.client,
             now=_now(),
             monotonic=time.monotonic(),
-            record=record,
             data_propagation="rslave" if follows else "rprivate",
             dry=self._stages.dry,
         )
+        return Cycle(seen=seen, state=state)
 
     def _take(self, good: Settings) -> None:
         """Use new settings from now on."""
@@ -222,9 +222,9 @@ class Agent:
     def _publish(self, now: datetime.datetime, monotonic: float) -> None:
         if self._stages.dry:
             return
-        told: Mapping[str, str] = self._turn.told if self._turn else self._introduced()
+        published = self._cycle.report.published if self._cycle else self._introduced()
         found, good = self._status(now), self._intake.good
-        self._publisher.publish(found, told, monotonic=monotonic, wall=now)
+        self._publisher.publish(found, published, monotonic=monotonic, wall=now)
         self._exporter.publish(
             found,
             wanted=good is not None and good.metrics,
@@ -232,21 +232,21 @@ class Agent:
             monotonic=monotonic,
         )
 
-    def _introduced(self) -> Mapping[str, str]:
+    def _introduced(self) -> Published:
         """Return what the first body of a start can tell besides that it starts."""
         good, read = self._intake.good, self._intake.inputs
         if good is None or read is None or good.role is not Role.SUPERNODE:
-            return {}
-        return self._parts.supernode.introduction(good, self._memory.recall(read.vmid).vmid)
+            return Published()
+        return self._parts.supernode.introduction(good, self._state_file.recall(read.vmid).vmid)
 
     def _status(self, now: datetime.datetime) -> Status:
         return status_builder.build(
             life=self._life,
             intake=self._intake,
-            turn=self._turn,
+            report=self._cycle.report if self._cycle else Report(),
             reconciler=self._parts.reconciler,
             reporter=self._reporter,
-            other_vm=self._memory.other_vm,
+            other_vm=self._state_file.other_vm,
             name=self._options.name,
             now=now,
         )
@@ -258,17 +258,17 @@ class Agent:
         else:
             self._settling_at = float("inf")
             pause = IDLE_S if unmet is None or unmet.fatal else WAITING_S
-        self._opening = self._turn.opening if self._turn else None
+        self._opening = self._cycle.opening if self._cycle else None
         if self._opening is not None and not health.opened(self._opening):
             pause = WAITING_S
         else:
             self._opening = None
         pause = min(pause * self._scale, self._reporter.wait_s(monotonic))
-        due = self._turn.next_s if self._turn else float("inf")
+        due = self._cycle.next_s if self._cycle else float("inf")
         return max(min(pause, due, self._parts.reconciler.rest_s(monotonic)), 0.01)
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
-        """Wait for the next turn; a look at the inputs each second keeps them cheap to watch."""
+        """Wait for the next cycle; a look at the inputs each second keeps them cheap to watch."""
         end = time.monotonic() + pause_s
         look_s = WAITING_S * self._scale
         if self._opening is not None:

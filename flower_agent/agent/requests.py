@@ -18,7 +18,7 @@ from flower_agent.paths import Paths
 
 MAX_BYTES = 4096
 MOST = 1000
-"""Orders of a kind that are looked at in one turn."""
+"""Orders of a kind that are looked at in one cycle."""
 
 _RENEW, _TRUST = "renew", "trust"
 

@@ -1,7 +1,7 @@
-"""One turn from settings to working containers: each stage looks, decides, acts, and may stop it.
+"""One cycle from settings to working containers: each stage looks, decides, acts, and may stop it.
 
 The stages are the phases of the contract, in order. The first that is not met is what the VM waits
-for; nothing that stops a turn ever stops a container.
+for; nothing that stops a cycle ever stops a container.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role
-from flower_agent.cycle import AppHost, RoleController, Running, Turn
+from flower_agent.cycle import AppHost, Cycle, RoleController, Running
 from flower_agent.docker.containers import FLOWER_UID, Component, Container, Existing
 from flower_agent.flower import container_spec
-from flower_agent.flower.container_spec import Site
+from flower_agent.flower.container_spec import RoleSpec, Site
 from flower_agent.host.connections import Connections
 from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address
@@ -61,7 +61,7 @@ BUSY_FOR_S = 60.0
 
 
 class Stages:
-    """Brings the VM's containers about, turn by turn."""
+    """Brings the VM's containers about, cycle by cycle."""
 
     def __init__(
         self,
@@ -96,129 +96,134 @@ class Stages:
         self._placed: Settings | None = None
         self._computed_at = self._busy_look_at = float("-inf")
         self.planned: list[str] = []
-        """What a dry turn would do."""
+        """What a dry cycle would do."""
 
-    def turn(self, turn: Turn) -> Unmet | None:
+    def run(self, cycle: Cycle) -> Unmet | None:
         """Go as far as possible; return what is not met, None when all works."""
         self.planned.clear()
-        self._upgrader.begin(turn)
+        self._upgrader.begin(cycle)
         try:
-            unmet = self._stages(turn)
+            unmet = self._stages(cycle)
         except AgentError as error:
-            unmet = turn.unmet(error)
+            unmet = cycle.unmet(error)
         if not self.dry:
-            self._upgrader.judge(turn, unmet)
-        name = container_spec.name(self._prefix, Component(turn.settings.role.value))
-        unmet = self._reconciler.ends.steady(name, unmet, turn.awaited)
-        if unmet is not None and turn.running and unmet.phase in BEFORE_CONTAINERS:
+            self._upgrader.judge(cycle, unmet)
+        name = container_spec.name(self._prefix, Component(cycle.seen.settings.role.value))
+        unmet = self._reconciler.ends.steady(name, unmet, cycle.awaited)
+        if unmet is not None and cycle.running and unmet.phase in BEFORE_CONTAINERS:
             told = "not applied yet: the containers run on as they were started"
-            turn.note("settings", Mark.WAITING, told)
+            cycle.report.set_condition("settings", Mark.WAITING, told)
         return unmet
 
-    def _stages(self, turn: Turn) -> Unmet | None:
-        turn.phase = Phase.DOCKER
-        self._reconciler.observe(turn.monotonic)
-        turn.note("docker", Mark.OK, "answers")
-        pins = self._image_resolver.pins(turn)
+    def _stages(self, cycle: Cycle) -> Unmet | None:
+        cycle.phase = Phase.DOCKER
+        self._reconciler.observe(cycle.seen.monotonic)
+        cycle.report.set_condition("docker", Mark.OK, "answers")
+        pins = self._image_resolver.pins(cycle)
         first = self._reconciler.existing(
-            container_spec.name(self._prefix, Component(turn.settings.role.value))
+            container_spec.name(self._prefix, Component(cycle.seen.settings.role.value))
         )
-        turn.running = first is not None and first.running
-        turn.wait = self._reconciler.ends.waiting(first.name) if first else None
-        missing = self._image_resolver.missing(turn, pins)
+        cycle.running = first is not None and first.running
+        cycle.wait = self._reconciler.ends.waiting(first.name) if first else None
+        missing = self._image_resolver.missing(cycle, pins)
         self.planned += [images.word(reference) for reference in missing]
-        if missing and not turn.running and not self.dry:
-            self._image_resolver.fetch(turn, missing, pins)  # beside the look for the SuperLink
+        if missing and not cycle.running and not self.dry:
+            self._image_resolver.fetch(cycle, missing, pins)  # beside the look for the SuperLink
         choice = self._image_resolver.for_app(
-            turn, pins, self._reconciler.existing(self._runner(turn))
+            cycle, pins, self._reconciler.existing(self._runner(cycle))
         )
-        turn.app_image, turn.app_short = choice.image, choice.short
+        cycle.app_image, cycle.app_lacks = choice.image, choice.short
         if choice.image:
             pins[choice.image] = choice.made_of
         computing = (c.gpu for c in self._reconciler.have if c.running and c.gpu)
-        access = self._gpu_setup.choose(turn, next(computing, GpuAccess.NONE))
+        access = self._gpu_setup.choose(cycle, next(computing, GpuAccess.NONE))
         if access is None:
-            return Unmet(turn.phase)
-        turn.phase = Phase.DISCOVER
-        controller = self._controllers[turn.settings.role]
-        prepared = controller.prepare(turn)
-        turn.phase = Phase.TLS
-        self._certificates(turn, turn.keyring, prepared.trust)
+            return Unmet(cycle.phase)
+        cycle.phase = Phase.DISCOVER
+        controller = self._controllers[cycle.seen.settings.role]
+        prepared = controller.prepare(cycle)
+        cycle.phase = Phase.TLS
+        self._certificates(cycle, cycle.seen.keyring, prepared.trust)
         if prepared.appio is not None:
-            self._certificates(turn, turn.keyring.appio, prepared.appio)
-        turn.phase = Phase.CONTAINER
-        want = container_spec.containers(turn.settings, self._site(turn, prepared.site, access))
-        steps = self._steps(turn, want)
-        self.planned += self._upgrader.words(turn, steps)
+            self._certificates(cycle, cycle.seen.keyring.appio, prepared.appio)
+        cycle.phase = Phase.CONTAINER
+        want = container_spec.containers(
+            cycle.seen.settings, self._site(cycle, prepared.spec, access)
+        )
+        steps = self._steps(cycle, want)
+        self.planned += self._upgrader.words(cycle, steps)
         made = {step.container.image for step in steps if step.container}
         needed = tuple(reference for reference in missing if reference in made)
-        self._await_start(turn, want, steps, controller)
+        self._await_start(cycle, want, steps, controller)
         if self.dry:
-            return None if steps else self._check(turn, want, controller)
+            return None if steps else self._check(cycle, want, controller, prepared.spec)
         if needed:
-            turn.phase = Phase.IMAGE
-            error = self._image_resolver.fetch(turn, needed, pins)
-            return turn.unmet(error) if error else Unmet(Phase.IMAGE)
-        if held := self._held(turn, want, steps, pending=choice.pending):
+            cycle.phase = Phase.IMAGE
+            error = self._image_resolver.fetch(cycle, needed, pins)
+            return cycle.unmet(error) if error else Unmet(Phase.IMAGE)
+        if held := self._held(cycle, want, steps, pending=choice.pending):
             return held
-        self._image_resolver.record(turn, pins)
-        if not self._apply(turn, want, steps, pins):
-            return Unmet(turn.phase)
+        self._image_resolver.record(cycle, pins)
+        if not self._apply(cycle, want, steps, pins):
+            return Unmet(cycle.phase)
         fresh = _starts(want[0].name, steps) or want[0].name in self._reconciler.started
-        return self._check(turn, want, controller, fresh=fresh)
+        return self._check(cycle, want, controller, prepared.spec, fresh=fresh)
 
     def _held(
         self,
-        turn: Turn,
+        cycle: Cycle,
         want: tuple[Container, ...],
         steps: tuple[plan.Step, ...],
         *,
         pending: bool,
     ) -> Unmet | None:
         """Return what keeps the container of apps from its start: its image, or their data."""
-        runner = self._runner(turn)
+        runner = self._runner(cycle)
         if pending and _makes(runner, steps):
             return Unmet(Phase.IMAGE)
         if self._data is None or not (_makes(runner, steps) or _starts(runner, steps)):
             return None
-        turn.phase = Phase.DATA
-        if not self._data.there(turn, want[-1].image):
+        cycle.phase = Phase.DATA
+        if not self._data.there(cycle, want[-1].image):
             return Unmet(Phase.DATA)
-        turn.phase = Phase.CONTAINER
+        cycle.phase = Phase.CONTAINER
         return None
 
-    def _runner(self, turn: Turn) -> str:
+    def _runner(self, cycle: Cycle) -> str:
         """Return the container that runs apps."""
-        beside = container_spec.has_superexec(turn.settings)
-        part = Component.SUPEREXEC if beside else Component(turn.settings.role.value)
+        beside = container_spec.has_superexec(cycle.seen.settings)
+        part = Component.SUPEREXEC if beside else Component(cycle.seen.settings.role.value)
         return container_spec.name(self._prefix, part)
 
-    def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.CertificateSpec) -> None:
+    def _certificates(self, cycle: Cycle, keyring: Keyring, wanted: trust.CertificateSpec) -> None:
         if wanted.source is trust.CertificateSource.OFF:
-            turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
-            turn.renewed = turn.renew
+            cycle.report.set_condition(
+                "tls", Mark.OFF, "TLS is off: traffic can be read and changed"
+            )
+            cycle.renewed = cycle.seen.renew
             return
-        steps = trust.steps(wanted, keyring.held(wanted, turn.now), turn.now)
+        steps = trust.steps(wanted, keyring.held(wanted, cycle.seen.now), cycle.seen.now)
         self.planned += [str(step) for step in steps]
         if not self.dry:
             for step in steps:
                 log.info("tls.step", action=step.action.value, cause=step.cause)
-                keyring.apply(step, wanted, turn.now)
-            turn.renewed = turn.renew
+                keyring.apply(step, wanted, cycle.seen.now)
+            cycle.renewed = cycle.seen.renew
 
-    def _site(self, turn: Turn, known: Mapping[str, Any], access: GpuAccess) -> Site:
+    def _site(self, cycle: Cycle, spec: RoleSpec, access: GpuAccess) -> Site:
         if not self.dry:
-            if turn.settings.role is Role.SUPERLINK:
+            if cycle.seen.settings.role is Role.SUPERLINK:
                 files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
-            self._app_places(turn.settings)
+            self._app_places(cycle.seen.settings)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
-        appio = turn.keyring.appio
+        appio = cycle.seen.keyring.appio
         return Site(
             prefix=self._prefix,
-            ca_file=str(turn.keyring.ca),
-            chain_file=str(turn.keyring.chain),
-            key_file=str(turn.keyring.key),
+            role=spec,
+            ca_file=str(cycle.seen.keyring.ca),
+            chain_file=str(cycle.seen.keyring.chain),
+            key_file=str(cycle.seen.keyring.key),
             appio_ca_file=str(appio.ca),
             appio_chain_file=str(appio.chain),
             appio_key_file=str(appio.key),
@@ -227,83 +232,87 @@ class Stages:
             launcher_dir=str(self._paths.launcher),
             runs_dir=str(self._paths.live_runs),
             caches_dir=str(self._paths.caches),
-            digests={**turn.keyring.digests(), **appio.digests()},
-            memory_bytes=turn.host.memory_bytes,
+            digests={**cycle.seen.keyring.digests(), **appio.digests()},
+            memory_bytes=cycle.seen.host.memory_bytes,
             gpu=access,
-            cuda=turn.cuda,
-            app_image=turn.app_image,
-            data_mount=self._data.mount(turn) if self._data else None,
-            data_propagation=turn.data_propagation,
-            **self._environment(turn, str(known.get("appio_name", ""))),
-            **known,
+            cuda=cycle.seen.cuda,
+            app_image=cycle.app_image,
+            data_mount=self._data.mount(cycle) if self._data else None,
+            data_propagation=cycle.seen.data_propagation,
+            **self._environment(cycle, spec),
         )
 
     def _app_places(self, settings: Settings) -> None:
-        """Make what apps need beside their containers; a settled turn looks at one directory."""
+        """Make what apps need beside their containers; a settled cycle looks at one directory."""
         if self._placed is not settings or not self._paths.live_runs.is_dir():
             app_directories.prepare(self._paths, settings)
             self._placed = settings
 
-    def _environment(self, turn: Turn, appio_name: str) -> Mapping[str, Any]:
+    def _environment(self, cycle: Cycle, spec: RoleSpec) -> Mapping[str, Any]:
         """Return fields of the site for the environment of app processes, and keep its file."""
-        settings, path = turn.settings, self._paths.app_environment
+        settings, path = cycle.seen.settings, self._paths.app_environment
         if not container_spec.runs_apps(settings):
             return app_directories.keep(path, None, dry=self.dry)
-        hosts = container_spec.appio_hosts(settings, turn.fleet_host, appio_name)
+        hosts = container_spec.appio_hosts(settings, spec.fleet_host, spec.appio_name)
         data = app_environment.document(settings, hosts)
         if data is not None:
-            turn.note("environment", Mark.OK, f"apps also have {app_environment.words(settings)}")
+            cycle.report.set_condition(
+                "environment", Mark.OK, f"apps also have {app_environment.words(settings)}"
+            )
         return app_directories.keep(path, data, dry=self.dry)
 
-    def _steps(self, turn: Turn, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
+    def _steps(self, cycle: Cycle, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
         main = self._reconciler.existing(want[0].name)
         settled = main is not None and self._settled == (main.container_id, main.started_at)
-        return self._reconciler.steps(want, settled=settled, now=turn.monotonic)
+        return self._reconciler.steps(want, settled=settled, now=cycle.seen.monotonic)
 
     def _await_start(
         self,
-        turn: Turn,
+        cycle: Cycle,
         want: tuple[Container, ...],
         steps: tuple[plan.Step, ...],
         controller: RoleController,
     ) -> None:
         """Raise AgentError while a start of the first container would be in vain."""
         if _starts(want[0].name, steps):
-            turn.phase = Phase.DISCOVER
-            controller.may_start(turn)
-        turn.phase = Phase.CONTAINER
+            cycle.phase = Phase.DISCOVER
+            controller.may_start(cycle)
+        cycle.phase = Phase.CONTAINER
 
     def _apply(
         self,
-        turn: Turn,
+        cycle: Cycle,
         want: tuple[Container, ...],
         steps: tuple[plan.Step, ...],
         pins: Mapping[str, str],
     ) -> bool:
         """Do the steps; tell whether all are done."""
         if self._reconciler.doing:
-            turn.note("docker", Mark.WAITING, f"takes long: {self._reconciler.doing}")
+            cycle.report.set_condition(
+                "docker", Mark.WAITING, f"takes long: {self._reconciler.doing}"
+            )
             return False
         if not steps:
             return True
         reconciler.free(want, steps, self._reconciler.existing)
         try:
-            done = self._upgrader.apply(turn, steps, pins)
+            done = self._upgrader.apply(cycle, steps, pins)
         except AgentError as error:
             if error.finding.code.startswith("gpu."):
-                self._gpu_setup.refuse(turn, error.finding)
-            if self._data is not None and (named := self._data.named(turn, error)) is not error:
-                turn.phase = Phase.DATA
+                self._gpu_setup.refuse(cycle, error.finding)
+            if self._data is not None and (named := self._data.named(cycle, error)) is not error:
+                cycle.phase = Phase.DATA
                 raise named from error
             raise
-        self._reconciler.observe(turn.monotonic)
+        self._reconciler.observe(cycle.seen.monotonic)
         return done
 
     def _check(
         self,
-        turn: Turn,
+        cycle: Cycle,
         want: tuple[Container, ...],
         controller: RoleController,
+        spec: RoleSpec,
         *,
         fresh: bool = False,
     ) -> Unmet | None:
@@ -318,56 +327,60 @@ class Stages:
                     "container.paused", f"{found.name} is paused", hint, retryable=True
                 )
             existing.append(found)
-            self._age_s(found, turn.monotonic)  # counts from the first sight, not the first trouble
+            self._age_s(
+                found, cycle.seen.monotonic
+            )  # counts from the first sight, not the first trouble
         main = existing[0]
-        turn.phase = Phase.HEALTH
-        health = container_spec.health(turn.settings, Component(turn.settings.role.value))
-        if fresh:  # a look would read what its last start wrote, before this turn's own time
-            turn.opening = health
-            return Unmet(turn.phase)
-        name, started_at = main.name, main.started_at or turn.now
+        cycle.phase = Phase.HEALTH
+        health = container_spec.health(
+            cycle.seen.settings, Component(cycle.seen.settings.role.value)
+        )
+        if fresh:  # a look would read what its last start wrote, before this cycle's own time
+            cycle.opening = health
+            return Unmet(cycle.phase)
+        name, started_at = main.name, main.started_at or cycle.seen.now
         read = self._reconciler.engine.logs
-        apps = self._app_host(turn, existing[-1])
-        running = Running(started_at, lambda since: read(name, since=since), main.image, apps)
+        apps = self._app_host(cycle, existing[-1])
+        running = Running(started_at, lambda since: read(name, since=since), main.image, apps, spec)
         try:
-            controller.check(turn, running)
+            controller.check(cycle, running)
         except AgentError as error:
-            if self._excuses(turn, main, error):
-                turn.opening = health
-                return Unmet(turn.phase)
+            if self._excuses(cycle, main, error):
+                cycle.opening = health
+                return Unmet(cycle.phase)
             raise
         self._hung = (None, 0.0)
         self._settled = (main.container_id, main.started_at)
         computes = not self.dry and any(container.gpu for container in want)
-        if computes and not self._gpu_setup.check(turn, existing[-1]):
-            return Unmet(turn.phase)
+        if computes and not self._gpu_setup.check(cycle, existing[-1]):
+            return Unmet(cycle.phase)
         if len(existing) > 1:
-            self._superexec(turn, existing[1], main)
+            self._superexec(cycle, spec, existing[1], main)
         if self._data is not None and not self.dry:
             data = (m for m in want[-1].mounts if m.target == flower_versions.DATA)
-            self._data.settled(turn, next(data, None))
+            self._data.settled(cycle, next(data, None))
         return None
 
-    def _app_host(self, turn: Turn, last: Existing) -> AppHost | None:
+    def _app_host(self, cycle: Cycle, last: Existing) -> AppHost | None:
         """Return the container that runs apps; without one elsewhere it is the last of the VM."""
-        settings = turn.settings
+        settings = cycle.seen.settings
         if settings.appio_listen is not None or self.dry:
             return None
         server = settings.role is Role.SUPERLINK or (
             settings.role is Role.SUPEREXEC and settings.superexec_plugin is Plugin.SERVERAPP
         )
-        return AppHost(last.image, last.started_at or turn.now, keeps=server)
+        return AppHost(last.image, last.started_at or cycle.seen.now, keeps=server)
 
-    def _excuses(self, turn: Turn, main: Existing, error: AgentError) -> bool:
+    def _excuses(self, cycle: Cycle, main: Existing, error: AgentError) -> bool:
         """Tell whether a young container may fail so; stop one that will never work again."""
         waits = error.finding.code in WAITING
         if waits:
-            self._reconciler.ends.wait(main.name, error, turn.monotonic)
+            self._reconciler.ends.wait(main.name, error, cycle.seen.monotonic)
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
-        if turn.hung and self._hung_for_s(main, turn.monotonic) > limit_s:
+        if cycle.hung and self._hung_for_s(main, cycle.seen.monotonic) > limit_s:
             stop = plan.Step(plan.Action.STOP, main.name, "its Flower works no more")
-            self._reconciler.apply((stop,), {}, turn.monotonic)
-        young = self._age_s(main, turn.monotonic) < SETTLING_S * self._scale
+            self._reconciler.apply((stop,), {}, cycle.seen.monotonic)
+        young = self._age_s(main, cycle.seen.monotonic) < SETTLING_S * self._scale
         return young and error.retryable and not waits
 
     def _hung_for_s(self, main: Existing, monotonic: float) -> float:
@@ -387,50 +400,52 @@ class Stages:
             self._seen_at[container.name] = (start, since)
         return monotonic - since
 
-    def _superexec(self, turn: Turn, superexec: Existing, main: Existing) -> None:
+    def _superexec(self, cycle: Cycle, spec: RoleSpec, superexec: Existing, main: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run.
 
         It has its time from the last start of either side: to what is not there none attaches.
         """
-        attach = container_spec.attach_address(turn.settings, turn.fleet_host)
-        if self._attached(turn, superexec, attach):
-            turn.note("superexec", Mark.OK, f"attached to {attach}")
+        attach = container_spec.attach_address(cycle.seen.settings, spec.fleet_host)
+        if self._attached(cycle, superexec, attach):
+            cycle.report.set_condition("superexec", Mark.OK, f"attached to {attach}")
         else:
-            turn.note("superexec", Mark.WAITING, f"not attached to {attach} yet")
-            turn.next_s = min(turn.next_s, DETACHED_LOOK_S * self._scale)
+            cycle.report.set_condition("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            cycle.look_again_in(DETACHED_LOOK_S * self._scale)
             limit = DETACHED_AFTER_S * self._scale
-            ages_s = [self._age_s(each, turn.monotonic) for each in (superexec, main)]
-            if min(*ages_s, turn.monotonic - self._attached_at) > limit:
+            ages_s = [self._age_s(each, cycle.seen.monotonic) for each in (superexec, main)]
+            if min(*ages_s, cycle.seen.monotonic - self._attached_at) > limit:
                 raise AgentError(
                     "superexec.detached",
                     f"{superexec.name} holds no connection to {attach}",
                     retryable=True,
                 )
-        if turn.settings.role is Role.SUPERNODE:
-            self._busy(turn, superexec.name)
+        if cycle.seen.settings.role is Role.SUPERNODE:
+            self._busy(cycle, superexec.name)
 
-    def _attached(self, turn: Turn, superexec: Existing, attach: Address) -> bool:
-        seen_s = turn.monotonic - self._attached_at
-        if seen_s < min(ATTACHED_LOOK_S * self._scale, self._age_s(superexec, turn.monotonic)):
+    def _attached(self, cycle: Cycle, superexec: Existing, attach: Address) -> bool:
+        seen_s = cycle.seen.monotonic - self._attached_at
+        if seen_s < min(
+            ATTACHED_LOOK_S * self._scale, self._age_s(superexec, cycle.seen.monotonic)
+        ):
             return True
-        started_at = superexec.started_at or turn.now
-        if LOADS[0] <= turn.now - started_at < LOADS[1]:
+        started_at = superexec.started_at or cycle.seen.now
+        if LOADS[0] <= cycle.seen.now - started_at < LOADS[1]:
             return False
-        if not self._connections.held(attach, now=turn.monotonic):
+        if not self._connections.held(attach, now=cycle.seen.monotonic):
             return False
-        self._attached_at = turn.monotonic
+        self._attached_at = cycle.seen.monotonic
         return True
 
-    def _busy(self, turn: Turn, name: str) -> None:
-        if turn.monotonic >= self._busy_look_at:
-            self._busy_look_at = turn.monotonic + BUSY_LOOK_S * self._scale
+    def _busy(self, cycle: Cycle, name: str) -> None:
+        if cycle.seen.monotonic >= self._busy_look_at:
+            self._busy_look_at = cycle.seen.monotonic + BUSY_LOOK_S * self._scale
             running: tuple[str, ...] = ()
             with contextlib.suppress(AgentError):  # wants `ps` on the VM; never changes the state
                 running = self._reconciler.engine.processes(name)
             if any("flwr-clientapp" in command for command in running):
-                self._computed_at = turn.monotonic
-        busy = turn.monotonic - self._computed_at < BUSY_FOR_S * self._scale
-        turn.told["FLOWER_BUSY"] = "1" if busy else "0"
+                self._computed_at = cycle.seen.monotonic
+        busy = cycle.seen.monotonic - self._computed_at < BUSY_FOR_S * self._scale
+        cycle.report.publish(busy=busy)
 
 
 def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:

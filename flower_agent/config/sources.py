@@ -212,7 +212,7 @@ class Intake:
         return self.inputs is None or stamp(self._paths) != self._stamp
 
     def reread(self) -> None:
-        """Read at the next turn though no file changed."""
+        """Read at the next cycle though no file changed."""
         self._stamp = None
 
     def read(self) -> bool:

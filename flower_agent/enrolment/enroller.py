@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import structlog
 
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.enrolment import policy
 from flower_agent.enrolment.policy import Claim, KeyAction, KeyStep
 from flower_agent.enrolment.registrar import Registrar
@@ -41,26 +41,26 @@ class Enroller:
         self._asked_at: float | None = None
         self._refused: dict[str, tuple[Finding, float]] = {}
 
-    def wants_keys(self, turn: Turn) -> bool:
+    def wants_keys(self, cycle: Cycle) -> bool:
         """Tell whether SuperNodes need keys: as set, else in a service and where keys are given.
 
         Raises AgentError ``discover.waiting`` for a moment, until OneGate has said whether there
         is a service. Where it says nothing there is one: a SuperLink that then turns out to be
         alone had let nobody in, while the other way round it had let in anybody.
         """
-        settings = turn.settings
+        settings = cycle.seen.settings
         fixed = _fixed(settings)
         if fixed is not None:
             return fixed
-        if turn.client is None:
-            return turn.record.in_service is True  # its token may be away for a while
-        self._registrar.begin(turn.client, turn.monotonic)
-        if turn.record.in_service is None:
-            turn.record = dataclasses.replace(turn.record, in_service=self._registrar.in_service)
-        if turn.record.in_service is not None:
-            return turn.record.in_service
-        self._asked_at = turn.monotonic if self._asked_at is None else self._asked_at
-        if turn.monotonic < self._asked_at + ANSWER_S * self._scale:
+        if cycle.seen.client is None:
+            return cycle.state.in_service is True  # its token may be away for a while
+        self._registrar.begin(cycle.seen.client, cycle.seen.monotonic)
+        if cycle.state.in_service is None:
+            cycle.remember(in_service=self._registrar.in_service)
+        if cycle.state.in_service is not None:
+            return cycle.state.in_service
+        self._asked_at = cycle.seen.monotonic if self._asked_at is None else self._asked_at
+        if cycle.seen.monotonic < self._asked_at + ANSWER_S * self._scale:
             raise AgentError(
                 "discover.waiting", "OneGate is asked whether there is a service", retryable=True
             )
@@ -81,28 +81,30 @@ class Enroller:
         """How many VMs of the service may be SuperNodes; 0 where they need no key."""
         return self._registrar.counts()[1]
 
-    def enrol(self, turn: Turn, found: Collection[NodeInfo], api: Control) -> None:
+    def enrol(self, cycle: Cycle, found: Collection[NodeInfo], api: Control) -> None:
         """Register and unregister what is due; what cannot be done is a warning."""
-        nodes, now, record = policy.by_key(found), turn.monotonic, turn.record
+        nodes, now, record = policy.by_key(found), cycle.seen.monotonic, cycle.state
         registrar = self._registrar
-        if turn.client is not None:
-            registrar.watch(turn.client, record.pins, nodes, now)
+        if cycle.seen.client is not None:
+            registrar.watch(cycle.seen.client, record.pins, nodes, now)
         decision = policy.decide(
             record.pins,
             tuple(registrar.claims.values()),
-            turn.settings.node_public_keys,
+            cycle.seen.settings.node_public_keys,
             nodes,
             gone=registrar.gone(now),
         )
         self._refused = {k: v for k, v in self._refused.items() if now < v[1]}
-        turn.next_s = registrar.wait_s(now)
-        if not turn.dry:
-            turn.record = dataclasses.replace(record, pins=decision.pins)
-            self._apply(turn, decision.steps, api)
-        turn.warnings += [*decision.findings, *(finding for finding, _ in self._refused.values())]
-        self._note(turn)
+        cycle.next_s = registrar.wait_s(now)
+        if not cycle.seen.dry:
+            cycle.state = dataclasses.replace(record, pins=decision.pins)
+            self._apply(cycle, decision.steps, api)
+        cycle.report.warn(
+            *[*decision.findings, *(finding for finding, _ in self._refused.values())]
+        )
+        self._note(cycle)
 
-    def _apply(self, turn: Turn, steps: Collection[KeyStep], api: Control) -> None:
+    def _apply(self, cycle: Cycle, steps: Collection[KeyStep], api: Control) -> None:
         for step in steps:
             if step.key in self._refused:
                 continue
@@ -111,28 +113,30 @@ class Enroller:
             except AgentError as error:
                 found = error.finding
                 if found.code != "control.refused":
-                    turn.warnings.append(warning(found.code, found.message, found.hint))
-                    return  # the next turn looks anew
-                self._refuse(turn, step, found.message)
+                    cycle.report.warn(warning(found.code, found.message, found.hint))
+                    return  # the next cycle looks anew
+                self._refuse(cycle, step, found.message)
                 continue
-            turn.next_s = 0.0  # to see what became of it
+            cycle.next_s = 0.0  # to see what became of it
             shown = pem.node_key_fingerprint(step.key)
             event = _EVENTS[step.action]
             log.info(event, key=shown, node=node_id, cause=step.cause)
 
-    def _refuse(self, turn: Turn, step: KeyStep, message: str) -> None:
+    def _refuse(self, cycle: Cycle, step: KeyStep, message: str) -> None:
         found = warning("enrol.key_refused", f"{step.cause}: {message}")
-        self._refused[step.key] = found, turn.monotonic + REFUSED_FOR_S * self._scale
+        self._refused[step.key] = found, cycle.seen.monotonic + REFUSED_FOR_S * self._scale
         log.warning("enrol.refused", cause=step.cause, message=message)
 
-    def _note(self, turn: Turn) -> None:
+    def _note(self, cycle: Cycle) -> None:
         enrolled, whole = self._registrar.counts()
-        given = len(turn.settings.node_public_keys)
+        given = len(cycle.seen.settings.node_public_keys)
         more = f", {given} given keys" if given else ""
         mark = Mark.OK if enrolled == whole else Mark.WAITING
-        if self._registrar.trouble is not None and turn.client is not None:
+        if self._registrar.trouble is not None and cycle.seen.client is not None:
             mark, more = Mark.WAITING, f"{more}; {self._registrar.trouble.finding.message}"
-        turn.note("enrolment", mark, f"{enrolled} of {whole} VMs of the service{more}")
+        cycle.report.set_condition(
+            "enrolment", mark, f"{enrolled} of {whole} VMs of the service{more}"
+        )
 
 
 def _fixed(settings: Settings) -> bool | None:

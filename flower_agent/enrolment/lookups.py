@@ -202,7 +202,7 @@ GAIN = 20.0
 """Look-ups a second that a second of good answers adds."""
 
 MOST_AT_ONCE = 50
-"""Look-ups before the loop sees what they found: it registers so many keys in one turn at most."""
+"""Look-ups before the loop sees what they found: it registers so many keys in one cycle at most."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,36 +31,11 @@ TMPFS = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """The facts beside the settings that shape the containers."""
-
-    prefix: str = ""
-    """In front of every container name, so that several agents run side by side."""
-
-    ca_file: str
-    chain_file: str
-    key_file: str
-    appio_ca_file: str = ""
-    appio_chain_file: str = ""
-    appio_key_file: str = ""
-    """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
+class RoleSpec:
+    """What a VM's role knows that shapes its containers."""
 
     appio_name: str = ""
     """SuperLink: by which name its SuperExec dials it, where the certificate names no address."""
-
-    superlink_dir: str
-    data_dir: str
-    launcher_dir: str
-    """The programs that start apps: `flower_agent.launcher`."""
-
-    runs_dir: str
-    """Where running apps write."""
-
-    caches_dir: str
-    """Where apps keep what they download."""
-
-    digests: Mapping[str, str]
-    """Hex SHA-256 of each certificate file that is there, by path."""
 
     fleet_host: str = LOOPBACK
     """SuperLink: where its Fleet API listens."""
@@ -81,6 +56,39 @@ class Site:
 
     node_key_digest: str = ""
     """Hex SHA-256 of that file."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The facts beside the settings that shape the containers."""
+
+    prefix: str = ""
+    """In front of every container name, so that several agents run side by side."""
+
+    ca_file: str
+    chain_file: str
+    key_file: str
+    appio_ca_file: str = ""
+    appio_chain_file: str = ""
+    appio_key_file: str = ""
+    """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
+
+    superlink_dir: str
+    data_dir: str
+    launcher_dir: str
+    """The programs that start apps: `flower_agent.launcher`."""
+
+    runs_dir: str
+    """Where running apps write."""
+
+    caches_dir: str
+    """Where apps keep what they download."""
+
+    digests: Mapping[str, str]
+    """Hex SHA-256 of each certificate file that is there, by path."""
+
+    role: RoleSpec = RoleSpec()
+    """What the VM's role knows."""
 
     memory_bytes: int = 0
     """What the VM has."""
@@ -199,7 +207,7 @@ def name(prefix: str, part: Component) -> str:
 
 
 def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
-    places = endpoints(settings, site.fleet_host)
+    places = endpoints(settings, site.role.fleet_host)
     mounts = [Mount(site.superlink_dir, flower_versions.STATE, read_only=False)]
     if settings.tls:
         mounts += [
@@ -219,7 +227,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
             health=health(settings, Component.SUPERLINK),
             tls=settings.tls,
             isolation=settings.isolation.value,
-            node_auth=site.node_auth,
+            node_auth=site.role.node_auth,
             appio_tls=places.appio.tls,
         ),
         mounts,
@@ -229,27 +237,33 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
         return (main,)
     trust = Trust.CA if places.appio.tls else Trust.INSECURE
     dial = places.appio.dial
-    if not site.appio_name:
+    if not site.role.appio_name:
         return main, _superexec(settings, site, Plugin.SERVERAPP, dial, trust)
-    called = Address(site.appio_name, dial.port)
+    called = Address(site.role.appio_name, dial.port)
     apps = _superexec(settings, site, Plugin.SERVERAPP, called, trust)
     return main, dataclasses.replace(apps, hosts=((called.host, dial.host),))
 
 
 def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
-    if site.superlink is None:
+    if site.role.superlink is None:
         raise ValueError("a SuperNode wants a SuperLink")
     appio = clientappio(settings)
-    mounts = [_file(site, site.ca_file, flower_versions.CA_FILE)] if site.trust is Trust.CA else []
+    mounts = (
+        [_file(site, site.ca_file, flower_versions.CA_FILE)] if site.role.trust is Trust.CA else []
+    )
     if appio.tls:
         mounts += [
             _file(site, site.appio_ca_file, flower_versions.APPIO_CA_FILE),
             _file(site, site.appio_chain_file, flower_versions.APPIO_CERTIFICATE_FILE),
             _file(site, site.appio_key_file, flower_versions.APPIO_KEY_FILE),
         ]
-    if site.node_key_file:
+    if site.role.node_key_file:
         mounts.append(
-            Mount(site.node_key_file, flower_versions.NODE_KEY_FILE, digest=site.node_key_digest)
+            Mount(
+                site.role.node_key_file,
+                flower_versions.NODE_KEY_FILE,
+                digest=site.role.node_key_digest,
+            )
         )
     main = _container(
         settings,
@@ -257,13 +271,13 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
         Component.SUPERNODE,
         command_line.supernode_command(
             settings.version,
-            superlink=site.superlink,
+            superlink=site.role.superlink,
             clientappio=appio.listen,
             health=health(settings, Component.SUPERNODE),
-            trust=site.trust,
+            trust=site.role.trust,
             isolation=settings.isolation.value,
-            node_config=site.node_config,
-            private_key=bool(site.node_key_file),
+            node_config=site.role.node_config,
+            private_key=bool(site.role.node_key_file),
             appio_tls=appio.tls,
         ),
         mounts,
@@ -279,7 +293,7 @@ def _lone_superexec(settings: Settings, site: Site) -> tuple[Container, ...]:
     if settings.appio_address is None:
         raise ValueError("a lone SuperExec wants an address to attach to")
     plugin = settings.superexec_plugin
-    return (_superexec(settings, site, plugin, settings.appio_address, site.trust),)
+    return (_superexec(settings, site, plugin, settings.appio_address, site.role.trust),)
 
 
 def _superexec(

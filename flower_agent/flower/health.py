@@ -36,7 +36,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _CHECK = "/grpc.health.v1.Health/Check"
 _SERVING = 1
 _CONTEXTS = 16
-"""TLS contexts kept; a hostile OneGate could hand over another CA each turn."""
+"""TLS contexts kept; a hostile OneGate could hand over another CA each cycle."""
 
 _UNTIMELY = {9, 10}
 _WRONG_NAME = {62, 64}
@@ -124,7 +124,7 @@ class Channel:
 
 
 class Prober:
-    """Probes endpoints; keeps TLS contexts between turns, and no connection.
+    """Probes endpoints; keeps TLS contexts between cycles, and no connection.
 
     Every failure is an AgentError that may pass by itself (retryable) and names the address.
     Resolving a name has the resolver's own time limit on top of `timeout_s`.

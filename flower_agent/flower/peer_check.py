@@ -203,7 +203,7 @@ class Liveness:
     """One peer at a time; `judge` returns at once.
 
     The loop is woken by bad news and by the end of it: all being well, an answer waits for the next
-    turn, so that the looks make no more turns than there are.
+    cycle, so that the looks make no more cycles than there are.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class Liveness:
     def _note(self, error: AgentError | None, began_at: float, now: float) -> None:
         if not _counts(error):
             self._failing_since = self._trouble = None
-            # From its begin: the answer may have waited for this turn for as long as a period.
+            # From its begin: the answer may have waited for this cycle for as long as a period.
             self._not_before = began_at + self._random.uniform(*PERIOD_S) * self._scale
         elif self._failing_since is None:
             self._failing_since = began_at

@@ -84,7 +84,7 @@ def step(
     monotonic: float,
     ready_timeout_s: float,
 ) -> Life:
-    """Return the life after one turn that found `unmet` (None: everything works)."""
+    """Return the life after one cycle that found `unmet` (None: everything works)."""
     state, error = _judge(life, unmet, monotonic - life.start_monotonic, ready_timeout_s)
     phase = unmet.phase if unmet else None
     return dataclasses.replace(

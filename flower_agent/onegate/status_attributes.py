@@ -5,11 +5,13 @@ brackets and newlines are refused with 500, a backslash is stored corrupted. One
 on the text ``READY=YES`` anywhere in an update (EventManager.rb), so only one body may hold it.
 """
 
+import base64
 import dataclasses
 import re
 import urllib.parse
 from collections.abc import Mapping
 
+from flower_agent.model.published import Published
 from flower_agent.model.status import Status
 
 MIN_INTERVAL_S = 15.0
@@ -57,10 +59,10 @@ def words(text: str) -> str:
     return safe.replace("=", ":") if _GATE.search(safe) else safe
 
 
-def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
+def attributes(status: Status, published: Published) -> dict[str, str]:
     """Return everything that OneGate should know, all values in the form that it keeps.
 
-    `told` is what the VM's role adds. READY and FLOWER_SEEN are left to `due` and its caller.
+    READY and FLOWER_SEEN are left to `due` and its caller.
     """
     error, more = str(status.error) if status.error else "", len(status.errors) - 1
     if more > 0:
@@ -74,10 +76,33 @@ def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
         "FLOWER_VERSION": status.version or "",
         "FLOWER_AGENT_VERSION": status.agent_version,
         "FLOWER_TLS": "" if status.tls is None else "YES" if status.tls else "NO",
-        **told,
+        **of_role(published),
     }
     plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA"}  # long, and base64 already
     return {k: v if k in plain else words(v) for k, v in found.items()}
+
+
+def of_role(published: Published) -> dict[str, str]:
+    """Return what a role publishes as OneGate's attributes; what it says nothing of is left out."""
+    said = published
+    found = {
+        "FLOWER_ENDPOINT": said.endpoint,
+        "FLOWER_NODE_AUTH": None if said.node_auth is None else "YES" if said.node_auth else "NO",
+        "FLOWER_NODES": said.nodes,
+        "FLOWER_CA_CERT": _base64(said.ca_pem),
+        "FLOWER_CA_FINGERPRINT": said.ca_fingerprint,
+        "FLOWER_RUN": said.run,
+        "FLOWER_NODE_KEY": said.node_key,
+        "FLOWER_NODE_ID": said.node_id,
+        "FLOWER_PARTITION": "{}/{}".format(*said.partition) if said.partition else None,
+        "FLOWER_BUSY": None if said.busy is None else str(int(said.busy)),
+        "FLOWER_APP_ERROR": said.app_error,
+        "FLOWER_APP_IMAGE": said.app_image,
+        "FLOWER_GPU": said.gpu,
+        "FLOWER_APPIO": said.appio,
+        "FLOWER_APPIO_CA": _base64(said.appio_ca_pem),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def due(
@@ -156,6 +181,11 @@ def render(body: Mapping[str, str]) -> str:
     if opens and not (body.get("READY") == "YES" and body.get("FLOWER_STATE") == "ready"):
         raise ValueError("only the body that says ready may hold READY=YES")
     return "data=" + urllib.parse.quote(text, safe="") + "&type=1"
+
+
+def _base64(text: str | None) -> str | None:
+    """Return a PEM as OneGate keeps it."""
+    return base64.b64encode(text.encode()).decode() if text is not None else None
 
 
 def _with_state(changes: dict[str, str], wanted: Mapping[str, str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _bring(want: Container, have: Existing | None, resting: bool) -> Iterator[St
     elif have is None:
         return
     elif have.status == "removing":
-        return  # somebody removes it: the next turn finds it gone
+        return  # somebody removes it: the next cycle finds it gone
     elif have.fingerprint != want.fingerprint:
         yield from _replace(want, have, "settings changed")
     elif have.status == "dead":

@@ -131,7 +131,7 @@ class Reconciler:
 
         self._doing: Background[str, _Done] = Background(threads, "docker-steps", good_for_s=0.0)
         self._late: _Done | None = None
-        """Steps that took long and failed; told by the turn that wants them still."""
+        """Steps that took long and failed; told by the cycle that wants them still."""
 
         self._step = ""
         self.started: frozenset[str] = frozenset()

@@ -149,7 +149,7 @@ class Exporter:
         """Return the end of each certificate; they are read again when they change."""
         try:
             texts = (self._keyring.held_chain(), self._keyring.held_ca())
-        except AgentError:  # the turn meets it and reports it
+        except AgentError:  # the cycle meets it and reports it
             return {}
         if self._ends is None or self._ends[0] != texts:
             ends = {}

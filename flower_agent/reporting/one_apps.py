@@ -1,7 +1,7 @@
 """Keeps one-apps' files true, where one-apps' directory exists.
 
 Others write them, too: one-apps' own scripts say "success" when they end. So they are compared in
-each turn. ``/etc/motd`` is a mount of its own inside the unit and can be written, not replaced.
+each cycle. ``/etc/motd`` is a mount of its own inside the unit and can be written, not replaced.
 
 What one-apps' files say of this VM, for its users and its test harness.
 

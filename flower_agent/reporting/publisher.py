@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-from collections.abc import Mapping
 
 import structlog
 
@@ -11,6 +10,7 @@ from flower_agent import files, process
 from flower_agent.model import deduplication, status
 from flower_agent.model.errors import AgentError, Finding
 from flower_agent.model.lifecycle import Life, LifeState
+from flower_agent.model.published import Published
 from flower_agent.model.status import Status
 from flower_agent.onegate import status_attributes
 from flower_agent.onegate.publisher import OneGatePublisher
@@ -37,7 +37,7 @@ class Publisher:
         self._unwritable = False
 
     def publish(
-        self, found: Status, told: Mapping[str, str], *, monotonic: float, wall: datetime.datetime
+        self, found: Status, published: Published, *, monotonic: float, wall: datetime.datetime
     ) -> None:
         """Publish `found` everywhere; a failure is logged once and never stops the loop."""
         self._notifier.ready()
@@ -50,7 +50,9 @@ class Publisher:
             self._notifier.status(shown)
             self._shown = shown
         self._appliance.keep(found, wall)
-        self._reporter.offer(status_attributes.attributes(found, told), now=monotonic, wall=wall)
+        self._reporter.offer(
+            status_attributes.attributes(found, published), now=monotonic, wall=wall
+        )
 
     def stopping(self) -> None:
         """Tell systemd that the end is wanted."""
@@ -81,7 +83,7 @@ class LifecycleLog:
         self._repeats = deduplication.Repeats()
 
     def note(self, before: Life, after: Life, now: float) -> None:
-        """Write one line for a change of state, phase or cause, none for a turn without one.
+        """Write one line for a change of state, phase or cause, none for a cycle without one.
 
         Causes that come and go within one state are told once an hour each.
         """

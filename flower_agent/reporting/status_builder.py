@@ -4,7 +4,7 @@ import datetime
 
 from flower_agent import __version__
 from flower_agent.config.sources import Intake
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Report
 from flower_agent.docker.containers import Component
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.lifecycle import Life
@@ -20,7 +20,7 @@ def build(
     *,
     life: Life,
     intake: Intake,
-    turn: Turn | None,
+    report: Report,
     reconciler: Reconciler,
     reporter: OneGatePublisher,
     other_vm: bool,
@@ -28,8 +28,7 @@ def build(
     now: datetime.datetime,
 ) -> Status:
     """Return the status as of `now`."""
-    good, told = intake.good, turn.told if turn else {}
-    nodes = told.get("FLOWER_NODES")
+    good, published = intake.good, report.published
     return Status(
         state=life.state.value,
         since=life.since,
@@ -39,26 +38,26 @@ def build(
         agent_version=__version__,
         name=name,
         role=good.role.value if good else None,
-        version=(turn and turn.version_told) or (str(good.version) if good else None),
+        version=report.version or (str(good.version) if good else None),
         vmid=intake.inputs.vmid if intake.inputs else None,
         error=life.error,
         errors=intake.errors,
-        warnings=_warnings(intake, turn, reporter, other_vm),
-        facts=_facts(intake, turn, reporter),
+        warnings=_warnings(intake, report, reporter, other_vm),
+        facts=_facts(intake, report, reporter),
         containers=_containers(reconciler),
-        endpoint=told.get("FLOWER_ENDPOINT"),
+        endpoint=str(published.endpoint) if published.endpoint else None,
         tls=good.tls if good else None,
-        ca_fingerprint=turn.ca_fingerprint if turn else None,
-        nodes=int(nodes) if nodes else None,
-        node_id=told.get("FLOWER_NODE_ID"),
-        partition=told.get("FLOWER_PARTITION"),
-        superlink=turn.superlink if turn else None,
-        supernodes=turn.supernodes if turn else (),
-        commands=turn.commands if turn else (),
+        ca_fingerprint=report.ca_fingerprint,
+        nodes=published.nodes,
+        node_id=published.node_id,
+        partition="{}/{}".format(*published.partition) if published.partition else None,
+        superlink=report.superlink,
+        supernodes=report.supernodes,
+        commands=report.commands,
     )
 
 
-def _facts(intake: Intake, turn: Turn | None, reporter: OneGatePublisher) -> tuple[Condition, ...]:
+def _facts(intake: Intake, report: Report, reporter: OneGatePublisher) -> tuple[Condition, ...]:
     wrong = len(intake.errors)
     context = (
         Condition("context", Mark.BAD, f"{wrong} finding{'s' if wrong != 1 else ''}")
@@ -67,7 +66,7 @@ def _facts(intake: Intake, turn: Turn | None, reporter: OneGatePublisher) -> tup
         if intake.inputs
         else Condition("context", Mark.WAITING, "not read yet")
     )
-    return (context, *(turn.facts.values() if turn else ()), _onegate(reporter))
+    return (context, *report.conditions.values(), _onegate(reporter))
 
 
 def _onegate(reporter: OneGatePublisher) -> Condition:
@@ -83,11 +82,11 @@ def _onegate(reporter: OneGatePublisher) -> Condition:
 
 def _warnings(
     intake: Intake,
-    turn: Turn | None,
+    report: Report,
     reporter: OneGatePublisher,
     other_vm: bool,  # noqa: FBT001
 ) -> tuple[Finding, ...]:
-    found = [*intake.warnings, *(turn.warnings if turn else ())]
+    found = [*intake.warnings, *report.warnings]
     if reporter.token_lost:
         found.append(warning("context.token_lost", "the context has no TOKEN, VMID or endpoint"))
     if other_vm:

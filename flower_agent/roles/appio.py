@@ -5,12 +5,10 @@ SuperLink's CA never leaves the SuperLink: its agent has a CA of its own for thi
 ``tls/appio``, and publishes it. What is offered is told once it answers.
 """
 
-import base64
-
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.flower.command_line import Endpoint
 from flower_agent.flower.container_spec import LOOPBACK
 from flower_agent.flower.health import ALPN_GRPC, ALPN_HTTP, Prober
@@ -22,19 +20,19 @@ from flower_agent.tls import certificates, trust
 TIMEOUT_S = 3.0
 
 
-def wanted(turn: Turn, offered: Endpoint) -> trust.CertificateSpec | None:
+def wanted(cycle: Cycle, offered: Endpoint) -> trust.CertificateSpec | None:
     """Return the certificate that a SuperNode's AppIo should have; None without TLS."""
     if not offered.tls:
         return None
-    name = named(turn, offered.listen).host
-    hosts = trust.hosts(published=name, listen=name, more=turn.settings.tls_sans)
-    defer = _defers(turn, offered.listen.port)
+    name = named(cycle, offered.listen).host
+    hosts = trust.hosts(published=name, listen=name, more=cycle.seen.settings.tls_sans)
+    defer = _defers(cycle, offered.listen.port)
     return trust.CertificateSpec(
-        source=trust.CertificateSource.OWN, hosts=hosts, renew=turn.renew, defer=defer
+        source=trust.CertificateSource.OWN, hosts=hosts, renew=cycle.seen.renew, defer=defer
     )
 
 
-def check(turn: Turn, prober: Prober, offered: Endpoint, ca_pem: str, name: str) -> None:
+def check(cycle: Cycle, prober: Prober, offered: Endpoint, ca_pem: str, name: str) -> None:
     """Publish where the AppIo is, once it answers, and note who is attached.
 
     With TLS its certificate must chain to `ca_pem` and name `name`. Raises AgentError
@@ -45,33 +43,37 @@ def check(turn: Turn, prober: Prober, offered: Endpoint, ca_pem: str, name: str)
         prober.probe_tls(offered.dial, ca_pem, server_hostname=name, alpn=alpn, timeout_s=TIMEOUT_S)
     else:
         prober.probe_tcp(offered.dial, TIMEOUT_S)
-    where = named(turn, offered.listen)
-    turn.told["FLOWER_APPIO"] = str(where)
-    turn.note("appio", Mark.OK, f"AppIo answers at {where} with{'' if offered.tls else 'out'} TLS")
+    where = named(cycle, offered.listen)
+    cycle.report.publish(appio=where)
+    cycle.report.set_condition(
+        "appio", Mark.OK, f"AppIo answers at {where} with{'' if offered.tls else 'out'} TLS"
+    )
     held = sorted(set(_attached(offered.listen.port)))
     mark = Mark.OK if held else Mark.WAITING
-    turn.note(
+    cycle.report.set_condition(
         "superexec", mark, f"attached from {', '.join(held)}" if held else "none attached yet"
     )
 
 
-def check_supernode(turn: Turn, prober: Prober, offered: Endpoint) -> None:
+def check_supernode(cycle: Cycle, prober: Prober, offered: Endpoint) -> None:
     """Do `check` by the SuperNode's own CA, and publish that CA."""
-    ca_pem = turn.keyring.appio.held_ca() if offered.tls else ""
-    check(turn, prober, offered, ca_pem, LOOPBACK)
+    ca_pem = cycle.seen.keyring.appio.held_ca() if offered.tls else ""
+    check(cycle, prober, offered, ca_pem, LOOPBACK)
     if ca_pem:
-        turn.told["FLOWER_APPIO_CA"] = base64.b64encode(ca_pem.encode()).decode()
+        cycle.report.publish(appio_ca_pem=ca_pem)
         shown = certificates.format_fingerprint(certificates.fingerprint(ca_pem))
         half = len(shown) // 2
-        turn.note("appio_ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")
+        cycle.report.set_condition("appio_ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")
 
 
-def named(turn: Turn, listen: Address) -> Address:
+def named(cycle: Cycle, listen: Address) -> Address:
     """Return what a SuperExec elsewhere dials, where `listen` may stand for every address."""
     if not is_any(listen.host):
         return listen
-    facts = turn.host
-    own = network.fleet_address(None, facts.interfaces, facts.default_interface, turn.variables)
+    facts = cycle.seen.host
+    own = network.fleet_address(
+        None, facts.interfaces, facts.default_interface, cycle.seen.variables
+    )
     return Address(own, listen.port)
 
 
@@ -80,16 +82,16 @@ def can_have_tls(settings: Settings) -> bool:
     return settings.tls and flower_versions.band(settings.version).appio_can_have_tls
 
 
-def _defers(turn: Turn, port: int) -> bool:
+def _defers(cycle: Cycle, port: int) -> bool:
     """Tell whether a renewal that is due waits, at latest to 7 days before the end.
 
     An app that runs has a connection beside its SuperExec's.
     """
     try:
-        leaf = certificates.inspect(turn.keyring.appio.held_chain())
+        leaf = certificates.inspect(cycle.seen.keyring.appio.held_chain())
     except ValueError:
         return False
-    return turn.now < certificates.renew_by(leaf) and len(_attached(port)) > 1
+    return cycle.seen.now < certificates.renew_by(leaf) and len(_attached(port)) > 1
 
 
 def _attached(port: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.flower.container_spec import LOOPBACK
 from flower_agent.model import pem
 from flower_agent.model.errors import AgentError, Finding, Severity, warning
@@ -31,56 +31,56 @@ class ServerCertificate:
         self._checked: tuple[object, Checked] | None = None
 
     def wanted(
-        self, turn: Turn, own_hosts: frozenset[str], dialled: Collection[str], active: Active
+        self, cycle: Cycle, own_hosts: frozenset[str], dialled: Collection[str], active: Active
     ) -> trust.CertificateSpec:
         """Return the wanted certificates: the agent's own name `own_hosts`, given ones `dialled`.
 
         Raises AgentError ``tls.…`` or ``setting.…`` for what is given and refused.
         """
-        if not turn.settings.tls:
+        if not cycle.seen.settings.tls:
             return trust.CertificateSpec(source=trust.CertificateSource.OFF)
         try:
-            wanted = self._given(turn, tuple(sorted(dialled)), active)
+            wanted = self._given(cycle, tuple(sorted(dialled)), active)
         except AgentError as error:
-            if from_context(turn.settings) or not self._serves(turn, dialled):
+            if from_context(cycle.seen.settings) or not self._serves(cycle, dialled):
                 raise
             found = error.finding
             refused = f"what lies in {self._files.directory} is refused: {found.message}"
             kept = f"{refused}; the certificate before it stays in use"
-            turn.warnings.append(warning(found.code, kept, found.hint))
+            cycle.report.warn(warning(found.code, kept, found.hint))
             return trust.CertificateSpec(source=trust.CertificateSource.GIVEN, defer=True)
         if self._files.settling:
-            turn.next_s = min(turn.next_s, SETTLE_S)
+            cycle.look_again_in(SETTLE_S)
         return wanted or trust.CertificateSpec(
             source=trust.CertificateSource.OWN,
             hosts=own_hosts,
-            renew=turn.renew,
-            defer=_due(turn) and self._waits(turn, active),
+            renew=cycle.seen.renew,
+            defer=_due(cycle) and self._waits(cycle, active),
         )
 
     def _given(
-        self, turn: Turn, hosts: tuple[str, ...], active: Active
+        self, cycle: Cycle, hosts: tuple[str, ...], active: Active
     ) -> trust.CertificateSpec | None:
-        settings = turn.settings
+        settings = cycle.seen.settings
         material = from_context(settings)
         if material is None:
-            material = self._files.read(turn.monotonic, at_once=turn.renew)
+            material = self._files.read(cycle.seen.monotonic, at_once=cycle.seen.renew)
         if material is None:
             if lacks := without_certificate(settings):
                 raise AgentError(lacks.code, lacks.message, lacks.hint)
             return None
-        checked = self._check(material, settings, hosts, turn.now)
-        turn.warnings += [f for f in checked.findings if f.severity is Severity.WARNING]
+        checked = self._check(material, settings, hosts, cycle.seen.now)
+        cycle.report.warn(*[f for f in checked.findings if f.severity is Severity.WARNING])
         if checked.given is None:
             raise refusal(checked.findings)
-        changed = turn.keyring.held_chain() not in ("", checked.given.chain_pem)
-        may_wait = material.watched and not turn.renew and self._serves(turn, hosts)
+        changed = cycle.seen.keyring.held_chain() not in ("", checked.given.chain_pem)
+        may_wait = material.watched and not cycle.seen.renew and self._serves(cycle, hosts)
         return trust.CertificateSpec(
             source=trust.CertificateSource.GIVEN,
             ca_pem=checked.given.ca_pem,
             chain_pem=checked.given.chain_pem,
             key=checked.given.key_pem,
-            defer=changed and may_wait and self._waits(turn, active),
+            defer=changed and may_wait and self._waits(cycle, active),
         )
 
     def _check(
@@ -92,24 +92,26 @@ class ServerCertificate:
             self._checked = (key, check(material, settings, hosts, now))
         return self._checked[1]
 
-    def _serves(self, turn: Turn, hosts: Collection[str]) -> bool:
+    def _serves(self, cycle: Cycle, hosts: Collection[str]) -> bool:
         """Tell whether the certificate in use is good for `hosts` now."""
         try:
-            leaf = certificates.inspect(turn.keyring.held_chain())
+            leaf = certificates.inspect(cycle.seen.keyring.held_chain())
         except ValueError:
             return False
         named = all(certificates.covers(leaf, host) for host in hosts)
-        return named and not certificates.date_fault(leaf, turn.now)
+        return named and not certificates.date_fault(leaf, cycle.seen.now)
 
-    def _waits(self, turn: Turn, active: Active) -> bool:
+    def _waits(self, cycle: Cycle, active: Active) -> bool:
         """Tell whether a new certificate waits for a run, at latest to 7 days before the end."""
         try:
-            leaf = certificates.inspect(turn.keyring.held_chain())
+            leaf = certificates.inspect(cycle.seen.keyring.held_chain())
         except ValueError:
             return False
-        if turn.now >= certificates.renew_by(leaf) or not active():
+        if cycle.seen.now >= certificates.renew_by(leaf) or not active():
             return False
-        turn.note("renewal", Mark.WAITING, "due; waits for the end of the active run")
+        cycle.report.set_condition(
+            "renewal", Mark.WAITING, "due; waits for the end of the active run"
+        )
         return True
 
 
@@ -149,13 +151,13 @@ def refusal(findings: tuple[Finding, ...]) -> AgentError:
     return AgentError(first.code, f"{first.message}{rest}", first.hint)
 
 
-def _due(turn: Turn) -> bool:
+def _due(cycle: Cycle) -> bool:
     """Tell whether the agent's own certificate is at two thirds of its life."""
     try:
-        leaf = certificates.inspect(turn.keyring.held_chain())
+        leaf = certificates.inspect(cycle.seen.keyring.held_chain())
     except ValueError:
         return False
-    return turn.now >= certificates.renew_at(leaf)
+    return cycle.seen.now >= certificates.renew_at(leaf)
 
 
 def _system_roots() -> str | None:

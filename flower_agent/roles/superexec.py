@@ -9,11 +9,12 @@ import dataclasses
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Preparation, Running, Turn
+from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import superlink_trust
 from flower_agent.flower import container_spec
 from flower_agent.flower.command_line import Trust
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
 from flower_agent.host.connections import Connections
@@ -75,25 +76,25 @@ class SuperExecController:
         self._paths = paths
         self._lost_at: float | None = None
 
-    def prepare(self, turn: Turn) -> Preparation:
+    def prepare(self, cycle: Cycle) -> Preparation:
         """Return the CA that it trusts, where the AppIo can have TLS.
 
         Raises AgentError ``discover.…``, ``onegate.…``, ``tls.…``, ``setting.conflict`` or
         ``version.mixed`` while there is none.
         """
-        whom = trust_of(turn.settings)
+        whom = trust_of(cycle.seen.settings)
         wanted = trust.CertificateSpec(source=SOURCES[whom])
         if whom is Trust.CA:
-            wanted = dataclasses.replace(wanted, ca_pem=self._ca(turn))
-        return Preparation(trust=wanted, site={"trust": whom})
+            wanted = dataclasses.replace(wanted, ca_pem=self._ca(cycle))
+        return Preparation(trust=wanted, spec=RoleSpec(trust=whom))
 
-    def may_start(self, turn: Turn) -> None:
+    def may_start(self, cycle: Cycle) -> None:
         """Raise AgentError ``endpoint.…`` while the AppIo does not answer as it should."""
-        settings = turn.settings
+        settings = cycle.seen.settings
         whom = trust_of(settings)
-        ca_pem = turn.keyring.held_ca() if whom is Trust.CA else None
+        ca_pem = cycle.seen.keyring.held_ca() if whom is Trust.CA else None
         try:
-            self._look.judge(peer(settings, turn.host.mtu), ca_pem, now=turn.monotonic)
+            self._look.judge(peer(settings, cycle.seen.host.mtu), ca_pem, now=cycle.seen.monotonic)
         except AgentError as error:
             found = error.finding
             if found.code.startswith("endpoint."):
@@ -101,51 +102,58 @@ class SuperExecController:
             hint = HINTS.get(found.code, found.hint)
             raise AgentError(found.code, found.message, hint, retryable=True) from error
 
-    def check(self, turn: Turn, running: Running) -> None:
+    def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError while it is not attached."""
-        settings = turn.settings
+        settings = cycle.seen.settings
         self._prober.probe_serving(container_spec.health(settings, Component.SUPEREXEC), TIMEOUT_S)
-        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
-        turn.phase = Phase.PEER
+        cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
+        cycle.phase = Phase.PEER
         where = _attach(settings)
-        if self._connections.held(where, now=turn.monotonic):
+        if self._connections.held(where, now=cycle.seen.monotonic):
             self._lost_at = None
-            self._alive(turn)
-            turn.note("peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}")
+            self._alive(cycle)
+            cycle.report.set_condition(
+                "peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}"
+            )
             limit = app_directories.outputs_limit(self._paths, settings)
-            client_apps.follow(turn, running, self._apps, limit)
+            client_apps.follow(cycle, running, self._apps, limit)
             return
-        self._lost_at = turn.monotonic if self._lost_at is None else self._lost_at
-        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+        self._lost_at = cycle.seen.monotonic if self._lost_at is None else self._lost_at
+        if cycle.seen.monotonic - self._lost_at > LOST_AFTER_S:
             self._search.forget()
         message = f"no connection to {where} is established"
         raise AgentError("superexec.detached", message, retryable=True)
 
-    def _alive(self, turn: Turn) -> None:
+    def _alive(self, cycle: Cycle) -> None:
         """Raise AgentError ``peer.…`` where the AppIo is proven not to answer."""
-        if turn.dry:
+        if cycle.seen.dry:
             return
-        mute = self._liveness.judge(peer(turn.settings, turn.host.mtu), turn.monotonic)
-        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        mute = self._liveness.judge(
+            peer(cycle.seen.settings, cycle.seen.host.mtu), cycle.seen.monotonic
+        )
+        cycle.look_again_in(self._liveness.wait_s(cycle.seen.monotonic))
         if mute is not None:
             raise mute
 
-    def _ca(self, turn: Turn) -> str:
+    def _ca(self, cycle: Cycle) -> str:
         """Return the PEM of the CA to trust, pinned where OneGate handed it over."""
-        settings = turn.settings
-        pem = settings.tls_ca_cert or self._offered(turn)
-        seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
+        settings = cycle.seen.settings
+        pem = settings.tls_ca_cert or self._offered(cycle)
+        seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
         if not settings.tls_ca_cert:
-            turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
-        turn.trusts(seen.fingerprint)
+            cycle.remember(ca_pin=certificates.fingerprint(pem))
+        cycle.report.trusts(seen.fingerprint)
         return certificates.canonical(pem)
 
-    def _offered(self, turn: Turn) -> str:
-        settings, held = turn.settings, turn.keyring.held_ca() if turn.record.ca_pin else ""
-        lost = no_source(settings) if turn.client is None and not held else None
+    def _offered(self, cycle: Cycle) -> str:
+        settings, held = (
+            cycle.seen.settings,
+            cycle.seen.keyring.held_ca() if cycle.state.ca_pin else "",
+        )
+        lost = no_source(settings) if cycle.seen.client is None and not held else None
         if lost:
             raise AgentError(lost.code, lost.message, lost.hint)
-        offer = self._offer(turn, held)
+        offer = self._offer(cycle, held)
         if offer is None:
             return held
         mixed = appio_discovery.mixed_versions(settings.version, offer.version)
@@ -153,30 +161,30 @@ class SuperExecController:
             self._search.forget()
             raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
         if mixed:
-            turn.warnings.append(mixed)
-        turn.record = dataclasses.replace(turn.record, superlink_vmid=offer.vmid)
+            cycle.report.warn(mixed)
+        cycle.remember(superlink_vmid=offer.vmid)
         try:
-            return superlink_trust.trusted_ca(settings, offer.ca_pem, turn.record, held)
+            return superlink_trust.trusted_ca(settings, offer.ca_pem, cycle.state, held)
         except AgentError:
             self._search.forget()  # what is refused may be told otherwise by now
             raise
 
-    def _offer(self, turn: Turn, held: str) -> appio_discovery.Offer | None:
+    def _offer(self, cycle: Cycle, held: str) -> appio_discovery.Offer | None:
         """Return what OneGate tells; None where the pinned CA has to do without it."""
-        settings = turn.settings
-        if turn.client is None:
+        settings = cycle.seen.settings
+        if cycle.seen.client is None:
             return None
         try:
             return self._search.find(
-                turn.client,
+                cycle.seen.client,
                 _attach(settings),
                 settings.superexec_plugin,
-                known=turn.record.superlink_vmid,
-                now=turn.monotonic,
+                known=cycle.state.superlink_vmid,
+                now=cycle.seen.monotonic,
             )
         except AgentError as error:
             code = error.finding.code
-            away = code.startswith("onegate.") or (turn.running and code == "discover.waiting")
+            away = code.startswith("onegate.") or (cycle.running and code == "discover.waiting")
             if away and held:
                 return None
             raise

@@ -5,8 +5,8 @@ and the Control API answers. Flower's health service says SERVING even when the 
 written, so it is never enough. Nothing here depends on SuperNodes or runs.
 """
 
-import base64
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ from flower_agent import files
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
-from flower_agent.cycle import Preparation, Running, Turn
+from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import policy
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.node_reports import NodeReports
 from flower_agent.flower import container_spec
 from flower_agent.flower.command_line import Endpoints
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.flower.control_client import Control
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.flower.health import ALPN_GRPC, ALPN_HTTP, Prober
@@ -71,99 +72,105 @@ class SuperLinkController:
         self._paths = paths
         self._database = paths.superlink
 
-    def prepare(self, turn: Turn) -> Preparation:
+    def prepare(self, cycle: Cycle) -> Preparation:
         """Return the wanted certificates and the address to listen on.
 
         Raises AgentError ``address.…``, ``control.exposed`` or ``tls.…``.
         """
-        settings = turn.settings
-        host = own_address(settings.address, turn.host, turn.variables)
-        turn.fleet_host = host
-        if turn.host.rival_routes and (settings.address is None or is_any(host)):
-            turn.warnings.append(_rivals(turn.host))
+        settings = cycle.seen.settings
+        host = own_address(settings.address, cycle.seen.host, cycle.seen.variables)
+        if cycle.seen.host.rival_routes and (settings.address is None or is_any(host)):
+            cycle.report.warn(_rivals(cycle.seen.host))
         places = container_spec.endpoints(settings, host)
         _consent(settings, places)
-        public = published(settings, _named(host, turn))
-        turn.told["FLOWER_ENDPOINT"] = str(public)
-        turn.node_auth = self._enroller.wants_keys(turn)
-        turn.told["FLOWER_NODE_AUTH"] = "YES" if turn.node_auth else "NO"
-        wanted = self._trust(turn, host, public)
-        site = {"fleet_host": host, "node_auth": turn.node_auth}
+        public = published(settings, _named(host, cycle))
+        node_auth = self._enroller.wants_keys(cycle)
+        cycle.report.publish(endpoint=public, node_auth=node_auth)
+        wanted = self._trust(cycle, host, public)
+        spec = RoleSpec(fleet_host=host, node_auth=node_auth)
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
-            site["appio_name"] = named_for_apps(public)
-        return Preparation(trust=wanted, site=site)
+            spec = dataclasses.replace(spec, appio_name=named_for_apps(public))
+        return Preparation(trust=wanted, spec=spec)
 
-    def may_start(self, turn: Turn) -> None:
+    def may_start(self, cycle: Cycle) -> None:
         """Nothing stands before a SuperLink."""
 
-    def check(self, turn: Turn, running: Running) -> None:
+    def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
-        settings = turn.settings
-        host = own_address(settings.address, turn.host, turn.variables)
-        places, public = (
-            container_spec.endpoints(settings, host),
-            parse_address(turn.told["FLOWER_ENDPOINT"]),
-        )
+        settings = cycle.seen.settings
+        host = running.spec.fleet_host
+        places = container_spec.endpoints(settings, host)
+        public = published(settings, _named(host, cycle))
         self._prober.probe_serving(container_spec.health(settings, Component.SUPERLINK), TIMEOUT_S)
-        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
-        ca_pem = turn.keyring.held_ca() if settings.tls else None
-        self._fleet(turn, places, public, ca_pem)
+        cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
+        ca_pem = cycle.seen.keyring.held_ca() if settings.tls else None
+        self._fleet(cycle, places, public, ca_pem)
         dial = functools.partial(connect, places, public, ca_pem)
         with contextlib.closing(dial()) as api:
             nodes = api.list_nodes(TIMEOUT_S)
             self._room()
-            turn.note("control", Mark.OK, f"Control API answers at {places.control.listen}")
-            online = self._note_nodes(turn, nodes, api, places.fleet.listen)
+            cycle.report.set_condition(
+                "control", Mark.OK, f"Control API answers at {places.control.listen}"
+            )
+            if running.spec.node_auth:
+                self._enroller.enrol(cycle, nodes, api)
+            else:
+                cycle.report.set_condition("enrolment", Mark.OFF, "SuperNodes need no key")
+        online = self._note_nodes(cycle, nodes, places.fleet.listen)
         self._follower.follow(
-            turn, running, dial, app_directories.outputs_limit(self._paths, settings)
+            cycle, running, dial, app_directories.outputs_limit(self._paths, settings)
         )
-        vmids = [pin.vmid for pin in turn.record.pins]
-        active, now = self._follower.active, turn.monotonic
-        turn.warnings += self._reports.follow(turn.client, vmids, active, now)
-        self._submitter.follow(turn, online, running.image, dial)
+        vmids = [pin.vmid for pin in cycle.state.pins]
+        active, now = self._follower.active, cycle.seen.monotonic
+        cycle.report.warn(*self._reports.follow(cycle.seen.client, vmids, active, now))
+        self._submitter.follow(cycle, online, running.image, dial)
         if settings.appio_listen is not None:
-            appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
+            appio.check(cycle, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
-            self._tell_ca(turn, ca_pem)
-        turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
+            self._tell_ca(cycle, ca_pem)
+        cycle.report.commands = commands(
+            settings, places, public, cycle.seen.keyring.ca if ca_pem else None
+        )
 
-    def _trust(self, turn: Turn, host: str, public: Address) -> trust.CertificateSpec:
-        settings, places = turn.settings, container_spec.endpoints(turn.settings, host)
+    def _trust(self, cycle: Cycle, host: str, public: Address) -> trust.CertificateSpec:
+        settings, places = cycle.seen.settings, container_spec.endpoints(cycle.seen.settings, host)
         more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
         more += _beyond(settings.appio_listen.host) if settings.appio_listen else ()
-        own = trust.hosts(published=public.host, listen=_named(host, turn), more=more)
+        own = trust.hosts(published=public.host, listen=_named(host, cycle), more=more)
         dialled = {public.host}
         if _attaches_here(settings, places) and not named_for_apps(public):
             dialled.add(places.appio.dial.host)  # the local SuperExec is as strict as any node
         return self._certificate.wanted(
-            turn, own, dialled, lambda: self._active(turn, places, public)
+            cycle, own, dialled, lambda: self._active(cycle, places, public)
         )
 
-    def _active(self, turn: Turn, places: Endpoints, public: Address) -> bool:
+    def _active(self, cycle: Cycle, places: Endpoints, public: Address) -> bool:
         """Tell whether a run needs the SuperLink as it is.
 
         A SuperLink that runs and does not answer just now may have one all the same.
         """
-        ca_pem = turn.keyring.held_ca()
+        ca_pem = cycle.seen.keyring.held_ca()
         try:
             with contextlib.closing(connect(places, public, ca_pem)) as api:
                 runs = api.list_runs(TIMEOUT_S)
         except AgentError:
-            return turn.running
-        return any(run.needs_superlink(turn.now) for run in runs)
+            return cycle.running
+        return any(run.needs_superlink(cycle.seen.now) for run in runs)
 
-    def _fleet(self, turn: Turn, places: Endpoints, public: Address, ca_pem: str | None) -> None:
+    def _fleet(self, cycle: Cycle, places: Endpoints, public: Address, ca_pem: str | None) -> None:
         dial = places.fleet.dial
         if ca_pem is None:
             self._prober.probe_tcp(dial, TIMEOUT_S)
-            turn.note("endpoint", Mark.OK, f"Fleet API answers at {dial}, without TLS")
+            cycle.report.set_condition(
+                "endpoint", Mark.OK, f"Fleet API answers at {dial}, without TLS"
+            )
             return
         alpn = ALPN_GRPC if places.fleet.transport is Transport.GRPC else ALPN_HTTP
         seen = self._prober.probe_tls(
             dial, ca_pem, server_hostname=public.host, alpn=alpn, timeout_s=TIMEOUT_S
         )
-        turn.note("endpoint", Mark.OK, f"Fleet API answers at {public} with TLS")
-        turn.note("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
+        cycle.report.set_condition("endpoint", Mark.OK, f"Fleet API answers at {public} with TLS")
+        cycle.report.set_condition("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
 
     def _room(self) -> None:
         """Flower serves and lists on a full disk; nothing new can be kept."""
@@ -172,38 +179,34 @@ class SuperLinkController:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
             raise AgentError("control.database", message, retryable=True)
 
-    def _note_nodes(
-        self, turn: Turn, nodes: tuple[NodeInfo, ...], api: Control, listens: Address
-    ) -> int:
+    def _note_nodes(self, cycle: Cycle, nodes: tuple[NodeInfo, ...], listens: Address) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
-        turn.told["FLOWER_NODES"] = str(online)
+        cycle.report.publish(nodes=online)
         enroller = self._enroller
-        if turn.node_auth:
-            enroller.enrol(turn, nodes, api)
-        else:
-            turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
-        pins = turn.record.pins
+        pins = cycle.state.pins
         seen = policy.expected_nodes(nodes, pins, enroller.claims, enroller.members)
-        turn.note("nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen))
-        turn.warnings += seen.findings
-        turn.supernodes = node_table.node_table(nodes, pins, enroller.claims)
+        cycle.report.set_condition(
+            "nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen)
+        )
+        cycle.report.warn(*seen.findings)
+        cycle.report.supernodes = node_table.node_table(nodes, pins, enroller.claims)
         expected = max(seen.whole, enroller.expected)
-        self._note_firewall(turn, listens, expected=expected, online=online)
+        self._note_firewall(cycle, listens, expected=expected, online=online)
         return online
 
-    def _note_firewall(self, turn: Turn, listens: Address, *, expected: int, online: int) -> None:
-        seen = self._firewalls.look(listens, turn.monotonic, expected=expected, online=online)
+    def _note_firewall(self, cycle: Cycle, listens: Address, *, expected: int, online: int) -> None:
+        seen = self._firewalls.look(listens, cycle.seen.monotonic, expected=expected, online=online)
         if seen is None:
             return
         detail, found = seen
-        turn.note("firewall", Mark.WAITING if found else Mark.OK, detail)
+        cycle.report.set_condition("firewall", Mark.WAITING if found else Mark.OK, detail)
         if found is not None:
-            turn.warnings.append(found)
+            cycle.report.warn(found)
 
-    def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
-        turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()
-        turn.told["FLOWER_CA_FINGERPRINT"] = certificates.fingerprint(ca_pem)
-        turn.trusts(certificates.fingerprint(ca_pem))
+    def _tell_ca(self, cycle: Cycle, ca_pem: str) -> None:
+        fingerprint = certificates.fingerprint(ca_pem)
+        cycle.report.publish(ca_pem=ca_pem, ca_fingerprint=fingerprint)
+        cycle.report.trusts(fingerprint)
 
 
 def published(settings: Settings, host: str) -> Address:
@@ -284,9 +287,9 @@ def _rivals(facts: HostFacts) -> Finding:
     )
 
 
-def _named(host: str, turn: Turn) -> str:
+def _named(host: str, cycle: Cycle) -> str:
     """Return an address that nodes can dial, where `host` stands for every address."""
-    return own_address(None, turn.host, turn.variables) if is_any(host) else host
+    return own_address(None, cycle.seen.host, cycle.seen.variables) if is_any(host) else host
 
 
 def _beyond(host: str) -> tuple[str, ...]:

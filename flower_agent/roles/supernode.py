@@ -15,12 +15,13 @@ import structlog
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import PARTITION_KEYS, Settings
-from flower_agent.cycle import Preparation, Running, Turn
+from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import superlink_trust
 from flower_agent.enrolment.node_key import NodeKey, NodeKeys
 from flower_agent.flower import command_line, container_spec, exit_codes, lost_messages
 from flower_agent.flower.command_line import Trust
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.flower.health import Prober
 from flower_agent.flower.lost_messages import Loss, Messages
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
@@ -31,6 +32,7 @@ from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, Finding, Severity, warning
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.pem import SYSTEM
+from flower_agent.model.published import Published
 from flower_agent.model.state import Partition
 from flower_agent.model.status import Link, Mark
 from flower_agent.onegate.discovery import MAX_WORDS, SuperLinkOffer, mixed_versions
@@ -111,30 +113,34 @@ class SuperNodeController:
         self._loss_at: datetime.datetime | None = None
         self._deaf_since: float | None = None
 
-    def introduction(self, settings: Settings, vmid: str | None) -> dict[str, str]:
+    def introduction(self, settings: Settings, vmid: str | None) -> Published:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
         key = None
         if superlink_trust.may_have_key(settings):
-            with contextlib.suppress(AgentError):  # the turn that follows meets it and reports it
+            with contextlib.suppress(AgentError):  # the cycle that follows meets it and reports it
                 key = self._key_of(settings, vmid)
-        return {"FLOWER_NODE_KEY": key.public} if key else {}
+        return Published(node_key=key.public if key else None)
 
-    def prepare(self, turn: Turn) -> Preparation:
+    def prepare(self, cycle: Cycle) -> Preparation:
         """Return the trusted CA, the SuperLink, this node's key and its partition.
 
         Raises AgentError ``discover.…``, ``onegate.…`` or ``tls.…`` while any is missing.
         """
-        settings = turn.settings
-        lost = superlink_trust.no_source(settings) if turn.client is None else None
+        settings = cycle.seen.settings
+        lost = superlink_trust.no_source(settings) if cycle.seen.client is None else None
         if lost:
             raise AgentError(lost.code, lost.message, lost.hint)
         found = self._superlink_search.find(
-            settings, turn.client, turn.record, now=turn.monotonic, running=turn.running
+            settings,
+            cycle.seen.client,
+            cycle.state,
+            now=cycle.seen.monotonic,
+            running=cycle.running,
         )
-        found = self._connected(turn, found)
+        found = self._connected(cycle, found)
         try:
-            wanted = self._trust(turn, found)
-            key = self._node_key(turn, found)
+            wanted = self._trust(cycle, found)
+            key = self._node_key(cycle, found)
         except AgentError:
             self._superlink_search.forget()  # OneGate may have a newer value
             raise
@@ -143,63 +149,64 @@ class SuperNodeController:
             self._superlink_search.forget()
             raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
         if mixed:
-            turn.warnings.append(mixed)
-        config = self._node_config(turn)
-        turn.record = dataclasses.replace(
-            turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
-        )
-        turn.told["FLOWER_ENDPOINT"] = str(found.endpoint)
+            cycle.report.warn(mixed)
+        config = self._node_config(cycle)
+        cycle.remember(superlink=found.endpoint, superlink_vmid=found.vmid)
+        cycle.report.publish(endpoint=found.endpoint, busy=False)
         version = found.version[:MAX_WORDS] or None
-        turn.superlink = Link(endpoint=str(found.endpoint), vmid=found.vmid, version=version)
+        cycle.report.superlink = Link(
+            endpoint=str(found.endpoint), vmid=found.vmid, version=version
+        )
         other = f", which publishes {found.published}" if found.published else ""
-        turn.note("superlink", Mark.OK, f"{turn.superlink}{other}")
-        turn.told["FLOWER_BUSY"] = "0"
-        site = {
-            "superlink": found.endpoint,
-            "trust": superlink_trust.trust_of(settings),
-            "node_config": config,
-            "node_key_file": key.path if key else "",
-            "node_key_digest": key.digest if key else "",
-        }
+        cycle.report.set_condition("superlink", Mark.OK, f"{cycle.report.superlink}{other}")
+        spec = RoleSpec(
+            superlink=found.endpoint,
+            trust=superlink_trust.trust_of(settings),
+            node_config=config,
+            node_key_file=key.path if key else "",
+            node_key_digest=key.digest if key else "",
+        )
         appio_wanted = None
         if settings.appio_listen is not None:
-            appio_wanted = appio.wanted(turn, container_spec.clientappio(settings))
-        return Preparation(trust=wanted, appio=appio_wanted, site=site)
+            appio_wanted = appio.wanted(cycle, container_spec.clientappio(settings))
+        return Preparation(trust=wanted, appio=appio_wanted, spec=spec)
 
-    def may_start(self, turn: Turn) -> None:
+    def may_start(self, cycle: Cycle) -> None:
         """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
-        settings = turn.settings
-        found = self._superlink_search.find(settings, turn.client, turn.record, now=turn.monotonic)
-        ca_pem = self._ca(turn)
+        settings = cycle.seen.settings
+        found = self._superlink_search.find(
+            settings, cycle.seen.client, cycle.state, now=cycle.seen.monotonic
+        )
+        ca_pem = self._ca(cycle)
         try:
-            asked = peer(settings, found.endpoint, turn.host.mtu)
-            self._look.judge(asked, ca_pem, now=turn.monotonic)
+            asked = peer(settings, found.endpoint, cycle.seen.host.mtu)
+            self._look.judge(asked, ca_pem, now=cycle.seen.monotonic)
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
                 self._superlink_search.forget()  # it may have moved
             raise
 
-    def check(self, turn: Turn, running: Running) -> None:
+    def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
-        settings = turn.settings
+        settings = cycle.seen.settings
         try:
             self._prober.probe_serving(
                 container_spec.health(settings, Component.SUPERNODE), TIMEOUT_S
             )
         except AgentError:
-            turn.hung = self._gave_up(turn, running)
+            cycle.hung = self._gave_up(cycle, running)
             raise
-        turn.note("health", Mark.OK, "gRPC health service answers SERVING")
+        cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
         if settings.appio_listen is not None:
-            appio.check_supernode(turn, self._prober, container_spec.clientappio(settings))
-        turn.phase = Phase.PEER
-        self._check_peer(turn, running)
+            appio.check_supernode(cycle, self._prober, container_spec.clientappio(settings))
+        cycle.phase = Phase.PEER
+        self._check_peer(cycle, running)
         self._lost_at = None
-        failed = client_apps.follow(turn, running, self._apps, 0)
-        self._check_messages(turn, failed)
+        failed = client_apps.follow(cycle, running, self._apps, 0)
+        self._check_messages(cycle, failed)
 
-    def _trust(self, turn: Turn, found: SuperLinkOffer) -> trust.CertificateSpec:
-        settings = turn.settings
+    def _trust(self, cycle: Cycle, found: SuperLinkOffer) -> trust.CertificateSpec:
+        settings = cycle.seen.settings
         wrong = superlink_trust.mismatch(settings, found)
         if wrong:
             raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
@@ -207,38 +214,38 @@ class SuperNodeController:
             return trust.CertificateSpec(source=trust.CertificateSource.OFF)
         if settings.tls_ca_cert == SYSTEM:
             return trust.CertificateSpec(source=trust.CertificateSource.SYSTEM)
-        held = turn.keyring.held_ca()
-        pem = superlink_trust.trusted_ca(settings, found.ca_pem, turn.record, held)
-        seen = certificates.check_ca(pem, settings.ca_fingerprint, turn.now)
+        held = cycle.seen.keyring.held_ca()
+        pem = superlink_trust.trusted_ca(settings, found.ca_pem, cycle.state, held)
+        seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
         if not settings.tls_ca_cert:
-            turn.record = dataclasses.replace(turn.record, ca_pin=certificates.fingerprint(pem))
-        turn.trusts(seen.fingerprint)
+            cycle.remember(ca_pin=certificates.fingerprint(pem))
+        cycle.report.trusts(seen.fingerprint)
         return trust.CertificateSpec(
             source=trust.CertificateSource.TRUSTED, ca_pem=certificates.canonical(pem)
         )
 
-    def _node_key(self, turn: Turn, found: SuperLinkOffer) -> NodeKey | None:
+    def _node_key(self, cycle: Cycle, found: SuperLinkOffer) -> NodeKey | None:
         """Return the key to use, None where the SuperLink wants none; publishes its public half."""
-        settings = turn.settings
+        settings = cycle.seen.settings
         self._key = key = None
         if superlink_trust.may_have_key(settings):
-            key = self._key_of(settings, turn.record.vmid, dry=turn.dry)
-        wanted = self._wants_key(turn, found, key)
+            key = self._key_of(settings, cycle.state.vmid, dry=cycle.seen.dry)
+        wanted = self._wants_key(cycle, found, key)
         if key is None:
-            return NodeKey(str(self._keys.path(turn.record.vmid)), "", "") if wanted else None
-        turn.told["FLOWER_NODE_KEY"] = key.public
+            return NodeKey(str(self._keys.path(cycle.state.vmid)), "", "") if wanted else None
+        cycle.report.publish(node_key=key.public)
         if not wanted:
-            turn.note("key", Mark.OFF, "the SuperLink wants no key")
+            cycle.report.set_condition("key", Mark.OFF, "the SuperLink wants no key")
             return None
-        if self._unknown_for_long(turn):
-            key = self._replaced(turn, key)
+        if self._unknown_for_long(cycle):
+            key = self._replaced(cycle, key)
         self._key, shown = key, model_pem.node_key_fingerprint(key.public)
-        ghost = key.public == turn.record.worked_key
+        ghost = key.public == cycle.state.worked_key
         more = ", or still takes its last connection for alive" if ghost else ""
         if not ghost and settings.node_private_key is None:
-            turn.warnings += self._damaged(turn.record.vmid)
-        turn.awaited = f"the SuperLink does not know the key {shown}{more}"
-        turn.note("key", Mark.OK, shown)
+            cycle.report.warn(*self._damaged(cycle.state.vmid))
+        cycle.awaited = f"the SuperLink does not know the key {shown}{more}"
+        cycle.report.set_condition("key", Mark.OK, shown)
         return key
 
     def _damaged(self, vmid: str | None) -> Iterator[Finding]:
@@ -249,7 +256,7 @@ class SuperNodeController:
             message = f"{path} was damaged and made anew; what was in it is kept as {lost}"
             yield warning("enrol.key_damaged", message)
 
-    def _wants_key(self, turn: Turn, found: SuperLinkOffer, key: NodeKey | None) -> bool:
+    def _wants_key(self, cycle: Cycle, found: SuperLinkOffer, key: NodeKey | None) -> bool:
         """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.
 
         Any VM of the service may have written what OneGate says. So a key that worked is shown
@@ -257,59 +264,63 @@ class SuperNodeController:
         long; and a container that works without a key stays so until it is refused.
         """
         told = found.node_auth
-        worked = key is not None and turn.record.worked_key == key.public
-        refused = turn.wait is not None and turn.wait.error.finding.code == "enrol.mismatch"
+        worked = key is not None and cycle.state.worked_key == key.public
+        refused = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.mismatch"
         if refused:
             self._superlink_search.forget()  # it may publish by now what it wants
             told = True
-        elif told is False and worked and not self._unknown_for_long(turn):
+        elif told is False and worked and not self._unknown_for_long(cycle):
             told = True
-        elif told is True and turn.running and turn.record.superlink_auth is False:
+        elif told is True and cycle.running and cycle.state.superlink_auth is False:
             told = False
         if told is not found.node_auth:
             found = dataclasses.replace(found, node_auth=None)
         if told is not None:
-            turn.record = dataclasses.replace(turn.record, superlink_auth=told)
-        return superlink_trust.wants_key(turn.settings, found, turn.record)
+            cycle.remember(superlink_auth=told)
+        return superlink_trust.wants_key(cycle.seen.settings, found, cycle.state)
 
-    def _unknown_for_long(self, turn: Turn) -> bool:
+    def _unknown_for_long(self, cycle: Cycle) -> bool:
         """Tell whether the SuperLink has refused this node's key for so long that it means it."""
         patience_s = REPLACE_KEY_AFTER_S * self._scale
-        unknown = turn.wait is not None and turn.wait.error.finding.code == "enrol.waiting"
-        return turn.wait is not None and unknown and turn.monotonic - turn.wait.since > patience_s
+        unknown = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.waiting"
+        return (
+            cycle.wait is not None
+            and unknown
+            and cycle.seen.monotonic - cycle.wait.since > patience_s
+        )
 
-    def _connected(self, turn: Turn, found: SuperLinkOffer) -> SuperLinkOffer:
+    def _connected(self, cycle: Cycle, found: SuperLinkOffer) -> SuperLinkOffer:
         """Return `found`, at the endpoint that this node's container has while that works.
 
         What OneGate says then is older than the connection, or another VM wrote it. A SuperLink
         that moved ends its connections, and does not answer where it was.
         """
-        known = turn.record.superlink
-        fixed = turn.settings.server_address is not None
-        if not turn.running or fixed or known is None or known == found.endpoint:
+        known = cycle.state.superlink
+        fixed = cycle.seen.settings.server_address is not None
+        if not cycle.running or fixed or known is None or known == found.endpoint:
             return found
-        if self._connections.held(known, now=turn.monotonic) or self._answers(turn, known):
+        if self._connections.held(known, now=cycle.seen.monotonic) or self._answers(cycle, known):
             return dataclasses.replace(found, endpoint=known, published=found.endpoint)
         return found
 
-    def _answers(self, turn: Turn, known: Address) -> bool:
+    def _answers(self, cycle: Cycle, known: Address) -> bool:
         """Tell whether a SuperLink that this node trusts answers where it was; or is asked.
 
         Over HTTP no connection is held between two calls, and one to a name is not known at once.
         """
         if self._home is None:
             return False
-        asked = peer(turn.settings, known, turn.host.mtu)
+        asked = peer(cycle.seen.settings, known, cycle.seen.host.mtu)
         try:
-            self._home.judge(asked, self._ca(turn), now=turn.monotonic)
+            self._home.judge(asked, self._ca(cycle), now=cycle.seen.monotonic)
         except AgentError as error:
             return error.finding.code == "discover.waiting"
         return True
 
-    def _ca(self, turn: Turn) -> str | None:
+    def _ca(self, cycle: Cycle) -> str | None:
         """Return by whom the SuperLink's certificate must be issued; None: the system's store."""
-        system = superlink_trust.trust_of(turn.settings) is Trust.SYSTEM
-        return None if system else turn.keyring.held_ca()
+        system = superlink_trust.trust_of(cycle.seen.settings) is Trust.SYSTEM
+        return None if system else cycle.seen.keyring.held_ca()
 
     def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
         """Return this VM's key; a dry look makes none."""
@@ -317,73 +328,75 @@ class SuperNodeController:
             return self._keys.give(settings.node_private_key, dry=dry)
         return self._keys.held(vmid) if dry else self._keys.own(vmid)
 
-    def _replaced(self, turn: Turn, key: NodeKey) -> NodeKey:
+    def _replaced(self, cycle: Cycle, key: NodeKey) -> NodeKey:
         """Return a new key in the place of one that worked once and was unregistered since."""
-        own = turn.settings.node_private_key is None
-        if not own or turn.record.worked_key != key.public or turn.dry:
+        own = cycle.seen.settings.node_private_key is None
+        if not own or cycle.state.worked_key != key.public or cycle.seen.dry:
             return key
         log.warning("node_key.replaced", key=model_pem.node_key_fingerprint(key.public))
-        turn.record = dataclasses.replace(turn.record, worked_key=None)
-        made = self._keys.renew(turn.record.vmid)
-        turn.told["FLOWER_NODE_KEY"] = made.public
+        cycle.remember(worked_key=None)
+        made = self._keys.renew(cycle.state.vmid)
+        cycle.report.publish(node_key=made.public)
         return made
 
-    def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
+    def _node_config(self, cycle: Cycle) -> tuple[tuple[str, str], ...]:
         """Return the partition, as far as it is automatic, and what FLOWER_NODE_CONFIG adds."""
-        config = turn.settings.node_config or ()
-        if not turn.settings.is_numbered:
-            given, part = dict(config), self._partition(turn)
+        config = cycle.seen.settings.node_config or ()
+        if not cycle.seen.settings.is_numbered:
+            given, part = dict(config), self._partition(cycle)
             automatic = zip(PARTITION_KEYS, map(str, dataclasses.astuple(part)), strict=True)
             config = (*(pair for pair in automatic if pair[0] not in given), *config)
-        numbers = [command_line.scalar(dict(config)[key]) for key in PARTITION_KEYS]
-        if all(type(number) is int and number >= 0 for number in numbers):
-            turn.told["FLOWER_PARTITION"] = "{}/{}".format(*numbers)
-            turn.note("partition", Mark.OK, "{} of {}".format(*numbers))
-        turn.note("node_config", Mark.OK, command_line.node_config_words(config))
+        number, count = (command_line.scalar(dict(config)[key]) for key in PARTITION_KEYS)
+        if type(number) is int and type(count) is int and number >= 0 and count >= 0:
+            cycle.report.publish(partition=(number, count))
+            cycle.report.set_condition("partition", Mark.OK, f"{number} of {count}")
+        cycle.report.set_condition("node_config", Mark.OK, command_line.node_config_words(config))
         return config
 
-    def _partition(self, turn: Turn) -> Partition:
-        part = self._superlink_search.partition(turn.client, turn.record)
+    def _partition(self, cycle: Cycle) -> Partition:
+        part = self._superlink_search.partition(cycle.seen.client, cycle.state)
         if part is None:
-            turn.warnings.append(
+            cycle.report.warn(
                 warning("partition.default", "outside a service this node has partition 0 of 1")
             )
             return Partition(0, 1)
-        turn.record = dataclasses.replace(turn.record, partition=part)
+        cycle.remember(partition=part)
         return part
 
-    def _gave_up(self, turn: Turn, running: Running) -> bool:
+    def _gave_up(self, cycle: Cycle, running: Running) -> bool:
         """Tell whether its log has the end of a SuperNode, which its process may outlive."""
-        peer = exit_codes.node_connection(self._read(turn, running).split("\n"))
+        peer = exit_codes.node_connection(self._read(cycle, running).split("\n"))
         return peer.failed or peer.refusal is exit_codes.Refusal.FORGOTTEN
 
-    def _check_peer(self, turn: Turn, running: Running) -> None:
-        peer = exit_codes.node_connection(self._read(turn, running).split("\n"))
-        endpoint = turn.record.superlink
-        turn.hung = peer.failed
+    def _check_peer(self, cycle: Cycle, running: Running) -> None:
+        peer = exit_codes.node_connection(self._read(cycle, running).split("\n"))
+        endpoint = cycle.state.superlink
+        cycle.hung = peer.failed
         if peer.clock_refused:
             raise AgentError(
                 "peer.clock", f"the SuperLink at {endpoint} refuses this VM's clock", retryable=True
             )
-        band = flower_versions.band(turn.settings.version)
+        band = flower_versions.band(cycle.seen.settings.version)
         linked = band.fleet is not Transport.GRPC or (
-            endpoint is not None and self._connections.held(endpoint, now=turn.monotonic)
+            endpoint is not None and self._connections.held(endpoint, now=cycle.seen.monotonic)
         )
         silent = not band.announces_node and not peer.refusal and not peer.failed
-        mute = self._mute(turn)
+        mute = self._mute(cycle)
         if mute is not None and (linked or mute.finding.code != "peer.lost"):
-            self._lose(turn)
+            self._lose(cycle)
             raise mute
-        if linked and (peer.connected or (silent and self._holds(turn, running))):
+        if linked and (peer.connected or (silent and self._holds(cycle, running))):
             if peer.node_id:
-                turn.told["FLOWER_NODE_ID"] = peer.node_id
+                cycle.report.publish(node_id=peer.node_id)
             if self._key is not None:
-                turn.record = dataclasses.replace(turn.record, worked_key=self._key.public)
-            turn.note("peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}")
+                cycle.remember(worked_key=self._key.public)
+            cycle.report.set_condition(
+                "peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}"
+            )
             return
-        self._lose(turn)
+        self._lose(cycle)
         if peer.refusal is exit_codes.Refusal.UNREGISTERED:
-            raise AgentError("enrol.waiting", turn.awaited or peer.detail, retryable=True)
+            raise AgentError("enrol.waiting", cycle.awaited or peer.detail, retryable=True)
         if peer.refusal is exit_codes.Refusal.GHOST:
             message = f"the SuperLink at {endpoint} still takes the last connection for alive"
             raise AgentError("peer.ghost", message, retryable=True)
@@ -393,66 +406,69 @@ class SuperNodeController:
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
 
-    def _mute(self, turn: Turn) -> AgentError | None:
+    def _mute(self, cycle: Cycle) -> AgentError | None:
         """Return what is proven of a SuperLink that does not answer, or not every packet."""
-        endpoint = turn.record.superlink
-        if self._liveness is None or endpoint is None or turn.dry:
+        endpoint = cycle.state.superlink
+        if self._liveness is None or endpoint is None or cycle.seen.dry:
             return None
-        asked = peer(turn.settings, endpoint, turn.host.mtu)
-        found = self._liveness.judge(asked, turn.monotonic)
-        turn.next_s = min(turn.next_s, self._liveness.wait_s(turn.monotonic))
+        asked = peer(cycle.seen.settings, endpoint, cycle.seen.host.mtu)
+        found = self._liveness.judge(asked, cycle.seen.monotonic)
+        cycle.look_again_in(self._liveness.wait_s(cycle.seen.monotonic))
         return found
 
-    def _lose(self, turn: Turn) -> None:
+    def _lose(self, cycle: Cycle) -> None:
         """Note that the SuperLink is away; for long: it may be somewhere else by now."""
         if self._lost_at is None:
-            self._lost_at = turn.monotonic
+            self._lost_at = cycle.seen.monotonic
             if self._home is not None:
                 self._home.forget()
-        if turn.monotonic - self._lost_at > LOST_AFTER_S:
+        if cycle.seen.monotonic - self._lost_at > LOST_AFTER_S:
             self._superlink_search.forget()
 
-    def _check_messages(self, turn: Turn, failed: datetime.datetime | None) -> None:
+    def _check_messages(self, cycle: Cycle, failed: datetime.datetime | None) -> None:
         """Tell of a message that got lost; a ClientApp `failed` last at that time.
 
         Raises AgentError ``run.message_lost`` where its Flower took no other message for long.
         """
         if self._messages.loss != self._loss:
-            self._loss, self._loss_at = self._messages.loss, turn.now
-        client_apps.lost(turn, self._loss, self._loss_at or turn.now, failed)
-        version = turn.settings.version
+            self._loss, self._loss_at = self._messages.loss, cycle.seen.now
+        client_apps.lost(cycle, self._loss, self._loss_at or cycle.seen.now, failed)
+        version = cycle.seen.settings.version
         if not (self._messages.stuck and flower_versions.band(version).deaf_after_loss):
             self._deaf_since = None
             return
         if self._deaf_since is None:
-            self._deaf_since = turn.monotonic
+            self._deaf_since = cycle.seen.monotonic
         # A run that was stopped looks the same for a minute, and then the node goes on.
-        if turn.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
-            turn.hung = True
+        if cycle.seen.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
+            cycle.hung = True
             message = f"Flower {version} takes no message after one that it could not receive"
             raise AgentError(lost_messages.CODE, message, RESTARTS, retryable=True)
 
-    def _holds(self, turn: Turn, running: Running) -> bool:
+    def _holds(self, cycle: Cycle, running: Running) -> bool:
         """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
         if self._linked is None or self._linked[0] != running.started_at:
-            self._linked = (running.started_at, turn.monotonic)
-        return self._key is None or turn.monotonic - self._linked[1] > HOLDS_AFTER_S * self._scale
+            self._linked = (running.started_at, cycle.seen.monotonic)
+        return (
+            self._key is None
+            or cycle.seen.monotonic - self._linked[1] > HOLDS_AFTER_S * self._scale
+        )
 
-    def _read(self, turn: Turn, running: Running) -> str:
+    def _read(self, cycle: Cycle, running: Running) -> str:
         """Return the lines that matter of this container start."""
         started_at = running.started_at
         if self._seen is None or self._seen.started_at != started_at:
-            self._seen = _LogPosition(started_at, started_at, turn.monotonic)
+            self._seen = _LogPosition(started_at, started_at, cycle.seen.monotonic)
             self._messages = dataclasses.replace(self._messages, stuck=False)
-        passed = datetime.timedelta(seconds=turn.monotonic - self._seen.read_at)
-        since = min(self._seen.since, turn.now - passed - OVERLAP)
+        passed = datetime.timedelta(seconds=cycle.seen.monotonic - self._seen.read_at)
+        since = min(self._seen.since, cycle.seen.now - passed - OVERLAP)
         # A clock that was set back dates new lines before the start.
-        if turn.now >= started_at:
+        if cycle.seen.now >= started_at:
             since = max(since, started_at)
         text = running.read_log(since)
-        self._seen.since, self._seen.read_at = turn.now - OVERLAP, turn.monotonic
+        self._seen.since, self._seen.read_at = cycle.seen.now - OVERLAP, cycle.seen.monotonic
         new = tuple(foreign_text.lines(text, first=foreign_text.FIRST_LINES))
-        band = flower_versions.band(turn.settings.version)
+        band = flower_versions.band(cycle.seen.settings.version)
         self._messages = lost_messages.follow(self._messages, new, band)
         self._seen.lines = exit_codes.telling((*self._seen.lines, *new))
         return "\n".join(self._seen.lines)

@@ -15,7 +15,7 @@ import structlog
 
 from flower_agent.background import Background, Threads
 from flower_agent.config.types import AppSource, Role, parse_app_source
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.docker import image_references
 from flower_agent.docker.client import Engine
 from flower_agent.docker.containers import Existing
@@ -140,7 +140,7 @@ class AppImageResolver:
         """What an image lacks of what is wanted, as it told itself."""
 
         self._asked: tuple[str, tuple[str, ...]] = ("", ())
-        """The image of the role and what the app wants, in this turn."""
+        """The image of the role and what the app wants, in this cycle."""
 
         self._pinned: tuple[object, str] = (None, "")
         """An image in a container, and what ``images.lock`` would say of it."""
@@ -150,23 +150,23 @@ class AppImageResolver:
 
     def choose(
         self,
-        turn: Turn,
+        cycle: Cycle,
         pins: Mapping[str, str],
         baked: Mapping[str, AppNeeds],
         registry: Registry | None,
         existing: Existing | None,
     ) -> Choice:
         """Return the image for the container that runs apps, `existing` where it is there."""
-        parent = container_spec.app_parent(turn.settings, cuda=turn.cuda)
+        parent = container_spec.app_parent(cycle.seen.settings, cuda=cycle.seen.cuda)
         self._asked = (parent, ())
-        choice = self._choose(turn, parent, pins, baked, registry=registry, existing=existing)
-        if container_spec.runs_apps(turn.settings) and not turn.dry:
-            self._publish(turn, parent, choice, existing)
+        choice = self._choose(cycle, parent, pins, baked, registry=registry, existing=existing)
+        if container_spec.runs_apps(cycle.seen.settings) and not cycle.seen.dry:
+            self._publish(cycle, parent, choice, existing)
         return choice
 
     def _choose(
         self,
-        turn: Turn,
+        cycle: Cycle,
         parent: str,
         pins: Mapping[str, str],
         baked: Mapping[str, AppNeeds],
@@ -174,41 +174,45 @@ class AppImageResolver:
         registry: Registry | None,
         existing: Existing | None,
     ) -> Choice:
-        if turn.settings.app_repo is None or not container_spec.runs_apps(turn.settings):
-            turn.record = dataclasses.replace(turn.record, app=None, app_image=None)
+        if cycle.seen.settings.app_repo is None or not container_spec.runs_apps(
+            cycle.seen.settings
+        ):
+            cycle.remember(app=None, app_image=None)
             return Choice()
-        kept = self._kept(turn, parent, existing)
+        kept = self._kept(cycle, parent, existing)
         try:
-            found = self._found(turn, parent, pins, baked, registry)
+            found = self._found(cycle, parent, pins, baked, registry)
         except AgentError as error:
-            self._tell(turn, error, kept)
+            self._tell(cycle, error, kept)
             return dataclasses.replace(kept, short=True)
         if found is None:
             return dataclasses.replace(kept, pending=not kept.image, short=True)
         busy = self._holds(kept.image or parent, existing) if found != kept else None
-        if busy is not None and not turn.dry and self._computes(turn, busy):
-            turn.note("app", Mark.WAITING, "its image is there; it waits until no app computes")
+        if busy is not None and not cycle.seen.dry and self._computes(cycle, busy):
+            _waits(cycle, "its image is there; it waits until no app computes")
             return dataclasses.replace(kept, short=True)
         self._idle_since = None
-        if not turn.dry:
+        if not cycle.seen.dry:
             held = (found.image, found.made_of) if found.image else None
-            turn.record = dataclasses.replace(turn.record, app_image=held)
+            cycle.remember(app_image=held)
         return found
 
-    def _publish(self, turn: Turn, parent: str, choice: Choice, existing: Existing | None) -> None:
+    def _publish(
+        self, cycle: Cycle, parent: str, choice: Choice, existing: Existing | None
+    ) -> None:
         """Tell the service which image runs apps here, and what it lacks of the context's app.
 
         The SuperLink, which knows its own, asks nobody.
         """
-        if turn.settings.role is Role.SUPERLINK:
+        if cycle.seen.settings.role is Role.SUPERLINK:
             return
         lacking: tuple[str, ...] | None = None
-        if turn.settings.app_repo is not None and not choice.short:
+        if cycle.seen.settings.app_repo is not None and not choice.short:
             lacking = ()
         elif choice.short and not choice.image:
             lacking = self._lacking.get(self._asked)
         digest = choice.made_of or self._pin(parent, existing)
-        turn.told["FLOWER_APP_IMAGE"] = app_images.published(digest, lacking)
+        cycle.report.publish(app_image=app_images.published(digest, lacking))
 
     def _pin(self, parent: str, existing: Existing | None) -> str:
         """Return what ``images.lock`` would say of `parent`; it is looked at once a container."""
@@ -227,9 +231,9 @@ class AppImageResolver:
         self._fetching.forget()
         self._making.forget()
 
-    def _kept(self, turn: Turn, parent: str, existing: Existing | None) -> Choice:
+    def _kept(self, cycle: Cycle, parent: str, existing: Existing | None) -> Choice:
         """Return what was chosen last, where it still fits; else the image of the role."""
-        image, made_of = turn.record.app_image or ("", "")
+        image, made_of = cycle.state.app_image or ("", "")
         if not image or not app_images.derives(image, parent):
             return Choice()
         if existing is None or not existing.running:
@@ -240,62 +244,64 @@ class AppImageResolver:
 
     def _found(
         self,
-        turn: Turn,
+        cycle: Cycle,
         parent: str,
         pins: Mapping[str, str],
         baked: Mapping[str, AppNeeds],
         registry: Registry | None,
     ) -> Choice | None:
         """Return the image that counts; None while that is not known. Raises AgentError."""
-        needs = self._needs(turn, parse_app_source(turn.settings.app_repo or ""), baked)
+        needs = self._needs(cycle, parse_app_source(cycle.seen.settings.app_repo or ""), baked)
         if needs is None:
             return None
         wanted = app_images.needed(needs.dependencies)
         self._asked = (parent, wanted)
         base = self._engine.image(parent) if wanted else None
         if not wanted:
-            turn.note("app", Mark.OK, f"{needs} needs nothing beside Flower")
+            cycle.report.set_condition("app", Mark.OK, f"{needs} needs nothing beside Flower")
             return Choice()
         if base is None or image_references.pinned(parent, base, pins.get(parent, "")) is None:
-            turn.note("app", Mark.WAITING, f"{needs} waits for {parent}")
+            _waits(cycle, f"{needs} waits for {parent}")
             return None
-        reference = app_images.image(parent, wanted, cuda=turn.cuda)
-        made_of = app_images.made_of(image_references.pin(parent, base), wanted, cuda=turn.cuda)
+        reference = app_images.image(parent, wanted, cuda=cycle.seen.cuda)
+        made_of = app_images.made_of(
+            image_references.pin(parent, base), wanted, cuda=cycle.seen.cuda
+        )
         found = self._engine.image(reference)
         if (found is None or found.made_of != made_of) and made_of not in self._enough:
             order = _Order(reference, made_of, registry, self._where)
-            make = functools.partial(self._make, order, parent, wanted, pins, cuda=turn.cuda)
-            needed = self._try(turn, self._making, order, make)
+            make = functools.partial(self._make, order, parent, wanted, pins, cuda=cycle.seen.cuda)
+            needed = self._try(cycle, self._making, order, make)
             if needed is None:
                 said = f": {self._progress}" if self._progress else ""
-                turn.note("app", Mark.WAITING, f"makes {reference} for {needs}{said}")
+                _waits(cycle, f"makes {reference} for {needs}{said}")
                 return None
             if not needed:
                 self._enough.add(made_of)
         if made_of in self._enough:
-            turn.note("app", Mark.OK, f"{needs} has what it needs in {parent}")
+            cycle.report.set_condition("app", Mark.OK, f"{needs} has what it needs in {parent}")
             return Choice()
-        turn.note("app", Mark.OK, f"{needs} has what it needs in {reference}")
+        cycle.report.set_condition("app", Mark.OK, f"{needs} has what it needs in {reference}")
         if reference in self._large:
-            turn.warnings.append(warning("image.cpu_builds", self._large[reference]))
+            cycle.report.warn(warning("image.cpu_builds", self._large[reference]))
         return Choice(reference, made_of)
 
     def _needs(
-        self, turn: Turn, source: AppSource, baked: Mapping[str, AppNeeds]
+        self, cycle: Cycle, source: AppSource, baked: Mapping[str, AppNeeds]
     ) -> AppNeeds | None:
         name = str(source)
-        known = turn.record.app
+        known = cycle.state.app
         if name in baked and known != baked[name]:
             known = baked[name]
         elif known is None or known.source != name:
             fetched = functools.partial(fetch, self._repository, source)
-            known = self._try(turn, self._fetching, name, fetched)
+            known = self._try(cycle, self._fetching, name, fetched)
             if known is None:
-                turn.note("app", Mark.WAITING, f"fetches {name} to see what it needs")
+                _waits(cycle, f"fetches {name} to see what it needs")
                 return None
             log.info("app.needs", source=name, commit=known.commit, needs=known.dependencies)
-        if not turn.dry:
-            turn.record = dataclasses.replace(turn.record, app=known)
+        if not cycle.seen.dry:
+            cycle.remember(app=known)
         return known
 
     def _make(
@@ -326,23 +332,23 @@ class AppImageResolver:
 
     def _try(
         self,
-        turn: Turn,
+        cycle: Cycle,
         work: Background[Request, Answer],
         request: Request,
         call: Callable[[], Answer],
     ) -> Answer | None:
         """Return what the work brought, None while it is under way. Raises AgentError."""
-        ended = work.take(request, turn.monotonic)
+        ended = work.take(request, cycle.seen.monotonic)
         if ended is not None:
             self._progress = ""
             if ended.error is None:
                 return ended.answer
             log.warning("app.failed", reason=str(ended.error))
-        if not turn.dry and turn.monotonic >= work.due_at:
-            work.start(request, call, turn.monotonic)
+        if not cycle.seen.dry and cycle.seen.monotonic >= work.due_at:
+            work.start(request, call, cycle.seen.monotonic)
         if work.error is not None:
-            wait_s = max(work.due_at - turn.monotonic, LOOK_S * self._scale)
-            turn.next_s = min(turn.next_s, wait_s)
+            wait_s = max(work.due_at - cycle.seen.monotonic, LOOK_S * self._scale)
+            cycle.look_again_in(wait_s)
             raise work.error
         return None
 
@@ -354,19 +360,19 @@ class AppImageResolver:
         other = now is not None and then is not None and now.image_id != then.image_id
         return None if other else existing
 
-    def _computes(self, turn: Turn, existing: Existing) -> bool:
+    def _computes(self, cycle: Cycle, existing: Existing) -> bool:
         """Tell whether an app computed in the container within `IDLE_S`, as far as was looked."""
-        turn.next_s = min(turn.next_s, LOOK_S * self._scale)
+        cycle.look_again_in(LOOK_S * self._scale)
         running: tuple[str, ...] | None = None
         with contextlib.suppress(AgentError):  # wants `ps` on the VM
             running = self._engine.processes(existing.name)
         if any(_COMPUTES.search(command) and _ENDED not in command for command in running or ()):
-            self._idle_since = turn.monotonic
+            self._idle_since = cycle.seen.monotonic
         elif self._idle_since is None:
             # Rounds have pauses; where no app ever ran there is no round.
             idle_s = 0.0 if running is None or self._used(existing, running) else IDLE_S
-            self._idle_since = turn.monotonic - idle_s * self._scale
-        return turn.monotonic - self._idle_since < IDLE_S * self._scale
+            self._idle_since = cycle.seen.monotonic - idle_s * self._scale
+        return cycle.seen.monotonic - self._idle_since < IDLE_S * self._scale
 
     def _used(self, existing: Existing, running: tuple[str, ...]) -> bool:
         """Tell whether an app ran in the container since its start, as far as can be told."""
@@ -378,13 +384,11 @@ class AppImageResolver:
             return True
         return said.count("\n") >= FIRST_LINES or _COMPUTES.search(said) is not None
 
-    def _tell(self, turn: Turn, error: AgentError, kept: Choice) -> None:
+    def _tell(self, cycle: Cycle, error: AgentError, kept: Choice) -> None:
         found = error.finding
         runs = kept.image or "the image without the app's dependencies"
-        turn.note("app", Mark.BAD, f"apps run in {runs}: see the warning")
-        turn.warnings.append(
-            warning(found.code, f"{found.message}; apps run in {runs}", found.hint)
-        )
+        cycle.report.set_condition("app", Mark.BAD, f"apps run in {runs}: see the warning")
+        cycle.report.warn(warning(found.code, f"{found.message}; apps run in {runs}", found.hint))
 
     def _say(self, text: str) -> None:
         self._progress = text
@@ -395,3 +399,9 @@ def fetch(repository: Repository, source: AppSource) -> AppNeeds:
     commit, found = repository.fetch(source)
     app = pyproject.read(found.get(pyproject.FILE), str(source))
     return state.AppNeeds(str(source), commit, str(app), app.dependencies)
+
+
+def _waits(cycle: Cycle, detail: str) -> None:
+    """Say that the app's image is on its way; what the image in use lacks is no warning then."""
+    cycle.app_image_due = True
+    cycle.report.set_condition("app", Mark.WAITING, detail)

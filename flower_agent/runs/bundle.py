@@ -33,7 +33,6 @@ from flower_agent.docker.client import Engine
 from flower_agent.docker.one_shot import Job
 from flower_agent.images import app_images
 from flower_agent.model.errors import AgentError
-from flower_agent.model.status import Condition, Mark
 
 MOST = 400
 """Characters of a cause."""
@@ -135,14 +134,6 @@ def lacking(said: str) -> tuple[str, ...]:
     if _DONE not in lines:
         return ()
     return tuple(line.removeprefix(_LACKS) for line in lines if line.startswith(_LACKS))
-
-
-def on_its_way(app: Condition | None) -> bool:
-    """Tell whether the status' fact `app` says that the app's image is fetched for or made.
-
-    What the image in use lacks is no warning then: the VM does something about it.
-    """
-    return app is not None and app.mark is Mark.WAITING
 
 
 def compared(

@@ -6,7 +6,7 @@ OneGate and the status file get the class of an exception and the run, never wha
 
 import datetime
 
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import Cycle, Running
 from flower_agent.flower.lost_messages import Loss
 from flower_agent.model.errors import Finding, warning
 from flower_agent.runs import outcome
@@ -17,37 +17,38 @@ TOLD_FOR = datetime.timedelta(hours=24)
 """What is older is nobody's trouble any more."""
 
 
-def follow(turn: Turn, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
+def follow(cycle: Cycle, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
     """Tell of the last ClientApp that did not do its work, and tidy up after ended runs.
 
     Returns when it ended, None where there is none.
     """
-    if turn.dry or running.apps is None:
+    if cycle.seen.dry or running.apps is None:
         return None
-    apps.settle(running.apps, turn.now, turn.monotonic, limit)
+    apps.settle(running.apps, cycle.seen.now, cycle.seen.monotonic, limit)
     end = outcome.trouble(apps.ends())
-    recent = end is not None and _age(end, turn.now) < TOLD_FOR
-    turn.told["FLOWER_APP_ERROR"] = end.short() if end is not None and recent else ""
+    recent = end is not None and _age(end, cycle.seen.now) < TOLD_FOR
+    cycle.report.publish(app_error=end.short() if end is not None and recent else "")
     if end is not None and recent:
-        turn.warnings.append(finding(end))
-    turn.warnings += apps.findings()
+        cycle.report.warn(finding(end))
+    cycle.report.warn(*apps.findings())
     return _ended(end) if end is not None and recent else None
 
 
 def lost(
-    turn: Turn, loss: Loss | None, since: datetime.datetime, failed: datetime.datetime | None
+    cycle: Cycle, loss: Loss | None, since: datetime.datetime, failed: datetime.datetime | None
 ) -> None:
     """Tell of a message that the SuperNode lost, unless a ClientApp `failed` after it.
 
     One that failed shortly before may be its consequence: of the two, OneGate gets the later.
     """
-    if turn.dry:
+    if cycle.seen.dry:
         return
-    turn.told.setdefault("FLOWER_APP_ERROR", "")
-    if loss is not None and turn.now - since < TOLD_FOR:
+    before = cycle.report.published.app_error or ""
+    cycle.report.publish(app_error=before)
+    if loss is not None and cycle.seen.now - since < TOLD_FOR:
         if failed is None or failed <= since:
-            turn.told["FLOWER_APP_ERROR"] = loss.short() or turn.told["FLOWER_APP_ERROR"]
-        turn.warnings.append(loss.finding())
+            cycle.report.publish(app_error=loss.short() or before)
+        cycle.report.warn(loss.finding())
 
 
 def finding(end: AppEnd) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from flower_agent.background import Background, Threads, after_failure
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import Cycle, Running
 from flower_agent.flower.control_messages import NodeStatus, RunInfo
 from flower_agent.model.errors import AgentError, warning
 from flower_agent.model.status import Mark, Node
@@ -156,23 +156,23 @@ class Follower:
         """The ids of the runs that are under way."""
         return frozenset(run.run_id for run in self._runs if run.active)
 
-    def follow(self, turn: Turn, running: Running, connect: Connect, limit: int) -> None:
+    def follow(self, cycle: Cycle, running: Running, connect: Connect, limit: int) -> None:
         """Go on with all runs; `limit` is what their outputs may take, in bytes."""
-        if turn.dry:
+        if cycle.seen.dry:
             return
-        self._take_list(turn.monotonic)
-        self._ask(turn, connect)
+        self._take_list(cycle.seen.monotonic)
+        self._ask(cycle, connect)
         self._elsewhere = running.apps is None
         for run in self._recent():
             if run.run_id not in self._over:
-                self._go_on(turn, run, connect)
+                self._go_on(cycle, run, connect)
         if running.apps is not None:
-            now, finished = turn.monotonic, frozenset(self._over)
-            self._apps.settle(running.apps, turn.now, now, limit, finished)
-            self._prune(turn, running.apps.image, limit)
-        elif turn.settings.appio_listen is not None:
-            self._prune(turn, "", limit)  # no app runs here, so that none left outputs
-        self._tell(turn)
+            now, finished = cycle.seen.monotonic, frozenset(self._over)
+            self._apps.settle(running.apps, cycle.seen.now, now, limit, finished)
+            self._prune(cycle, running.apps.image, limit)
+        elif cycle.seen.settings.appio_listen is not None:
+            self._prune(cycle, "", limit)  # no app runs here, so that none left outputs
+        self._tell(cycle)
 
     def _recent(self) -> tuple[RunInfo, ...]:
         """Return the runs that are followed: the active ones and the newest."""
@@ -198,16 +198,16 @@ class Follower:
             ended = Outcome(*(str(found.get(name) or "") for name in ("end", "cause", "shown")))
             self._over[run.run_id] = Followed(run, _progress(found.get("rounds")), ended)
 
-    def _warn(self, turn: Turn) -> None:
+    def _warn(self, cycle: Cycle) -> None:
         """Warn of what fails now; what was mended is not told any more."""
         watched = self._watched.values()
         troubles = [self._listing.error]
         troubles += [watch.unwritten or watch.look.error for watch in watched]
         shown = (each.finding for each in troubles if each is not None and not _is_gone(each))
         for error in dict.fromkeys(shown):
-            turn.warnings.append(warning(error.code, error.message, error.hint))
+            cycle.report.warn(warning(error.code, error.message, error.hint))
 
-    def _ask(self, turn: Turn, connect: Connect) -> None:
+    def _ask(self, cycle: Cycle, connect: Connect) -> None:
         ends = self._apps.ends()
         if ends != self._ends:
             self._ends = ends
@@ -216,11 +216,11 @@ class Follower:
         period_s = (LOOK_S if due else IDLE_LIST_S) * self._scale
         self._listing.again(self._listing.began_at + period_s)
         list_runs = functools.partial(calls.list_runs, connect, LISTED)
-        self._listing.ask(self._generation, list_runs, turn.monotonic)
-        wait_s = self._listing.began_at + period_s - turn.monotonic
-        turn.next_s = min(turn.next_s, max(wait_s, 0.0))
+        self._listing.ask(self._generation, list_runs, cycle.seen.monotonic)
+        wait_s = self._listing.began_at + period_s - cycle.seen.monotonic
+        cycle.look_again_in(max(wait_s, 0.0))
 
-    def _go_on(self, turn: Turn, run: RunInfo, connect: Connect) -> None:
+    def _go_on(self, cycle: Cycle, run: RunInfo, connect: Connect) -> None:
         watch = self._watched.get(run.run_id)
         if watch is None:
             look: Background[str, RunInfo] = Background(
@@ -229,28 +229,30 @@ class Follower:
                 after_failure(LOOK_S * self._scale),
                 good_for_s=0.0,
             )
-            watch = _Watch(self._files.journal(run.run_id), run, look, round_at=turn.monotonic)
+            watch = _Watch(
+                self._files.journal(run.run_id), run, look, round_at=cycle.seen.monotonic
+            )
             self._watched[run.run_id] = watch
         if watch.info.active:
-            watch.saw(turn.supernodes)
-        ended = watch.look.take(run.run_id, turn.monotonic)
+            watch.saw(cycle.report.supernodes)
+        ended = watch.look.take(run.run_id, cycle.seen.monotonic)
         if ended is not None and ended.answer is not None:
             watch.info = ended.answer
             watch.read = not watch.info.active
-            self._pace(watch, turn.monotonic)
+            self._pace(watch, cycle.seen.monotonic)
         elif ended is not None and _is_gone(ended.error):
             self.expect()  # see which are there
             return
         if not watch.info.active and watch.read:
-            self._finish(watch, turn)
+            self._finish(watch, cycle)
             return
-        if turn.monotonic < watch.look.due_at:
-            turn.next_s = min(turn.next_s, watch.look.due_at - turn.monotonic)
+        if cycle.seen.monotonic < watch.look.due_at:
+            cycle.look_again_in(watch.look.due_at - cycle.seen.monotonic)
             return
         if sum(other.look.running for other in self._watched.values()) < AT_ONCE:
             look_s = LOOK_S * self._scale
             call = functools.partial(calls.look, connect, watch.journal, look_s)
-            watch.look.start(run.run_id, call, turn.monotonic)
+            watch.look.start(run.run_id, call, cycle.seen.monotonic)
 
     def _pace(self, watch: _Watch, now: float) -> None:
         number = watch.journal.progress.number
@@ -260,23 +262,23 @@ class Follower:
                 watch.longest_s = max(watch.longest_s, now - watch.round_at)
             watch.seen_round, watch.round_at = number, now
 
-    def _finish(self, watch: _Watch, turn: Turn) -> None:
+    def _finish(self, watch: _Watch, cycle: Cycle) -> None:
         """Write down how a run ended, once its process has ended, too."""
         run, progress = watch.info, watch.journal.progress
-        watch.ended_at = turn.monotonic if watch.ended_at is None else watch.ended_at
+        watch.ended_at = cycle.seen.monotonic if watch.ended_at is None else watch.ended_at
         server = runs_outcome.last(self._ends, run.run_id, runs_outcome.SERVERAPP)
-        waits_s = turn.monotonic - watch.ended_at
+        waits_s = cycle.seen.monotonic - watch.ended_at
         if server is not None and server.ended_at is None and waits_s < PROCESS_END_S * self._scale:
-            turn.next_s = min(turn.next_s, PROCESS_LOOK_S)
+            cycle.look_again_in(PROCESS_LOOK_S)
             return
         ended = runs_outcome.of(run, progress, server)
-        if ended is None or turn.monotonic < watch.not_before:
+        if ended is None or cycle.seen.monotonic < watch.not_before:
             return
         try:
             watch.journal.flush()
             self._files.end(run, ended, progress, self._more(watch, server))
         except AgentError as error:  # the disk may be full: tried again
-            watch.unwritten, watch.not_before = error, turn.monotonic + LOOK_S * self._scale
+            watch.unwritten, watch.not_before = error, cycle.seen.monotonic + LOOK_S * self._scale
             return
         self._over[run.run_id] = Followed(run, progress.newest(), ended)
         self._watched.pop(run.run_id, None)
@@ -300,22 +302,22 @@ class Follower:
             document["outputs_at"] = "the VM of the SuperExec that ran the ServerApp"
         return document
 
-    def _prune(self, turn: Turn, image: str, limit: int) -> None:
+    def _prune(self, cycle: Cycle, image: str, limit: int) -> None:
         """Remove what the oldest ended runs left where all together take too much."""
         if self._pruning.running:
             return
-        ended = self._pruning.take("", turn.monotonic)
+        ended = self._pruning.take("", cycle.seen.monotonic)
         if ended is not None and ended.error is not None:
             log.warning("run.prune_failed", reason=str(ended.error))
         live = self._apps.live_bytes()
         now = len(self._over), self._apps.archived, live // PRUNE_STEP_BYTES
-        rests = self._pruning.error is not None and turn.monotonic < self._pruning.due_at
+        rests = self._pruning.error is not None and cycle.seen.monotonic < self._pruning.due_at
         if now == self._settled or rests:
             return  # a look reads the directory of each run
         found = store.prunable(self._files.kept(), limit - live)
         if found:
             remove = functools.partial(self._remove, image, found[0])
-            self._pruning.start("", remove, turn.monotonic)
+            self._pruning.start("", remove, cycle.seen.monotonic)
         else:
             self._settled = now
 
@@ -326,21 +328,21 @@ class Follower:
         self._files.forget()
         log.info("run.pruned", run=name)
 
-    def _tell(self, turn: Turn) -> None:
+    def _tell(self, cycle: Cycle) -> None:
         """Show the newest run; warn of what is wrong with it and with each active one."""
-        self._warn(turn)
+        self._warn(cycle)
         newest = self.newest
         if newest is not None:
             shown = state(newest)
-            turn.told["FLOWER_RUN"] = shown
-            turn.note("run", _mark(newest), described(newest))
+            cycle.report.publish(run=shown)
+            cycle.report.set_condition("run", _mark(newest), described(newest))
             if newest.outcome is not None:
-                turn.warnings += warnings(newest.info.run_id, newest.info.fab_id, newest.outcome)
+                cycle.report.warn(*warnings(newest.info.run_id, newest.info.fab_id, newest.outcome))
         for name, watch in self._watched.items():
-            still_s = turn.monotonic - watch.round_at
+            still_s = cycle.seen.monotonic - watch.round_at
             if watch.info.active and stands_still(watch, still_s, self._scale):
-                turn.warnings.append(_still(name, watch, still_s))
-        turn.warnings += self._apps.findings()
+                cycle.report.warn(_still(name, watch, still_s))
+        cycle.report.warn(*self._apps.findings())
 
 
 def state(run: Followed) -> str:

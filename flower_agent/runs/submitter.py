@@ -13,11 +13,10 @@ import structlog
 from flower_agent.background import Background, Threads, after_failure
 from flower_agent.config import flower_versions
 from flower_agent.config.types import AppSource, parse_app_source
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.flower import container_spec
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.status import Mark
-from flower_agent.runs import bundle as runs_bundle
 from flower_agent.runs import calls, submission
 from flower_agent.runs import follower as runs_follower
 from flower_agent.runs.calls import Bundles, Connect, PreparedRun, Repository
@@ -82,78 +81,80 @@ class Submitter:
         self._said: Finding | None = None
         """The trouble that the log has already."""
 
-    def follow(self, turn: Turn, online: int, image: str, connect: Connect) -> None:
+    def follow(self, cycle: Cycle, online: int, image: str, connect: Connect) -> None:
         """Go on with the run of the context; what cannot be done is a warning.
 
         `online` SuperNodes are connected, `image` is the SuperLink's.
         """
-        if turn.dry:
+        if cycle.seen.dry:
             return
         try:
-            self._follow(turn, online, image, connect)
+            self._follow(cycle, online, image, connect)
         except AgentError as error:
-            _warn(turn, error.finding)
+            _warn(cycle, error.finding)
 
-    def _follow(self, turn: Turn, online: int, image: str, connect: Connect) -> None:
+    def _follow(self, cycle: Cycle, online: int, image: str, connect: Connect) -> None:
         if not self._loaded:
             self._known, self._loaded = self._files.load(), True
-        if turn.settings.app_repo is None:
-            self._without_app(turn)
+        if cycle.seen.settings.app_repo is None:
+            self._without_app(cycle)
             return
-        source = parse_app_source(turn.settings.app_repo)
-        key, least = submission.key_of(turn.settings, source), turn.settings.min_clients
-        self._carry(turn, source)
-        self._take_prepared(turn, key, source, image)
-        self._take_submitted(turn)
+        source = parse_app_source(cycle.seen.settings.app_repo)
+        key, least = submission.key_of(cycle.seen.settings, source), cycle.seen.settings.min_clients
+        self._carry(cycle, source)
+        self._take_prepared(cycle, key, source, image)
+        self._take_submitted(cycle)
         self._take_end()
-        vmid, short = turn.record.vmid, turn.app_short
+        vmid, short = cycle.state.vmid, cycle.app_lacks
         due = submission.due(self._known, key, vmid, online=online, least=least, short=short)
         if self._submitting.running:
             due = Due.SUBMIT  # which run comes of it must be known before there may be another
         match due:
             case Due.PREPARE:
-                self._prepare(turn, key, source, image)
+                self._prepare(cycle, key, source, image)
             case Due.WAIT | Due.IMAGE:
-                self._tell(turn, Mark.WAITING, submission.awaited(online, least))
-                turn.next_s = min(turn.next_s, LOOK_S * self._scale)
+                self._tell(cycle, Mark.WAITING, submission.awaited(online, least))
+                cycle.look_again_in(LOOK_S * self._scale)
             case Due.SUBMIT:
-                self._submit(turn, key, source, image, connect)
+                self._submit(cycle, key, source, image, connect)
             case Due.FOLLOW | Due.NOTHING:
-                self._tell_run(turn)
+                self._tell_run(cycle)
         if self._known is not None and self._known.key == key:
-            self._watch(turn, source, self._known)
-            self._needs(turn, self._known)
+            self._watch(cycle, source, self._known)
+            self._needs(cycle, self._known)
         elif self._known is not None and self._known.active:
-            turn.note("next_run", Mark.WAITING, "the changed context waits for this run's end")
+            cycle.report.set_condition(
+                "next_run", Mark.WAITING, "the changed context waits for this run's end"
+            )
 
-    def _carry(self, turn: Turn, source: AppSource) -> None:
+    def _carry(self, cycle: Cycle, source: AppSource) -> None:
         """Take over what an older agent submitted."""
         if self._known is not None:
-            carried = submission.carried(self._known, turn.settings, source)
+            carried = submission.carried(self._known, cycle.seen.settings, source)
             if carried != self._known:
                 self._keep(carried)
 
-    def _without_app(self, turn: Turn) -> None:
+    def _without_app(self, cycle: Cycle) -> None:
         """Follow a run whose context is gone to its end."""
-        self._take_submitted(turn)
+        self._take_submitted(cycle)
         self._take_end()
         if self._known is not None and self._known.active:
-            self._tell_run(turn)
+            self._tell_run(cycle)
         elif self._follower.newest is None and self._known is not None:
-            turn.told["FLOWER_RUN"] = ""
+            cycle.report.publish(run="")
 
-    def _take_prepared(self, turn: Turn, key: str, source: AppSource, image: str) -> None:
+    def _take_prepared(self, cycle: Cycle, key: str, source: AppSource, image: str) -> None:
         wish = self._wish
         if wish is None or (wish.key, wish.image) != (key, image):
             return
-        ended = self._preparing.take(wish, turn.monotonic)
+        ended = self._preparing.take(wish, cycle.seen.monotonic)
         if ended is None or ended.answer is None:
             self._note(ended.error if ended else None)
             return
         prepared = ended.answer
         known = Submission(
             key=key,
-            vmid=turn.record.vmid,
+            vmid=cycle.state.vmid,
             source=str(source),
             commit=prepared.commit,
             app=str(prepared.app),
@@ -166,12 +167,12 @@ class Submitter:
         self._known, self._said, self._wish = known, None, None
         log.info("run.prepared", source=known.source, commit=known.commit, app=known.app)
 
-    def _take_submitted(self, turn: Turn) -> None:
+    def _take_submitted(self, cycle: Cycle) -> None:
         """Take the id of the run that came of the known submission, of no other."""
         known = self._known
         if known is None:
             return
-        ended = self._submitting.take((known.key, known.bundle), turn.monotonic)
+        ended = self._submitting.take((known.key, known.bundle), cycle.seen.monotonic)
         if ended is None:
             return
         if ended.answer is None:
@@ -205,54 +206,54 @@ class Submitter:
         self._known = known
         self._files.keep(known)
 
-    def _prepare(self, turn: Turn, key: str, source: AppSource, image: str) -> None:
+    def _prepare(self, cycle: Cycle, key: str, source: AppSource, image: str) -> None:
         self._wish = wish = _Wish(key, source, image)
-        repository, build, settings = self._repository, self._bundler.build, turn.settings
-        self._preparing.take(wish, turn.monotonic)
-        if self._rests(turn, self._preparing):
+        repository, build, settings = self._repository, self._bundler.build, cycle.seen.settings
+        self._preparing.take(wish, cycle.seen.monotonic)
+        if self._rests(cycle, self._preparing):
             return
         begun = self._preparing.start(
             wish,
             lambda: calls.prepare(repository, build, source, settings, image=image),
-            turn.monotonic,
+            cycle.seen.monotonic,
         )
         if begun:
             log.info("run.prepare", source=str(source))
-        turn.told["FLOWER_RUN"] = "preparing"
-        turn.note("run", Mark.WAITING, f"fetches {source} and bundles it")
+        cycle.report.publish(run="preparing")
+        cycle.report.set_condition("run", Mark.WAITING, f"fetches {source} and bundles it")
 
     def _submit(
-        self, turn: Turn, key: str, source: AppSource, image: str, connect: Connect
+        self, cycle: Cycle, key: str, source: AppSource, image: str, connect: Connect
     ) -> None:
         known = self._known
-        if self._rests(turn, self._submitting):
+        if self._rests(cycle, self._submitting):
             return
         if known is not None and not self._submitting.running:
             bundle = self._files.bundle(known)
             if bundle is None:  # lost: made again, of the same commit
                 source = dataclasses.replace(source, ref=known.commit)
-                self._prepare(turn, key, source, image)
+                self._prepare(cycle, key, source, image)
                 return
             if known.asked_at is None:
-                self._keep(dataclasses.replace(known, asked_at=turn.now.timestamp()))
-            federation = flower_versions.band(turn.settings.version).federation
+                self._keep(dataclasses.replace(known, asked_at=cycle.seen.now.timestamp()))
+            federation = flower_versions.band(cycle.seen.settings.version).federation
             self._submitting.start(
                 (known.key, known.bundle),
                 lambda: calls.start(connect, known, bundle, federation),
-                turn.monotonic,
+                cycle.seen.monotonic,
             )
-        self._tell(turn, Mark.WAITING, "submitting")
+        self._tell(cycle, Mark.WAITING, "submitting")
 
-    def _watch(self, turn: Turn, source: AppSource, known: Submission) -> None:
+    def _watch(self, cycle: Cycle, source: AppSource, known: Submission) -> None:
         """Look whether the branch moved, now and then."""
         if source.fixed:
             return
-        self._watching.ask(source, lambda: self._repository.resolve(source), turn.monotonic)
+        self._watching.ask(source, lambda: self._repository.resolve(source), cycle.seen.monotonic)
         moved = self._watching.answer
         if moved is not None and moved != known.commit:
             taken, now = known.commit[:10], moved[:10]
             message = f"{source} is at {now} now; {taken} was taken, and no other is run"
-            turn.warnings.append(warning("run.moved", message))
+            cycle.report.warn(warning("run.moved", message))
 
     def _note(self, error: AgentError | None) -> None:
         """Log a trouble once."""
@@ -263,30 +264,33 @@ class Submitter:
             log.warning("run.trouble", code=found.code, message=found.message)
         self._said = found
 
-    def _rests(self, turn: Turn, work: Background[Any, Any]) -> bool:
+    def _rests(self, cycle: Cycle, work: Background[Any, Any]) -> bool:
         """Tell whether nothing is tried just now, and why."""
-        if work.error is None or turn.monotonic >= work.due_at:
+        if work.error is None or cycle.seen.monotonic >= work.due_at:
             return False
         found = submission.finding(work.error)
-        turn.next_s = min(turn.next_s, work.due_at - turn.monotonic)
-        turn.told["FLOWER_RUN"] = f"failed: {found}"
-        turn.note("run", Mark.BAD, "the app cannot be submitted: see the warning")
-        _warn(turn, found)
+        cycle.look_again_in(work.due_at - cycle.seen.monotonic)
+        cycle.report.publish(run=f"failed: {found}")
+        cycle.report.set_condition("run", Mark.BAD, "the app cannot be submitted: see the warning")
+        _warn(cycle, found)
         return True
 
-    def _needs(self, turn: Turn, known: Submission) -> None:
+    def _needs(self, cycle: Cycle, known: Submission) -> None:
         """Warn of dependencies that the image lacks, where apps run on this VM."""
-        if known.end or not known.dependencies or turn.settings.appio_listen is not None:
+        if known.end or not known.dependencies or cycle.seen.settings.appio_listen is not None:
             return
-        asked = (turn.app_image or container_spec.app_parent(turn.settings), known.dependencies)
-        self._weighing.ask(asked, lambda: self._bundler.lacking(*asked), turn.monotonic)
-        if runs_bundle.on_its_way(turn.facts.get("app")):
+        asked = (
+            cycle.app_image or container_spec.app_parent(cycle.seen.settings),
+            known.dependencies,
+        )
+        self._weighing.ask(asked, lambda: self._bundler.lacking(*asked), cycle.seen.monotonic)
+        if cycle.app_image_due:
             return
         for lack in self._weighing.answer or ():
             message = f"{known.app} wants {lack}, which {asked[0]} lacks"
-            turn.warnings.append(warning("run.dependency", message))
+            cycle.report.warn(warning("run.dependency", message))
 
-    def _tell_run(self, turn: Turn) -> None:
+    def _tell_run(self, cycle: Cycle) -> None:
         """Tell of the context's run, unless a newer one is told of already."""
         known = self._known
         if known is None or known.run_id is None:
@@ -296,27 +300,33 @@ class Submitter:
             return
         if found is not None:
             detail = f"{runs_follower.described(found)} at {known.commit[:10]}"
-            mark = turn.facts["run"].mark if "run" in turn.facts else Mark.WAITING
-            self._tell(turn, mark, runs_follower.state(found), detail)
+            mark = (
+                cycle.report.conditions["run"].mark
+                if "run" in cycle.report.conditions
+                else Mark.WAITING
+            )
+            self._tell(cycle, mark, runs_follower.state(found), detail)
         elif known.end:
             words, failed = submission.words(known), known.end in ("failed", "lost")
             detail = f"{words}; run {known.run_id} of {known.app} at {known.commit[:10]}"
-            self._tell(turn, Mark.BAD if failed else Mark.OK, words, detail)
+            self._tell(cycle, Mark.BAD if failed else Mark.OK, words, detail)
         else:
-            self._tell(turn, Mark.WAITING, "submitted")
+            self._tell(cycle, Mark.WAITING, "submitted")
         if known.end == "lost":
             message = f"run {known.run_id} of {known.app}: {submission.words(known)}"
-            turn.warnings.append(warning("run.lost", message))
+            cycle.report.warn(warning("run.lost", message))
 
-    def _tell(self, turn: Turn, mark: Mark, words: str, detail: str = "") -> None:
+    def _tell(self, cycle: Cycle, mark: Mark, words: str, detail: str = "") -> None:
         known = self._known
         if known is None:
             return
-        turn.told["FLOWER_RUN"] = words
-        turn.note("run", mark, detail or f"{words}; {known.app} at {known.commit[:10]}")
+        cycle.report.publish(run=words)
+        cycle.report.set_condition(
+            "run", mark, detail or f"{words}; {known.app} at {known.commit[:10]}"
+        )
         for message, hint in known.unread:
-            turn.warnings.append(warning("run.unread", message, hint))
+            cycle.report.warn(warning("run.unread", message, hint))
 
 
-def _warn(turn: Turn, found: Finding) -> None:
-    turn.warnings.append(warning(found.code, found.message, found.hint))
+def _warn(cycle: Cycle, found: Finding) -> None:
+    cycle.report.warn(warning(found.code, found.message, found.hint))

@@ -35,7 +35,7 @@ UNREADABLE = (  # what the library raises on a certificate that is none; parts a
     x509.UnsupportedGeneralNameType,
 )
 KEPT = 32
-"""So many certificates are kept read: each turn looks at the same few."""
+"""So many certificates are kept read: each cycle looks at the same few."""
 
 _ExtensionT = TypeVar("_ExtensionT", bound=x509.ExtensionType)
 

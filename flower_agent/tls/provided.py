@@ -312,7 +312,7 @@ CHAIN, KEY, ROOT = "fullchain.pem", "privkey.pem", "root.pem"
 
 
 class CertificateFiles:
-    """The files in one directory, looked at each turn."""
+    """The files in one directory, looked at each cycle."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory

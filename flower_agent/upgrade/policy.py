@@ -16,7 +16,7 @@ from flower_agent.model.state import State
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Course:
-    """What the containers of this turn run."""
+    """What the containers of this cycle run."""
 
     version: Version
 

@@ -15,7 +15,7 @@ import structlog
 from flower_agent.background import Background, Threads
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Role
-from flower_agent.cycle import Turn
+from flower_agent.cycle import Cycle
 from flower_agent.docker.containers import Component
 from flower_agent.flower import container_spec
 from flower_agent.model.errors import AgentError, warning
@@ -55,7 +55,7 @@ class VersionSource(Protocol):
 
 
 class Upgrader:
-    """Decides which version a turn runs, and sees the change through."""
+    """Decides which version a cycle runs, and sees the change through."""
 
     def __init__(
         self,
@@ -80,89 +80,90 @@ class Upgrader:
         self._good_since: float | None = None
         self._look_at = 0.0
 
-    def begin(self, turn: Turn) -> None:
-        """Let the turn run the version that it should run now."""
-        settings, record = turn.settings, turn.record
+    def begin(self, cycle: Cycle) -> None:
+        """Let the cycle run the version that it should run now."""
+        settings, record = cycle.seen.settings, cycle.state
         self._leads = settings.role is Role.SUPERLINK
         self._wanted = str(settings.version)
         if record.refused is not None and record.refused[0] != self._wanted:
-            turn.record = record = dataclasses.replace(record, refused=None)
+            cycle.state = record = dataclasses.replace(record, refused=None)
         match settings.role:
             case Role.SUPERLINK:
                 self._course = policy.for_superlink(settings.version, record)
             case Role.SUPERNODE:
                 published = self._search.version(settings)
                 self._course = policy.for_supernode(settings.version, record, published)
-                if self._course.finding and turn.monotonic >= self._look_at:
-                    self._look_at = turn.monotonic + LOOK_AGAIN_S * self._scale
+                if self._course.finding and cycle.seen.monotonic >= self._look_at:
+                    self._look_at = cycle.seen.monotonic + LOOK_AGAIN_S * self._scale
                     self._search.forget()
             case Role.SUPEREXEC:
                 self._course = None
         if self._course is None:
             return
-        turn.settings = policy.settings_for(self._course.version, settings)
-        turn.version_told = self._course.told
+        taken = policy.settings_for(self._course.version, settings)
+        cycle.seen = dataclasses.replace(cycle.seen, settings=taken)
+        cycle.report.version = self._course.told
         if self._course.finding is not None:
-            turn.warnings.append(self._course.finding)
+            cycle.report.warn(self._course.finding)
         if self._course.before is not None:
             told = f"from Flower {self._course.before} to {self._course.version}"
-            turn.note("upgrade", Mark.WAITING, told)
+            cycle.report.set_condition("upgrade", Mark.WAITING, told)
 
-    def words(self, turn: Turn, steps: tuple[Step, ...]) -> list[str]:
+    def words(self, cycle: Cycle, steps: tuple[Step, ...]) -> list[str]:
         """Return the steps as a person reads them, with what happens between."""
-        cut, works = self._between(turn, steps)
+        cut, works = self._between(cycle, steps)
         said = [str(step) for step in steps]
         return [*said[:cut], *(words for words, _ in works), *said[cut:]]
 
-    def apply(self, turn: Turn, steps: tuple[Step, ...], pins: Mapping[str, str]) -> bool:
+    def apply(self, cycle: Cycle, steps: tuple[Step, ...], pins: Mapping[str, str]) -> bool:
         """Do the steps, and between them what must be done with the database.
 
         False: that is under way, and nothing may start before it ended.
         """
         if self._copying.running:
-            turn.note("upgrade", Mark.WAITING, "the database is copied")
+            cycle.report.set_condition("upgrade", Mark.WAITING, "the database is copied")
             return False
-        ended = self._copying.take(self._wanted, turn.monotonic)
+        ended = self._copying.take(self._wanted, cycle.seen.monotonic)
         try:
             if ended is not None and ended.error is not None:
                 raise ended.error
-            cut, works = self._between(turn, steps)
+            cut, works = self._between(cycle, steps)
             if works and self._trying:
                 self._database.check_room()
         except AgentError as error:
             if self._trying:
-                self._refuse(turn, str(error))
+                self._refuse(cycle, str(error))
             raise
         if not works:
-            return self._reconciler.apply(steps, pins, turn.monotonic)
-        if not self._reconciler.apply(steps[:cut], pins, turn.monotonic):
+            return self._reconciler.apply(steps, pins, cycle.seen.monotonic)
+        if not self._reconciler.apply(steps[:cut], pins, cycle.seen.monotonic):
             return False
-        self._copying.start(self._wanted, _doing(works), turn.monotonic)
+        self._copying.start(self._wanted, _doing(works), cycle.seen.monotonic)
         return False
 
-    def judge(self, turn: Turn, unmet: Unmet | None) -> None:
+    def judge(self, cycle: Cycle, unmet: Unmet | None) -> None:
         """Keep what worked; take back what does not."""
         if self._course is None:
             return
         version = str(self._course.version)
         if unmet is None:
             self._since = None
-            if turn.record.flower != version and self._proved(turn):
-                self._count(turn, version)
+            if cycle.state.flower != version and self._proved(cycle):
+                self._count(cycle, version)
             return
         self._good_since = None
         if not self._trying or self._copying.running or self._reconciler.doing:
             self._since = None
             return
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):
-            self._since = turn.monotonic if self._since is None else self._since
+            self._since = cycle.seen.monotonic if self._since is None else self._since
         else:
             self._since = None
-        since = turn.monotonic if self._since is None else self._since
+        since = cycle.seen.monotonic if self._since is None else self._since
         looped = self._reconciler.failures(self._name) >= restart_policy.LOOP_AT
         denied = unmet.fatal and unmet.phase in (Phase.IMAGE, Phase.CONTAINER, Phase.HEALTH)
-        if looped or denied or turn.monotonic - since > GIVE_UP_S * self._scale:
-            self._refuse(turn, str(unmet.finding or "it does not answer"))
+        if looped or denied or cycle.seen.monotonic - since > GIVE_UP_S * self._scale:
+            self._refuse(cycle, str(unmet.finding or "it does not answer"))
 
     @property
     def _trying(self) -> bool:
@@ -170,38 +171,38 @@ class Upgrader:
         course = self._course
         return self._leads and course is not None and course.before is not None
 
-    def _proved(self, turn: Turn) -> bool:
+    def _proved(self, cycle: Cycle) -> bool:
         """Tell whether what runs may count: at once, unless a SuperLink's database hangs on it."""
         if not self._trying:
             return True
-        self._good_since = turn.monotonic if self._good_since is None else self._good_since
-        return turn.monotonic - self._good_since >= PROBATION_S * self._scale
+        self._good_since = cycle.seen.monotonic if self._good_since is None else self._good_since
+        return cycle.seen.monotonic - self._good_since >= PROBATION_S * self._scale
 
-    def _count(self, turn: Turn, version: str) -> None:
+    def _count(self, cycle: Cycle, version: str) -> None:
         """Let `version` be the one that worked.
 
         No copy of it may be left from an earlier time: it would be put back over what it writes.
         """
-        before = turn.record.flower
+        before = cycle.state.flower
         if before and self._leads:
             try:
                 self._database.keep(before)
             except AgentError as error:
-                turn.warnings.append(warning(error.finding.code, error.finding.message))
+                cycle.report.warn(warning(error.finding.code, error.finding.message))
                 return
             log.info("upgrade.done", version=version, before=before)
-        turn.record = dataclasses.replace(turn.record, flower=version)
+        cycle.remember(flower=version)
 
-    def _refuse(self, turn: Turn, why: str) -> None:
+    def _refuse(self, cycle: Cycle, why: str) -> None:
         log.error("upgrade.failed", version=self._wanted, reason=why)
         self._since = None
-        turn.record = dataclasses.replace(turn.record, refused=(self._wanted, why))
+        cycle.remember(refused=(self._wanted, why))
 
-    def _between(self, turn: Turn, steps: tuple[Step, ...]) -> tuple[int, tuple[Work, ...]]:
+    def _between(self, cycle: Cycle, steps: tuple[Step, ...]) -> tuple[int, tuple[Work, ...]]:
         """Return before which step the database is worked on, and how."""
         created = (i for i, s in enumerate(steps) if s.action is Action.CREATE)
         cut = next((i for i in created if steps[i].name == self._name), len(steps))
-        held = turn.record.flower
+        held = cycle.state.flower
         if self._course is None or held is None or cut == len(steps):
             return cut, ()
         new = str(self._course.version) if self._course.before else None

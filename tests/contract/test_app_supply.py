@@ -8,12 +8,14 @@ import dataclasses
 import itertools
 
 import pytest
+from cycles import attributes_of, seeing
 from inline import Inline
 from test_converge import SUPEREXEC, SUPERNODE, Vm
 from test_submitter import PYPROJECT, Repository
 
 from flower_agent.agent.images import ImageResolver
 from flower_agent.config.types import Role
+from flower_agent.cycle import Report
 from flower_agent.docker import image_references
 from flower_agent.images import app_images
 from flower_agent.images.builder import BackgroundBuilder
@@ -93,13 +95,13 @@ class AppVm(Vm):
         return self.engine.kept[name].spec.image
 
     def fact(self):
-        return self.last.facts["app"]
+        return self.last.report.conditions["app"]
 
     def told(self):
-        return self.last.told["FLOWER_APP_IMAGE"]
+        return attributes_of(self.last)["FLOWER_APP_IMAGE"]
 
     def warned(self):
-        return {found.code: found for found in self.last.warnings}
+        return {found.code: found for found in self.last.report.warnings}
 
     def look(self):
         """Turn as the daemon does, until what is under way has ended."""
@@ -122,12 +124,12 @@ def test_a_first_boot_waits_for_what_the_app_needs_and_then_uses_it(vm):
     assert unmet.phase is Phase.IMAGE
     assert vm.engine.kept == {}
     vm.look()
-    assert (vm.used(), vm.last.app_short) == (vm.image, False)
+    assert (vm.used(), vm.last.app_lacks) == (vm.image, False)
     assert vm.engine.kept[SUPEREXEC].shown.image == vm.engine.image(vm.image).image_id
     assert vm.used(SUPERNODE) == vm.images[0]
     assert vm.fact().mark is Mark.OK
     assert vm.repository.commit[:10] in vm.fact().detail
-    assert "hunter2" not in str((vm.record, vm.last.facts))
+    assert "hunter2" not in str((vm.record, vm.last.report.conditions))
 
 
 def test_a_node_tells_the_service_which_image_runs_apps_and_what_it_lacks(vm):
@@ -146,10 +148,10 @@ def test_a_node_tells_the_service_which_image_runs_apps_and_what_it_lacks(vm):
 
 def test_the_superlink_tells_nobody_which_image_runs_apps(vm):
     vm.look()
-    settings = dataclasses.replace(vm.last.settings, role=Role.SUPERLINK)
-    link = dataclasses.replace(vm.last, settings=settings, told={})
+    settings = dataclasses.replace(vm.last.seen.settings, role=Role.SUPERLINK)
+    link = dataclasses.replace(seeing(vm.last, settings=settings), report=Report())
     vm.apps.choose(link, {}, {}, None, None)
-    assert link.told == {}
+    assert attributes_of(link) == {}
 
 
 def test_subprocess_isolation_has_it_in_the_supernode_itself(vm):
@@ -171,14 +173,14 @@ def test_an_image_without_the_cpu_builds_that_were_wanted_is_a_warning_while_it_
 def test_an_app_that_needs_nothing_more_makes_no_image(vm):
     vm.app_oven.has = NEEDS
     vm.look()
-    assert (vm.used(), vm.app_oven.made, vm.last.app_short) == (vm.parent, [], False)
+    assert (vm.used(), vm.app_oven.made, vm.last.app_lacks) == (vm.parent, [], False)
     assert vm.fact().mark is Mark.OK
 
 
 def test_without_its_git_server_a_vm_starts_says_so_and_tries_again(vm):
     vm.repository.trouble = away()
     vm.look()
-    assert (vm.used(), vm.last.app_short) == (vm.parent, True)
+    assert (vm.used(), vm.last.app_lacks) == (vm.parent, True)
     assert vm.warned()["run.clone"].message.startswith("it does not answer; apps run in the image")
     assert vm.fact().mark is Mark.BAD
     vm.repository.trouble = None
@@ -212,7 +214,7 @@ def test_an_image_that_cannot_be_made_is_a_warning_and_what_runs_is_kept(vm):
     assert vm.engine.kept[SUPEREXEC].shown.container_id == kept
     assert "no such wheel" in vm.warned()["image.build"].message
     assert vm.warned()["image.build"].hint
-    assert vm.last.app_short
+    assert vm.last.app_lacks
 
 
 def test_what_an_app_may_not_want_is_refused(vm):
@@ -240,7 +242,7 @@ def test_another_image_waits_until_no_app_computes(vm):
     for _ in range(10):
         vm.pass_time(IDLE_S)
         vm.look()
-    assert (vm.used(), vm.last.app_short) == (vm.parent, True)
+    assert (vm.used(), vm.last.app_lacks) == (vm.parent, True)
     assert vm.fact().detail == "its image is there; it waits until no app computes"
     vm.engine.processes = lambda _: (*processes(_), "[flwr-clientapp] <defunct>")
     vm.look()
@@ -340,14 +342,14 @@ def test_without_an_app_in_the_context_the_image_of_the_role_is_back_at_once(vm)
     vm.look()
     vm.set(CUSTOM_APP_REPO="")
     vm.look()
-    assert (vm.used(), vm.last.app_short) == (vm.parent, False)
+    assert (vm.used(), vm.last.app_lacks) == (vm.parent, False)
     assert (vm.record.app, vm.record.app_image) == (None, None)
 
 
 def test_plan_touches_nothing(vm):
     vm.turn()
-    turn, fetched = dataclasses.replace(vm.last, dry=True), len(vm.repository.fetched)
+    turn, fetched = seeing(vm.last, dry=True), len(vm.repository.fetched)
     vm.reboot()
-    vm.record = turn.record = State()
+    vm.record = turn.state = State()
     assert vm.apps.choose(turn, {}, {}, None, None).pending
-    assert (len(vm.repository.fetched), turn.record) == (fetched, State())
+    assert (len(vm.repository.fetched), turn.state) == (fetched, State())

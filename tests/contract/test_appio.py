@@ -9,12 +9,12 @@ import endpoints
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cycles import attributes_of, cycle_of
 from endpoints import Certificate, authority, issue
 
 from flower_agent.commands import tls as commands_tls
 from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
-from flower_agent.cycle import Turn
 from flower_agent.flower.command_line import Endpoint
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
@@ -47,7 +47,7 @@ class Node:
         self.now = NOW
 
     def turn(self, **more):
-        return Turn(
+        return cycle_of(
             settings=self.settings,
             variables={},
             host=HostFacts((NIC,), "eth0", 2**31, "boot"),
@@ -55,7 +55,7 @@ class Node:
             client=None,
             now=self.now,
             monotonic=1000.0,
-            record=State(),
+            state=State(),
             **more,
         )
 
@@ -94,11 +94,11 @@ def test_a_supernode_makes_a_ca_of_its_own_once_and_publishes_it(node):
     assert node.certify(address) == []
     with endpoints.grpc_server(leaf=node.leaf()) as served:
         turn = node.check(served)
-    assert turn.told["FLOWER_APPIO"] == str(served)
-    published = base64.b64decode(turn.told["FLOWER_APPIO_CA"]).decode()
+    assert attributes_of(turn)["FLOWER_APPIO"] == str(served)
+    published = base64.b64decode(attributes_of(turn)["FLOWER_APPIO_CA"]).decode()
     assert published == node.keyring.appio.held_ca()
-    assert turn.facts["appio"].detail.endswith("with TLS")
-    shown = turn.facts["appio_ca"].detail.replace(" ", "")
+    assert turn.report.conditions["appio"].detail.endswith("with TLS")
+    shown = turn.report.conditions["appio_ca"].detail.replace(" ", "")
     assert shown == certificates.format_fingerprint(certificates.fingerprint(published))
 
 
@@ -136,8 +136,8 @@ def test_without_tls_there_is_no_certificate_and_a_connection_is_enough(node):
     with endpoints.silent_server() as served:
         assert appio.wanted(node.turn(), node.offered(served, tls=False)) is None
         turn = node.check(served, tls=False)
-    assert turn.told == {"FLOWER_APPIO": str(served)}
-    assert turn.facts["appio"].detail.endswith("without TLS")
+    assert attributes_of(turn) == {"FLOWER_APPIO": str(served)}
+    assert turn.report.conditions["appio"].detail.endswith("without TLS")
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_nothing_is_published_while_it_does_not_answer(node, server, code):
     with server() as served, pytest.raises(AgentError) as caught:
         appio.check_supernode(turn, Prober(), node.offered(served))
     assert caught.value.finding.code == f"endpoint.{code}"
-    assert turn.told == {}
+    assert attributes_of(turn) == {}
 
 
 def test_who_is_attached_is_told(node):
     with endpoints.silent_server() as served:
-        assert node.check(served, tls=False).facts["superexec"].mark is Mark.WAITING
+        assert node.check(served, tls=False).report.conditions["superexec"].mark is Mark.WAITING
         with socket.create_connection((served.host, served.port)):
-            fact = node.check(served, tls=False).facts["superexec"]
+            fact = node.check(served, tls=False).report.conditions["superexec"]
     assert (fact.mark, fact.detail) == (Mark.OK, "attached from 127.0.0.1")
 
 

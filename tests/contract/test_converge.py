@@ -8,6 +8,7 @@ import socket
 import threading
 
 import pytest
+from cycles import attributes_of, cycle_of
 from fake_engine import FakeEngine
 from real_engine import until
 
@@ -18,11 +19,12 @@ from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import parsing
 from flower_agent.config.types import Isolation, Role
-from flower_agent.cycle import Preparation, Turn
+from flower_agent.cycle import Preparation
 from flower_agent.docker.containers import Component, Container
 from flower_agent.docker.image_references import Image, dump_lock
 from flower_agent.flower import container_spec
 from flower_agent.flower.command_line import Trust
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host import gpu
 from flower_agent.host.connections import Connections
 from flower_agent.host.gpu import Answer, Asked, Device, Files, GpuAccess, Offers
@@ -33,7 +35,6 @@ from flower_agent.model.errors import AgentError
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.state import State
 from flower_agent.model.status import Condition, Mark
-from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
 from flower_agent.reconcile.reconciler import Reconciler
 from flower_agent.tls import trust
@@ -53,10 +54,10 @@ class Found:
 
     def prepare(self, turn):
         turn.awaited = self.awaited
-        known = SuperLinkOffer(Address("10.0.0.5", 9092))
-        site = {"superlink": known, "trust": Trust.INSECURE, "node_config": ()}
+        known = Address("10.0.0.5", 9092)
+        spec = RoleSpec(superlink=known, trust=Trust.INSECURE)
         return Preparation(
-            trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), site=site
+            trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), spec=spec
         )
 
     def may_start(self, _):
@@ -178,7 +179,7 @@ class Vm:
 
     def turn(self):
         """Return what is unmet after one turn."""
-        self.last = Turn(
+        self.last = cycle_of(
             settings=self.settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot", cpu_flags=self.cpu_flags),
@@ -186,11 +187,11 @@ class Vm:
             client=None,
             now=self.now,
             monotonic=self.monotonic,
-            record=self.record,
+            state=self.record,
             gpu=self.gpu,
         )
-        unmet = self.stages.turn(self.last)
-        self.record = self.last.record
+        unmet = self.stages.run(self.last)
+        self.record = self.last.state
         return unmet
 
     def boot(self):
@@ -255,7 +256,7 @@ def computing(vm):
 def test_everything_that_works_leaves_nothing_unmet(vm):
     vm.boot()
     assert vm.turn() is None
-    assert vm.last.told["FLOWER_BUSY"] == "0"
+    assert attributes_of(vm.last)["FLOWER_BUSY"] == "0"
 
 
 def test_a_vm_without_ps_is_ready_though_nobody_can_tell_whether_it_computes(vm):
@@ -282,7 +283,7 @@ def test_the_environment_of_apps_is_a_file_that_replaces_their_container_alone(v
     vm.settle(lambda _: computing(vm) != before)
     kept = json.loads(vm.paths.app_environment.read_bytes())
     assert (kept["HF_TOKEN"], kept["no_proxy"]) == ("sesame", "127.0.0.1,localhost,::1")
-    assert vm.last.facts["environment"].detail == "apps also have HF_TOKEN, HTTPS_PROXY"
+    assert vm.last.report.conditions["environment"].detail == "apps also have HF_TOKEN, HTTPS_PROXY"
     assert "sesame" not in repr(computing(vm))
     assert vm.engine.kept[SUPERNODE] is node
     vm.set(FLOWER_ENV_HF_TOKEN="", FLOWER_HTTPS_PROXY="")
@@ -311,10 +312,10 @@ def learning(vms):
 
 def test_a_missing_framework_image_is_made_and_the_status_says_how_far_it_is(learning):
     learning.builder.door.clear()
-    learning.settle(lambda _: "3 of 6 wheels" in learning.last.facts["image"].detail)
+    learning.settle(lambda _: "3 of 6 wheels" in learning.last.report.conditions["image"].detail)
     unmet = learning.turn()
     assert (unmet.phase, unmet.finding) == (Phase.IMAGE, None)
-    assert learning.last.facts["image"] == Condition(
+    assert learning.last.report.conditions["image"] == Condition(
         "image", Mark.WAITING, f"makes {SKLEARN}: 3 of 6 wheels"
     )
     assert SUPEREXEC not in learning.engine.kept
@@ -389,7 +390,7 @@ def test_a_cpu_that_numpy_ends_on_is_a_warning_and_no_failure(vm):
     vm.cpu_flags = frozenset({"sse2", "cx16", "lahf_lm", "pni"})
     vm.boot()
     assert vm.turn() is None
-    assert [str(found.code) for found in vm.last.warnings] == ["cpu.old"]
+    assert [str(found.code) for found in vm.last.report.warnings] == ["cpu.old"]
 
 
 def test_a_superexec_that_lets_go_is_noticed(vm):
@@ -400,7 +401,7 @@ def test_a_superexec_that_lets_go_is_noticed(vm):
     assert vm.turn() is None  # it is not looked at in each turn
     vm.pass_time(2)
     vm.turn()
-    assert vm.last.facts["superexec"].mark is Mark.WAITING
+    assert vm.last.report.conditions["superexec"].mark is Mark.WAITING
     vm.pass_time(30)
     assert vm.turn().finding.code == "superexec.detached"
     vm.attach()
@@ -425,7 +426,7 @@ def test_a_superexec_that_started_again_attaches_anew(vm):
     assert vm.turn() is None
     vm.close()
     vm.engine.end(SUPEREXEC)
-    vm.settle(lambda _: vm.last.facts["superexec"].mark is Mark.WAITING)
+    vm.settle(lambda _: vm.last.report.conditions["superexec"].mark is Mark.WAITING)
 
 
 def test_a_young_container_may_take_its_time(vm):
@@ -521,9 +522,9 @@ def test_a_gpu_goes_to_the_container_that_computes_and_is_seen_from_inside(gpu_v
     assert computing(gpu_vm).gpu is GpuAccess.TOOLKIT
     assert gpu_vm.engine.kept[SUPERNODE].spec.gpu is GpuAccess.NONE
     shown = "1 NVIDIA GPU: Tesla T4 15360 MiB; driver 550.54.14"
-    assert gpu_vm.last.told["FLOWER_GPU"] == shown
-    assert gpu_vm.last.facts["gpu"] == Condition("gpu", Mark.OK, shown)
-    assert gpu_vm.last.warnings == []
+    assert attributes_of(gpu_vm.last)["FLOWER_GPU"] == shown
+    assert gpu_vm.last.report.conditions["gpu"] == Condition("gpu", Mark.OK, shown)
+    assert gpu_vm.last.report.warnings == []
 
 
 def test_cdi_is_used_where_docker_discovered_the_gpu(gpu_vm):
@@ -551,27 +552,27 @@ def test_a_gpu_that_is_not_usable_fails_the_vm_only_where_it_must_be(gpu_vm):
         unmet = gpu_vm.turn()
         assert (unmet.finding.code, unmet.fatal) == ("gpu.no_driver", True)
         assert gpu_vm.engine.calls == []
-        assert gpu_vm.last.facts["gpu"].mark is Mark.BAD
+        assert gpu_vm.last.report.conditions["gpu"].mark is Mark.BAD
         return
     gpu_vm.boot()
     assert gpu_vm.turn() is None
     assert computing(gpu_vm).gpu is GpuAccess.NONE
-    assert [w.code for w in gpu_vm.last.warnings] == ["gpu.no_driver"]
-    assert gpu_vm.last.facts["gpu"].mark is Mark.OFF
+    assert [w.code for w in gpu_vm.last.report.warnings] == ["gpu.no_driver"]
+    assert gpu_vm.last.report.conditions["gpu"].mark is Mark.OFF
 
 
 def test_a_vm_without_a_gpu_says_so_and_with_auto_has_nothing_to_warn_of(gpu_vm):
     gpu_vm.gpu = Files()
     finding = gpu_vm.turn().finding
     assert (finding.code if finding else None) == ("gpu.none" if gpu_vm.must else None)
-    assert gpu_vm.last.told["FLOWER_GPU"] == "no NVIDIA GPU"
-    assert gpu_vm.last.warnings == []
+    assert attributes_of(gpu_vm.last)["FLOWER_GPU"] == "no NVIDIA GPU"
+    assert gpu_vm.last.report.warnings == []
 
 
 def test_a_toolkit_that_is_configured_later_is_noticed(gpu_vm):
     offered, gpu_vm.engine.offered = gpu_vm.engine.offered, Offers()
-    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
-    assert "Docker has neither the runtime nvidia" in gpu_vm.last.facts["gpu"].detail
+    gpu_vm.settle(lambda _: gpu_vm.last.report.conditions["gpu"].mark is not Mark.WAITING)
+    assert "Docker has neither the runtime nvidia" in gpu_vm.last.report.conditions["gpu"].detail
     gpu_vm.engine.offered = offered
     gpu_vm.pass_time(21)
     gpu_vm.settle(lambda _: SUPEREXEC in gpu_vm.engine.kept and computing(gpu_vm).gpu)
@@ -579,7 +580,7 @@ def test_a_toolkit_that_is_configured_later_is_noticed(gpu_vm):
 
 def test_docker_is_not_asked_each_turn_what_it_offers(gpu_vm):
     gpu_vm.engine.offered = Offers()
-    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
+    gpu_vm.settle(lambda _: gpu_vm.last.report.conditions["gpu"].mark is not Mark.WAITING)
     asked, offers = [], gpu_vm.engine.offers
     gpu_vm.engine.offers = lambda: asked.append(1) or offers()
     for _ in range(19):
@@ -599,10 +600,10 @@ def test_a_container_that_computes_keeps_the_gpu_as_it_got_it(gpu_vm, change):
         gpu_vm.asked = Asked(Answer(18, "Driver/library version mismatch\n"), Answer(18, ""))
     else:
         gpu_vm.engine.offered = Offers(cdi=frozenset({"nvidia.com/gpu=all"}))
-    gpu_vm.settle(lambda _: gpu_vm.last.facts["gpu"].mark is not Mark.WAITING)
+    gpu_vm.settle(lambda _: gpu_vm.last.report.conditions["gpu"].mark is not Mark.WAITING)
     unmet = gpu_vm.turn()
     assert gpu_vm.engine.kept[SUPEREXEC].shown == before
-    seen = [unmet.finding] if unmet and unmet.finding else gpu_vm.last.warnings
+    seen = [unmet.finding] if unmet and unmet.finding else gpu_vm.last.report.warnings
     assert [found.code for found in seen] == (["gpu.mismatch"] if change == "driver" else [])
     if gpu_vm.must or change == "cdi":
         return
@@ -625,7 +626,7 @@ def test_a_start_that_docker_refuses_for_the_gpu_goes_without_where_it_may(gpu_v
         return
     gpu_vm.settle(lambda unmet: unmet is None)
     assert computing(gpu_vm).gpu is GpuAccess.NONE
-    assert [w.code for w in gpu_vm.last.warnings] == ["gpu.mismatch"]
+    assert [w.code for w in gpu_vm.last.report.warnings] == ["gpu.mismatch"]
 
 
 def test_a_gpu_that_cuda_does_not_see_inside_is_told(gpu_vm):
@@ -633,12 +634,12 @@ def test_a_gpu_that_cuda_does_not_see_inside_is_told(gpu_vm):
     gpu_vm.boot()
     gpu_vm.settle(lambda unmet: unmet is None or unmet.finding is not None)
     unmet = gpu_vm.turn()
-    seen = unmet.finding if gpu_vm.must else gpu_vm.last.warnings[0]
+    seen = unmet.finding if gpu_vm.must else gpu_vm.last.report.warnings[0]
     assert seen.code == "gpu.not_in_container"
     assert "nvidia-uvm" in seen.message
     assert "docker restart flower-superexec" in seen.hint
     assert (unmet is None) is not gpu_vm.must
-    assert gpu_vm.last.told["FLOWER_GPU"] == seen.message
+    assert attributes_of(gpu_vm.last)["FLOWER_GPU"] == seen.message
 
 
 def test_a_gpu_that_is_lost_while_running_is_noticed_and_its_return_too(gpu_vm):
@@ -647,10 +648,12 @@ def test_a_gpu_that_is_lost_while_running_is_noticed_and_its_return_too(gpu_vm):
     works = gpu_vm.engine.programs[gpu.COMMAND]
     gpu_vm.engine.programs[gpu.COMMAND] = Answer(1, "cuInit: CUDA error 100\n")
     gpu_vm.pass_time(601)
-    gpu_vm.settle(lambda _: "reaches no GPU" in gpu_vm.last.facts["gpu"].detail)
+    gpu_vm.settle(lambda _: "reaches no GPU" in gpu_vm.last.report.conditions["gpu"].detail)
     gpu_vm.engine.programs[gpu.COMMAND] = works
     gpu_vm.pass_time(21)
-    gpu_vm.settle(lambda unmet: unmet is None and gpu_vm.last.facts["gpu"].mark is Mark.OK)
+    gpu_vm.settle(
+        lambda unmet: unmet is None and gpu_vm.last.report.conditions["gpu"].mark is Mark.OK
+    )
 
 
 # Another Flower version
@@ -670,15 +673,15 @@ def test_a_supernode_keeps_its_version_until_its_superlink_has_the_new_one(vm):
         vm.engine.hold(image)
     assert vm.turn() is None
     assert versions(vm) == {"1.25.0"}
-    assert vm.last.version_told == "1.25.0"
-    assert [w.code for w in vm.last.warnings] == ["version.follows"]
+    assert vm.last.report.version == "1.25.0"
+    assert [w.code for w in vm.last.report.warnings] == ["version.follows"]
     vm.search.published = "1.34.0"
     vm.turn()
     assert versions(vm) == {"1.34.0"}
-    assert vm.last.version_told == "1.25.0"
+    assert vm.last.report.version == "1.25.0"
     assert vm.turn() is None
     assert vm.turn() is None
-    assert (vm.last.version_told, vm.last.warnings) == ("1.34.0", [])
+    assert (vm.last.report.version, vm.last.report.warnings) == ("1.34.0", [])
 
 
 def test_a_waiting_supernode_asks_for_its_superlink_every_half_minute(vm):

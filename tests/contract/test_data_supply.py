@@ -52,7 +52,7 @@ def test_a_disk_that_is_missing_is_named_and_nothing_starts_until_it_is_there(vm
     vm.volumes.trouble = "no such file or directory"
     found = waits_for_data(vm, "data.missing")
     assert found.message == "FLOWER_DATA is LABEL=flower-data, and there is no such disk"
-    assert vm.last.facts["data"].mark is Mark.BAD
+    assert vm.last.report.conditions["data"].mark is Mark.BAD
     assert vm.engine.kept == {}
     vm.volumes.trouble, vm.volumes.of_type = "", "ext4"
     tries = len(vm.volumes.looked)
@@ -61,7 +61,7 @@ def test_a_disk_that_is_missing_is_named_and_nothing_starts_until_it_is_there(vm
     vm.pass_time(2)
     vm.boot()
     assert vm.turn() is None
-    assert vm.last.facts["data"].detail == "LABEL=flower-data (ext4): 3 entries"
+    assert vm.last.report.conditions["data"].detail == "LABEL=flower-data (ext4): 3 entries"
     assert dict(data_mount(vm).volume)["device"] == "/dev/disk/by-label/flower-data"
 
 
@@ -85,7 +85,7 @@ def test_the_container_is_not_made_while_the_look_is_under_way(vm):
     vm.set(FLOWER_DATA="LABEL=x,type=xfs")
     vm.volumes.of_type = "xfs"
     assert waits_for_data(vm) is None
-    assert vm.last.facts["data"].detail == "looks at LABEL=x,type=xfs"
+    assert vm.last.report.conditions["data"].detail == "looks at LABEL=x,type=xfs"
     assert vm.engine.kept == {}
     vm.volumes.door.set()
     vm.boot()
@@ -100,7 +100,7 @@ def test_a_changed_source_that_fails_leaves_what_runs(vm):
     vm.volumes.trouble = "connection timed out"
     assert "nas does not answer" in waits_for_data(vm, "data.missing").message
     assert (vm.engine.kept[SUPERNODE], vm.engine.kept[SUPEREXEC]) == (node, before)
-    assert vm.last.facts["settings"].mark is Mark.WAITING
+    assert vm.last.report.conditions["settings"].mark is Mark.WAITING
     vm.volumes.trouble, vm.volumes.of_type = "", "nfs"
     vm.pass_time(60)
     vm.settle(lambda unmet: unmet is None and vm.engine.kept[SUPEREXEC] is not before)
@@ -146,7 +146,7 @@ def test_a_part_that_apps_may_not_read_is_a_warning(vm):
     vm.volumes.says, vm.volumes.of_type = "data 5 2\n", "ext4"
     vm.boot()
     assert vm.turn() is None
-    assert [w.code for w in vm.last.warnings] == ["data.unreadable"]
+    assert [w.code for w in vm.last.report.warnings] == ["data.unreadable"]
 
 
 def test_an_answer_to_another_question_is_dropped(vm):
@@ -160,7 +160,7 @@ def test_an_answer_to_another_question_is_dropped(vm):
     vm.boot()
     assert vm.turn() is None
     assert "by-label/new" in dict(data_mount(vm).volume)["device"]
-    assert vm.last.facts["data"].detail.startswith("LABEL=new")
+    assert vm.last.report.conditions["data"].detail.startswith("LABEL=new")
 
 
 def test_what_docker_says_at_the_start_names_the_data_and_it_is_looked_at_anew(vm):
@@ -195,8 +195,8 @@ def test_without_a_setting_nothing_is_looked_at(vm):
     vm.boot()
     assert vm.turn() is None
     assert vm.volumes.looked == []
-    assert vm.last.facts["data"].detail == str(vm.paths.data)
-    assert not [w for w in vm.last.warnings if w.code.startswith("data.")]
+    assert vm.last.report.conditions["data"].detail == str(vm.paths.data)
+    assert not [w for w in vm.last.report.warnings if w.code.startswith("data.")]
 
 
 def test_an_own_directory_that_keeps_apps_out_is_a_warning(vm):
@@ -204,7 +204,7 @@ def test_an_own_directory_that_keeps_apps_out_is_a_warning(vm):
     vm.paths.data.chmod(0o700)
     vm.boot()
     assert vm.turn() is None
-    assert [w.code for w in vm.last.warnings] == ["data.unreadable"]
+    assert [w.code for w in vm.last.report.warnings] == ["data.unreadable"]
 
 
 def test_the_own_directory_by_its_name_is_made_and_not_looked_at(vm, tmp_path):

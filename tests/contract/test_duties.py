@@ -5,10 +5,11 @@ import pathlib
 import random
 
 import pytest
+from cycles import attributes_of, cycle_of
 
 from flower_agent.background import Threads
 from flower_agent.config import parsing
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import Running
 from flower_agent.docker.client import Engine
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.node_reports import NodeReports
@@ -72,7 +73,7 @@ class Node:
 
     def turn(self, now, **context):
         self.monotonic += 1
-        return Turn(
+        return cycle_of(
             settings=parse(FLOWER_ROLE="client", **context),
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -80,7 +81,7 @@ class Node:
             client=None,
             now=now,
             monotonic=self.monotonic,
-            record=State(),
+            state=State(),
         )
 
     def read(self, now):
@@ -157,7 +158,7 @@ def told_of_peer(proven, *, held, version="1.25.0", dry=False):
     controller = SuperNodeController(
         Prober(), Forgetful(), None, None, Held(held), liveness=liveness, apps=None
     )
-    turn = Turn(
+    turn = cycle_of(
         settings=parse(FLOWER_ROLE="client", FLOWER_VERSION=version),
         variables={},
         host=HostFacts((Interface("ens3", "", ("10.0.0.9",), 9000),), None, 2**31, "boot"),
@@ -165,7 +166,7 @@ def told_of_peer(proven, *, held, version="1.25.0", dry=False):
         client=None,
         now=START,
         monotonic=1000.0,
-        record=State(superlink=peer),
+        state=State(superlink=peer),
         dry=dry,
     )
     http = version == "1.42.0"
@@ -190,13 +191,13 @@ class Forgetful:
 def test_a_connection_that_is_held_says_less_than_what_is_proven(proven, version):
     code, turn = told_of_peer(proven, held=True, version=version)
     assert code == proven
-    assert "peer" not in turn.facts
+    assert "peer" not in turn.report.conditions
     assert turn.next_s == 4.0
 
 
 def test_a_peer_of_which_nothing_is_proven_is_connected_as_its_log_says():
     code, turn = told_of_peer(None, held=True)
-    assert (code, turn.facts["peer"].mark) == ("", Mark.OK)
+    assert (code, turn.report.conditions["peer"].mark) == ("", Mark.OK)
 
 
 @pytest.mark.parametrize(
@@ -221,16 +222,16 @@ LOST = (
 def test_a_lost_message_is_told_until_the_next_answer_arrives_or_for_a_day():
     node = Node(START)
     turn, _ = node.messages(START + seconds(1), FLOWER_VERSION="1.42.0")
-    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+    assert (attributes_of(turn)["FLOWER_APP_ERROR"], turn.report.warnings) == ("", [])
     for line in LOST:
         node.log.write(START + seconds(2), line)
     for at in (3, 23 * 3600):
         turn, error = node.messages(START + seconds(at), FLOWER_VERSION="1.42.0")
-        assert (turn.told["FLOWER_APP_ERROR"], error) == ("lost its message; run 7", None)
-        assert [found.code for found in turn.warnings] == ["run.message_lost"]
-        assert "10.0.0.7" not in turn.warnings[0].message
+        assert (attributes_of(turn)["FLOWER_APP_ERROR"], error) == ("lost its message; run 7", None)
+        assert [found.code for found in turn.report.warnings] == ["run.message_lost"]
+        assert "10.0.0.7" not in turn.report.warnings[0].message
     turn, _ = node.messages(START + seconds(25 * 3600), FLOWER_VERSION="1.42.0")
-    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+    assert (attributes_of(turn)["FLOWER_APP_ERROR"], turn.report.warnings) == ("", [])
 
 
 def test_a_clientapp_that_died_after_a_lost_message_is_what_the_superlink_hears_of():
@@ -238,9 +239,11 @@ def test_a_clientapp_that_died_after_a_lost_message_is_what_the_superlink_hears_
     for line in LOST:
         node.log.write(START + seconds(2), line)
     turn, _ = node.messages(START + seconds(3), START + seconds(1), FLOWER_VERSION="1.42.0")
-    assert turn.told["FLOWER_APP_ERROR"] == "lost its message; run 7"
+    assert attributes_of(turn)["FLOWER_APP_ERROR"] == "lost its message; run 7"
     turn, _ = node.messages(START + seconds(9), START + seconds(8), FLOWER_VERSION="1.42.0")
-    assert turn.told["FLOWER_APP_ERROR"] == ""  # where that end stands, which this test leaves out
+    assert (
+        attributes_of(turn)["FLOWER_APP_ERROR"] == ""
+    )  # where that end stands, which this test leaves out
 
 
 def test_the_next_answer_ends_the_warning_about_a_lost_message():
@@ -248,7 +251,7 @@ def test_the_next_answer_ends_the_warning_about_a_lost_message():
     for line in (*LOST, "INFO :      Sent successfully"):
         node.log.write(START + seconds(2), line)
     turn, _ = node.messages(START + seconds(3), FLOWER_VERSION="1.42.0")
-    assert (turn.told["FLOWER_APP_ERROR"], turn.warnings) == ("", [])
+    assert (attributes_of(turn)["FLOWER_APP_ERROR"], turn.report.warnings) == ("", [])
 
 
 def test_a_node_that_takes_no_message_for_long_after_a_lost_one_wants_a_restart():
@@ -268,7 +271,9 @@ def test_a_node_that_takes_no_message_for_long_after_a_lost_one_wants_a_restart(
     node.started_at = START + seconds(30)
     turn, error = node.messages(START + seconds(31), FLOWER_VERSION="1.25.0")
     assert (turn.hung, error) == (False, None)
-    assert turn.told["FLOWER_APP_ERROR"] == "lost its message; run 7"  # the run waits all the same
+    assert (
+        attributes_of(turn)["FLOWER_APP_ERROR"] == "lost its message; run 7"
+    )  # the run waits all the same
 
 
 class Numbered:
@@ -285,7 +290,7 @@ class Numbered:
 def node_config(part, **context):
     """Return what apps would read, the turn, and how often the partition was asked for."""
     search = Numbered(part)
-    turn = Turn(
+    turn = cycle_of(
         settings=parse(FLOWER_ROLE="client", **context),
         variables={},
         host=HostFacts((), None, 2**31, "boot"),
@@ -293,7 +298,7 @@ def node_config(part, **context):
         client=None,
         now=START,
         monotonic=1000.0,
-        record=State(),
+        state=State(),
     )
     found = SuperNodeController(Prober(), search, None, None, None, apps=None)._node_config(turn)
     return command_line.node_config_text(found), turn, search.asked
@@ -303,33 +308,33 @@ def test_a_node_config_adds_to_the_partition_and_is_shown():
     text, turn, _ = node_config(Partition(1, 4), FLOWER_NODE_CONFIG="dataset-path='/app/data/x y'")
     assert text == 'partition-id=1 num-partitions=4 dataset-path="/app/data/x y"'
     shown = "partition-id=1 num-partitions=4 dataset-path='/app/data/x y'"
-    assert turn.facts["node_config"].detail == shown
-    assert turn.told["FLOWER_PARTITION"] == "1/4"
+    assert turn.report.conditions["node_config"].detail == shown
+    assert attributes_of(turn)["FLOWER_PARTITION"] == "1/4"
 
 
 def test_a_node_config_overrides_one_key_of_the_partition():
     text, turn, _ = node_config(Partition(1, 4), FLOWER_NODE_CONFIG="a=1 partition-id=3")
     assert text == "num-partitions=4 a=1 partition-id=3"
-    assert turn.told["FLOWER_PARTITION"] == "3/4"
+    assert attributes_of(turn)["FLOWER_PARTITION"] == "3/4"
 
 
 def test_a_node_config_with_both_keys_asks_for_no_partition():
     given = "site=berlin partition-id=7 num-partitions=9"
     text, turn, asked = node_config(None, FLOWER_NODE_CONFIG=given)
     assert (text, asked) == ('site="berlin" partition-id=7 num-partitions=9', 0)
-    assert (turn.told["FLOWER_PARTITION"], turn.warnings) == ("7/9", [])
+    assert (attributes_of(turn)["FLOWER_PARTITION"], turn.report.warnings) == ("7/9", [])
 
 
 def test_outside_a_service_a_node_config_without_partition_has_the_only_one():
     text, turn, _ = node_config(None, FLOWER_NODE_CONFIG="a=1")
     assert text == "partition-id=0 num-partitions=1 a=1"
-    assert [found.code for found in turn.warnings] == ["partition.default"]
+    assert [found.code for found in turn.report.warnings] == ["partition.default"]
 
 
 def test_a_partition_that_is_no_number_is_not_published():
     _, turn, _ = node_config(None, FLOWER_NODE_CONFIG="partition-id=north num-partitions=2")
-    assert "FLOWER_PARTITION" not in turn.told
-    assert turn.facts["node_config"].detail == "partition-id=north num-partitions=2"
+    assert "FLOWER_PARTITION" not in attributes_of(turn)
+    assert turn.report.conditions["node_config"].detail == "partition-id=north num-partitions=2"
 
 
 def test_a_lone_superexec_that_trusts_the_systems_store_mounts_no_ca():
@@ -358,7 +363,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     made = trust.CertificateSpec(source=trust.CertificateSource.OWN, hosts=frozenset({"127.0.0.1"}))
     for action in (trust.CertificateAction.MAKE_CA, trust.CertificateAction.ISSUE):
         keyring.apply(trust.CertificateStep(action, "absent"), made, START)
-    turn = Turn(
+    turn = cycle_of(
         settings=parse(
             FLOWER_ROLE="server",
             FLOWER_ADDRESS="127.0.0.1",
@@ -370,7 +375,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
         client=None,
         now=START + datetime.timedelta(days=300),
         monotonic=1000.0,
-        record=State(),
+        state=State(),
         running=running,
     )
     threads = Threads(lambda: None)

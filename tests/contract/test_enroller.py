@@ -13,13 +13,13 @@ from collections import Counter
 
 import onegate as sandbox
 import pytest
+from cycles import cycle_of
 from fake_superlink import NOT_VALID, FakeSuperLink
 from inline import Inline
 
 from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.sources import OneGateAccess
-from flower_agent.cycle import Turn
 from flower_agent.enrolment import enroller as module
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.lookups import MOST_AT_ONCE
@@ -94,7 +94,7 @@ class World:
     def look(self):
         """Do one turn."""
         before = len(self.gate.requests)
-        self.turn = Turn(
+        self.turn = cycle_of(
             settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -102,7 +102,7 @@ class World:
             client=self.client,
             now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
             monotonic=self.now,
-            record=self.record,
+            state=self.record,
             dry=self.dry,
         )
         try:
@@ -110,7 +110,7 @@ class World:
                 return False
             self.enroller.enrol(self.turn, self.api.list_nodes(5), self.api)
         finally:
-            self.record = self.turn.record
+            self.record = self.turn.state
             came = [r.path for r in self.gate.requests[before:] if r.method == "GET"]
             self.asked += [(self.now, path) for path in came]
         return True
@@ -125,7 +125,7 @@ class World:
             self.now += min(max(due_s, 0.05), 10.0, end - self.now + 0.001)
 
     def codes(self):
-        return [found.code for found in self.turn.warnings]
+        return [found.code for found in self.turn.report.warnings]
 
     def status(self, key):
         return self.link.nodes.get(pem.node_key_pem(key), (0, ""))[1]
@@ -190,7 +190,7 @@ def test_outside_a_service_nodes_need_keys_where_some_are_given(make, given):
     if given:
         world.context["FLOWER_NODE_PUBLIC_KEYS"] = NodeKeys(world.folder / "x").own("1").public
     assert wants(world) is given
-    assert world.turn.record.in_service is (None if given else False)
+    assert world.turn.state.in_service is (None if given else False)
     world.client.close()
 
 
@@ -229,14 +229,14 @@ def test_what_onegate_said_once_counts_while_it_is_away(make):
 def test_nodes_are_enrolled_soon_after_they_publish_their_keys(make):
     world = make()
     world.live(20)
-    assert world.turn.facts["enrolment"].detail == "0 of 0 VMs of the service"
+    assert world.turn.report.conditions["enrolment"].detail == "0 of 0 VMs of the service"
     keys = [world.deploy(0), world.deploy(1)]
     deployed = world.now
     world.live(6)
     assert [world.status(key) for key in keys] == ["registered", "registered"]
     assert world.requests_since(deployed) == {"/service": 1, "/vms/42": 1, "/vms/43": 1}
-    assert world.turn.facts["enrolment"].detail == "2 of 2 VMs of the service"
-    assert world.turn.facts["enrolment"].mark is Mark.OK
+    assert world.turn.report.conditions["enrolment"].detail == "2 of 2 VMs of the service"
+    assert world.turn.report.conditions["enrolment"].mark is Mark.OK
     assert [pin.vmid for pin in world.record.pins] == ["42", "43"]
     assert world.codes() == []
 
@@ -245,8 +245,8 @@ def test_a_vm_that_publishes_no_key_yet_is_waited_for(make):
     world = make(1)
     world.add(FIRST, "supernode_0_(service_7)")
     world.live(30)
-    assert world.turn.facts["enrolment"].mark is Mark.WAITING
-    assert world.turn.facts["enrolment"].detail == "0 of 1 VMs of the service"
+    assert world.turn.report.conditions["enrolment"].mark is Mark.WAITING
+    assert world.turn.report.conditions["enrolment"].detail == "0 of 1 VMs of the service"
     assert world.enroller.expected == 1
     assert 4 <= world.requests_since(0)["/vms/42"] <= 7
     key = NodeKeys(world.folder / "42").own("42").public
@@ -339,7 +339,7 @@ def test_a_new_agent_asks_for_no_vm_that_is_enrolled_and_online(make):
     begun = world.now
     world.live(30)
     assert world.requests_since(begun) == {"/service": 1}
-    assert world.turn.facts["enrolment"].detail == "2 of 2 VMs of the service"
+    assert world.turn.report.conditions["enrolment"].detail == "2 of 2 VMs of the service"
 
 
 def test_a_lost_database_gets_all_keys_again_within_a_turn(make):
@@ -432,8 +432,8 @@ def test_a_onegate_that_is_away_loses_nobody(make):
     world.live(3000)
     assert [world.status(key) for key in keys] == ["offline", "offline"]
     assert sum(world.requests_since(begun).values()) <= 3000 / 5
-    assert world.turn.facts["enrolment"].mark is Mark.WAITING
-    assert "OneGate does not answer" in world.turn.facts["enrolment"].detail
+    assert world.turn.report.conditions["enrolment"].mark is Mark.WAITING
+    assert "OneGate does not answer" in world.turn.report.conditions["enrolment"].detail
 
 
 def test_a_key_that_flower_refuses_is_said_and_not_offered_in_every_turn(make):
@@ -451,7 +451,7 @@ def test_a_key_that_flower_refuses_is_said_and_not_offered_in_every_turn(make):
     world.live(20)
     assert world.link.calls.count("RegisterNode") == 1
     assert world.codes() == ["enrol.key_refused"]
-    assert "VM 42" in world.turn.warnings[0].message
+    assert "VM 42" in world.turn.report.warnings[0].message
     world.live(60)
     assert world.status(key) == "registered"
     assert world.codes() == []

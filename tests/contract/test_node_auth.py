@@ -8,16 +8,18 @@ import threading
 
 import endpoints
 import pytest
+from cycles import attributes_of, cycle_of, seeing
 
 from flower_agent.background import AT_ONCE, NEVER, Threads
 from flower_agent.config import parsing
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
+from flower_agent.model.published import Published
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate.discovery import SuperLinkOffer
@@ -59,7 +61,7 @@ class Vm:
         self.monotonic, self.wait, self.dry, self.running = 1000.0, None, False, False
 
     def turn(self):
-        return Turn(
+        return cycle_of(
             settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -67,7 +69,7 @@ class Vm:
             client=None,
             now=START,
             monotonic=self.monotonic,
-            record=self.record,
+            state=self.record,
             wait=self.wait,
             dry=self.dry,
             running=self.running,
@@ -78,7 +80,7 @@ class Vm:
         self.last = self.turn()
         found = dataclasses.replace(FOUND, node_auth=published)
         key = self.controller._node_key(self.last, found)
-        self.record = self.last.record
+        self.record = self.last.state
         return key
 
     def turned_away(self, code, since=1000.0):
@@ -121,30 +123,30 @@ def test_two_ends_that_differ_are_said_before_anything_starts(vm, here, there):
 @pytest.mark.parametrize(("context", "told"), [({}, True), ({"FLOWER_NODE_AUTH": "NO"}, False)])
 def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, context, told):
     vm.context |= context
-    found = vm.controller.introduction(vm.turn().settings, "42")
-    assert found == ({"FLOWER_NODE_KEY": vm.keys.own("42").public} if told else {})
+    found = vm.controller.introduction(vm.turn().seen.settings, "42")
+    assert found == Published(node_key=vm.keys.own("42").public if told else None)
     vm.key()
-    assert ("FLOWER_NODE_KEY" in vm.last.told) is told
+    assert ("FLOWER_NODE_KEY" in attributes_of(vm.last)) is told
 
 
 def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
     vm.keys._directory.write_text("in the way")
-    assert vm.controller.introduction(vm.turn().settings, "42") == {}
+    assert vm.controller.introduction(vm.turn().seen.settings, "42") == Published()
 
 
 def test_a_key_that_took_the_place_of_a_damaged_one_is_said_until_it_works(vm):
     path = vm.keys.path("42")
     vm.key(published=True)
-    assert vm.last.warnings == []
+    assert vm.last.report.warnings == []
     path.chmod(0o600)
     path.write_bytes(b"junk")
     made = vm.key(published=True)
-    (found,) = vm.last.warnings
+    (found,) = vm.last.report.warnings
     assert found.code == "enrol.key_damaged"
     assert str(path) in found.message
     vm.record = dataclasses.replace(vm.record, worked_key=made.public)
     vm.key(published=True)
-    assert vm.last.warnings == []
+    assert vm.last.report.warnings == []
 
 
 def test_what_the_superlink_said_last_counts_while_onegate_is_away(vm):
@@ -193,7 +195,7 @@ def test_a_key_that_worked_and_is_refused_for_ten_minutes_is_replaced(vm):
     vm.monotonic += 1
     after = vm.key(published=True)
     assert after.public != before.public
-    assert vm.last.told["FLOWER_NODE_KEY"] == after.public
+    assert attributes_of(vm.last)["FLOWER_NODE_KEY"] == after.public
     vm.monotonic += 10 * REPLACE_KEY_AFTER_S
     assert vm.key(published=True) == after, "the new one never worked"
 
@@ -264,13 +266,13 @@ def test_a_silent_flower_is_connected_once_its_connection_outlived_a_refusal(vm)
     vm.context["FLOWER_VERSION"] = "1.23.0"
     key = vm.key(published=True)
     vm.controller._connections = Attached()
-    vm.last.record = dataclasses.replace(vm.last.record, superlink=FOUND.endpoint)
+    vm.last.state = dataclasses.replace(vm.last.state, superlink=FOUND.endpoint)
     running = Running(START, lambda _: "INFO : Starting Flower SuperNode")
     with pytest.raises(AgentError, match=r"peer\.waiting"):
         vm.controller._check_peer(vm.last, running)
-    vm.last.monotonic += 3
+    vm.last = seeing(vm.last, monotonic=vm.last.seen.monotonic + 3)
     vm.controller._check_peer(vm.last, running)
-    assert vm.last.record.worked_key == key.public
+    assert vm.last.state.worked_key == key.public
 
 
 # Where it is connected
@@ -316,9 +318,8 @@ class Restarted:
 
     def dials(self):
         """Return which endpoint the container would get."""
-        turn = dataclasses.replace(
-            self.vm.turn(), running=True, keyring=self.keyring, monotonic=self.now
-        )
+        turn = seeing(self.vm.turn(), keyring=self.keyring, monotonic=self.now)
+        turn.running = True
         return self.vm.controller._connected(turn, FORGED).endpoint
 
     def once_looked(self):

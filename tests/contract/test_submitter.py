@@ -10,12 +10,13 @@ import hashlib
 import json
 
 import pytest
+from cycles import attributes_of, cycle_of
 from fake_superlink import FakeSuperLink
 from inline import Held, Inline
 
 from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
-from flower_agent.cycle import AppHost, Running, Turn
+from flower_agent.cycle import AppHost, Running
 from flower_agent.flower.control_client import Control
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.errors import AgentError
@@ -102,7 +103,7 @@ class Vm:
         """Make turns; return the last."""
         parsed = parsing.parse(self.variables, {})
         for _ in range(times):
-            turn = Turn(
+            turn = cycle_of(
                 settings=parsed.settings,
                 variables={},
                 host=HostFacts((), None, 2**31, "boot"),
@@ -110,21 +111,21 @@ class Vm:
                 client=None,
                 now=datetime.datetime.now(datetime.UTC),
                 monotonic=self.now,
-                record=State(vmid=self.vmid),
+                state=State(vmid=self.vmid),
                 **more,
             )
             connect = lambda: Control(self._address, Transport.GRPC, None)  # noqa: E731
-            apps = AppHost(IMAGE, turn.now, keeps=True)
-            self.follower.follow(turn, Running(turn.now, None, IMAGE, apps), connect, 1 << 30)
+            apps = AppHost(IMAGE, turn.seen.now, keeps=True)
+            self.follower.follow(turn, Running(turn.seen.now, None, IMAGE, apps), connect, 1 << 30)
             self.submitter.follow(turn, self.online, IMAGE, connect)
             self.now += 1
         return turn
 
     def told(self, times=1):
-        return self.turn(times).told.get("FLOWER_RUN")
+        return attributes_of(self.turn(times)).get("FLOWER_RUN")
 
     def warnings(self):
-        return {found.code: found for found in self.turn().warnings}
+        return {found.code: found for found in self.turn().report.warnings}
 
     @property
     def run(self):
@@ -158,13 +159,13 @@ def test_an_app_is_fetched_waits_for_nodes_is_submitted_and_followed_to_its_end(
     assert vm.told(2) == "running 1 of 3"
     vm.run.say(ROUND.format(2, 0.25))
     turn = vm.turn(2)
-    assert turn.told["FLOWER_RUN"] == "running 2 of 3"
-    assert "loss 0.25" in turn.facts["run"].detail
+    assert attributes_of(turn)["FLOWER_RUN"] == "running 2 of 3"
+    assert "loss 0.25" in turn.report.conditions["run"].detail
     vm.run.end("completed")
     turn = vm.turn(2)
-    assert turn.told["FLOWER_RUN"] == "finished"
-    assert turn.facts["run"].mark is Mark.OK
-    assert turn.warnings == []
+    assert attributes_of(turn)["FLOWER_RUN"] == "finished"
+    assert turn.report.conditions["run"].mark is Mark.OK
+    assert turn.report.warnings == []
 
 
 def test_the_bundle_and_the_config_reach_the_superlink_and_no_login_does(vm):
@@ -259,8 +260,8 @@ def test_a_moved_branch_is_shown_and_not_run(vm):
 
 
 def test_a_run_waits_for_what_its_app_wants_and_is_then_submitted_once(vm):
-    held = vm.turn(3, app_short=True)
-    assert held.told["FLOWER_RUN"] == "waiting for the app image"
+    held = vm.turn(3, app_lacks=True)
+    assert attributes_of(held)["FLOWER_RUN"] == "waiting for the app image"
     assert vm.superlink.runs == {}
     vm.turn(3)
     assert len(vm.superlink.runs) == 1
@@ -301,7 +302,9 @@ def test_a_changed_context_is_submitted_after_the_active_run(vm):
     vm.turn(5)
     vm.variables["FL_NUM_ROUNDS"] = "9"
     turn = vm.turn(3)
-    assert turn.facts["next_run"].detail == "the changed context waits for this run's end"
+    assert (
+        turn.report.conditions["next_run"].detail == "the changed context waits for this run's end"
+    )
     assert len(vm.superlink.runs) == 1
     vm.run.end("completed")
     vm.turn(6)
@@ -342,16 +345,18 @@ def test_a_failed_run_says_why_and_is_not_submitted_again(vm):
     vm.run.say("Traceback (most recent call last):\nValueError: no data in /app/data\n")
     vm.run.end("failed")
     turn = vm.turn(2)
-    assert turn.told["FLOWER_RUN"] == "failed: ValueError"
-    (found,) = turn.warnings
+    assert attributes_of(turn)["FLOWER_RUN"] == "failed: ValueError"
+    (found,) = turn.report.warnings
     assert found.code == "run.failed"
     assert found.message.endswith("failed: ValueError")
     assert found.hint.startswith("flower-agent runs show ")
-    assert "no data" not in repr((turn.told, turn.facts, turn.warnings))  # others read these
+    assert "no data" not in repr(
+        (attributes_of(turn), turn.report.conditions, turn.report.warnings)
+    )  # others read these
     assert json.loads(vm.file("[0-9]*/run.json"))["cause"] == "ValueError: no data in /app/data"
     vm.now += 10 * AGAIN_MAX_S
     vm.restart()
-    assert vm.told(3) == turn.told["FLOWER_RUN"]
+    assert vm.told(3) == attributes_of(turn)["FLOWER_RUN"]
     assert len(vm.superlink.runs) == 1
 
 
@@ -359,15 +364,15 @@ def test_a_stopped_run_stays_stopped(vm):
     vm.turn(4)
     vm.run.end("stopped")
     turn = vm.turn(2)
-    assert (turn.told["FLOWER_RUN"], turn.warnings) == ("stopped", [])
+    assert (attributes_of(turn)["FLOWER_RUN"], turn.report.warnings) == ("stopped", [])
 
 
 def test_a_lost_database_is_told_and_the_run_is_not_made_again(vm):
     vm.turn(5)
     vm.superlink.lose()
     turn = vm.turn(6)
-    assert turn.told["FLOWER_RUN"] == "failed: the SuperLink does not know it any more"
-    assert [found.code for found in turn.warnings] == ["run.lost"]
+    assert attributes_of(turn)["FLOWER_RUN"] == "failed: the SuperLink does not know it any more"
+    assert [found.code for found in turn.report.warnings] == ["run.lost"]
     assert vm.superlink.runs == {}
 
 
@@ -376,8 +381,8 @@ def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
     vm.turn()
     for pause in (30, 60, 120, 240, 480, 600, 600):
         turn = vm.turn()
-        assert turn.told["FLOWER_RUN"] == "failed: run.clone: could not resolve host"
-        assert turn.facts["run"].mark is Mark.BAD
+        assert attributes_of(turn)["FLOWER_RUN"] == "failed: run.clone: could not resolve host"
+        assert turn.report.conditions["run"].mark is Mark.BAD
         assert turn.next_s <= pause
         vm.now += pause - 2
         assert vm.told() == "failed: run.clone: could not resolve host"
@@ -393,8 +398,8 @@ def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
 def test_what_does_not_pass_by_itself_is_a_warning_with_its_remedy_and_asked_seldom(vm, code):
     vm.repository.trouble = AgentError(code, "so it is", retryable=True)
     turn = vm.turn(2)
-    assert turn.told["FLOWER_RUN"] == f"failed: {code}: so it is"
-    (found,) = turn.warnings
+    assert attributes_of(turn)["FLOWER_RUN"] == f"failed: {code}: so it is"
+    (found,) = turn.report.warnings
     assert (found.code, bool(found.hint)) == (code, True)
     vm.now += AGAIN_MAX_S - 5
     assert vm.told() == f"failed: {code}: so it is"
@@ -446,7 +451,7 @@ def test_a_bundle_that_was_damaged_is_made_anew_of_the_same_commit(vm, tmp_path)
 def test_without_an_app_nothing_is_said_and_a_taken_away_one_is_followed_to_its_end(vm):
     del vm.variables["CUSTOM_APP_REPO"]
     turn = vm.turn()
-    assert (dict(turn.told), dict(turn.facts)) == ({}, {})
+    assert (dict(attributes_of(turn)), dict(turn.report.conditions)) == ({}, {})
     vm.variables |= REPO
     vm.turn(4)
     del vm.variables["CUSTOM_APP_REPO"]
@@ -514,22 +519,22 @@ def test_where_apps_run_elsewhere_no_image_is_looked_at(vm):
 
 def test_plan_touches_nothing(vm, tmp_path):
     turn = vm.turn(3, dry=True)
-    assert dict(turn.told) == {}
+    assert dict(attributes_of(turn)) == {}
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_full_disk_is_a_warning(vm, tmp_path):
     (tmp_path / "runs").write_text("no directory")
     turn = vm.turn(2)
-    assert [found.code for found in turn.warnings] == ["state.unwritable"]
+    assert [found.code for found in turn.report.warnings] == ["state.unwritable"]
 
 
 def test_a_superlink_that_is_away_for_a_while_loses_no_run(vm):
     vm.turn(5)
     vm.superlink.trouble = ("UNAVAILABLE", 503, 1, "away")
     turn = vm.turn(3)
-    assert "control.unavailable" in {found.code for found in turn.warnings}
-    assert turn.told["FLOWER_RUN"] == "pending"
+    assert "control.unavailable" in {found.code for found in turn.report.warnings}
+    assert attributes_of(turn)["FLOWER_RUN"] == "pending"
     vm.superlink.trouble = None
     vm.run.end("completed")
     assert vm.told(8) == "finished"
@@ -574,14 +579,18 @@ def test_a_run_that_was_asked_for_stays_with_its_own_context(slow):
     assert slow.told() == "submitting"
     slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/another@main"}
     turn = slow.turn()
-    assert turn.told["FLOWER_RUN"] == "submitting", "which run comes of it is not known yet"
+    assert attributes_of(turn)["FLOWER_RUN"] == "submitting", (
+        "which run comes of it is not known yet"
+    )
     assert slow.repository.fetched == ["main"]
     slow.threads.release("run-submit")
     turn = slow.turn()
     known = json.loads(slow.file("context.json"))
     assert known["source"] == "https://git.example.org/app@main"
     assert known["run_id"] == str(next(iter(slow.superlink.runs)))
-    assert turn.facts["next_run"].detail == "the changed context waits for this run's end"
+    assert (
+        turn.report.conditions["next_run"].detail == "the changed context waits for this run's end"
+    )
     slow.run.end("completed")
     slow.now += 60
     turn = released(slow, "run-list", f"run-look-{known['run_id']}", "run-prepare")
@@ -597,8 +606,8 @@ def test_a_corrected_repository_does_not_inherit_the_error_of_the_old_one(slow):
     slow.threads.release("run-prepare")
     slow.repository.trouble = None
     turn = slow.turn()
-    assert turn.told["FLOWER_RUN"] == "preparing"
-    assert [found.code for found in turn.warnings] == []
+    assert attributes_of(turn)["FLOWER_RUN"] == "preparing"
+    assert [found.code for found in turn.report.warnings] == []
     turn = released(slow, "run-prepare")
     assert json.loads(slow.file("context.json"))["source"] == "https://git.example.org/right@main"
 
@@ -620,4 +629,4 @@ def test_a_branch_that_was_looked_at_for_another_context_moved_nothing(slow):
     slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/another@main"}
     slow.threads.release("run-watch")
     turn = released(slow, "run-prepare")
-    assert [found.code for found in turn.warnings] == []
+    assert [found.code for found in turn.report.warnings] == []

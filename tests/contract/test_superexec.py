@@ -10,13 +10,13 @@ import time
 import endpoints
 import onegate as sandbox
 import pytest
+from cycles import cycle_of, seeing
 from endpoints import authority, issue, loopback_leaf
 from inline import running
 
 from flower_agent.background import Threads
 from flower_agent.config import parsing
 from flower_agent.config.sources import OneGateAccess
-from flower_agent.cycle import Turn
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
@@ -87,7 +87,7 @@ class Vm:
         return [r.path for r in self.gate.requests if r.method == "GET"]
 
     def turn(self):
-        return Turn(
+        return cycle_of(
             settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -95,7 +95,7 @@ class Vm:
             client=self.client,
             now=NOW,
             monotonic=self.now,
-            record=self.record,
+            state=self.record,
             running=self.running,
         )
 
@@ -106,7 +106,7 @@ class Vm:
         try:
             prepared = self.controller.prepare(turn)
         finally:
-            self.record = turn.record
+            self.record = turn.state
             self.settle()
         for step in trust.steps(prepared.trust, self.keyring.held(prepared.trust, NOW), NOW):
             self.keyring.apply(step, prepared.trust, NOW)
@@ -143,7 +143,7 @@ def test_the_nodes_own_ca_is_trusted_and_pinned(vm):
     vm.say(LINK, OTHER_CA, FLOWER_APPIO="")
     vm.say(NODE)
     prepared = vm.prepared()
-    assert prepared.site["trust"] is Trust.CA
+    assert prepared.spec.trust is Trust.CA
     assert vm.keyring.held_ca() == authority().pem
     assert vm.record.ca_pin == authority().fingerprint
     assert vm.record.superlink_vmid == str(NODE)
@@ -349,4 +349,4 @@ def test_an_appio_that_stands_still_is_named(vm, version, tls, http):
     assert (str(asked.address), asked.tls, asked.http) == (WHERE, tls, http)
     assert turn.next_s == 4.0
     vm.controller._liveness = None
-    vm.controller._alive(dataclasses.replace(turn, dry=True))
+    vm.controller._alive(seeing(turn, dry=True))

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from cycles import cycle_of
 from fake_engine import FakeEngine
 from real_engine import until
 
@@ -16,8 +17,9 @@ from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import parsing
 from flower_agent.config.types import Role
-from flower_agent.cycle import Preparation, Turn
+from flower_agent.cycle import Preparation
 from flower_agent.flower import container_spec
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host.connections import Connections
 from flower_agent.host.machine import HostFacts
 from flower_agent.images.builder import BackgroundBuilder
@@ -42,13 +44,15 @@ class Serving:
         self.broken = ()
 
     def prepare(self, _):
-        return Preparation(trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), site={})
+        return Preparation(
+            trust=trust.CertificateSpec(source=trust.CertificateSource.OFF), spec=RoleSpec()
+        )
 
     def may_start(self, _):
         pass
 
     def check(self, turn, _):
-        if str(turn.settings.version) in self.broken:
+        if str(turn.seen.settings.version) in self.broken:
             raise AgentError("control.unavailable", "it does not answer", retryable=True)
 
 
@@ -121,7 +125,7 @@ class Vm:
 
     def look(self):
         """Turn once."""
-        self.last = Turn(
+        self.last = cycle_of(
             settings=self.settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -129,10 +133,10 @@ class Vm:
             client=None,
             now=self.now,
             monotonic=self.monotonic,
-            record=self.record,
+            state=self.record,
         )
-        unmet = self.stages.turn(self.last)
-        self.record = self.last.record
+        unmet = self.stages.run(self.last)
+        self.record = self.last.state
         return unmet
 
     def settle(self):
@@ -181,7 +185,7 @@ def vm(tmp_path):
 
 def test_the_version_that_works_is_remembered(vm):
     assert vm.record.flower == OLD
-    assert vm.last.version_told == OLD
+    assert vm.last.report.version == OLD
 
 
 def test_the_database_is_copied_after_the_old_ended_and_before_the_new_begins(vm):
@@ -201,9 +205,9 @@ def test_the_database_is_copied_after_the_old_ended_and_before_the_new_begins(vm
     vm.turn()
     assert seen == {"remove": [], "create": [f"superlink-{OLD}+{NEW}"]}
     assert vm.version == NEW
-    assert (vm.last.version_told, vm.record.flower) == (OLD, OLD)
+    assert (vm.last.report.version, vm.record.flower) == (OLD, OLD)
     vm.settle()
-    assert (vm.last.version_told, vm.record.flower) == (NEW, NEW)
+    assert (vm.last.report.version, vm.record.flower) == (NEW, NEW)
     assert vm.copies() == [f"superlink-{OLD}+{NEW}"]
 
 
@@ -233,10 +237,10 @@ def test_a_version_that_never_answers_is_taken_back_with_the_database_as_it_was(
     vm.settle()
     assert vm.version == OLD
     assert vm.database.read_text() == f"of {OLD}"
-    (warning,) = vm.last.warnings
+    (warning,) = vm.last.report.warnings
     assert warning.code == "version.failed"
     assert "it does not answer" in warning.message
-    assert vm.last.version_told == OLD
+    assert vm.last.report.version == OLD
     assert vm.copies() == []
 
 
@@ -250,7 +254,9 @@ def test_a_version_that_ends_again_and_again_is_taken_back(vm):
         vm.turn()
     vm.settle()
     assert vm.version == OLD
-    assert "ended 3 times in a row, the last time with status 1" in vm.last.warnings[0].message
+    assert (
+        "ended 3 times in a row, the last time with status 1" in vm.last.report.warnings[0].message
+    )
 
 
 def test_a_version_that_works_for_a_moment_only_is_taken_back(vm):
@@ -259,7 +265,7 @@ def test_a_version_that_works_for_a_moment_only_is_taken_back(vm):
         for _ in range(15):
             vm.turn()
             vm.pass_time(1)
-        assert vm.last.version_told == OLD
+        assert vm.last.report.version == OLD
         vm.engine.end(MAIN, 1)
     vm.turn()
     vm.settle()
@@ -274,7 +280,7 @@ def test_who_turns_back_on_the_way_gets_the_database_as_it_was(vm):
     vm.change(OLD)
     vm.settle()
     assert (vm.version, vm.database.read_text(), vm.copies()) == (OLD, f"of {OLD}", [])
-    assert vm.last.warnings == []
+    assert vm.last.report.warnings == []
 
 
 def test_a_later_change_of_another_kind_leaves_the_database_alone(vm):
@@ -357,7 +363,7 @@ def test_what_failed_is_not_tried_again_before_something_else_was_wanted(vm):
     assert vm.version == OLD
     vm.change(OLD)
     vm.settle()
-    assert vm.last.warnings == []
+    assert vm.last.report.warnings == []
     vm.change(NEW)
     vm.settle()
     assert vm.version == NEW
@@ -389,15 +395,15 @@ def test_an_image_that_is_not_there_leaves_the_old_version_running_and_says_why(
     vm.change(NEW, images=False)
     assert until(lambda: vm.turn() is None)
     assert vm.engine.kept[MAIN].shown == before
-    assert vm.last.warnings[0].code == "version.failed"
-    assert f"superlink:{NEW}" in vm.last.warnings[0].message
+    assert vm.last.report.warnings[0].code == "version.failed"
+    assert f"superlink:{NEW}" in vm.last.report.warnings[0].message
 
 
 def test_an_old_version_that_runs_on_keeps_fleet_and_control_apart(vm):
     vm.change(NEWEST, images=False)
     vm.close()
     assert until(lambda: vm.turn() is None)
-    assert vm.last.warnings[0].code == "version.failed"
+    assert vm.last.report.warnings[0].code == "version.failed"
     assert vm.version == OLD
     assert "127.0.0.1:9093" in map(str, vm.engine.kept[MAIN].spec.listens)
 
@@ -409,7 +415,7 @@ def test_a_copy_that_cannot_be_made_leaves_the_old_version_running_and_says_why(
     vm.settle()
     assert vm.version == OLD
     assert vm.database.read_text() == f"of {OLD}"
-    assert "state.unwritable" in vm.last.warnings[0].message
+    assert "state.unwritable" in vm.last.report.warnings[0].message
 
 
 def test_a_database_does_not_go_back_to_an_older_version(vm):
@@ -419,8 +425,8 @@ def test_a_database_does_not_go_back_to_an_older_version(vm):
     vm.change(OLD)
     vm.settle()
     assert vm.engine.kept[MAIN].shown == before
-    assert vm.last.warnings[0].code == "version.downgrade"
-    assert vm.last.version_told == NEW
+    assert vm.last.report.warnings[0].code == "version.downgrade"
+    assert vm.last.report.version == NEW
 
 
 def test_a_slow_start_is_no_failure(vm):

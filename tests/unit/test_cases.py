@@ -52,12 +52,14 @@ def test_a_good_context_runs_the_containers_of_the_case(story, tmp_path):
         runs_dir="/var/lib/flower-agent/runs/live",
         caches_dir="/var/lib/flower-agent/caches",
         digests={},
-        fleet_host=found.address or "172.20.0.43",
-        superlink=Address("172.20.0.43", 9092) if node else None,
-        trust=trust_of(found) if node else superexec_trust_of(found),
-        node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
-        node_auth=bool(found.node_auth),
-        node_key_file="/var/lib/flower-agent/keys/node-29.key" if node else "",
+        role=container_spec.RoleSpec(
+            fleet_host=found.address or "172.20.0.43",
+            superlink=Address("172.20.0.43", 9092) if node else None,
+            trust=trust_of(found) if node else superexec_trust_of(found),
+            node_config=(("partition-id", "0"), ("num-partitions", "2")) if node else (),
+            node_auth=bool(found.node_auth),
+            node_key_file="/var/lib/flower-agent/keys/node-29.key" if node else "",
+        ),
         memory_bytes=4 * 1024**3,
     )
     same(

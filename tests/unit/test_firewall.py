@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 
 import pytest
+from cycles import cycle_of
 
 from flower_agent.background import Threads
 from flower_agent.config import parsing
-from flower_agent.cycle import Running, Turn
+from flower_agent.cycle import Running
+from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host import firewall
 from flower_agent.host.firewall import Firewalls
 from flower_agent.host.machine import HostFacts
@@ -200,7 +202,7 @@ def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch
 
     def turn(monotonic):
         context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", "FLOWER_ADDRESS": "10.77.0.10"}
-        made = Turn(
+        made = cycle_of(
             settings=parsing.parse(context, {}).settings,
             variables={},
             host=HostFacts((Interface("eth0", "", ("10.77.0.10",)),), "eth0", 0, ""),
@@ -208,14 +210,17 @@ def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch
             client=None,
             now=NOW,
             monotonic=monotonic,
-            record=State(),
-            node_auth=True,
+            state=State(),
         )
-        made.told["FLOWER_ENDPOINT"] = "10.77.0.10:9092"
-        controller.check(made, Running(NOW, str))
+        controller.check(
+            made, Running(NOW, str, spec=RoleSpec(fleet_host="10.77.0.10", node_auth=True))
+        )
         return made
 
     turn(0.0)
     calm, late = turn(1.0), turn(120.0)
-    assert calm.facts["firewall"].mark is Mark.OK
-    assert (late.facts["firewall"].mark, late.warnings[-1].code) == (Mark.WAITING, "firewall.drops")
+    assert calm.report.conditions["firewall"].mark is Mark.OK
+    assert (late.report.conditions["firewall"].mark, late.report.warnings[-1].code) == (
+        Mark.WAITING,
+        "firewall.drops",
+    )

@@ -33,7 +33,8 @@ PURE = {
     "host": "gpu network",
     "images": "app_images",
     "model": (
-        "address deduplication error_codes errors foreign_text lifecycle pem secret state status"
+        "address deduplication error_codes errors foreign_text lifecycle pem published secret "
+        "state status"
     ),
     "onegate": "discovery status_attributes",
     "reconcile": "plan restart_policy",

@@ -7,10 +7,13 @@ import pytest
 
 from flower_agent.config import parsing
 from flower_agent.config.sources import Inputs, OneGateAccess
+from flower_agent.cycle import Report
 from flower_agent.docker.containers import Existing
 from flower_agent.model import lifecycle
+from flower_agent.model.address import Address
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.published import Published
 from flower_agent.model.secret import Secret
 from flower_agent.model.status import Condition, Link, Mark, Node
 from flower_agent.reporting import status_builder
@@ -28,13 +31,6 @@ class Seen:
     inputs: object = None
     errors: tuple = ()
     warnings: tuple = ()
-    facts: dict = dataclasses.field(default_factory=dict)
-    told: dict = dataclasses.field(default_factory=dict)
-    commands: tuple = ()
-    superlink: object = None
-    supernodes: tuple = ()
-    version_told: str = ""
-    ca_fingerprint: str | None = None
     have: tuple = ()
     client: object = None
     trouble: object = None
@@ -48,11 +44,11 @@ class Seen:
         return {"flower-superexec": 3}.get(name, 0)
 
 
-def draw(intake=None, turn=None, reconciler=None, reporter=None, **others):
+def draw(intake=None, report=None, reconciler=None, reporter=None, **others):
     wanted = {
         "life": lifecycle.born(NOW, 0.0),
         "intake": intake or Seen(),
-        "turn": turn,
+        "report": report or Report(),
         "reconciler": reconciler or Seen(),
         "reporter": reporter or Seen(),
         "other_vm": False,
@@ -105,18 +101,13 @@ def test_state_phase_and_cause_are_those_of_the_life():
 
 def test_what_a_turn_noted_stands_between_context_and_onegate():
     noted = {"docker": Condition("docker", Mark.OK, "answers")}
-    found = draw(turn=Seen(facts=noted))
+    found = draw(report=Report(conditions=noted))
     assert [fact.name for fact in found.facts] == ["context", "docker", "onegate"]
 
 
 def test_what_onegate_is_told_is_shown_too():
-    told = {
-        "FLOWER_ENDPOINT": "10.0.0.5:9092",
-        "FLOWER_NODES": "0",
-        "FLOWER_NODE_ID": "77",
-        "FLOWER_PARTITION": "1/3",
-    }
-    found = draw(turn=Seen(told=told, ca_fingerprint="ab"))
+    told = Published(endpoint=Address("10.0.0.5", 9092), nodes=0, node_id="77", partition=(1, 3))
+    found = draw(report=Report(published=told, ca_fingerprint="ab"))
     assert (found.endpoint, found.nodes, found.node_id) == ("10.0.0.5:9092", 0, "77")
     assert (found.partition, found.ca_fingerprint) == ("1/3", "ab")
 
@@ -124,7 +115,7 @@ def test_what_onegate_is_told_is_shown_too():
 def test_nodes_and_superlink_are_those_of_the_turn():
     link = Link(endpoint="10.0.0.5:9092", vmid="28")
     node = Node(node_id="7", vmid=None, state="online", gpu=None, seen_at=None)
-    found = draw(turn=Seen(superlink=link, supernodes=(node,)))
+    found = draw(report=Report(superlink=link, supernodes=(node,)))
     assert (found.superlink, found.supernodes) == (link, (node,))
     assert (str(link), str(Link(endpoint="h:1"))) == ("10.0.0.5:9092 (VM 28)", "h:1")
 
@@ -147,7 +138,9 @@ def test_a_onegate_that_is_away_is_a_warning_and_no_more():
 
 def test_every_warning_is_told_once():
     twice = Seen(warnings=(DOWN,))
-    found = draw(twice, twice, reporter=Seen(client=Seen(), trouble=DOWN, token_lost=True))
+    found = draw(
+        twice, Report(warnings=[DOWN]), reporter=Seen(client=Seen(), trouble=DOWN, token_lost=True)
+    )
     assert [w.code for w in found.warnings] == ["onegate.down", "context.token_lost"]
     assert [w.code for w in draw(other_vm=True).warnings] == ["state.other_vm"]
 
@@ -184,5 +177,5 @@ def test_a_container_is_shown_with_its_restarts():
 
 def test_the_version_that_other_vms_may_count_on_is_the_one_that_is_told():
     context = {"FLOWER_ROLE": "server", "FLOWER_VERSION": "1.34.0"}
-    assert draw(read(context), Seen(version_told="1.25.0")).version == "1.25.0"
-    assert draw(read(context), Seen()).version == "1.34.0"
+    assert draw(read(context), Report(version="1.25.0")).version == "1.25.0"
+    assert draw(read(context), Report()).version == "1.34.0"

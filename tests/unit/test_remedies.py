@@ -3,8 +3,8 @@
 import pathlib
 
 import pytest
+from cycles import cycle_of
 
-from flower_agent.cycle import Turn
 from flower_agent.host.machine import HostFacts
 from flower_agent.model import deduplication
 from flower_agent.model.error_codes import CATALOGUE
@@ -58,7 +58,7 @@ def test_a_taken_port_has_the_command_that_finds_its_owner():
 
 
 def turn(vmid):
-    return Turn(
+    return cycle_of(
         settings=None,
         variables={},
         host=HostFacts((), None, 2**31, "boot"),
@@ -66,7 +66,7 @@ def turn(vmid):
         client=None,
         now=None,
         monotonic=0.0,
-        record=State(vmid=vmid),
+        state=State(vmid=vmid),
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onegate_cloud import Cloud, Refused
 
 from flower_agent.model.errors import Finding, warning
+from flower_agent.model.published import Published
 from flower_agent.model.status import Status, stamp
 from flower_agent.onegate import status_attributes
 from flower_agent.onegate.status_attributes import Sent, render, words
@@ -411,7 +412,7 @@ def test_no_finding_makes_an_unready_vm_ready(message, hint, told):
         tls=True,
     )
     vm = Vm()
-    vm.told = status_attributes.attributes(status, {"FLOWER_GPU": told, "FLOWER_READY": "NO"})
+    vm.told = status_attributes.attributes(status, Published(gpu=told))
     vm.live(1)
     assert not vm.gate_open
     assert not template.reads_ready(vm.at_onegate)
@@ -435,7 +436,7 @@ def test_everything_that_the_contract_names_is_told():
         warnings=(warning("tls.disabled", "off"), warning("version.mixed", "1.24, 1.25")),
         tls=False,
     )
-    assert status_attributes.attributes(status, {"FLOWER_PARTITION": "0/2"}) == {
+    assert status_attributes.attributes(status, Published(partition=(0, 2))) == {
         "FLOWER_STATE": "degraded",
         "FLOWER_PHASE": "peer",
         "FLOWER_ERROR": "peer.lost: gone",
@@ -458,7 +459,7 @@ def test_what_is_not_known_is_empty_and_what_was_wrong_is_emptied(vm):
         agent_version="0.1.0",
     )
     vm.live(1, FLOWER_ERROR="tls.chain: no")
-    vm.told = status_attributes.attributes(status, {})
+    vm.told = status_attributes.attributes(status, Published())
     vm.live(1)
     assert [vm.at_onegate[f"FLOWER_{name}"] for name in ("PHASE", "ERROR", "ROLE", "TLS")] == [
         ""
@@ -466,7 +467,7 @@ def test_what_is_not_known_is_empty_and_what_was_wrong_is_emptied(vm):
 
 
 def test_a_long_ca_arrives_whole(vm):
-    ca = "QUJD" * 2000 + "QQ=="
+    ca = "ABC" * 2000 + "A"
     status = Status(
         state="starting",
         since=NOW,
@@ -475,9 +476,9 @@ def test_a_long_ca_arrives_whole(vm):
         written_at=NOW,
         agent_version="0.1.0",
     )
-    vm.told = status_attributes.attributes(status, {"FLOWER_CA_CERT": ca})
+    vm.told = status_attributes.attributes(status, Published(ca_pem=ca))
     vm.live(1)
-    assert vm.at_onegate["FLOWER_CA_CERT"] == ca
+    assert vm.at_onegate["FLOWER_CA_CERT"] == "QUJD" * 2000 + "QQ=="
 
 
 # The body
@@ -550,5 +551,5 @@ def test_the_first_of_several_errors_says_how_many_more_there_are():
         error=errors[0],
         errors=errors,
     )
-    told = status_attributes.attributes(status, {})
+    told = status_attributes.attributes(status, Published())
     assert told["FLOWER_ERROR"] == "setting.invalid: A is bad - and 2 more: flower-agent status"

@@ -14,7 +14,7 @@ from flower_agent.docker.containers import Component, Container, Mount
 from flower_agent.enrolment import enroller, superlink_trust
 from flower_agent.flower import container_spec
 from flower_agent.flower.command_line import Trust
-from flower_agent.flower.container_spec import Site
+from flower_agent.flower.container_spec import RoleSpec, Site
 from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address, parse_address
 from flower_agent.model.state import State
@@ -118,11 +118,13 @@ def site(found, **differences):
         runs_dir=str(PATHS.live_runs),
         caches_dir=str(PATHS.caches),
         digests=digests(found),
-        fleet_host=found.address or HOST,
-        superlink=server,
-        trust=(superexec if found.role is Role.SUPEREXEC else superlink_trust).trust_of(found),
-        node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
-        **keys(found),
+        role=RoleSpec(
+            fleet_host=found.address or HOST,
+            superlink=server,
+            trust=(superexec if found.role is Role.SUPEREXEC else superlink_trust).trust_of(found),
+            node_config=found.node_config or (("partition-id", "0"), ("num-partitions", "2")),
+            **keys(found),
+        ),
         **environment(found),
         data_mount=data_mounts.mounts(found.data, "default", "", propagation="rslave")[0]
         if found.data
@@ -130,7 +132,10 @@ def site(found, **differences):
         memory_bytes=8 * GIB,
         gpu=GpuAccess.NONE if found.gpu is GpuMode.NO else GpuAccess.TOOLKIT,
     )
-    return dataclasses.replace(usual, **differences)
+    of_role = {field.name for field in dataclasses.fields(RoleSpec)}
+    role = {name: value for name, value in differences.items() if name in of_role}
+    rest = {name: value for name, value in differences.items() if name not in of_role}
+    return dataclasses.replace(usual, role=dataclasses.replace(usual.role, **role), **rest)
 
 
 def vm(*contexts, **differences):

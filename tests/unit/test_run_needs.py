@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from flower_agent.images import app_images
-from flower_agent.model.status import Condition, Mark
 from flower_agent.runs import bundle
 
 
@@ -33,12 +32,6 @@ def test_what_does_not_apply_or_is_no_requirement_is_passed_over():
 def test_a_program_that_did_not_end_well_tells_nothing():
     assert bundle.lacking("lacks torch\nTraceback (most recent call last):\n") == ()
     assert bundle.lacking("") == ()
-
-
-@pytest.mark.parametrize(("mark", "way"), [("waiting", True), ("ok", False), ("bad", False)])
-def test_what_lacks_is_no_news_while_the_image_with_it_is_made(mark, way):
-    assert bundle.on_its_way(Condition("app", Mark(mark), "makes flower-agent/superexec:x")) is way
-    assert not bundle.on_its_way(None)
 
 
 HERE, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"

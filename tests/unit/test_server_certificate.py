@@ -8,11 +8,11 @@ import subprocess
 import pytest
 from authority import DAY, NOW, issue, secret
 from cryptography.hazmat.primitives.serialization import PrivateFormat
+from cycles import cycle_of
 
 from flower_agent.agent.requests import RequestFiles
 from flower_agent.commands import check, tls
 from flower_agent.config import parsing
-from flower_agent.cycle import Turn
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.errors import AgentError
 from flower_agent.model.state import State
@@ -59,7 +59,7 @@ class Link:
     def turn(self, after_s=0.0, *, renew=False):
         """Do a turn as far as the certificates; return it."""
         self.monotonic += after_s
-        self.last = turn = Turn(
+        self.last = turn = cycle_of(
             settings=parsing.parse(self.context, {}).settings,
             variables={},
             host=HostFacts((), None, 2**31, "boot"),
@@ -67,7 +67,7 @@ class Link:
             client=None,
             now=self.now,
             monotonic=self.monotonic,
-            record=State(),
+            state=State(),
             renew=renew,
         )
         hosts = trust.hosts(published=NAME, listen="10.0.0.5", more=())
@@ -81,7 +81,7 @@ class Link:
         return certificates.load(self.keyring.held_chain())[0]
 
     def codes(self):
-        return [found.code for found in self.last.warnings]
+        return [found.code for found in self.last.report.warnings]
 
     def refusal(self, **how):
         with pytest.raises(AgentError) as caught:
@@ -155,7 +155,7 @@ def test_a_renewed_pair_waits_for_the_active_run(link):
     link.turn()
     link.turn(10)
     assert link.shows() == before
-    assert "waits for the end of the active run" in link.last.facts["renewal"].detail
+    assert "waits for the end of the active run" in link.last.report.conditions["renewal"].detail
     link.active = False
     link.turn(10)
     assert link.shows() == renewed.certificate
@@ -212,7 +212,7 @@ def test_a_bad_renewal_is_a_warning_and_the_one_before_serves_on(link, code):
     link.turn()
     link.turn(10)
     assert link.shows() == before
-    (found,) = link.last.warnings
+    (found,) = link.last.report.warnings
     assert found.code == code
     assert f"what lies in {link.folder} is refused" in found.message
     assert "stays in use" in found.message

@@ -4,9 +4,9 @@ import datetime
 import pathlib
 
 import pytest
+from cycles import cycle_of
 
 from flower_agent.config import parsing
-from flower_agent.cycle import Turn
 from flower_agent.host.machine import HostFacts
 from flower_agent.host.network import Interface
 from flower_agent.model.state import State
@@ -41,7 +41,7 @@ class Beside:
 )
 def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, codes):
     context = {"FLOWER_ROLE": "server", "TLS_ENABLED": "NO", **address}
-    turn = Turn(
+    turn = cycle_of(
         settings=parsing.parse(context, {}).settings,
         variables={},
         host=HostFacts((ETH0, ETH1), "eth0", 2**31, "boot", rival_routes=rivals),
@@ -49,7 +49,7 @@ def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, cod
         client=None,
         now=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
         monotonic=0.0,
-        record=State(vmid="42"),
+        state=State(vmid="42"),
     )
     beside = Beside()
     paths = Paths(pathlib.Path("/nowhere"))
@@ -57,4 +57,4 @@ def test_which_address_counts_is_said_where_chance_chose_it(rivals, address, cod
         None, beside, None, beside, firewalls=None, follower=None, reports=None, paths=paths
     )
     controller.prepare(turn)
-    assert [found.code for found in turn.warnings] == codes
+    assert [found.code for found in turn.report.warnings] == codes
