@@ -115,7 +115,7 @@ class Soak:
         for image in container_spec.images(good) if good else ():
             if self.engine.image(image) is None:
                 self.engine.hold(image)
-        self.agent._turn_safely()
+        self.agent._cycle_safely()
         self.states.add(self.agent._life.state.value)
         kept = self.engine.kept.get(SUPERNODE)
         if kept and kept.shown.running and not kept.said:
