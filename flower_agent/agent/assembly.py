@@ -28,6 +28,7 @@ from flower_agent.images.build_container import BuildContainers
 from flower_agent.images.builder import BackgroundBuilder, ImageBuilder, WheelSource
 from flower_agent.onegate.appio_discovery import AppIoSearch
 from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.onegate.partition_watch import PartitionWatch
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.paths import Paths
 from flower_agent.reconcile.reconciler import Reconciler
@@ -120,6 +121,7 @@ def assemble(
         liveness=liveness,
         home=home,
         apps=app_runs,
+        assigned=PartitionWatch(threads, rng=rng, scale=scale),
         scale=scale,
     )
     search = AppIoSearch(threads, rng=rng, scale=scale)

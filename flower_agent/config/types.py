@@ -132,6 +132,7 @@ BOOLEANS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(
 SYSTEM = "system"
 """The value of TLS_CA_CERT that stands for the system's trust store."""
 
+MOST_PARTITIONS = 10_000
 MEMORY_FLOOR_BYTES = 256 * 1024**2
 SHM_FLOOR_BYTES = 1024**2
 OUTPUTS_FLOOR_BYTES = 64 * 1024**2

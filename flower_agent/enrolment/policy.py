@@ -15,11 +15,12 @@ import datetime
 import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from flower_agent.enrolment import partitions, refusals
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.images import app_images
 from flower_agent.model import pem
 from flower_agent.model.errors import Finding, warning
-from flower_agent.onegate.discovery import ServiceVm, shown
+from flower_agent.onegate.discovery import Partition, ServiceVm, index_of, shown
 
 MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
@@ -30,7 +31,7 @@ DAMAGED = "enrol.key_damaged"
 MOST_STRANGERS = 5
 """As many are named in one warning."""
 
-_TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE"})
+_TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE", "FLOWER_PARTITION"})
 _STATES = frozenset({"starting", "ready", "degraded", "failed", "stopped"})
 
 
@@ -77,6 +78,12 @@ class Claim:
     """Names that its image lacks of the app of the context (FLOWER_APP_IMAGE)."""
     damaged: bool = False
     """It says that its key was damaged, and that it has a new one."""
+
+    partition: Partition | None = None
+    """Its FLOWER_PARTITION, where that is one."""
+
+    index: int | None = None
+    """OneFlow's number of it in its role."""
 
 
 class KeyAction(enum.StrEnum):
@@ -136,6 +143,8 @@ def _node(peer: ServiceVm) -> Claim:
         state=state if state in _STATES else "",
         error=shown(told.get("FLOWER_ERROR", "")),
         lacks=(lacks or ())[:MOST_LACKS],
+        partition=partitions.read(told.get("FLOWER_PARTITION", "")),
+        index=index_of(peer),
     )
 
 
@@ -280,12 +289,17 @@ def expected_nodes(
     pins: Collection[Pin],
     claims: Mapping[str, Claim],
     members: Collection[str] | None,
+    *,
+    growing: bool = False,
+    sites: Collection[int] | None = None,
 ) -> ExpectedNodes:
     """Return how many SuperNodes are connected of those that should be, and who is in trouble.
 
     `members` are the VMs of the service, None while they are not known: a VM that left it is
     expected no more. A node without a VM that is away is not either, once another came in its place
-    (one without a key has another id after each start).
+    (one without a key has another id after each start). `growing`: VMs of the service are still to
+    come, so a partition that nobody has yet says nothing. `sites` are the partitions of SuperNodes
+    outside the service, None while nobody assigns them.
     """
     known = by_key(nodes)
     owners = {node.node_id: pin.vmid for pin in pins if (node := node_of(pin.key, known))}
@@ -301,7 +315,26 @@ def expected_nodes(
     away = [node for node in rows if node.status is NodeStatus.OFFLINE]
     online = sum(node.status is NodeStatus.ONLINE for node in rows)
     said = [told for vmid, told in sorted(claims.items(), key=_number) if vmid in here]
-    return ExpectedNodes(online, len(rows), tuple(_findings(away, owners, claims, said)))
+    found = list(_findings(away, owners, claims, said))
+    outside = sites is None and any(
+        n.status is NodeStatus.ONLINE and n.node_id not in owners for n in rows
+    )
+    whole = not (growing or outside or members is None)
+    wrong = _partitions(said, sites or (), len(here) if whole else None)
+    found += [wrong] if wrong else []
+    return ExpectedNodes(online, len(rows), tuple(found))
+
+
+def _partitions(
+    said: Collection[Claim], sites: Collection[int], expected: int | None
+) -> Finding | None:
+    """Return what is wrong with the partitions of the VMs that are here.
+
+    One that is away keeps its own. Until as many as `expected` have said which they have, no id is
+    missed; None: that cannot be known.
+    """
+    held = {told.vmid: told.partition for told in said if told.partition is not None}
+    return partitions.faults(held, more=sites, whole=len(held) == expected)
 
 
 def _findings(
@@ -314,7 +347,11 @@ def _findings(
     if gone:
         yield warning("node.offline", f"SuperNodes that were connected are away: {_some(gone)}")
     lost = {owners.get(node.node_id) for node in away}
-    ill = [_ill(told) for told in said if told.state in TROUBLED and told.vmid not in lost]
+    ill = [
+        _ill(told)
+        for told in said
+        if told.state in TROUBLED and told.vmid not in lost and not refusals.refuses(told)
+    ]
     if ill:
         yield warning("node.degraded", f"SuperNodes say that they do not work: {_some(ill)}")
     short = [f"VM {told.vmid} lacks {', '.join(told.lacks)}" for told in said if told.lacks]

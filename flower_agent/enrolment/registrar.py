@@ -123,6 +123,12 @@ class Registrar:
         """The other VMs of the service; None while that is not known."""
         return frozenset(self._others()) if self._service is not None else None
 
+    def growing(self, now: float) -> bool:
+        """Return whether VMs are awaited: to be deployed by OneFlow, or to be enrolled."""
+        limit = now - lookups.PATIENCE_S * self._scale
+        awaited = self._missing_since is not None and self._missing_since > limit
+        return awaited or lookups.unsettled(self._looks, now, self._scale)
+
     def wait_s(self, now: float) -> float:
         """Return the seconds until something is due."""
         dues = [self._list_at(now)]
@@ -201,10 +207,7 @@ class Registrar:
     def _period_s(self, now: float) -> float:
         if self.in_service is False:
             return lookups.SELDOM_S * self._scale
-        limit = now - lookups.PATIENCE_S * self._scale
-        awaited = self._missing_since is not None and self._missing_since > limit
-        often = awaited or lookups.unsettled(self._looks, now, self._scale)
-        return (lookups.UNSETTLED_S if often else lookups.SETTLED_S) * self._scale
+        return (lookups.UNSETTLED_S if self.growing(now) else lookups.SETTLED_S) * self._scale
 
 
 def ask(

@@ -76,7 +76,8 @@ def attributes(status: Status, told: Mapping[str, str]) -> dict[str, str]:
         "FLOWER_TLS": "" if status.tls is None else "YES" if status.tls else "NO",
         **told,
     }
-    plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA"}  # long, and base64 already
+    # Long, and of letters that OneGate keeps already.
+    plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA", "FLOWER_PARTITIONS"}
     return {k: v if k in plain else words(v) for k, v in found.items()}
 
 

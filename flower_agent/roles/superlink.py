@@ -17,7 +17,7 @@ from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
 from flower_agent.cycle import Preparation, Running, Turn
 from flower_agent.docker.containers import Component
-from flower_agent.enrolment import policy
+from flower_agent.enrolment import partition_assigner, policy, refusals
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.node_reports import NodeReports
 from flower_agent.flower import container_spec
@@ -87,6 +87,7 @@ class SuperLinkController:
         turn.told["FLOWER_ENDPOINT"] = str(public)
         turn.node_auth = self._enroller.wants_keys(turn)
         turn.told["FLOWER_NODE_AUTH"] = "YES" if turn.node_auth else "NO"
+        partition_assigner.tell(turn)
         wanted = self._trust(turn, host, public)
         site = {"fleet_host": host, "node_auth": turn.node_auth}
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
@@ -124,7 +125,7 @@ class SuperLinkController:
         if settings.appio_listen is not None:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
-            self._tell_ca(turn, ca_pem)
+            self._tell_ca(turn, ca_pem, nodes)
         turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
 
     def _trust(self, turn: Turn, host: str, public: Address) -> trust.CertificateSpec:
@@ -180,10 +181,18 @@ class SuperLinkController:
         enroller = self._enroller
         if turn.node_auth:
             enroller.enrol(turn, nodes, api)
+            partition_assigner.assign(turn, nodes, enroller)
         else:
             turn.note("enrolment", Mark.OFF, "SuperNodes need no key")
         pins = turn.record.pins
-        seen = policy.expected_nodes(nodes, pins, enroller.claims, enroller.members)
+        seen = policy.expected_nodes(
+            nodes,
+            pins,
+            enroller.claims,
+            enroller.members,
+            growing=enroller.growing(turn.monotonic),
+            sites=partition_assigner.sites(turn),
+        )
         turn.note("nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen))
         turn.warnings += seen.findings
         turn.supernodes = node_table.node_table(nodes, pins, enroller.claims)
@@ -200,10 +209,15 @@ class SuperLinkController:
         if found is not None:
             turn.warnings.append(found)
 
-    def _tell_ca(self, turn: Turn, ca_pem: str) -> None:
+    def _tell_ca(self, turn: Turn, ca_pem: str, nodes: tuple[NodeInfo, ...]) -> None:
+        fingerprint, enroller = certificates.fingerprint(ca_pem), self._enroller
         turn.told["FLOWER_CA_CERT"] = base64.b64encode(ca_pem.encode()).decode()
-        turn.told["FLOWER_CA_FINGERPRINT"] = certificates.fingerprint(ca_pem)
-        turn.trusts(certificates.fingerprint(ca_pem))
+        turn.told["FLOWER_CA_FINGERPRINT"] = fingerprint
+        turn.trusts(fingerprint)
+        found = refusals.finding(
+            nodes, turn.record.pins, enroller.claims, enroller.members, fingerprint
+        )
+        turn.warnings += [found] if found else []
 
 
 def published(settings: Settings, host: str) -> Address:

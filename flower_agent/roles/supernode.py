@@ -18,7 +18,7 @@ from flower_agent.config.settings import PARTITION_KEYS, Settings
 from flower_agent.config.types import SYSTEM
 from flower_agent.cycle import Preparation, Running, Turn
 from flower_agent.docker.containers import Component
-from flower_agent.enrolment import superlink_trust
+from flower_agent.enrolment import partitions, superlink_trust
 from flower_agent.enrolment.node_key import NodeKey, NodeKeys
 from flower_agent.flower import command_line, container_spec, exit_codes, lost_messages
 from flower_agent.flower.command_line import Trust
@@ -34,6 +34,7 @@ from flower_agent.model.lifecycle import Phase
 from flower_agent.model.status import Link, Mark
 from flower_agent.onegate.discovery import MAX_WORDS, Partition, SuperLinkOffer, mixed_versions
 from flower_agent.onegate.endpoint_check import EndpointCheck
+from flower_agent.onegate.partition_watch import PartitionWatch
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.roles import appio
 from flower_agent.runs import client_apps
@@ -90,9 +91,11 @@ class SuperNodeController:
         liveness: Liveness | None = None,
         home: EndpointCheck | None = None,
         apps: AppRuns,
+        assigned: PartitionWatch | None = None,
         scale: float = 1.0,
     ) -> None:
         self._liveness = liveness
+        self._assigned = assigned
         self._home = home
         self._prober = prober
         self._superlink_search = search
@@ -116,7 +119,12 @@ class SuperNodeController:
         if superlink_trust.may_have_key(settings):
             with contextlib.suppress(AgentError):  # the turn that follows meets it and reports it
                 key = self._key_of(settings, vmid)
-        return {"FLOWER_NODE_KEY": key.public} if key else {}
+        told = {"FLOWER_NODE_KEY": key.public} if key else {}
+        if settings.is_numbered:  # before a SuperLink that assigns partitions gives it another
+            given = dict(settings.node_config or ())
+            text = "/".join(given[key] for key in PARTITION_KEYS)
+            told |= {"FLOWER_PARTITION": text} if partitions.read(text) else {}
+        return told
 
     def prepare(self, turn: Turn) -> Preparation:
         """Return the trusted CA, the SuperLink, this node's key and its partition.
@@ -143,7 +151,7 @@ class SuperNodeController:
             raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
         if mixed:
             turn.warnings.append(mixed)
-        config = self._node_config(turn)
+        config = self._node_config(turn, found)
         turn.record = dataclasses.replace(
             turn.record, superlink=found.endpoint, superlink_vmid=found.vmid
         )
@@ -327,11 +335,14 @@ class SuperNodeController:
         turn.told["FLOWER_NODE_KEY"] = made.public
         return made
 
-    def _node_config(self, turn: Turn) -> tuple[tuple[str, str], ...]:
+    def _node_config(
+        self, turn: Turn, found: SuperLinkOffer | None = None
+    ) -> tuple[tuple[str, str], ...]:
         """Return the partition, as far as it is automatic, and what FLOWER_NODE_CONFIG adds."""
         config = turn.settings.node_config or ()
         if not turn.settings.is_numbered:
-            given, part = dict(config), self._partition(turn)
+            given = dict(config)
+            part = self._partition(turn, found, given)
             automatic = zip(PARTITION_KEYS, map(str, dataclasses.astuple(part)), strict=True)
             config = (*(pair for pair in automatic if pair[0] not in given), *config)
         numbers = [command_line.scalar(dict(config)[key]) for key in PARTITION_KEYS]
@@ -341,7 +352,13 @@ class SuperNodeController:
         turn.note("node_config", Mark.OK, command_line.node_config_words(config))
         return config
 
-    def _partition(self, turn: Turn) -> Partition:
+    def _partition(
+        self, turn: Turn, found: SuperLinkOffer | None, given: dict[str, str]
+    ) -> Partition:
+        if self._assigned is not None and found is not None:
+            assigned = self._assigned.partition(turn, found, given)
+            if assigned is not None:
+                return assigned
         part = self._superlink_search.partition(turn.client, turn.record)
         if part is None:
             turn.warnings.append(

@@ -127,6 +127,12 @@ def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, c
     assert ("FLOWER_NODE_KEY" in vm.last.told) is told
 
 
+@pytest.mark.parametrize(("given", "told"), [("3", "3/9"), ("north", None)])
+def test_a_partition_that_the_context_gives_is_published_beside_the_first_key(vm, given, told):
+    vm.context["FLOWER_NODE_CONFIG"] = f"partition-id={given} num-partitions=9"
+    assert vm.controller.introduction(vm.turn().settings, "42").get("FLOWER_PARTITION") == told
+
+
 def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
     vm.keys._directory.write_text("in the way")
     assert vm.controller.introduction(vm.turn().settings, "42") == {}
