@@ -157,6 +157,9 @@ REPRODUCTION: dict[str, str] = {
     "partition.default": (
         "Start a SuperNode outside OneFlow, with `FLOWER_SERVER_ADDRESS` and `TLS_CA_CERT`."
     ),
+    "partition.none_free": "`FLOWER_PARTITIONS=1` on the SuperLink of two SuperNodes.",
+    "partition.waiting": "`FLOWER_PARTITIONS=2`, and look at a SuperNode in the moment it boots.",
+    "partition.gaps": "`oneflow scale SERVICE supernode 1` where there are two, and wait a minute.",
     "peer.clock": "Set the clock of a SuperNode ten seconds ahead, and restart its container.",
     "peer.ghost": "`docker kill flower-supernode` of one that has a node key.",
     "peer.lost": "Stop the SuperLink's container and its agent.",
@@ -232,6 +235,9 @@ REPRODUCTION: dict[str, str] = {
     "tls.mismatch": "Set `TLS_ENABLED=NO` on a SuperNode alone.",
     "tls.not_covered": "Set a `TLS_CERT` that does not name the SuperLink's address.",
     "tls.not_own": "`flower-agent tls renew` where `TLS_CERT` is set.",
+    "trust.nodes_refuse": (
+        "`onevm terminate --hard` the SuperLink's VM of a service, and let OneFlow make another."
+    ),
     "version.downgrade": "Set an older `FLOWER_VERSION` on a SuperLink that has worked.",
     "version.failed": "Set a `FLOWER_VERSION` on a SuperLink that no registry has.",
     "version.follows": "Set a newer `FLOWER_VERSION` on a SuperNode alone.",

@@ -42,6 +42,10 @@ _EXPRESSION = re.compile(
 _VARIABLE = re.compile(r"\$(\w*)(?:\[ *(\w+) *\])?", re.ASCII)
 
 
+BEYOND = 0xFFFF
+"""The last letter that oned and OneFlow take."""
+
+
 class Refused(Exception):  # noqa: N818 - an answer that OpenNebula gives
     """OneFlow or oned does not take it, with the text of its answer."""
 
@@ -60,7 +64,14 @@ class Booted:
 
 
 def check(service: Mapping[str, Any], values: Mapping[str, str]) -> None:
-    """Raise Refused where OneFlow does not take the service template or its values."""
+    """Raise Refused where OneFlow does not take the service template or its values.
+
+    A letter beyond U+FFFF, as emoji are, is refused before any VM is made; the words are not the
+    real one's.
+    """
+    for what, text in (("name", str(service.get("name", ""))), *values.items()):
+        if any(ord(letter) > BEYOND for letter in text):
+            raise Refused(f"{what} has a character that the database does not take: {text!r}")
     if set(service.get("user_inputs", {})) - set(values):
         raise Refused("Verify that every User Input have its corresponding value defined")
     names = [role["name"] for role in service["roles"]]

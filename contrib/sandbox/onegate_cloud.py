@@ -122,6 +122,12 @@ class Cloud:
             roles = tuple((n, cardinality if n == role else c) for n, c in service.roles)
             self._services[service_id] = dataclasses.replace(service, roles=roles)
 
+    def set_state(self, service_id: int, state: int) -> None:
+        """Set the state that OneFlow gives a service."""
+        with self._lock:
+            found = dataclasses.replace(self._services[service_id], state=state)
+            self._services[service_id] = found
+
     def machines(self) -> tuple[documents.Machine, ...]:
         """Return every VM, in the order in which they were added."""
         with self._lock:
@@ -214,7 +220,8 @@ class Cloud:
         with self._lock:
             service = self._service_with(source, source.vmid)
             known = role in dict(service.roles)
-            if not known or not isinstance(cardinality, int) or cardinality < 0:
+            busy = service.state not in (None, documents.RUNNING)
+            if busy or not known or not isinstance(cardinality, int) or cardinality < 0:
                 words = f"Error performing action on service {service.service_id} role {role}"
                 raise Refused(400, words)
             self.scale(service.service_id, role, cardinality)

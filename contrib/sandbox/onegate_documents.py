@@ -75,6 +75,9 @@ class Service:
     roles: tuple[tuple[str, int], ...]
     """Name and cardinality of each role, in order."""
 
+    state: int | None = None
+    """OneFlow's number of its state, where somebody keeps that; else it follows from the VMs."""
+
 
 def vm_document(machine: Machine) -> dict[str, Any]:
     """Return what `GET /vm` and `GET /vms/ID` answer."""
@@ -105,7 +108,7 @@ def service_document(
         "SERVICE": {
             "name": service.name,
             "id": str(service.service_id),
-            "state": _service_state(states.values()),
+            "state": _service_state(states.values()) if service.state is None else service.state,
             "roles": [
                 {
                     "name": role,

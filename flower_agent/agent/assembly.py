@@ -19,6 +19,7 @@ from flower_agent.docker.one_shot import DataVolumes
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.enrolment.node_reports import NodeReports
+from flower_agent.enrolment.partition_watch import PartitionWatch
 from flower_agent.enrolment.registrar import Registrar
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import Liveness
@@ -120,6 +121,7 @@ def assemble(
         liveness=liveness,
         home=home,
         apps=app_runs,
+        assigned=PartitionWatch(threads, rng=rng, scale=scale),
         scale=scale,
     )
     search = AppIoSearch(threads, rng=rng, scale=scale)

@@ -228,6 +228,11 @@ class Settings:
         "FLOWER_NODE_PRIVATE_KEY", pem.node_private_key,
         "Private key of a SuperNode outside the service: EC, OpenSSH form, or base64 of it.",
         unset="made by the agent", secret=True, roles=NODE, sample="LS0tLS1CRUdJTi…")
+    partitions: int | None = setting(
+        "FLOWER_PARTITIONS", types.whole(1, types.MOST_PARTITIONS),
+        "Into how many parts apps split the data: the SuperLink assigns each SuperNode of its "
+        "service one id, and remembers it. More nodes than that wait for an id.",
+        unset="as many as the role's VMs, at each node's first start", roles=LINK, sample="8")
     ca_fingerprint: str | None = setting(
         "FLOWER_CA_FINGERPRINT", pem.fingerprint,
         "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",

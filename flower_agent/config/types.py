@@ -134,6 +134,7 @@ BOOLEANS = dict.fromkeys(("yes", "true", "on", "1"), True) | dict.fromkeys(
 )
 
 
+MOST_PARTITIONS = 10_000
 MEMORY_FLOOR_BYTES = 256 * 1024**2
 SHM_FLOOR_BYTES = 1024**2
 OUTPUTS_FLOOR_BYTES = 64 * 1024**2

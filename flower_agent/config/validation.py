@@ -77,6 +77,13 @@ def _node_keys_have_an_effect(settings: Settings, _: AbstractSet[str]) -> Iterat
         yield warning("setting.no_effect", message)
 
 
+def _partitions_have_an_assigner(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
+    off = "FLOWER_NODE_AUTH" if settings.node_auth is False else "TLS_ENABLED"
+    if settings.partitions is not None and not (settings.tls and settings.node_auth is not False):
+        message = f"FLOWER_PARTITIONS is set, but {off} is NO, so the SuperLink enrols nobody"
+        yield warning("setting.no_effect", message)
+
+
 def _control_is_closed(settings: Settings, given: AbstractSet[str]) -> Iterator[Finding]:
     chosen = "FLOWER_CONTROL_ADDRESS" in given
     if chosen and not address.is_loopback(settings.control_address.host):
@@ -217,6 +224,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         ),
         _node_keys_have_an_effect,
     ),
+    (("FLOWER_PARTITIONS", "FLOWER_NODE_AUTH", "TLS_ENABLED"), _partitions_have_an_assigner),
     (("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"), _control_is_closed),
     (
         (

@@ -76,6 +76,14 @@ class Enroller:
         """The other VMs of the service; None while that is not known."""
         return self._registrar.members
 
+    def gone(self, now: float) -> frozenset[str]:
+        """Return the enrolled VMs that have left the service for good."""
+        return self._registrar.gone(now)
+
+    def growing(self, now: float) -> bool:
+        """Return whether VMs of the service are still to come."""
+        return self._registrar.growing(now)
+
     @property
     def expected(self) -> int:
         """How many VMs of the service may be SuperNodes; 0 where they need no key."""

@@ -1,9 +1,4 @@
-"""Which SuperNodes should be there, and what of them an operator should know.
-
-Flower tells who is connected; what a node says of itself stands at OneGate, where any VM of the
-service may write it: it is shown as that VM's word, and changes nothing.
-
-Which SuperNodes' keys a SuperLink should know, and the steps to it.
+"""Which SuperNodes' keys a SuperLink should know, and the steps to it. Pure.
 
 A VM of the service publishes its public key at OneGate; the first key of a VMID is pinned, since
 any VM of a service may write any other's attributes. Facts of Flower (1.23 to 1.42): a public key
@@ -11,16 +6,16 @@ is registered once, and one that was unregistered can never return.
 """
 
 import dataclasses
-import datetime
 import enum
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from flower_agent.enrolment import partitions
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.images import app_images
 from flower_agent.model import pem
 from flower_agent.model.errors import Finding, warning
-from flower_agent.model.state import Pin
-from flower_agent.onegate.discovery import ServiceVm, shown
+from flower_agent.model.state import Partition, Pin
+from flower_agent.onegate.discovery import ServiceVm, index_of, shown
 
 MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
@@ -31,7 +26,7 @@ DAMAGED = "enrol.key_damaged"
 MOST_STRANGERS = 5
 """As many are named in one warning."""
 
-_TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE"})
+_TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE", "FLOWER_PARTITION"})
 _STATES = frozenset({"starting", "ready", "degraded", "failed", "stopped"})
 
 
@@ -66,6 +61,12 @@ class Claim:
     """Names that its image lacks of the app of the context (FLOWER_APP_IMAGE)."""
     damaged: bool = False
     """It says that its key was damaged, and that it has a new one."""
+
+    partition: Partition | None = None
+    """Its FLOWER_PARTITION, where that is one."""
+
+    index: int | None = None
+    """OneFlow's number of it in its role."""
 
 
 class KeyAction(enum.StrEnum):
@@ -125,6 +126,8 @@ def _node(peer: ServiceVm) -> Claim:
         state=state if state in _STATES else "",
         error=shown(told.get("FLOWER_ERROR", "")),
         lacks=(lacks or ())[:MOST_LACKS],
+        partition=partitions.read(told.get("FLOWER_PARTITION", "")),
+        index=index_of(peer),
     )
 
 
@@ -240,131 +243,4 @@ def _spent_finding(key: str) -> Finding:
 
 
 def _order(vmid: str) -> tuple[int, str]:
-    return (int(vmid), "") if vmid.isdecimal() else (1 << 62, vmid)
-
-
-MOST = 5
-"""As many are named in one warning."""
-
-TROUBLED = frozenset({"degraded", "failed"})
-REPLACED = datetime.timedelta(seconds=90)
-"""A node that was killed counts as online for so long at most, while its successor is there."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ExpectedNodes:
-    """Who is there of whom."""
-
-    online: int
-    whole: int
-    findings: tuple[Finding, ...]
-
-    def __str__(self) -> str:
-        of = f" of {self.whole}" if self.whole else ""
-        return f"{self.online}{of} SuperNodes connected"
-
-
-def expected_nodes(
-    nodes: Collection[NodeInfo],
-    pins: Collection[Pin],
-    claims: Mapping[str, Claim],
-    members: Collection[str] | None,
-) -> ExpectedNodes:
-    """Return how many SuperNodes are connected of those that should be, and who is in trouble.
-
-    `members` are the VMs of the service, None while they are not known: a VM that left it is
-    expected no more. A node without a VM that is away is not either, once another came in its place
-    (one without a key has another id after each start).
-    """
-    known = by_key(nodes)
-    owners = {node.node_id: pin.vmid for pin in pins if (node := node_of(pin.key, known))}
-    here = {vmid for vmid in owners.values() if members is None or vmid in members}
-    rows = [
-        node
-        for node in nodes
-        if node.status is not NodeStatus.UNREGISTERED
-        and (node.node_id not in owners or owners[node.node_id] in here)
-    ]
-    replaced = _replaced([node for node in rows if node.node_id not in owners])
-    rows = [node for node in rows if node.node_id not in replaced]
-    away = [node for node in rows if node.status is NodeStatus.OFFLINE]
-    online = sum(node.status is NodeStatus.ONLINE for node in rows)
-    said = [told for vmid, told in sorted(claims.items(), key=_number) if vmid in here]
-    return ExpectedNodes(online, len(rows), tuple(_findings(away, owners, claims, said)))
-
-
-def _findings(
-    away: Iterable[NodeInfo],
-    owners: Mapping[str, str],
-    claims: Mapping[str, Claim],
-    said: Collection[Claim],
-) -> Iterator[Finding]:
-    gone = [_away(node, owners.get(node.node_id), claims) for node in away]
-    if gone:
-        yield warning("node.offline", f"SuperNodes that were connected are away: {_some(gone)}")
-    lost = {owners.get(node.node_id) for node in away}
-    ill = [_ill(told) for told in said if told.state in TROUBLED and told.vmid not in lost]
-    if ill:
-        yield warning("node.degraded", f"SuperNodes say that they do not work: {_some(ill)}")
-    short = [f"VM {told.vmid} lacks {', '.join(told.lacks)}" for told in said if told.lacks]
-    if short:
-        yield warning("node.image", f"images that run apps lack what the app wants: {_some(short)}")
-
-
-def _away(node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim]) -> str:
-    who = f"VM {vmid}" if vmid is not None else f"node {node.node_id}"
-    left = _left(node)
-    since = f" since {left:%Y-%m-%dT%H:%M:%SZ}" if left else ""
-    told = claims.get(vmid) if vmid is not None else None
-    says = told.state if told is not None and told.state in (*TROUBLED, "stopped") else ""
-    because = f", {told.error}" if says and told is not None and told.error else ""
-    return f"{who}{since}{f' (it says {says}{because})' if says else ''}"
-
-
-def _ill(told: Claim) -> str:
-    return f"VM {told.vmid} says {told.state}{f', {told.error}' if told.error else ''}"
-
-
-def _replaced(nodes: Collection[NodeInfo]) -> frozenset[str]:
-    """Return the nodes that are away, and in whose places others came."""
-    came = sorted(
-        moment
-        for node in nodes
-        if node.status is NodeStatus.ONLINE and (moment := _moment(node.registered_at))
-    )
-    found: set[str] = set()
-    away = [(left, node) for node in nodes if (left := _left(node))]
-    for left, node in sorted(away, key=lambda pair: pair[0], reverse=True):
-        if came and came[-1] > left - REPLACED:
-            came.pop()
-            found.add(node.node_id)
-    return frozenset(found)
-
-
-def _left(node: NodeInfo) -> datetime.datetime | None:
-    """Return when a node that is away was last there."""
-    if node.status is not NodeStatus.OFFLINE:
-        return None
-    parted = _moment(node.last_deactivated_at)
-    if parted and node.last_deactivated_at > node.last_activated_at:
-        return parted
-    return node.online_until or _moment(node.last_activated_at)
-
-
-def _moment(text: str) -> datetime.datetime | None:
-    """Return the moment that Flower's ISO text says; None for anything else."""
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found.astimezone(datetime.UTC) if found.tzinfo else None
-
-
-def _some(words: list[str]) -> str:
-    more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
-    return "; ".join(words[:MOST]) + more
-
-
-def _number(pair: tuple[str, Claim]) -> tuple[int, str]:
-    vmid = pair[0]
     return (int(vmid), "") if vmid.isdecimal() else (1 << 62, vmid)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 import structlog
 
 from flower_agent.background import AT_ONCE, Background, Threads
-from flower_agent.enrolment import lookups, policy
+from flower_agent.enrolment import expected_nodes, lookups, policy
 from flower_agent.enrolment.lookups import Absence, Lookup, Rate, Standing
 from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeInfo
@@ -124,6 +124,12 @@ class Registrar:
         """The other VMs of the service; None while that is not known."""
         return frozenset(self._others()) if self._service is not None else None
 
+    def growing(self, now: float) -> bool:
+        """Return whether VMs are awaited: to be deployed by OneFlow, or to be enrolled."""
+        limit = now - lookups.PATIENCE_S * self._scale
+        awaited = self._missing_since is not None and self._missing_since > limit
+        return awaited or lookups.unsettled(self._looks, now, self._scale)
+
     def wait_s(self, now: float) -> float:
         """Return the seconds until something is due."""
         dues = [self._list_at(now)]
@@ -140,7 +146,7 @@ class Registrar:
 
     def _in_turn(self, now: float) -> tuple[str, ...]:
         """Return settled VMs to ask how they are, once a minute."""
-        troubled = {c.vmid for c in self.claims.values() if c.state in policy.TROUBLED}
+        troubled = {c.vmid for c in self.claims.values() if c.state in expected_nodes.TROUBLED}
         asked = lookups.in_turn(self._looks, troubled)
         if not asked:
             self._turn_at = float("inf")
@@ -202,10 +208,7 @@ class Registrar:
     def _period_s(self, now: float) -> float:
         if self.in_service is False:
             return lookups.SELDOM_S * self._scale
-        limit = now - lookups.PATIENCE_S * self._scale
-        awaited = self._missing_since is not None and self._missing_since > limit
-        often = awaited or lookups.unsettled(self._looks, now, self._scale)
-        return (lookups.UNSETTLED_S if often else lookups.SETTLED_S) * self._scale
+        return (lookups.UNSETTLED_S if self.growing(now) else lookups.SETTLED_S) * self._scale
 
 
 def ask(

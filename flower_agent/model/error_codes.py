@@ -423,6 +423,25 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Outside a service nothing numbers this SuperNode, so it has partition 0 of 1.",
         "Set FLOWER_NODE_CONFIG to this node's partition-id and num-partitions.",
     ),
+    "partition.gaps": (
+        "The partitions of the SuperNodes leave a part of the data out, or train on one twice.",
+        (
+            "OneFlow takes the oldest VM first when it scales down. Set FLOWER_PARTITIONS on the "
+            "SuperLink (a node that runs already takes it after: systemctl restart flower-agent), "
+            "or FLOWER_NODE_CONFIG with partition-id and num-partitions on the named VMs."
+        ),
+    ),
+    "partition.none_free": (
+        "There are more SuperNodes than FLOWER_PARTITIONS, so some wait for an id.",
+        (
+            "Set a larger FLOWER_PARTITIONS on the SuperLink, or scale the role down. The id of a "
+            "VM that left the service is free about ten minutes later."
+        ),
+    ),
+    "partition.waiting": (
+        "The SuperLink assigns partitions, and this node has none yet.",
+        "Wait: it takes half a minute. If it lasts, on the SuperLink's VM: flower-agent status",
+    ),
     "peer.clock": (
         "The SuperLink refuses this VM's clock.",
         (
@@ -687,6 +706,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "tls.mismatch": (
         "TLS is on at one end and off at the other.",
         "Set TLS_ENABLED alike on every VM of the federation.",
+    ),
+    "trust.nodes_refuse": (
+        "SuperNodes of the service refuse this SuperLink's CA: it was made anew without its state.",
+        (
+            "Give the SuperLink its old state back, or let each node trust the new CA: "
+            "flower-agent tls trust SHA256, as flower-agent tls show tells here."
+        ),
     ),
     "version.downgrade": (
         "A SuperLink's database cannot go back to an older Flower; the newer one runs on.",

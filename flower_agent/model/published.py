@@ -3,6 +3,7 @@
 import dataclasses
 
 from flower_agent.model.address import Address
+from flower_agent.model.state import Partition
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,9 @@ class Published:
     nodes: int | None = None
     """SuperLink: how many SuperNodes are connected."""
 
+    partitions: str | None = None
+    """SuperLink: who has which partition, where it assigns them; empty: it does so no more."""
+
     ca_pem: str | None = None
     ca_fingerprint: str | None = None
     """SuperLink: its CA."""
@@ -29,8 +33,8 @@ class Published:
     """SuperNode: the public half of its key."""
 
     node_id: str | None = None
-    partition: tuple[int, int] | None = None
-    """SuperNode: its ``partition-id`` and ``num-partitions``."""
+    partition: Partition | None = None
+    """SuperNode: its part of the data."""
 
     busy: bool | None = None
     """SuperNode: an app computes."""

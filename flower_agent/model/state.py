@@ -18,6 +18,9 @@ class Partition:
     partition_id: int
     num_partitions: int
 
+    def __str__(self) -> str:
+        return f"{self.partition_id}/{self.num_partitions}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pin:
@@ -81,6 +84,9 @@ class State:
     partition: Partition | None = None
     """Kept for the life of the VM."""
 
+    assigned: bool = False
+    """SuperNode: the SuperLink assigned that partition (FLOWER_PARTITIONS)."""
+
     superlink: Address | None = None
     """Where the SuperLink was last; used while OneGate is away."""
 
@@ -95,6 +101,9 @@ class State:
 
     pins: tuple[Pin, ...] = ()
     """SuperLink: the first node key of each VM of the service, by VMID."""
+
+    partitions: tuple[tuple[str, int], ...] = ()
+    """SuperLink: which id each VM has, and each site by its key's fingerprint."""
 
     superlink_auth: bool | None = None
     """SuperNode: whether the SuperLink wants node keys, as it last said."""
@@ -129,6 +138,8 @@ def dump(record: State) -> bytes:
         "ca_pin": record.ca_pin,
         "in_service": record.in_service,
         "pins": {pin.vmid: {"key": pin.key, "own": pin.own} for pin in record.pins},
+        "assigned": record.assigned,
+        "partitions": dict(record.partitions),
         "superlink_auth": record.superlink_auth,
         "worked_key": record.worked_key,
         "images": dict(record.images),
@@ -157,6 +168,8 @@ def load(data: bytes) -> State:
             ca_pin=_text(document.get("ca_pin")),
             in_service=_switch(document.get("in_service")),
             pins=tuple(_pin(k, v) for k, v in (document.get("pins") or {}).items()),
+            assigned=_switch(document.get("assigned")) is True,
+            partitions=tuple(_id(k, v) for k, v in (document.get("partitions") or {}).items()),
             superlink_auth=_switch(document.get("superlink_auth")),
             worked_key=_text(document.get("worked_key")),
             images=tuple(sorted((str(k), str(v)) for k, v in document.get("images", {}).items())),
@@ -181,7 +194,7 @@ def for_vm(record: State, vmid: str | None) -> tuple[State, bool]:
     if record.vmid is None:
         return dataclasses.replace(record, vmid=vmid), False
     return dataclasses.replace(
-        record, vmid=vmid, partition=None, in_service=None, worked_key=None
+        record, vmid=vmid, partition=None, assigned=False, in_service=None, worked_key=None
     ), True
 
 
@@ -189,6 +202,13 @@ def _pin(vmid: str, value: Mapping[str, object]) -> Pin:
     """Return a pin; one whose key is none would never match anything."""
     (key,) = pem.node_keys(str(value["key"]))
     return Pin(vmid, key, own=value["own"] is True)
+
+
+def _id(owner: str, number: object) -> tuple[str, int]:
+    """Return who has which partition."""
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no partition")
+    return str(owner), number
 
 
 def _switch(value: object) -> bool | None:

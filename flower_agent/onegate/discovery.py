@@ -93,6 +93,12 @@ class SuperLinkOffer:
     published: Address | None = None
     """What it publishes, where the settings name another endpoint."""
 
+    partitions: str | None = None
+    """Its FLOWER_PARTITIONS as published, not judged; None where nothing says."""
+
+    run: str = ""
+    """Its FLOWER_RUN as published."""
+
 
 def parse_service(document: Any) -> Service:
     """Return the service of a OneGate answer. Raises AgentError ``onegate.garbage``."""
@@ -178,6 +184,8 @@ def superlink(peers: Iterable[ServiceVm]) -> SuperLinkOffer:
         tls=tls,
         version=found.attributes.get("FLOWER_VERSION", ""),
         node_auth=node_auth,
+        partitions=found.attributes.get("FLOWER_PARTITIONS"),
+        run=found.attributes.get("FLOWER_RUN", ""),
     )
 
 
@@ -243,6 +251,12 @@ def name_index(member: Member) -> int | None:
     """Return N of ``ROLE_N_(service_ID)``."""
     match = _NAME.fullmatch(member.name)
     return int(match["index"]) if match and match["role"] == member.role else None
+
+
+def index_of(peer: ServiceVm) -> int | None:
+    """Return the number that OneFlow gave a VM in its role."""
+    match = _NAME.fullmatch(peer.name)
+    return int(match["index"]) if match else None
 
 
 def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ OWN = (
     "FLOWER_TLS",
     "FLOWER_STATE",
     "FLOWER_PARTITION",
+    "FLOWER_PARTITIONS",
     "FLOWER_BUSY",
     "FLOWER_NODES",
     "READY",

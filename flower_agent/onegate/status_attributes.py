@@ -78,7 +78,8 @@ def attributes(status: Status, published: Published) -> dict[str, str]:
         "FLOWER_TLS": "" if status.tls is None else "YES" if status.tls else "NO",
         **of_role(published),
     }
-    plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA"}  # long, and base64 already
+    # Long, and of letters that OneGate keeps already.
+    plain = {"FLOWER_CA_CERT", "FLOWER_APPIO_CA", "FLOWER_PARTITIONS"}
     return {k: v if k in plain else words(v) for k, v in found.items()}
 
 
@@ -89,12 +90,13 @@ def of_role(published: Published) -> dict[str, str]:
         "FLOWER_ENDPOINT": said.endpoint,
         "FLOWER_NODE_AUTH": None if said.node_auth is None else "YES" if said.node_auth else "NO",
         "FLOWER_NODES": said.nodes,
+        "FLOWER_PARTITIONS": said.partitions,
         "FLOWER_CA_CERT": _base64(said.ca_pem),
         "FLOWER_CA_FINGERPRINT": said.ca_fingerprint,
         "FLOWER_RUN": said.run,
         "FLOWER_NODE_KEY": said.node_key,
         "FLOWER_NODE_ID": said.node_id,
-        "FLOWER_PARTITION": "{}/{}".format(*said.partition) if said.partition else None,
+        "FLOWER_PARTITION": said.partition,
         "FLOWER_BUSY": None if said.busy is None else str(int(said.busy)),
         "FLOWER_APP_ERROR": said.app_error,
         "FLOWER_APP_IMAGE": said.app_image,

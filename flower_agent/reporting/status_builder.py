@@ -50,7 +50,7 @@ def build(
         ca_fingerprint=report.ca_fingerprint,
         nodes=published.nodes,
         node_id=published.node_id,
-        partition="{}/{}".format(*published.partition) if published.partition else None,
+        partition=str(published.partition) if published.partition else None,
         superlink=report.superlink,
         supernodes=report.supernodes,
         commands=report.commands,

@@ -21,7 +21,7 @@ NODES = 10
 ORDER = (
     "context", "docker", "settings", "upgrade", "tls", "ca", "renewal", "gpu", "image",
     "containers", "health", "endpoint", "control", "superlink", "partition", "key", "peer",
-    "superexec", "enrolment", "nodes", "run", "onegate",
+    "superexec", "enrolment", "partitions", "nodes", "run", "onegate",
 )  # fmt: skip
 """Facts as they stand one below the other; others follow."""
 

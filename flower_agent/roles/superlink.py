@@ -17,7 +17,7 @@ from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
 from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
-from flower_agent.enrolment import policy
+from flower_agent.enrolment import expected_nodes, partition_assigner, refusals
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.node_reports import NodeReports
 from flower_agent.flower import container_spec
@@ -86,6 +86,7 @@ class SuperLinkController:
         public = published(settings, _named(host, cycle))
         node_auth = self._enroller.wants_keys(cycle)
         cycle.report.publish(endpoint=public, node_auth=node_auth)
+        partition_assigner.tell(cycle, node_auth=node_auth)
         wanted = self._trust(cycle, host, public)
         spec = RoleSpec(fleet_host=host, node_auth=node_auth)
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
@@ -112,10 +113,7 @@ class SuperLinkController:
             cycle.report.set_condition(
                 "control", Mark.OK, f"Control API answers at {places.control.listen}"
             )
-            if running.spec.node_auth:
-                self._enroller.enrol(cycle, nodes, api)
-            else:
-                cycle.report.set_condition("enrolment", Mark.OFF, "SuperNodes need no key")
+            self._enrol(cycle, running.spec, nodes, api)
         online = self._note_nodes(cycle, nodes, places.fleet.listen)
         self._follower.follow(
             cycle, running, dial, app_directories.outputs_limit(self._paths, settings)
@@ -127,7 +125,7 @@ class SuperLinkController:
         if settings.appio_listen is not None:
             appio.check(cycle, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
-            self._tell_ca(cycle, ca_pem)
+            self._tell_ca(cycle, ca_pem, nodes)
         cycle.report.commands = commands(
             settings, places, public, cycle.seen.keyring.ca if ca_pem else None
         )
@@ -179,12 +177,29 @@ class SuperLinkController:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
             raise AgentError("control.database", message, retryable=True)
 
+    def _enrol(
+        self, cycle: Cycle, spec: RoleSpec, nodes: tuple[NodeInfo, ...], api: Control
+    ) -> None:
+        """Let SuperNodes in, and give them their partitions, where they need keys."""
+        if not spec.node_auth:
+            cycle.report.set_condition("enrolment", Mark.OFF, "SuperNodes need no key")
+            return
+        self._enroller.enrol(cycle, nodes, api)
+        partition_assigner.assign(cycle, nodes, self._enroller)
+
     def _note_nodes(self, cycle: Cycle, nodes: tuple[NodeInfo, ...], listens: Address) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
         cycle.report.publish(nodes=online)
         enroller = self._enroller
         pins = cycle.state.pins
-        seen = policy.expected_nodes(nodes, pins, enroller.claims, enroller.members)
+        seen = expected_nodes.expected_nodes(
+            nodes,
+            pins,
+            enroller.claims,
+            enroller.members,
+            growing=enroller.growing(cycle.seen.monotonic),
+            sites=partition_assigner.sites(cycle),
+        )
         cycle.report.set_condition(
             "nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen)
         )
@@ -203,10 +218,15 @@ class SuperLinkController:
         if found is not None:
             cycle.report.warn(found)
 
-    def _tell_ca(self, cycle: Cycle, ca_pem: str) -> None:
-        fingerprint = certificates.fingerprint(ca_pem)
+    def _tell_ca(self, cycle: Cycle, ca_pem: str, nodes: tuple[NodeInfo, ...]) -> None:
+        fingerprint, enroller = certificates.fingerprint(ca_pem), self._enroller
         cycle.report.publish(ca_pem=ca_pem, ca_fingerprint=fingerprint)
         cycle.report.trusts(fingerprint)
+        found = refusals.finding(
+            nodes, cycle.state.pins, enroller.claims, enroller.members, fingerprint
+        )
+        if found is not None:
+            cycle.report.warn(found)
 
 
 def published(settings: Settings, host: str) -> Address:

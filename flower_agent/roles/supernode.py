@@ -17,8 +17,9 @@ from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import PARTITION_KEYS, Settings
 from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
-from flower_agent.enrolment import superlink_trust
+from flower_agent.enrolment import partitions, superlink_trust
 from flower_agent.enrolment.node_key import NodeKey, NodeKeys
+from flower_agent.enrolment.partition_watch import PartitionWatch
 from flower_agent.flower import command_line, container_spec, exit_codes, lost_messages
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.container_spec import RoleSpec
@@ -93,9 +94,11 @@ class SuperNodeController:
         liveness: Liveness | None = None,
         home: EndpointCheck | None = None,
         apps: AppRuns,
+        assigned: PartitionWatch | None = None,
         scale: float = 1.0,
     ) -> None:
         self._liveness = liveness
+        self._assigned = assigned
         self._home = home
         self._prober = prober
         self._superlink_search = search
@@ -119,7 +122,11 @@ class SuperNodeController:
         if superlink_trust.may_have_key(settings):
             with contextlib.suppress(AgentError):  # the cycle that follows meets it and reports it
                 key = self._key_of(settings, vmid)
-        return Published(node_key=key.public if key else None)
+        numbered = None
+        if settings.is_numbered:  # before a SuperLink that assigns partitions gives it another
+            given = dict(settings.node_config or ())
+            numbered = partitions.read("/".join(given[key] for key in PARTITION_KEYS))
+        return Published(node_key=key.public if key else None, partition=numbered)
 
     def prepare(self, cycle: Cycle) -> Preparation:
         """Return the trusted CA, the SuperLink, this node's key and its partition.
@@ -150,7 +157,7 @@ class SuperNodeController:
             raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
         if mixed:
             cycle.report.warn(mixed)
-        config = self._node_config(cycle)
+        config = self._node_config(cycle, found)
         cycle.remember(superlink=found.endpoint, superlink_vmid=found.vmid)
         cycle.report.publish(endpoint=found.endpoint, busy=False)
         version = found.version[:MAX_WORDS] or None
@@ -339,21 +346,30 @@ class SuperNodeController:
         cycle.report.publish(node_key=made.public)
         return made
 
-    def _node_config(self, cycle: Cycle) -> tuple[tuple[str, str], ...]:
+    def _node_config(
+        self, cycle: Cycle, found: SuperLinkOffer | None = None
+    ) -> tuple[tuple[str, str], ...]:
         """Return the partition, as far as it is automatic, and what FLOWER_NODE_CONFIG adds."""
         config = cycle.seen.settings.node_config or ()
         if not cycle.seen.settings.is_numbered:
-            given, part = dict(config), self._partition(cycle)
+            given = dict(config)
+            part = self._partition(cycle, found, given)
             automatic = zip(PARTITION_KEYS, map(str, dataclasses.astuple(part)), strict=True)
             config = (*(pair for pair in automatic if pair[0] not in given), *config)
         number, count = (command_line.scalar(dict(config)[key]) for key in PARTITION_KEYS)
         if type(number) is int and type(count) is int and number >= 0 and count >= 0:
-            cycle.report.publish(partition=(number, count))
+            cycle.report.publish(partition=Partition(number, count))
             cycle.report.set_condition("partition", Mark.OK, f"{number} of {count}")
         cycle.report.set_condition("node_config", Mark.OK, command_line.node_config_words(config))
         return config
 
-    def _partition(self, cycle: Cycle) -> Partition:
+    def _partition(
+        self, cycle: Cycle, found: SuperLinkOffer | None, given: dict[str, str]
+    ) -> Partition:
+        if self._assigned is not None and found is not None:
+            assigned = self._assigned.partition(cycle, found, given)
+            if assigned is not None:
+                return assigned
         part = self._superlink_search.partition(cycle.seen.client, cycle.state)
         if part is None:
             cycle.report.warn(

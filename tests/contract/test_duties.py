@@ -25,6 +25,7 @@ from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.state import Partition, State
 from flower_agent.model.status import Mark
+from flower_agent.onegate.discovery import SuperLinkOffer
 from flower_agent.paths import Paths
 from flower_agent.roles import superexec, superlink
 from flower_agent.roles.server_certificate import ServerCertificate
@@ -287,9 +288,19 @@ class Numbered:
         return self.part
 
 
-def node_config(part, **context):
+class Assigned:
+    """A SuperLink that assigned a partition, or none."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def partition(self, _turn, _found, _given):
+        return self.part
+
+
+def node_config(part, assigned=None, **context):
     """Return what apps would read, the turn, and how often the partition was asked for."""
-    search = Numbered(part)
+    search, found = Numbered(part), SuperLinkOffer(Address("10.0.0.5", 9092))
     turn = cycle_of(
         settings=parse(FLOWER_ROLE="client", **context),
         variables={},
@@ -300,8 +311,10 @@ def node_config(part, **context):
         monotonic=1000.0,
         state=State(),
     )
-    found = SuperNodeController(Prober(), search, None, None, None, apps=None)._node_config(turn)
-    return command_line.node_config_text(found), turn, search.asked
+    watch = Assigned(assigned)
+    controller = SuperNodeController(Prober(), search, None, None, None, apps=None, assigned=watch)
+    config = controller._node_config(turn, found)
+    return command_line.node_config_text(config), turn, search.asked
 
 
 def test_a_node_config_adds_to_the_partition_and_is_shown():
@@ -310,6 +323,12 @@ def test_a_node_config_adds_to_the_partition_and_is_shown():
     shown = "partition-id=1 num-partitions=4 dataset-path='/app/data/x y'"
     assert turn.report.conditions["node_config"].detail == shown
     assert attributes_of(turn)["FLOWER_PARTITION"] == "1/4"
+
+
+def test_what_the_superlink_assigned_counts_more_than_the_nodes_own_number():
+    text, turn, asked = node_config(Partition(1, 4), Partition(5, 8))
+    assert (text, asked) == ("partition-id=5 num-partitions=8", 0)
+    assert attributes_of(turn)["FLOWER_PARTITION"] == "5/8"
 
 
 def test_a_node_config_overrides_one_key_of_the_partition():

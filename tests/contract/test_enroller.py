@@ -21,6 +21,7 @@ from flower_agent.config import parsing
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.sources import OneGateAccess
 from flower_agent.enrolment import enroller as module
+from flower_agent.enrolment import refusals
 from flower_agent.enrolment.enroller import Enroller
 from flower_agent.enrolment.lookups import MOST_AT_ONCE
 from flower_agent.enrolment.node_key import NodeKeys
@@ -299,6 +300,26 @@ def test_a_vm_that_says_that_it_does_not_work_is_asked_each_minute(make):
     world.tell(FIRST, FLOWER_STATE="ready", FLOWER_ERROR="", READY="YES")
     world.live(70)
     assert world.enroller.claims["42"].state == "ready"
+
+
+def test_nodes_that_refuse_the_ca_of_a_new_superlink_are_known_within_a_minute(make):
+    world = make()
+
+    def found():
+        nodes, seen = world.api.list_nodes(5), world.enroller
+        return refusals.finding(nodes, world.record.pins, seen.claims, seen.members, "ab" * 32)
+
+    keys = [world.deploy(0), world.deploy(1)]  # what they published to the old one stands there
+    world.live(10)
+    assert found() is None
+    for vmid in (FIRST, FIRST + 1):
+        refused = "tls.ca_changed: OneGate hands over the CA AB"
+        world.tell(vmid, FLOWER_STATE="degraded", FLOWER_ERROR=refused)
+    world.live(65)
+    assert found().message.startswith("2 of 2 SuperNodes of the service refuse")
+    world.connect(*keys)
+    world.live(1)
+    assert found() is None
 
 
 def test_what_the_image_of_a_connected_node_lacks_comes_to_be_known(make):

@@ -129,6 +129,12 @@ def test_a_key_is_published_before_anybody_asks_for_it_unless_switched_off(vm, c
     assert ("FLOWER_NODE_KEY" in attributes_of(vm.last)) is told
 
 
+@pytest.mark.parametrize(("given", "told"), [("3", "3/9"), ("north", None)])
+def test_a_partition_that_the_context_gives_is_published_beside_the_first_key(vm, given, told):
+    vm.context["FLOWER_NODE_CONFIG"] = f"partition-id={given} num-partitions=9"
+    assert str(vm.controller.introduction(vm.turn().seen.settings, "42").partition) == str(told)
+
+
 def test_a_key_that_cannot_be_written_keeps_no_first_body_back(vm):
     vm.keys._directory.write_text("in the way")
     assert vm.controller.introduction(vm.turn().seen.settings, "42") == Published()

@@ -6,10 +6,10 @@ import datetime
 import pytest
 from node_key_pairs import node, public
 
-from flower_agent.enrolment import policy
+from flower_agent.enrolment import expected_nodes, policy
 from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeStatus
-from flower_agent.model.state import Pin
+from flower_agent.model.state import Partition, Pin
 from flower_agent.onegate.discovery import ServiceVm
 
 ON, OFF, NEW = NodeStatus.ONLINE, NodeStatus.OFFLINE, NodeStatus.REGISTERED
@@ -18,9 +18,9 @@ CAME, LEFT = "2026-03-01T10:00:00+00:00", "2026-03-01T11:00:00+00:00"
 DIGEST = "sha256:" + "0" * 64
 
 
-def seen(nodes, pins=PINS, claims=(), members=("42", "43")):
+def seen(nodes, pins=PINS, claims=(), members=("42", "43"), **more):
     known = {claim.vmid: claim for claim in claims}
-    return policy.expected_nodes(nodes, pins, known, members)
+    return expected_nodes.expected_nodes(nodes, pins, known, members, **more)
 
 
 def said(found):
@@ -147,3 +147,53 @@ def test_what_a_vm_publishes_about_itself_is_bounded_and_plain():
     strange = told | {"FLOWER_STATE": "marvellous", "FLOWER_APP_IMAGE": "lacks sense"}
     assert policy.claim(ServiceVm("42", "", strange)).state == ""
     assert policy.claim(ServiceVm("42", "", strange)).lacks == ()
+
+
+def parted(*parts):
+    """Return what VMs that have these partitions say."""
+    return [
+        Claim(pin.vmid, pin.key, partition=Partition(*part))
+        for pin, part in zip(PINS, parts, strict=False)
+    ]
+
+
+BOTH = [node(1, ON), node(2, ON)]
+GAP = {"partition.gaps": "no SuperNode has partition 0 of 2"}
+
+
+def test_partitions_that_nobody_or_two_have_are_told():
+    assert said(seen(BOTH, claims=parted((0, 2), (1, 2)))) == {}
+    twice = said(seen(BOTH, claims=parted((1, 2), (1, 2))))
+    words = "SuperNodes share a partition: VM 42, VM 43 have 1; no SuperNode has partition 0 of 2"
+    assert twice == {"partition.gaps": words}
+    differ = "SuperNodes count partitions differently: VM 42 counts 2; VM 43 counts 3"
+    assert differ in said(seen(BOTH, claims=parted((0, 2), (1, 3))))["partition.gaps"]
+
+
+def test_a_partition_goes_with_the_vm_that_oneflow_removed():
+    told = parted((0, 2), (1, 2))
+    assert said(seen([node(1, OFF), node(2, ON)], claims=told, members=("43",))) == GAP
+
+
+def test_a_vm_that_is_away_keeps_its_partition():
+    found = said(seen([left(1), node(2, ON)], claims=parted((0, 2), (1, 2))))
+    assert set(found) == {"node.offline"}
+
+
+def test_no_partition_is_missed_while_somebody_is_still_to_come():
+    told = [parted((0, 2))[0], parted((0, 2), (1, 2))[1]]
+    assert said(seen(BOTH, claims=[Claim("42", public(1)), told[1]])) == {}
+    assert said(seen(BOTH, claims=[told[1]])) == {}, "the other was not asked yet"
+    assert said(seen(BOTH[1:], claims=told[1:], members=("43",), growing=True)) == {}
+    assert said(seen(BOTH[1:], claims=told[1:], members=("43",))) == GAP
+    assert said(seen(BOTH[1:], claims=told[1:], members=None)) == {}
+
+
+def test_a_node_outside_the_service_may_have_any_partition():
+    assert said(seen([*BOTH[1:], node(5, ON)], claims=parted((0, 2), (1, 2))[1:])) == {}
+
+
+def test_where_the_superlink_assigns_partitions_it_knows_those_of_sites():
+    told, nodes = parted((0, 2), (1, 2))[1:], [*BOTH[1:], node(5, ON)]
+    assert said(seen(nodes, claims=told, sites=(0,))) == {}
+    assert said(seen(nodes, claims=told, sites=())) == GAP

@@ -15,6 +15,7 @@ from flower_agent.model import lifecycle
 from flower_agent.model import status as model_status
 from flower_agent.model.error_codes import CATALOGUE
 from flower_agent.model.published import Published
+from flower_agent.model.state import Partition
 from flower_agent.model.status import Mark, Status
 from flower_agent.onegate import status_attributes
 from flower_agent.reconcile import restart_policy
@@ -89,7 +90,7 @@ def attributes():
         state="", since=now, phase=None, phase_since=now, written_at=now, agent_version=""
     )
     fields = {field.name: "" for field in dataclasses.fields(Published)}
-    everything = Published(**{**fields, "busy": False, "partition": (0, 1)})
+    everything = Published(**{**fields, "busy": False, "partition": Partition(0, 1)})
     return {*status_attributes.attributes(empty, everything), "READY", "FLOWER_SEEN"}
 
 

@@ -51,14 +51,14 @@ def test_what_is_no_key_has_no_fingerprint(data):
 
 
 def test_a_key_is_read_as_onegate_keeps_it():
-    assert policy.claim(peer(FLOWER_NODE_KEY=public(1))) == Claim("42", public(1))
+    assert policy.claim(peer(FLOWER_NODE_KEY=public(1))) == Claim("42", public(1), index=0)
     told = peer(FLOWER_ROLE="supernode", FLOWER_NODE_KEY=f'"{public(1)}"')
     assert policy.claim(told).key == public(1)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"FLOWER_NODE_KEY": '""'}, {"FLOWER_ROLE": '""'}])
 def test_a_vm_that_publishes_no_key_yet_claims_none(attributes):
-    assert policy.claim(peer(**attributes)) == Claim("42")
+    assert policy.claim(peer(**attributes)) == Claim("42", index=0)
 
 
 @pytest.mark.parametrize(

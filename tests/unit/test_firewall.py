@@ -188,7 +188,7 @@ class Beside:
     def probe(self, *_, **__):
         """All is well."""
 
-    probe_serving = probe_tcp = enrol = probe
+    probe_serving = probe_tcp = enrol = growing = probe
 
 
 def test_a_superlink_whose_expected_vms_do_not_come_says_so(machine, monkeypatch):

@@ -26,7 +26,7 @@ PURE = {
         "parsing settings types validation"
     ),
     "docker": "containers data_mounts image_references",
-    "enrolment": "lookups policy",
+    "enrolment": "expected_nodes lookups partitions policy refusals",
     "flower": (
         "command_line container_spec control_messages exit_codes frameworks lost_messages wire"
     ),

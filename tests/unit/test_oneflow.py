@@ -92,3 +92,14 @@ def test_what_only_oneadmin_may_set_is_refused_in_a_role():
     with pytest.raises(oneflow.Refused, match="PCI"):
         oneflow.raw(VM, {"PCI": [{"VENDOR": "10de"}]})
     assert "PCI" in oneflow.raw({**VM, "PCI": [{"VENDOR": "10de"}]}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("flower \U0001f33c", {"ONEAPP_A": "x"}), ("flower", {"ONEAPP_A": "a \U0001f600"})],
+)
+def test_an_emoji_in_a_name_or_an_answer_is_refused_before_there_is_a_vm(name, values):
+    service = {"name": name, "roles": [role()], "user_inputs": {"ONEAPP_A": "O|text|a||"}}
+    with pytest.raises(oneflow.Refused, match="does not take"):
+        oneflow.check(service, values)
+    oneflow.check({**service, "name": "flower ✓"}, {"ONEAPP_A": "café ✓"})

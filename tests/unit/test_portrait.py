@@ -15,6 +15,7 @@ from flower_agent.model.errors import Finding, warning
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.published import Published
 from flower_agent.model.secret import Secret
+from flower_agent.model.state import Partition
 from flower_agent.model.status import Condition, Link, Mark, Node
 from flower_agent.reporting import status_builder
 
@@ -106,7 +107,9 @@ def test_what_a_turn_noted_stands_between_context_and_onegate():
 
 
 def test_what_onegate_is_told_is_shown_too():
-    told = Published(endpoint=Address("10.0.0.5", 9092), nodes=0, node_id="77", partition=(1, 3))
+    told = Published(
+        endpoint=Address("10.0.0.5", 9092), nodes=0, node_id="77", partition=Partition(1, 3)
+    )
     found = draw(report=Report(published=told, ca_fingerprint="ab"))
     assert (found.endpoint, found.nodes, found.node_id) == ("10.0.0.5:9092", 0, "77")
     assert (found.partition, found.ca_fingerprint) == ("1/3", "ab")

@@ -1,5 +1,6 @@
 """What is remembered across reboots, and what a cloned disk may keep of it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -18,11 +19,13 @@ KEY = (
 WHOLE = State(
     vmid="29",
     partition=Partition(1, 3),
+    assigned=True,
     superlink=Address("fd00::1", 9092),
     superlink_vmid="28",
     ca_pin="ab" * 32,
     in_service=True,
     pins=(Pin("30", KEY, own=True), Pin("31", KEY, own=False)),
+    partitions=(("30", 2), ("SHA256:a", 0)),
     superlink_auth=False,
     worked_key=KEY,
     images=(("flwr/superexec:1.25.0", "sha256:aa"), ("flwr/supernode:1.25.0", "sha256:bb")),
@@ -48,6 +51,8 @@ def test_the_file_says_what_it_is():
         "ca_pin": "ab" * 32,
         "in_service": True,
         "pins": {"30": {"key": KEY, "own": True}, "31": {"key": KEY, "own": False}},
+        "assigned": True,
+        "partitions": {"30": 2, "SHA256:a": 0},
         "superlink_auth": False,
         "worked_key": KEY,
         "images": {"flwr/superexec:1.25.0": "sha256:aa", "flwr/supernode:1.25.0": "sha256:bb"},
@@ -73,6 +78,13 @@ def test_a_file_of_another_agent_may_hold_more():
     assert state.load(json.dumps(document).encode()) == WHOLE
 
 
+def test_a_file_of_an_agent_that_knew_no_assigned_partitions_is_read():
+    document = json.loads(state.dump(WHOLE))
+    del document["assigned"], document["partitions"]
+    before = dataclasses.replace(WHOLE, assigned=False, partitions=())
+    assert state.load(json.dumps(document).encode()) == before
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -81,6 +93,8 @@ def test_a_file_of_another_agent_may_hold_more():
         b'{"images": {}, "partition": {"partition_id": 1e999, "num_partitions": 1}}',
         b'{"images": {}, "pins": {"30": {"key": "no key", "own": true}}}',
         b'{"images": {}, "in_service": "yes"}',
+        b'{"images": {}, "partitions": {"30": "2"}}',
+        b'{"images": {}, "partitions": {"30": -1}}',
         b'{"images": {}, "app": {"source": "a", "commit": "b", "app": "c"}}',
         b'{"images": {}, "app": {"source": 1, "commit": "b", "app": "c", "dependencies": []}}',
     ],
@@ -118,7 +132,8 @@ def test_a_first_token_makes_the_record_this_vms():
 def test_a_cloned_disk_gets_a_partition_of_its_own_and_keeps_its_trust():
     found, cloned = state.for_vm(WHOLE, "30")
     assert cloned
-    assert (found.vmid, found.partition) == ("30", None)
+    assert (found.vmid, found.partition, found.assigned) == ("30", None, False)
+    assert found.partitions == WHOLE.partitions
     assert (found.ca_pin, found.images) == (WHOLE.ca_pin, WHOLE.images)
     assert (found.pins, found.superlink_auth) == (WHOLE.pins, WHOLE.superlink_auth)
     assert (found.in_service, found.worked_key) == (None, None)

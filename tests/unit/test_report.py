@@ -14,6 +14,7 @@ from onegate_cloud import Cloud, Refused
 
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.published import Published
+from flower_agent.model.state import Partition
 from flower_agent.model.status import Status, stamp
 from flower_agent.onegate import status_attributes
 from flower_agent.onegate.status_attributes import Sent, render, words
@@ -436,7 +437,7 @@ def test_everything_that_the_contract_names_is_told():
         warnings=(warning("tls.disabled", "off"), warning("version.mixed", "1.24, 1.25")),
         tls=False,
     )
-    assert status_attributes.attributes(status, Published(partition=(0, 2))) == {
+    assert status_attributes.attributes(status, Published(partition=Partition(0, 2))) == {
         "FLOWER_STATE": "degraded",
         "FLOWER_PHASE": "peer",
         "FLOWER_ERROR": "peer.lost: gone",

@@ -796,3 +796,11 @@ def test_no_secret_is_in_a_finding_or_shown_by_the_settings(forms, secret, role)
     assert secret not in repr(parsed.findings)
     if "CUSTOM_APP_REPO" not in forms:
         assert secret not in repr(parsed.settings)
+
+
+@pytest.mark.parametrize("off", ["FLOWER_NODE_AUTH", "TLS_ENABLED"])
+def test_partitions_without_enrolment_are_assigned_to_nobody(off):
+    parsed = parsing.parse({"FLOWER_ROLE": "server", "FLOWER_PARTITIONS": "4", off: "NO"}, {})
+    assert parsed.settings.partitions == 4
+    found = [f.message for f in parsed.findings if f.code == "setting.no_effect"]
+    assert found == [f"FLOWER_PARTITIONS is set, but {off} is NO, so the SuperLink enrols nobody"]
