@@ -472,7 +472,7 @@ def node_connection(log_lines: Iterable[str]) -> NodeConnection:
     ``flwr/supercore/retry/{grpc,http}_retry.py``. From 1.29 a node whose clock is refused ends
     with status 0 and without a word, which shows as an end before any id.
     """
-    node_id, last, cause, retry, failed = None, None, "", "", False
+    node_id, last, cause, retry, broken = None, None, "", "", False
     for line in log_lines:
         for kind, found in _kinds(foreign_text.printable(line, limit=foreign_text.LINE)):
             match kind:
@@ -480,11 +480,11 @@ def node_connection(log_lines: Iterable[str]) -> NodeConnection:
                     cause = found
                     continue
                 case _Kind.NODE:
-                    node_id, failed = found, False
+                    node_id, broken = found, False
                 case _Kind.RETRY:
                     retry = found
                 case _Kind.BROKEN:
-                    failed = True
+                    broken = True
                 case _Kind.BACK | _Kind.GONE:
                     pass
             if kind in (_Kind.NODE, _Kind.BACK):
@@ -494,6 +494,8 @@ def node_connection(log_lines: Iterable[str]) -> NodeConnection:
     connected = node_id is not None and last in (_Kind.NODE, _Kind.BACK) and not forgotten
     silent = last is _Kind.GONE and not (node_id or cause or retry)
     why = None if connected else _refusal(cause) or (Refusal.CLOCK if silent else None)
+    # Most that gave up end by themselves a moment later; one that does not works no more.
+    failed = broken or (why is None and retry.startswith("Giving up"))
     return NodeConnection(node_id, connected, "" if connected else cause or retry, why, failed)
 
 
