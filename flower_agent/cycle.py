@@ -138,6 +138,9 @@ class Preparation:
     appio: CertificateSpec | None = None
     """SuperNode: the certificates of the AppIo that it offers."""
 
+    loopback: CertificateSpec | None = None
+    """SuperLink behind HAProxy: the certificates that it shows there."""
+
     site: Mapping[str, object]
     """Fields of `roles.Site` that this role knows."""
 

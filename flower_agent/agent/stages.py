@@ -18,7 +18,7 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role
-from flower_agent.cycle import RoleController, Running, Turn
+from flower_agent.cycle import Preparation, RoleController, Running, Turn
 from flower_agent.docker.containers import FLOWER_UID, Component, Container, Existing
 from flower_agent.flower import container_spec
 from flower_agent.flower.container_spec import Site
@@ -29,6 +29,7 @@ from flower_agent.model.errors import AgentError
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
+from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.exit_analysis import WAITING
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
@@ -141,12 +142,12 @@ class Stages:
         if access is None:
             return Unmet(turn.phase)
         turn.phase = Phase.DISCOVER
+        if not self.dry and not container_spec.proxied(turn.settings):
+            ProxyFiles(self._paths.proxy).clear()  # HAProxy gives the Fleet port back
         controller = self._controllers[turn.settings.role]
         prepared = controller.prepare(turn)
         turn.phase = Phase.TLS
-        self._certificates(turn, turn.keyring, prepared.trust)
-        if prepared.appio is not None:
-            self._certificates(turn, turn.keyring.appio, prepared.appio)
+        self._all_certificates(turn, prepared)
         turn.phase = Phase.CONTAINER
         want = container_spec.containers(turn.settings, self._site(turn, prepared.site, access))
         steps = self._steps(turn, want)
@@ -194,6 +195,13 @@ class Stages:
         part = Component.SUPEREXEC if beside else Component(turn.settings.role.value)
         return container_spec.name(self._prefix, part)
 
+    def _all_certificates(self, turn: Turn, prepared: Preparation) -> None:
+        self._certificates(turn, turn.keyring, prepared.trust)
+        if prepared.appio is not None:
+            self._certificates(turn, turn.keyring.appio, prepared.appio)
+        if prepared.loopback is not None:
+            self._certificates(turn, turn.keyring.loopback, prepared.loopback)
+
     def _certificates(self, turn: Turn, keyring: Keyring, wanted: trust.CertificateSpec) -> None:
         if wanted.source is trust.CertificateSource.OFF:
             turn.note("tls", Mark.OFF, "TLS is off: traffic can be read and changed")
@@ -214,7 +222,7 @@ class Stages:
             self._app_places(turn.settings)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
-        appio = turn.keyring.appio
+        appio, loopback = turn.keyring.appio, turn.keyring.loopback
         return Site(
             prefix=self._prefix,
             ca_file=str(turn.keyring.ca),
@@ -223,12 +231,15 @@ class Stages:
             appio_ca_file=str(appio.ca),
             appio_chain_file=str(appio.chain),
             appio_key_file=str(appio.key),
+            own_ca_file=str(loopback.ca),
+            own_chain_file=str(loopback.chain),
+            own_key_file=str(loopback.key),
             superlink_dir=str(self._paths.superlink),
             data_dir=str(self._paths.data),
             launcher_dir=str(self._paths.launcher),
             runs_dir=str(self._paths.live_runs),
             caches_dir=str(self._paths.caches),
-            digests={**turn.keyring.digests(), **appio.digests()},
+            digests={**turn.keyring.digests(), **appio.digests(), **loopback.digests()},
             memory_bytes=turn.host.memory_bytes,
             gpu=access,
             cuda=turn.cuda,

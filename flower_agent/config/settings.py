@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 from flower_agent.config import flower_versions, names, types, validation
 from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
 from flower_agent.docker import data_mounts
+from flower_agent.flower import command_line
 from flower_agent.model import pem
 from flower_agent.model.address import Address
 from flower_agent.model.errors import Finding, Severity, warning
@@ -139,7 +140,7 @@ __all__ = (
     "Role", "Setting", "Settings", "parse", "secret_names",
 )  # fmt: skip
 
-CONTROL = "127.0.0.1:9093"
+CONTROL = str(command_line.CONTROL)
 """Where the Control API listens by default."""
 
 PARTITION_KEYS = ("partition-id", "num-partitions")
@@ -256,8 +257,8 @@ class Settings:
     control_address: Address = setting(
         "FLOWER_CONTROL_ADDRESS", types.listen(9093),
         "Where the Control API listens. Flower does not authenticate it, and it runs the code it "
-        "is given on every node: anything but loopback is a warning. From 1.40 on it must equal "
-        "the Fleet address.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
+        "is given on every node: anything but loopback is a warning. From 1.40 on AppIo is there, "
+        "too.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
     fleet_port: int | None = setting(
         "FLOWER_FLEET_PORT", types.port(), "Port of the Fleet API.",
         unset="9092 (8000 from 1.40)", roles=LINK + NODE, sample="9092")

@@ -19,6 +19,9 @@ _INTEGERS = range(-(2**63), 2**63)
 _SHOWN, _SHOWN_WHOLE = 40, 200
 """Characters of a value, and of a whole node config, in the status."""
 
+CONTROL = Address("127.0.0.1", 9093)
+"""Where the Control API listens by default."""
+
 _SUPERLINKS = flower_versions.CA_FILE, flower_versions.CERTIFICATE_FILE, flower_versions.KEY_FILE
 _SUPERNODES = (
     flower_versions.APPIO_CA_FILE,
@@ -54,7 +57,10 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A SuperLink's APIs; from 1.37 on some are one and the same place."""
+    """A SuperLink's APIs; from 1.37 on some are one and the same place.
+
+    From 1.40 on `fleet` is HAProxy's, and so is `appio` where it is offered elsewhere.
+    """
 
     fleet: Endpoint
     control: Endpoint
@@ -73,9 +79,14 @@ def superlink_endpoints(
     """Return where a SuperLink's APIs are, given where they should be.
 
     An API that has no port of its own in that version is at the port of the one it shares.
-    `appio_tls` counts only where AppIo has TLS of its own (1.30 to 1.36).
+    `appio_tls` says that AppIo is offered elsewhere; it counts where AppIo has TLS of its own
+    (1.30 to 1.36) and where HAProxy passes it (from 1.40 on).
     """
     row = flower_versions.band(version)
+    if row.proxied:
+        behind = Endpoint(control, row.control, tls)
+        appio = Endpoint(serverappio, row.appio, tls) if appio_tls else behind
+        return Endpoints(Endpoint(fleet, row.fleet, tls), behind, appio)
     at = {row.appio_flag: serverappio} | {row.control_flag: control} | {row.fleet_flag: fleet}
     secure = tls if row.appio_shares_tls else tls and appio_tls and bool(row.appio_tls_flags)
     return Endpoints(
@@ -83,6 +94,16 @@ def superlink_endpoints(
         Endpoint(at[row.control_flag], row.control, tls),
         Endpoint(at[row.appio_flag], row.appio, secure),
     )
+
+
+def control_listen(version: Version, control: Address, fleet_port: int | None) -> Address:
+    """Return where the Control API listens: at `control`, save at the port that HAProxy has.
+
+    Before HAProxy stood there, a Control address at the Fleet port was the consent to an open
+    Control API; now it means the default.
+    """
+    row = flower_versions.band(version)
+    return CONTROL if row.proxied and control.port == (fleet_port or row.fleet_port) else control
 
 
 def supernode_appio(version: Version, clientappio: Address, *, tls: bool = False) -> Endpoint:
@@ -119,6 +140,8 @@ def superlink_command(
         row.control_flag: places.control.listen,
         row.appio_flag: places.appio.listen,
     }
+    if row.proxied:  # the others are HAProxy's
+        binds = {row.control_flag: places.control.listen}
     own_tls = places.appio.tls and not row.appio_shares_tls
     return (
         *(_certificate("--ssl-", _SUPERLINKS) if tls else ("--insecure",)),

@@ -32,6 +32,8 @@ from flower_agent.model.address import Address, is_any, is_ip, is_loopback, pars
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
+from flower_agent.proxy import fleet_proxy, haproxy_config
+from flower_agent.proxy.fleet_proxy import FleetProxy
 from flower_agent.reporting import node_table
 from flower_agent.roles import appio
 from flower_agent.roles.server_certificate import ServerCertificate
@@ -39,6 +41,7 @@ from flower_agent.runs import app_directories
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.submitter import Submitter
 from flower_agent.tls import certificates, trust
+from flower_agent.tls.store import Keyring
 
 TIMEOUT_S = 3.0
 
@@ -69,12 +72,13 @@ class SuperLinkController:
         self._reports = reports
         self._submitter = submitter
         self._paths = paths
+        self._proxy = FleetProxy(paths, prober)
         self._database = paths.superlink
 
     def prepare(self, turn: Turn) -> Preparation:
         """Return the wanted certificates and the address to listen on.
 
-        Raises AgentError ``address.…``, ``control.exposed`` or ``tls.…``.
+        Raises AgentError ``address.…`` or ``tls.…``.
         """
         settings = turn.settings
         host = own_address(settings.address, turn.host, turn.variables)
@@ -82,7 +86,6 @@ class SuperLinkController:
         if turn.host.rival_routes and (settings.address is None or is_any(host)):
             turn.warnings.append(_rivals(turn.host))
         places = container_spec.endpoints(settings, host)
-        _consent(settings, places)
         public = published(settings, _named(host, turn))
         turn.told["FLOWER_ENDPOINT"] = str(public)
         turn.node_auth = self._enroller.wants_keys(turn)
@@ -91,7 +94,8 @@ class SuperLinkController:
         site = {"fleet_host": host, "node_auth": turn.node_auth}
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
             site["appio_name"] = named_for_apps(public)
-        return Preparation(trust=wanted, site=site)
+        loopback = self._loopback(turn, places, public)
+        return Preparation(trust=wanted, loopback=loopback, site=site)
 
     def may_start(self, turn: Turn) -> None:
         """Nothing stands before a SuperLink."""
@@ -108,7 +112,7 @@ class SuperLinkController:
         turn.note("health", Mark.OK, "gRPC health service answers SERVING")
         ca_pem = turn.keyring.held_ca() if settings.tls else None
         self._fleet(turn, places, public, ca_pem)
-        dial = functools.partial(connect, places, public, ca_pem)
+        dial = functools.partial(connect, places, *control_trust(settings, public, turn.keyring))
         with contextlib.closing(dial()) as api:
             nodes = api.list_nodes(TIMEOUT_S)
             self._room()
@@ -125,7 +129,8 @@ class SuperLinkController:
             appio.check(turn, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
             self._tell_ca(turn, ca_pem)
-        turn.commands = commands(settings, places, public, turn.keyring.ca if ca_pem else None)
+        keyring = turn.keyring.loopback if container_spec.proxied(settings) else turn.keyring
+        turn.commands = commands(settings, places, public, keyring.ca if ca_pem else None)
 
     def _trust(self, turn: Turn, host: str, public: Address) -> trust.CertificateSpec:
         settings, places = turn.settings, container_spec.endpoints(turn.settings, host)
@@ -139,21 +144,41 @@ class SuperLinkController:
             turn, own, dialled, lambda: self._active(turn, places, public)
         )
 
+    def _loopback(
+        self, turn: Turn, places: Endpoints, public: Address
+    ) -> trust.CertificateSpec | None:
+        """Return what a SuperLink behind HAProxy shows; None where it is not or has no TLS."""
+        settings, control = turn.settings, places.control.listen.host
+        if not (container_spec.proxied(settings) and settings.tls):
+            return None
+        hosts = [places.control.dial.host, *settings.tls_sans]
+        if is_any(control):
+            hosts += [_named(control, turn), public.host]
+        return fleet_proxy.certificate(
+            turn.keyring, hosts, turn.now, lambda: self._active(turn, places, public)
+        )
+
     def _active(self, turn: Turn, places: Endpoints, public: Address) -> bool:
         """Tell whether a run needs the SuperLink as it is.
 
         A SuperLink that runs and does not answer just now may have one all the same.
         """
-        ca_pem = turn.keyring.held_ca()
+        name, ca_pem = control_trust(turn.settings, public, turn.keyring)
         try:
-            with contextlib.closing(connect(places, public, ca_pem)) as api:
+            with contextlib.closing(connect(places, name, ca_pem)) as api:
                 runs = api.list_runs(TIMEOUT_S)
         except AgentError:
             return turn.running
         return any(run.needs_superlink(turn.now) for run in runs)
 
     def _fleet(self, turn: Turn, places: Endpoints, public: Address, ca_pem: str | None) -> None:
-        dial = places.fleet.dial
+        dial, settings = places.fleet.dial, turn.settings
+        if container_spec.proxied(settings):
+            offered = settings.appio_listen is not None
+            if not turn.dry:
+                self._proxy.keep(places, turn.keyring, offers_appio=offered)
+            self._proxy.check(dial, ca_pem, server_hostname=public.host, timeout_s=TIMEOUT_S)
+            turn.note("proxy", Mark.OK, f"the SuperLink answers through HAProxy at {dial}")
         if ca_pem is None:
             self._prober.probe_tcp(dial, TIMEOUT_S)
             turn.note("endpoint", Mark.OK, f"Fleet API answers at {dial}, without TLS")
@@ -223,6 +248,15 @@ def connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
     return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
 
+def control_trust(
+    settings: Settings, public: Address, keyring: Keyring
+) -> tuple[Address, str | None]:
+    """Return what the certificate of the Control API names, and the CA that it is of."""
+    if container_spec.proxied(settings):
+        public, keyring = Address(haproxy_config.NAME, public.port), keyring.loopback
+    return public, keyring.held_ca() if settings.tls else None
+
+
 def host_text(host: str) -> str:
     """Return a host as `parse_address` takes it."""
     return f"[{host}]" if ":" in host else host
@@ -258,22 +292,9 @@ def commands(
 
 
 def _attaches_here(settings: Settings, places: Endpoints) -> bool:
-    """Tell whether a SuperExec on this VM dials the AppIo with TLS."""
-    return places.appio.tls and container_spec.has_superexec(settings)
-
-
-def _consent(settings: Settings, places: Endpoints) -> None:
-    """From 1.40 on the Control API shares the Fleet's port: the operator must want that."""
-    if not flower_versions.band(settings.version).control_is_fleet:
-        return
-    if settings.control_address != places.fleet.listen:
-        raise AgentError(
-            "control.exposed",
-            f"Flower {settings.version} serves the Control API at {places.fleet.listen} too, and "
-            f"FLOWER_CONTROL_ADDRESS is {settings.control_address}",
-            f"Set FLOWER_CONTROL_ADDRESS={places.fleet.listen} to consent, or use a version "
-            "below 1.40.",
-        )
+    """Tell whether a SuperExec on this VM dials the AppIo by the certificate that nodes see."""
+    shown = places.appio.tls and not container_spec.proxied(settings)
+    return shown and container_spec.has_superexec(settings)
 
 
 def _rivals(facts: HostFacts) -> Finding:

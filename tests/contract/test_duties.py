@@ -7,7 +7,7 @@ import random
 import pytest
 
 from flower_agent.background import Threads
-from flower_agent.config import settings
+from flower_agent.config import flower_versions, settings
 from flower_agent.cycle import Running, Turn
 from flower_agent.docker.client import Engine
 from flower_agent.enrolment.enroller import Enroller
@@ -175,7 +175,9 @@ def told_of_peer(proven, *, held, version="1.25.0", dry=False):
         controller._check_peer(turn, Running(START, lambda _: CONNECTED))
     except AgentError as error:
         code = error.finding.code
-    assert liveness.asked == ([] if dry else [PeerEndpoint(peer, tls=True, http=http, mtu=9000)])
+    call = flower_versions.PROBE_PATH if http else ""  # a proxy stands in front of it
+    asked = PeerEndpoint(peer, tls=True, http=http, mtu=9000, call=call)
+    assert liveness.asked == ([] if dry else [asked])
     return code, turn
 
 
