@@ -177,6 +177,9 @@ class Preparation:
     appio: CertificateSpec | None = None
     """SuperNode: the certificates of the AppIo that it offers."""
 
+    loopback: CertificateSpec | None = None
+    """SuperLink behind HAProxy: the certificates that it shows there."""
+
     spec: RoleSpec
 
 

@@ -106,6 +106,11 @@ class Paths:
         return self.root / "run/flower-agent"
 
     @property
+    def proxy(self) -> pathlib.Path:
+        """What HAProxy reads, in front of a SuperLink (0750, its group)."""
+        return self.runtime / "proxy"
+
+    @property
     def status(self) -> pathlib.Path:
         """The status file: 0644, atomic, no secrets."""
         return self.runtime / "status.json"

@@ -69,6 +69,8 @@ def configure(tree: pathlib.Path, suite: Suite) -> None:
     (tree / "etc/fstab").write_text(f"LABEL={LABEL} / ext4 errors=remount-ro 0 1\n")
     (tree / "etc/hostname").write_text("flower\n")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 flower\n::1 localhost\n")
+    # flower-proxy.service starts HAProxy where it is needed; the distribution's unit has no use.
+    (tree / "etc/systemd/system/multi-user.target.wants/haproxy.service").unlink(missing_ok=True)
     grub = tree / "boot/grub"
     grub.mkdir(parents=True, exist_ok=True)
     (grub / "grub.cfg").write_text(menu(suite))

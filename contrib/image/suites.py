@@ -73,8 +73,8 @@ SUITES = {
 
 PACKAGES = (
     "apparmor", "ca-certificates", "cloud-guest-utils", "curl", "dbus", "docker.io", "e2fsprogs",
-    "initramfs-tools", "iproute2", "kmod", "less", "needrestart", "openssh-server", "parted",
-    "qemu-guest-agent", "sudo", "systemd-sysv", "udev", "unattended-upgrades",
+    "haproxy", "initramfs-tools", "iproute2", "kmod", "less", "needrestart", "openssh-server",
+    "parted", "qemu-guest-agent", "sudo", "systemd-sysv", "udev", "unattended-upgrades",
 )  # fmt: skip
 """For every suite. Docker only recommends apparmor, and without it `docker run` fails on a kernel
-that has AppArmor on."""
+that has AppArmor on. haproxy: a SuperLink of Flower 1.40 and later needs it."""

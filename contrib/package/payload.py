@@ -165,6 +165,7 @@ def _program(
         ("launcher", f"/usr/bin/{NAME}"),
         ("live-restore", f"{LIBRARY}/live-restore"),
         ("configure", f"{LIBRARY}/configure"),
+        ("proxy-reload", f"{LIBRARY}/proxy-reload"),
         ("retire", f"{LIBRARY}/retire"),
     ):
         payload.text(at, _filled(HERE / "installed" / name, target), 0o755)
@@ -181,7 +182,7 @@ def _program(
 def _units(payload: Payload) -> None:
     """Add the units, dated by their last change: systemd takes a newer date for a new unit."""
     for unit in sorted((ROOT / "systemd").iterdir()):
-        if unit.suffix in {".service", ".target"}:
+        if unit.suffix in {".path", ".service", ".target"}:
             payload.file(f"{UNITS}/{unit.name}", unit, epoch=last_change(unit))
         elif unit.suffix == ".preset":
             payload.file(f"/usr/lib/systemd/system-preset/{unit.name}", unit)

@@ -30,8 +30,9 @@ class Target:
     """The end of the package's version, so that each is newer than the last distribution's."""
 
     depends: tuple[str, ...]
-    recommends: tuple[str, ...] = ("nftables",)
-    """nftables: for the samples of rules, and so that doctor can list what is in force."""
+    recommends: tuple[str, ...] = ("haproxy", "nftables")
+    """haproxy: in front of a SuperLink of Flower 1.40 and later, and for nothing else. nftables:
+    for the samples of rules, and so that doctor can list what is in force."""
 
     suggests: tuple[str, ...] = ("nvidia-container-toolkit",)
 
@@ -67,7 +68,7 @@ TARGETS = (
         python="3.11",
         release="1.leap15.6",
         depends=("python311", *_SUSE),
-        recommends=("apparmor-parser", "nftables"),
+        recommends=("apparmor-parser", "haproxy", "nftables"),
     ),
     Target(
         name="opensuse16",

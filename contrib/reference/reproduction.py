@@ -44,7 +44,11 @@ REPRODUCTION: dict[str, str] = {
     "context.too_large": "`head -c 5M /dev/zero > c.sh; flower-agent check --context c.sh`",
     "context.unreadable": "`flower-agent check` as a user who is not root.",
     "control.database": "Fill the file system of `/var/lib/flower-agent/superlink`.",
-    "control.exposed": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_VERSION=1.42.0`.",
+    "control.exposed": "Not to be seen any more: HAProxy keeps the Control API off the Fleet port.",
+    "control.moved": (
+        f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_VERSION=1.42.0`, "
+        "`FLOWER_CONTROL_ADDRESS=10.0.0.5:8000`."
+    ),
     "control.open": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_CONTROL_ADDRESS=0.0.0.0:9093`.",
     "control.refused": "`flower-agent nodes unregister 1`: there is no such node.",
     "control.unavailable": "`docker kill flower-superlink; flower-agent nodes`",
@@ -166,6 +170,12 @@ REPRODUCTION: dict[str, str] = {
     "peer.mtu": "On a host between two VMs with MTU 1500: `ip link set BRIDGE mtu 1400`.",
     "peer.mute": "`docker pause flower-superlink`, and wait half a minute.",
     "peer.waiting": "The same before a SuperNode has connected for the first time.",
+    "proxy.down": "With Flower 1.42 on a SuperLink: `systemctl stop flower-proxy.service`.",
+    "proxy.missing": "`apt-get remove haproxy` on a SuperLink with Flower 1.42.",
+    "proxy.no_answer": (
+        "With Flower 1.42 write another CA into `/run/flower-agent/proxy/superlink-ca.crt`, then "
+        "`systemctl reload flower-proxy`: HAProxy trusts the SuperLink no more."
+    ),
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
     "run.active": "`flower-agent runs delete RUN` while the run goes on.",

@@ -43,6 +43,7 @@ BASE_PORT = 29000
 READY_TIMEOUT_S = 180.0
 RUN_TIMEOUT_S = 600.0
 PORTS_A_VM = 20
+PROXY = "haproxy"
 
 
 class SandboxError(Exception):
@@ -109,8 +110,13 @@ class Federation:
 
     @property
     def control_port(self) -> int:
-        """Loopback port of the Control API; from 1.40 on it is the Fleet's."""
-        return self.base_port + (2 if flower_versions.band(self.version).control_is_fleet else 3)
+        """Loopback port of the Control API."""
+        return self.base_port + 3
+
+    @property
+    def proxied(self) -> bool:
+        """Tell whether HAProxy stands in front of the SuperLink."""
+        return flower_versions.band(self.version).proxied
 
     @property
     def onegate_url(self) -> str:
@@ -191,6 +197,17 @@ class Federation:
         link.unlink(missing_ok=True)
         link.symlink_to(self._log(machine.prefix).absolute())
         self._start(machine.prefix, self.command(machine, "run"))
+        if machine is self.superlink and PROXY not in self._processes:
+            self.start_proxy()
+
+    def start_proxy(self) -> None:
+        """Do what the package's units do: HAProxy follows the files of the SuperLink's agent."""
+        command = [sys.executable, str(HERE / "proxy_unit.py"), str(self.superlink.root)]
+        self._start(PROXY, command)
+
+    def stop_proxy(self, sign: int = signal.SIGTERM) -> None:
+        """End it, and HAProxy with it."""
+        self._stop(PROXY, sign)
 
     def stop_agent(self, machine: Machine, sign: int = signal.SIGTERM) -> None:
         """End the agent of a VM; its containers stay."""
@@ -310,8 +327,10 @@ class Federation:
         shutil.rmtree(work, ignore_errors=True)
         app = work / "app"
         shutil.copytree(self._app, app, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(self.superlink.root / "var/lib/flower-agent/tls/ca.crt", work / "ca.crt")
-        told = f'address = "{self.control_host}:{self.control_port}"\nroot-certificates = '
+        tls = self.superlink.root / "var/lib/flower-agent/tls"
+        shutil.copy((tls / "loopback" if self.proxied else tls) / "ca.crt", work / "ca.crt")
+        host = "127.0.0.1" if self.proxied else self.control_host
+        told = f'address = "{host}:{self.control_port}"\nroot-certificates = '
         if self.version.release < flower_versions.CONFIG_TOML_SINCE:
             with (app / "pyproject.toml").open("a") as file:
                 file.write(f'\n[tool.flwr.federations.sandbox]\n{told}"../ca.crt"\n')
@@ -328,6 +347,7 @@ class Federation:
         for machine in self.machines:
             self._stop(machine.prefix)
             self.agent(machine, "down")
+        self.stop_proxy()
         self._stop("onegate")
 
     def _machine(self, index: int, role: str, number: int) -> Machine:

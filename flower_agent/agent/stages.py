@@ -18,7 +18,7 @@ from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role
-from flower_agent.cycle import AppHost, Cycle, RoleController, Running
+from flower_agent.cycle import AppHost, Cycle, Preparation, RoleController, Running
 from flower_agent.docker.containers import FLOWER_UID, Component, Container, Existing
 from flower_agent.flower import container_spec
 from flower_agent.flower.container_spec import RoleSpec, Site
@@ -29,6 +29,7 @@ from flower_agent.model.errors import AgentError
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
+from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.exit_analysis import WAITING
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
@@ -140,12 +141,12 @@ class Stages:
         if access is None:
             return Unmet(cycle.phase)
         cycle.phase = Phase.DISCOVER
+        if not self.dry and not container_spec.proxied(cycle.seen.settings):
+            ProxyFiles(self._paths.proxy).clear()  # HAProxy gives the Fleet port back
         controller = self._controllers[cycle.seen.settings.role]
         prepared = controller.prepare(cycle)
         cycle.phase = Phase.TLS
-        self._certificates(cycle, cycle.seen.keyring, prepared.trust)
-        if prepared.appio is not None:
-            self._certificates(cycle, cycle.seen.keyring.appio, prepared.appio)
+        self._all_certificates(cycle, prepared)
         cycle.phase = Phase.CONTAINER
         want = container_spec.containers(
             cycle.seen.settings, self._site(cycle, prepared.spec, access)
@@ -195,6 +196,14 @@ class Stages:
         part = Component.SUPEREXEC if beside else Component(cycle.seen.settings.role.value)
         return container_spec.name(self._prefix, part)
 
+    def _all_certificates(self, cycle: Cycle, prepared: Preparation) -> None:
+        keyring = cycle.seen.keyring
+        self._certificates(cycle, keyring, prepared.trust)
+        if prepared.appio is not None:
+            self._certificates(cycle, keyring.appio, prepared.appio)
+        if prepared.loopback is not None:
+            self._certificates(cycle, keyring.loopback, prepared.loopback)
+
     def _certificates(self, cycle: Cycle, keyring: Keyring, wanted: trust.CertificateSpec) -> None:
         if wanted.source is trust.CertificateSource.OFF:
             cycle.report.set_condition(
@@ -217,7 +226,7 @@ class Stages:
             self._app_places(cycle.seen.settings)
             if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
                 files.directory(self._paths.data, 0o755)
-        appio = cycle.seen.keyring.appio
+        appio, loopback = cycle.seen.keyring.appio, cycle.seen.keyring.loopback
         return Site(
             prefix=self._prefix,
             role=spec,
@@ -227,12 +236,15 @@ class Stages:
             appio_ca_file=str(appio.ca),
             appio_chain_file=str(appio.chain),
             appio_key_file=str(appio.key),
+            own_ca_file=str(loopback.ca),
+            own_chain_file=str(loopback.chain),
+            own_key_file=str(loopback.key),
             superlink_dir=str(self._paths.superlink),
             data_dir=str(self._paths.data),
             launcher_dir=str(self._paths.launcher),
             runs_dir=str(self._paths.live_runs),
             caches_dir=str(self._paths.caches),
-            digests={**cycle.seen.keyring.digests(), **appio.digests()},
+            digests={**cycle.seen.keyring.digests(), **appio.digests(), **loopback.digests()},
             memory_bytes=cycle.seen.host.memory_bytes,
             gpu=access,
             cuda=cycle.seen.cuda,

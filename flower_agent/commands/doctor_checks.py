@@ -37,6 +37,7 @@ from flower_agent.model.state import State
 from flower_agent.onegate import discovery, endpoint_check, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
+from flower_agent.proxy.fleet_proxy import FleetProxy
 from flower_agent.roles import superexec, superlink, supernode
 from flower_agent.state_file import StateFile
 from flower_agent.tls import certificates, own_ca, trust
@@ -234,6 +235,10 @@ def _own(paths: Paths, read: Inputs, settings: Settings, prober: Prober) -> Iter
     yield doctor_results.judge(firewall.ask_tools(), places.fleet.listen)
     public = superlink.published(settings, own)
     ca_pem = Keyring(paths.tls).held_ca()
+    if container_spec.proxied(settings):
+        proxy, ca = FleetProxy(paths, prober), ca_pem if settings.tls else None
+        proxy.require(places.fleet.listen)
+        proxy.check(places.fleet.dial, ca, server_hostname=public.host, timeout_s=TIMEOUT_S)
     _dial(prober, settings, places.fleet.dial, ca_pem or None, public.host)
     yield well("superlink", f"{public} answers{' with TLS' if settings.tls else ''}")
     with own_superlink.reach(paths) as reached:

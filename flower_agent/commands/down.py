@@ -16,6 +16,7 @@ from flower_agent.docker.one_shot import DataVolumes
 from flower_agent.images.build_container import BuildContainers
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
+from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reporting import farewell
 
 UNIT = "flower-agent.service"
@@ -31,6 +32,7 @@ def down(paths: Paths, name: str) -> int:
     with _only_one(paths, name):
         _tell_onegate(paths)
         _remove(Engine(name or "default", url=socket_url()))
+        ProxyFiles(paths.proxy).clear()
         farewell.to_files(paths, _now())
     print("the containers are removed; state is kept")
     return 0
@@ -41,6 +43,7 @@ def reset(paths: Paths, name: str) -> int:
     with _only_one(paths, name):
         _tell_onegate(paths)
         _remove(Engine(name or "default", url=socket_url()))
+        ProxyFiles(paths.proxy).clear()
         if paths.state.is_dir():
             for entry in paths.state.iterdir():
                 if entry != paths.data:

@@ -43,9 +43,11 @@ _CALL = re.compile(r"INFO\b[^\n]{0,60}ControlServicer\.(?:List|ListRuns|ListNode
 
 _ACCESS = re.compile(
     r"\S{1,40} INFO \[uvicorn\.access\] (\[?[0-9a-f.:]{1,45}?\]?):\d{1,5}"
-    r' - "POST /v1/control/(?:list-runs|list-nodes|stream-logs) HTTP/1\.[01]" 200$'
+    r' - "POST /v1/(?:control/(?:list-runs|list-nodes|stream-logs) HTTP/1\.[01]" 200'
+    r'|(?:fleet|runtime)/agent-probe HTTP/1\.[01]" 404)$'
 )
-"""What its web server writes beside that, from 1.37 on, with the caller's address."""
+"""What its web server writes beside that, from 1.37 on, with the caller's address; and of the look
+through HAProxy, from 1.40 on (`flower.PROBE_PATH`)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -42,9 +42,9 @@ def reach(paths: Paths) -> Iterator[OwnSuperLink]:
         hint = "Run it on the SuperLink's VM."
         raise AgentError("setting.conflict", f"this VM is a {settings.role}", hint)
     own = superlink.own_address(settings.address, machine.observe(), read.variables or {})
-    ca_pem = Keyring(paths.tls).held_ca() if settings.tls else None
     public = superlink.published(settings, own)
+    name, ca_pem = superlink.control_trust(settings, public, Keyring(paths.tls))
     with contextlib.closing(
-        superlink.connect(container_spec.endpoints(settings, own), public, ca_pem)
+        superlink.connect(container_spec.endpoints(settings, own), name, ca_pem)
     ) as api:
         yield OwnSuperLink(settings, api, read.access)

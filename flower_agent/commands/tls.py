@@ -11,6 +11,7 @@ from flower_agent.tls import certificates
 from flower_agent.tls.certificates import Certificate
 from flower_agent.tls.provided import CHAIN
 from flower_agent.tls.store import Keyring
+from flower_agent.tls.trust import OWN_ISSUER
 
 
 def show(paths: Paths) -> int:
@@ -20,6 +21,7 @@ def show(paths: Paths) -> int:
     rows = [
         ("CA", _read(keyring.held_ca())),
         ("certificate", _read(keyring.held_chain())),
+        ("to HAProxy", _read(keyring.loopback.held_chain())),
         ("AppIo's CA", _read(keyring.appio.held_ca())),
         ("AppIo", _read(keyring.appio.held_chain())),
     ]
@@ -38,7 +40,7 @@ def renew(paths: Paths) -> int:
     """Ask for a new leaf of the agent's own CA, or to take over a renewed file at once."""
     keyring = Keyring(paths.tls)
     given = (paths.certificates / CHAIN).exists()
-    if not given and not keyring.has_own_ca() and not keyring.appio.has_own_ca():
+    if not given and not _shows_own(keyring) and not keyring.appio.has_own_ca():
         raise AgentError(
             "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
         )
@@ -47,6 +49,15 @@ def renew(paths: Paths) -> int:
     taken = f"what lies in {paths.certificates} is taken over, unless the context gives another"
     print(_followed(paths, taken if given else made))
     return 0
+
+
+def _shows_own(keyring: Keyring) -> bool:
+    """Tell whether nodes see a certificate of the agent's CA; behind HAProxy one exists anyway."""
+    try:
+        leaf = certificates.inspect(keyring.held_chain())
+    except ValueError:
+        return keyring.has_own_ca()
+    return leaf.issuer.startswith(OWN_ISSUER) and keyring.has_own_ca()
 
 
 def trust(paths: Paths, fingerprint: str) -> int:

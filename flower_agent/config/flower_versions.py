@@ -9,6 +9,8 @@ import dataclasses
 import enum
 import re
 
+from flower_agent.model.address import Address
+
 OLDEST = (1, 23)
 NEWEST = (1, 42)
 DEFAULT = "1.25.0"
@@ -50,11 +52,19 @@ CACHES = "/app/caches"
 UID = 49999
 """Every official image's user and group, ``app``."""
 
+PROBE_PATH = "/v1/fleet/agent-probe"
+PROBE_APPIO_PATH = "/v1/runtime/agent-probe"
+"""Calls of the Fleet API and of AppIo that no Flower knows: it answers 404 and does nothing."""
+
 _TAG = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[A-Za-z0-9_][A-Za-z0-9._-]*)?", re.ASCII)
 _TAG_LENGTH = 128
 _PREVIEW = re.compile(
     r"\d+\.\d+\.\d+[.-]?((a|b)\d+|(rc|dev|alpha|beta|nightly)\d*)(?![a-z])", re.ASCII
 )
+
+
+CONTROL = Address("127.0.0.1", 9093)
+"""Where the Control API listens by default."""
 
 
 class Lost(enum.Enum):
@@ -139,6 +149,10 @@ class Band:
     appio_flag: str = "--serverappio-api-address"
     """APIs with the same flag share one port: the Fleet's, else the Control API's."""
 
+    proxied: bool = False
+    """A SuperLink has one port for all its APIs: it is on loopback, and HAProxy passes the Fleet's
+    calls to it."""
+
     node_appio_flag: str = "--clientappio-api-address"
     """Where a SuperNode takes its AppIo's address."""
 
@@ -178,11 +192,6 @@ class Band:
 
     environment: tuple[tuple[str, str], ...] = ()
     """Variables to set beside telemetry and log level."""
-
-    @property
-    def control_is_fleet(self) -> bool:
-        """Tell whether the Control API cannot be kept off the Fleet's port."""
-        return self.control_flag == self.fleet_flag
 
     @property
     def appio_can_have_tls(self) -> bool:
@@ -233,7 +242,15 @@ def _rows() -> tuple[Band, ...]:
         node_appio_tls_flags="--ssl-",
     )
     d38 = change(d37, since=(1, 38), plugin=False)
-    e40 = change(d38, since=(1, 40), id="E", fleet=http, fleet_flag=HOST_PORT, fleet_port=8000)
+    e40 = change(
+        d38,
+        since=(1, 40),
+        id="E",
+        fleet=http,
+        fleet_flag=HOST_PORT,
+        fleet_port=8000,
+        proxied=True,
+    )
     return a23, a24, a26, a28, a29, b30, b32, b33, c35, c36, d37, d38, e40
 
 
@@ -274,3 +291,13 @@ def environment(version: Version, *, debug: bool) -> tuple[tuple[str, str], ...]
     """
     common = (("FLWR_LOG_LEVEL", "DEBUG" if debug else "INFO"), ("FLWR_TELEMETRY_ENABLED", "0"))
     return tuple(sorted(band(version).environment + common))
+
+
+def control_listen(version: Version, control: Address, fleet_port: int | None) -> Address:
+    """Return where the Control API listens: at `control`, save at the port that HAProxy has.
+
+    Before HAProxy stood there, a Control address at the Fleet port was the consent to an open
+    Control API; now it means the default.
+    """
+    row = band(version)
+    return CONTROL if row.proxied and control.port == (fleet_port or row.fleet_port) else control

@@ -132,7 +132,7 @@ def row_of(field: "dataclasses.Field[Any]") -> Setting[Any]:
 # ruff: noqa: RUF009 - each field's default is its row of the table, made by `setting`
 
 
-CONTROL = "127.0.0.1:9093"
+CONTROL = str(flower_versions.CONTROL)
 """Where the Control API listens by default."""
 
 PARTITION_KEYS = ("partition-id", "num-partitions")
@@ -254,8 +254,8 @@ class Settings:
     control_address: Address = setting(
         "FLOWER_CONTROL_ADDRESS", types.listen(9093),
         "Where the Control API listens. Flower does not authenticate it, and it runs the code it "
-        "is given on every node: anything but loopback is a warning. From 1.40 on it must equal "
-        "the Fleet address.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
+        "is given on every node: anything but loopback is a warning. From 1.40 on AppIo is there, "
+        "too.", default=CONTROL, roles=LINK, sample="127.0.0.1:19093")
     fleet_port: int | None = setting(
         "FLOWER_FLEET_PORT", types.port(), "Port of the Fleet API.",
         unset="9092 (8000 from 1.40)", roles=LINK + NODE, sample="9092")

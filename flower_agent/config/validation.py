@@ -86,13 +86,21 @@ def _partitions_have_an_assigner(settings: Settings, _: AbstractSet[str]) -> Ite
 
 def _control_is_closed(settings: Settings, given: AbstractSet[str]) -> Iterator[Finding]:
     chosen = "FLOWER_CONTROL_ADDRESS" in given
-    if chosen and not address.is_loopback(settings.control_address.host):
-        message = f"FLOWER_CONTROL_ADDRESS is '{settings.control_address}': whoever reaches it"
+    listens = _control(settings)
+    if listens != settings.control_address and settings.role is Role.SUPERLINK:
+        message = (
+            f"FLOWER_CONTROL_ADDRESS is {settings.control_address}, at the Fleet port that HAProxy "
+            f"has; the Control API listens at {listens}"
+        )
+        yield warning("control.moved", message)
+    elif chosen and not address.is_loopback(listens.host):
+        message = f"FLOWER_CONTROL_ADDRESS is '{listens}': whoever reaches it"
         yield warning("control.open", f"{message} can run code on every node")
-    exposed = flower_versions.band(settings.version).control_is_fleet
-    if exposed and not chosen and settings.role is Role.SUPERLINK:
-        message = f"Flower {settings.version} serves the Control API on the Fleet port"
-        yield Finding("control.exposed", message)
+
+
+def _control(settings: Settings) -> address.Address:
+    given, port = settings.control_address, settings.fleet_port
+    return flower_versions.control_listen(settings.version, given, port)
 
 
 def _ports_differ(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
@@ -107,11 +115,17 @@ def _ports_differ(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
 def _ports(settings: Settings) -> Iterator[tuple[str, int]]:
     """Yield the ports that are listened on here. APIs with the same flag share the first's."""
     band = flower_versions.band(settings.version)
-    if settings.role is Role.SUPERLINK:
+    fleet_port = settings.fleet_port or band.fleet_port
+    if settings.role is Role.SUPERLINK and band.proxied:
+        yield "FLOWER_FLEET_PORT", fleet_port
+        yield "FLOWER_CONTROL_ADDRESS", _control(settings).port
+        if settings.appio_listen and settings.appio_listen.port != fleet_port:
+            yield "FLOWER_APPIO_LISTEN", settings.appio_listen.port
+    elif settings.role is Role.SUPERLINK:
         shared = {
             band.appio_flag: _appio(settings, "FLOWER_SERVERAPPIO_PORT", settings.serverappio_port),
             band.control_flag: ("FLOWER_CONTROL_ADDRESS", settings.control_address.port),
-            band.fleet_flag: ("FLOWER_FLEET_PORT", settings.fleet_port or band.fleet_port),
+            band.fleet_flag: ("FLOWER_FLEET_PORT", fleet_port),
         }
         yield from reversed(shared.values())
     if settings.role is Role.SUPERNODE:
@@ -141,7 +155,8 @@ def _appio_is_closed(settings: Settings, _: AbstractSet[str]) -> Iterator[Findin
 
 
 def _appio_has_its_own_port(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
-    shares = flower_versions.band(settings.version).appio_shares_tls
+    band = flower_versions.band(settings.version)
+    shares = band.appio_shares_tls and not band.proxied
     where, control = settings.appio_listen, settings.control_address
     if settings.role is Role.SUPERLINK and where and shares and where != control:
         yield warning(
@@ -225,7 +240,10 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
         _node_keys_have_an_effect,
     ),
     (("FLOWER_PARTITIONS", "FLOWER_NODE_AUTH", "TLS_ENABLED"), _partitions_have_an_assigner),
-    (("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE"), _control_is_closed),
+    (
+        ("FLOWER_CONTROL_ADDRESS", "FLOWER_VERSION", "FLOWER_ROLE", "FLOWER_FLEET_PORT"),
+        _control_is_closed,
+    ),
     (
         (
             "FLOWER_FLEET_PORT",

@@ -54,7 +54,10 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A SuperLink's APIs; from 1.37 on some are one and the same place."""
+    """A SuperLink's APIs; from 1.37 on some are one and the same place.
+
+    From 1.40 on `fleet` is HAProxy's, and so is `appio` where it is offered elsewhere.
+    """
 
     fleet: Endpoint
     control: Endpoint
@@ -73,9 +76,14 @@ def superlink_endpoints(
     """Return where a SuperLink's APIs are, given where they should be.
 
     An API that has no port of its own in that version is at the port of the one it shares.
-    `appio_tls` counts only where AppIo has TLS of its own (1.30 to 1.36).
+    `appio_tls` says that AppIo is offered elsewhere; it counts where AppIo has TLS of its own
+    (1.30 to 1.36) and where HAProxy passes it (from 1.40 on).
     """
     row = flower_versions.band(version)
+    if row.proxied:
+        behind = Endpoint(control, row.control, tls)
+        appio = Endpoint(serverappio, row.appio, tls) if appio_tls else behind
+        return Endpoints(Endpoint(fleet, row.fleet, tls), behind, appio)
     at = {row.appio_flag: serverappio} | {row.control_flag: control} | {row.fleet_flag: fleet}
     secure = tls if row.appio_shares_tls else tls and appio_tls and bool(row.appio_tls_flags)
     return Endpoints(
@@ -119,6 +127,8 @@ def superlink_command(
         row.control_flag: places.control.listen,
         row.appio_flag: places.appio.listen,
     }
+    if row.proxied:  # the others are HAProxy's
+        binds = {row.control_flag: places.control.listen}
     own_tls = places.appio.tls and not row.appio_shares_tls
     return (
         *(_certificate("--ssl-", _SUPERLINKS) if tls else ("--insecure",)),

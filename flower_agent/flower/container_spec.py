@@ -73,6 +73,11 @@ class Site:
     appio_key_file: str = ""
     """SuperNode: of its AppIo, where that is offered to a SuperExec elsewhere with TLS."""
 
+    own_ca_file: str = ""
+    own_chain_file: str = ""
+    own_key_file: str = ""
+    """SuperLink behind HAProxy: of the certificate that it shows there, of the agent's CA."""
+
     superlink_dir: str
     data_dir: str
     launcher_dir: str
@@ -160,11 +165,22 @@ def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
     return command_line.superlink_endpoints(
         settings.version,
         fleet=Address(fleet_host, fleet_port(settings)),
-        control=settings.control_address,
+        control=control_address(settings),
         serverappio=settings.appio_listen or Address(LOOPBACK, settings.serverappio_port),
         tls=settings.tls,
         appio_tls=settings.appio_listen is not None,
     )
+
+
+def proxied(settings: Settings) -> bool:
+    """Tell whether HAProxy stands in front of this VM's SuperLink."""
+    return settings.role is Role.SUPERLINK and flower_versions.band(settings.version).proxied
+
+
+def control_address(settings: Settings) -> Address:
+    """Return where the SuperLink's Control API listens."""
+    given, port = settings.control_address, settings.fleet_port
+    return flower_versions.control_listen(settings.version, given, port)
 
 
 def fleet_port(settings: Settings) -> int:
@@ -208,6 +224,15 @@ def name(prefix: str, part: Component) -> str:
 
 def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
     places = endpoints(settings, site.role.fleet_host)
+    listens: tuple[Address, ...] = (places.fleet.listen, places.control.listen, places.appio.listen)
+    if proxied(settings):  # what it shows is between it, HAProxy and this VM
+        listens = (places.control.listen,)
+        site = dataclasses.replace(
+            site,
+            ca_file=site.own_ca_file,
+            chain_file=site.own_chain_file,
+            key_file=site.own_key_file,
+        )
     mounts = [Mount(site.superlink_dir, flower_versions.STATE, read_only=False)]
     if settings.tls:
         mounts += [
@@ -231,7 +256,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
             appio_tls=places.appio.tls,
         ),
         mounts,
-        listens=(places.fleet.listen, places.control.listen, places.appio.listen),
+        listens=listens,
     )
     if not has_superexec(settings):
         return (main,)

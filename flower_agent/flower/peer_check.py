@@ -13,6 +13,9 @@ ClientHello is long by its list of protocols (RFC 7301; servers take the one the
 an HTTP/2 frame of an unknown type, which every server skips (RFC 9113 4.1), and a PING, or an HTTP
 request with a long header.
 
+Behind a proxy neither handshake nor refusal is the peer's: there a call is sent that the proxy
+passes, and any answer to it counts. To a peer that stands still the proxy waits longer than a look.
+
 Nothing is believed of the peer here and nothing is told, so its certificate is not judged: `health`
 does that before a container starts.
 """
@@ -63,6 +66,9 @@ class PeerEndpoint:
     mtu: int = USUAL_MTU
     """The largest packet that this VM may send."""
 
+    call: str = ""
+    """Path of the call that counts, where a proxy stands in front of the peer."""
+
 
 def look(peer: PeerEndpoint, *, doubtful: bool = False) -> None:
     """Exchange a large packet for an answer; `doubtful` after one that failed.
@@ -102,12 +108,14 @@ def answers(peer: PeerEndpoint, *, small: bool, timeout_s: float) -> bool:
     with raw:
         try:
             raw.settimeout(max(deadline - time.monotonic(), 0.001))
-            if small:
+            if peer.tls and (peer.call or not small):
+                length = 0 if small else hello_bytes(peer.mtu)
+                name = None if is_ip(peer.address.host) else peer.address.host
+                with _context(length).wrap_socket(raw, server_hostname=name) as secured:
+                    _await_call(secured, peer, deadline)
+            elif small:
                 raw.sendall(_small(peer))
                 raw.recv(1)
-            elif peer.tls:
-                name = None if is_ip(peer.address.host) else peer.address.host
-                _context(hello_bytes(peer.mtu)).wrap_socket(raw, server_hostname=name).close()
             else:
                 raw.sendall(_large(peer))
                 _await(raw, peer, deadline)
@@ -153,8 +161,18 @@ def _large(peer: PeerEndpoint) -> bytes:
 
 def _request(peer: PeerEndpoint, length: int) -> bytes:
     filling = f"X-Filling: {'-' * _WORD}\r\n" * -(-length // _WORD) if length else ""
-    head = f"HEAD / HTTP/1.1\r\nHost: {peer.address}\r\nConnection: close\r\n{filling}\r\n"
-    return head.encode()
+    asks = f"POST {peer.call}" if peer.call else "HEAD /"
+    head = f"{asks} HTTP/1.1\r\nHost: {peer.address}\r\nConnection: close\r\n"
+    body = "Content-Length: 0\r\n" if peer.call else ""
+    return f"{head}{body}{filling}\r\n".encode()
+
+
+def _await_call(secured: ssl.SSLSocket, peer: PeerEndpoint, deadline: float) -> None:
+    """Wait for an answer to the call that counts, if there is one."""
+    if peer.call:
+        secured.settimeout(max(deadline - time.monotonic(), 0.001))
+        secured.sendall(_request(peer, 0))
+        secured.recv(1)
 
 
 def _await(raw: socket.socket, peer: PeerEndpoint, deadline: float) -> None:

@@ -113,8 +113,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "control.exposed": (
-        "This Flower version serves the Control API on the Fleet port, open to the network.",
-        "Set FLOWER_CONTROL_ADDRESS to the Fleet address to consent, or use a version below 1.40.",
+        "Not raised any more: HAProxy keeps the Control API off the Fleet port from 1.40 on.",
+        "Nothing is to be done.",
+    ),
+    "control.moved": (
+        "FLOWER_CONTROL_ADDRESS has the Fleet port, as former agents asked from Flower 1.40 on.",
+        "Leave FLOWER_CONTROL_ADDRESS empty: HAProxy has that port, and keeps the Control API off.",
     ),
     "control.open": (
         "The Control API listens beyond loopback; Flower does not authenticate it.",
@@ -485,6 +489,27 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "Find it as root (ss -tanp), and stop it where it may end; or set another port: "
             "FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
             "FLOWER_HEALTH_PORT."
+        ),
+    ),
+    "proxy.down": (
+        "HAProxy does not listen at the Fleet address; the SuperLink behind it works.",
+        (
+            "systemctl status flower-proxy.path flower-proxy.service; journalctl -u flower-proxy "
+            "-n 20. Its file: /run/flower-agent/proxy/haproxy.cfg"
+        ),
+    ),
+    "proxy.missing": (
+        "From Flower 1.40 on HAProxy has the Fleet port, and it is not installed.",
+        (
+            "apt-get install haproxy (Debian, Ubuntu), dnf install haproxy (EL), zypper install "
+            "haproxy (openSUSE). It is started by itself."
+        ),
+    ),
+    "proxy.no_answer": (
+        "HAProxy takes calls at the Fleet address and gets no answer of the SuperLink behind it.",
+        (
+            "flower-agent logs superlink. Where that says nothing: journalctl -u flower-proxy -n "
+            "20; then, between two runs: docker restart flower-superlink"
         ),
     ),
     "ready.timeout": (

@@ -9,6 +9,7 @@ import dataclasses
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
+from flower_agent.config.types import Plugin
 from flower_agent.cycle import Cycle, Preparation, Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment import superlink_trust
@@ -217,6 +218,8 @@ def _attach(settings: Settings) -> Address:
 
 def peer(settings: Settings, mtu: int) -> PeerEndpoint:
     """Return how the AppIo that a lone SuperExec attaches to is asked whether it answers."""
-    http = flower_versions.band(settings.version).appio is Transport.HTTP
+    row = flower_versions.band(settings.version)
     tls = trust_of(settings) is not Trust.INSECURE
-    return PeerEndpoint(_attach(settings), tls, http, mtu)
+    proxied = row.proxied and settings.superexec_plugin is Plugin.SERVERAPP
+    call = flower_versions.PROBE_APPIO_PATH if proxied else ""
+    return PeerEndpoint(_attach(settings), tls, row.appio is Transport.HTTP, mtu, call)

@@ -33,6 +33,8 @@ from flower_agent.model.address import Address, is_any, is_ip, is_loopback, pars
 from flower_agent.model.errors import AgentError, Finding, warning
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
+from flower_agent.proxy import fleet_proxy, haproxy_config
+from flower_agent.proxy.fleet_proxy import FleetProxy
 from flower_agent.reporting import node_table
 from flower_agent.roles import appio
 from flower_agent.roles.server_certificate import ServerCertificate
@@ -40,6 +42,7 @@ from flower_agent.runs import app_directories
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.submitter import Submitter
 from flower_agent.tls import certificates, trust
+from flower_agent.tls.store import Keyring
 
 TIMEOUT_S = 3.0
 
@@ -70,19 +73,19 @@ class SuperLinkController:
         self._reports = reports
         self._submitter = submitter
         self._paths = paths
+        self._proxy = FleetProxy(paths, prober)
         self._database = paths.superlink
 
     def prepare(self, cycle: Cycle) -> Preparation:
         """Return the wanted certificates and the address to listen on.
 
-        Raises AgentError ``address.…``, ``control.exposed`` or ``tls.…``.
+        Raises AgentError ``address.…`` or ``tls.…``.
         """
         settings = cycle.seen.settings
         host = own_address(settings.address, cycle.seen.host, cycle.seen.variables)
         if cycle.seen.host.rival_routes and (settings.address is None or is_any(host)):
             cycle.report.warn(_rivals(cycle.seen.host))
         places = container_spec.endpoints(settings, host)
-        _consent(settings, places)
         public = published(settings, _named(host, cycle))
         node_auth = self._enroller.wants_keys(cycle)
         cycle.report.publish(endpoint=public, node_auth=node_auth)
@@ -91,7 +94,8 @@ class SuperLinkController:
         spec = RoleSpec(fleet_host=host, node_auth=node_auth)
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
             spec = dataclasses.replace(spec, appio_name=named_for_apps(public))
-        return Preparation(trust=wanted, spec=spec)
+        loopback = self._loopback(cycle, places, public)
+        return Preparation(trust=wanted, loopback=loopback, spec=spec)
 
     def may_start(self, cycle: Cycle) -> None:
         """Nothing stands before a SuperLink."""
@@ -106,7 +110,8 @@ class SuperLinkController:
         cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
         ca_pem = cycle.seen.keyring.held_ca() if settings.tls else None
         self._fleet(cycle, places, public, ca_pem)
-        dial = functools.partial(connect, places, public, ca_pem)
+        control = control_trust(settings, public, cycle.seen.keyring)
+        dial = functools.partial(connect, places, *control)
         with contextlib.closing(dial()) as api:
             nodes = api.list_nodes(TIMEOUT_S)
             self._room()
@@ -126,9 +131,10 @@ class SuperLinkController:
             appio.check(cycle, self._prober, places.appio, ca_pem or "", public.host)
         if ca_pem:
             self._tell_ca(cycle, ca_pem, nodes)
-        cycle.report.commands = commands(
-            settings, places, public, cycle.seen.keyring.ca if ca_pem else None
-        )
+        keyring = cycle.seen.keyring
+        shown = keyring.loopback if container_spec.proxied(settings) else keyring
+        ca_file = shown.ca if ca_pem else None
+        cycle.report.commands = commands(settings, places, public, ca_file)
 
     def _trust(self, cycle: Cycle, host: str, public: Address) -> trust.CertificateSpec:
         settings, places = cycle.seen.settings, container_spec.endpoints(cycle.seen.settings, host)
@@ -142,21 +148,46 @@ class SuperLinkController:
             cycle, own, dialled, lambda: self._active(cycle, places, public)
         )
 
+    def _loopback(
+        self, cycle: Cycle, places: Endpoints, public: Address
+    ) -> trust.CertificateSpec | None:
+        """Return what a SuperLink behind HAProxy shows; None where it is not or has no TLS."""
+        settings, control = cycle.seen.settings, places.control.listen.host
+        if not (container_spec.proxied(settings) and settings.tls):
+            return None
+        hosts = [places.control.dial.host, *settings.tls_sans]
+        if is_any(control):
+            hosts += [_named(control, cycle), public.host]
+        return fleet_proxy.certificate(
+            cycle.seen.keyring,
+            hosts,
+            cycle.seen.now,
+            lambda: self._active(cycle, places, public),
+        )
+
     def _active(self, cycle: Cycle, places: Endpoints, public: Address) -> bool:
         """Tell whether a run needs the SuperLink as it is.
 
         A SuperLink that runs and does not answer just now may have one all the same.
         """
-        ca_pem = cycle.seen.keyring.held_ca()
+        name, ca_pem = control_trust(cycle.seen.settings, public, cycle.seen.keyring)
         try:
-            with contextlib.closing(connect(places, public, ca_pem)) as api:
+            with contextlib.closing(connect(places, name, ca_pem)) as api:
                 runs = api.list_runs(TIMEOUT_S)
         except AgentError:
             return cycle.running
         return any(run.needs_superlink(cycle.seen.now) for run in runs)
 
     def _fleet(self, cycle: Cycle, places: Endpoints, public: Address, ca_pem: str | None) -> None:
-        dial = places.fleet.dial
+        dial, settings = places.fleet.dial, cycle.seen.settings
+        if container_spec.proxied(settings):
+            offered = settings.appio_listen is not None
+            if not cycle.seen.dry:
+                self._proxy.keep(places, cycle.seen.keyring, offers_appio=offered)
+            self._proxy.check(dial, ca_pem, server_hostname=public.host, timeout_s=TIMEOUT_S)
+            cycle.report.set_condition(
+                "proxy", Mark.OK, f"the SuperLink answers through HAProxy at {dial}"
+            )
         if ca_pem is None:
             self._prober.probe_tcp(dial, TIMEOUT_S)
             cycle.report.set_condition(
@@ -246,6 +277,15 @@ def connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
     return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
 
+def control_trust(
+    settings: Settings, public: Address, keyring: Keyring
+) -> tuple[Address, str | None]:
+    """Return what the certificate of the Control API names, and the CA that it is of."""
+    if container_spec.proxied(settings):
+        public, keyring = Address(haproxy_config.NAME, public.port), keyring.loopback
+    return public, keyring.held_ca() if settings.tls else None
+
+
 def host_text(host: str) -> str:
     """Return a host as `parse_address` takes it."""
     return f"[{host}]" if ":" in host else host
@@ -281,22 +321,9 @@ def commands(
 
 
 def _attaches_here(settings: Settings, places: Endpoints) -> bool:
-    """Tell whether a SuperExec on this VM dials the AppIo with TLS."""
-    return places.appio.tls and container_spec.has_superexec(settings)
-
-
-def _consent(settings: Settings, places: Endpoints) -> None:
-    """From 1.40 on the Control API shares the Fleet's port: the operator must want that."""
-    if not flower_versions.band(settings.version).control_is_fleet:
-        return
-    if settings.control_address != places.fleet.listen:
-        raise AgentError(
-            "control.exposed",
-            f"Flower {settings.version} serves the Control API at {places.fleet.listen} too, and "
-            f"FLOWER_CONTROL_ADDRESS is {settings.control_address}",
-            f"Set FLOWER_CONTROL_ADDRESS={places.fleet.listen} to consent, or use a version "
-            "below 1.40.",
-        )
+    """Tell whether a SuperExec on this VM dials the AppIo by the certificate that nodes see."""
+    shown = places.appio.tls and not container_spec.proxied(settings)
+    return shown and container_spec.has_superexec(settings)
 
 
 def _rivals(facts: HostFacts) -> Finding:

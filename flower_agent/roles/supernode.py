@@ -492,5 +492,6 @@ class SuperNodeController:
 
 def peer(settings: Settings, endpoint: Address, mtu: int) -> PeerEndpoint:
     """Return how a SuperNode's SuperLink is asked whether it answers."""
-    http = flower_versions.band(settings.version).fleet is Transport.HTTP
-    return PeerEndpoint(endpoint, settings.tls, http, mtu)
+    row = flower_versions.band(settings.version)
+    call = flower_versions.PROBE_PATH if row.proxied else ""
+    return PeerEndpoint(endpoint, settings.tls, row.fleet is Transport.HTTP, mtu, call)

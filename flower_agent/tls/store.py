@@ -14,7 +14,8 @@ from flower_agent import files
 from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
-from flower_agent.tls import certificates, own_ca, trust
+from flower_agent.tls import certificates, trust
+from flower_agent.tls import own_ca as tls_own_ca
 
 MAX_BYTES = 1 << 20
 
@@ -22,18 +23,29 @@ MAX_BYTES = 1 << 20
 class Keyring:
     """The files in one ``tls/`` directory."""
 
-    def __init__(self, directory: pathlib.Path, subject: str = "flower-agent SuperLink") -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        subject: str = "flower-agent SuperLink",
+        *,
+        own_ca: pathlib.Path | None = None,
+    ) -> None:
         self._directory = directory
         self._subject = subject
         self.ca = directory / "ca.crt"
         self.chain = directory / "server.pem"
         self.key = directory / "server.key"
-        self._own_ca = directory / "ca" / "ca.pem"
+        self._own_ca = own_ca or directory / "ca" / "ca.pem"
 
     @property
     def appio(self) -> "Keyring":
         """The files of the AppIo that a SuperNode offers, with a CA of its own."""
         return Keyring(self._directory / "appio", "flower-agent SuperNode")
+
+    @property
+    def loopback(self) -> "Keyring":
+        """The files of a SuperLink behind HAProxy, of the same CA, whatever HAProxy shows."""
+        return Keyring(self._directory / "loopback", own_ca=self._own_ca)
 
     def held(self, wanted: trust.CertificateSpec, now: datetime.datetime) -> trust.HeldCertificates:
         """Return what is there now; a leaf that cannot be read counts as absent, a CA never."""
@@ -44,8 +56,8 @@ class Keyring:
             leaf = certificates.inspect(chain_pem) if chain_pem else None
         fault = ""
         if own and leaf:
-            pair = own_ca.Pair(chain_pem, Secret(key))
-            fault = own_ca.leaf_fault(pair, own, wanted.hosts, now)
+            pair = tls_own_ca.Pair(chain_pem, Secret(key))
+            fault = tls_own_ca.leaf_fault(pair, own, wanted.hosts, now)
         return trust.HeldCertificates(
             own_ca=certificates.inspect(own.certificate_pem) if own else None,
             own_ca_pem=own.certificate_pem if own else "",
@@ -72,6 +84,10 @@ class Keyring:
         """Return the PEM of the server's certificate; empty when there is none."""
         return self._text(self.chain)
 
+    def held_key(self) -> Secret:
+        """Return the PEM of the server's private key; empty when there is none."""
+        return Secret(self._text(self.key))
+
     def has_own_ca(self) -> bool:
         """Tell whether the agent has a CA of its own that it can issue with."""
         return self._load_own_ca()[0] is not None
@@ -91,14 +107,14 @@ class Keyring:
         files.sweep(self._directory)
         match step.action:
             case trust.CertificateAction.MAKE_CA:
-                pair = own_ca.make_ca(now)
+                pair = tls_own_ca.make_ca(now)
                 files.directory(self._own_ca.parent, 0o700)
                 files.sweep(self._own_ca.parent)
                 combined = pair.key.reveal().rstrip() + "\n" + pair.certificate_pem
                 files.write_atomic(self._own_ca, combined.encode(), 0o600)
             case trust.CertificateAction.ISSUE:
                 own = self._own_pair()
-                leaf = own_ca.make_leaf(own, wanted.hosts, now, self._subject)
+                leaf = tls_own_ca.make_leaf(own, wanted.hosts, now, self._subject)
                 self._write(own.certificate_pem, leaf.certificate_pem, leaf.key)
             case trust.CertificateAction.WRITE:
                 self._write(wanted.ca_pem, wanted.chain_pem, wanted.key)
@@ -111,22 +127,22 @@ class Keyring:
             files.write_atomic(self.key, key.reveal().encode(), 0o440, group=FLOWER_UID)
             files.write_atomic(self.chain, chain_pem.encode(), 0o444)
 
-    def _own_pair(self) -> own_ca.Pair:
+    def _own_pair(self) -> tls_own_ca.Pair:
         """Return the CA. Raises AgentError ``tls.ca_lost``."""
         own, fault = self._load_own_ca()
         if own is None:
             raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {fault}")
         return own
 
-    def _load_own_ca(self) -> tuple[own_ca.Pair | None, str]:
+    def _load_own_ca(self) -> tuple[tls_own_ca.Pair | None, str]:
         """Return the CA, or None with the reason where a file is there that is not one."""
         combined = files.read(self._own_ca, MAX_BYTES)
         if combined is None:
             return None, ""
         try:
             key, begin, rest = combined.decode("ascii").partition("-----BEGIN CERTIFICATE-----")
-            pair = own_ca.Pair(begin + rest, Secret(key))
-            own_ca.check_ca_pair(pair)
+            pair = tls_own_ca.Pair(begin + rest, Secret(key))
+            tls_own_ca.check_ca_pair(pair)
         except (AgentError, ValueError) as error:
             reason = error.finding.message if isinstance(error, AgentError) else "not a PEM file"
             return None, f"{self._own_ca}: {reason}"

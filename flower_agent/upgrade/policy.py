@@ -8,8 +8,8 @@ import dataclasses
 
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Version
-from flower_agent.config.settings import CONTROL, Settings
-from flower_agent.model.address import parse_address
+from flower_agent.config.settings import Settings
+from flower_agent.flower import container_spec
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.state import State
 
@@ -66,12 +66,12 @@ def for_supernode(wanted: Version, record: State, superlink: str | None) -> Cour
 def settings_for(version: Version, settings: Settings) -> Settings:
     """Return the settings of another version than the one for which they were written.
 
-    From 1.40 on FLOWER_CONTROL_ADDRESS repeats the Fleet API's address; an older version would
-    listen there twice, and gets the default.
+    From 1.40 on FLOWER_CONTROL_ADDRESS may repeat the Fleet API's address, as a consent of former
+    days; an older version would listen there twice, and gets the default.
     """
-    given = flower_versions.band(settings.version).control_is_fleet
-    if given and not flower_versions.band(version).control_is_fleet:
-        settings = dataclasses.replace(settings, control_address=parse_address(CONTROL))
+    if not flower_versions.band(version).proxied:
+        listens = container_spec.control_address(settings)
+        settings = dataclasses.replace(settings, control_address=listens)
     return dataclasses.replace(settings, version=version)
 
 

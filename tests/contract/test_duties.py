@@ -8,7 +8,7 @@ import pytest
 from cycles import attributes_of, cycle_of
 
 from flower_agent.background import Threads
-from flower_agent.config import parsing
+from flower_agent.config import flower_versions, parsing
 from flower_agent.cycle import Running
 from flower_agent.docker.client import Engine
 from flower_agent.enrolment.enroller import Enroller
@@ -176,7 +176,9 @@ def told_of_peer(proven, *, held, version="1.25.0", dry=False):
         controller._check_peer(turn, Running(START, lambda _: CONNECTED))
     except AgentError as error:
         code = error.finding.code
-    assert liveness.asked == ([] if dry else [PeerEndpoint(peer, tls=True, http=http, mtu=9000)])
+    call = flower_versions.PROBE_PATH if http else ""  # a proxy stands in front of it
+    asked = PeerEndpoint(peer, tls=True, http=http, mtu=9000, call=call)
+    assert liveness.asked == ([] if dry else [asked])
     return code, turn
 
 

@@ -11,12 +11,14 @@ import pytest
 from endpoints import loopback_leaf
 
 from flower_agent.background import Threads
+from flower_agent.config import flower_versions, parsing
 from flower_agent.flower import peer_check
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.onegate import endpoint_check
+from flower_agent.roles import superexec, supernode
 
 SHORT_S = 0.3
 """For a peer that never answers."""
@@ -26,6 +28,10 @@ JUMBO = 9000
 
 def peer(address, *, tls=True, http=False, mtu=1500):
     return PeerEndpoint(address, tls=tls, http=http, mtu=mtu)
+
+
+def proxied(address, *, tls=True):
+    return PeerEndpoint(address, tls=tls, http=True, call=flower_versions.PROBE_PATH)
 
 
 def refusal(asked, **wishes):
@@ -189,3 +195,67 @@ def test_a_start_waits_with_the_cause_where_large_packets_do_not_come(hasty, mon
                 at_start.judge(peer(far), ca_pem, now=0.0)
             assert caught.value.finding.code == code
             assert ended.wait(10)
+
+
+# --- behind a proxy
+
+
+@contextlib.contextmanager
+def frozen_behind_a_proxy(*, tls):
+    """A proxy that shakes hands and takes calls, and whose server answers none."""
+    over, asked = threading.Event(), []
+
+    def respond(path, *_):
+        asked.append(path)
+        over.wait(20)
+        return 504, b""
+
+    try:
+        with endpoints.http_server(respond, leaf=loopback_leaf() if tls else None) as address:
+            yield address, asked
+            over.set()
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_a_proxy_alone_is_no_answer_of_the_peer_behind_it(hasty, tls, doubtful):
+    with frozen_behind_a_proxy(tls=tls) as (address, asked):
+        assert refusal(proxied(address, tls=tls), doubtful=doubtful) == "peer.mute"
+    assert set(asked) == {flower_versions.PROBE_PATH}
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("status", [404, 503])
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_whatever_answers_the_call_is_an_answer(tls, status, doubtful):
+    leaf = loopback_leaf() if tls else None
+    with endpoints.http_server(lambda *_: (status, b""), leaf=leaf) as address:
+        peer_check.look(proxied(address, tls=tls), doubtful=doubtful)
+
+
+def test_a_supernode_asks_through_the_proxy_from_1_40_on_and_not_before():
+    for version, call in (("1.39.0", ""), ("1.40.0", flower_versions.PROBE_PATH)):
+        context = {"FLOWER_ROLE": "client", "FLOWER_VERSION": version, "TOKEN": "YES"}
+        found = parsing.parse(context, {}).settings
+        assert supernode.peer(found, Address("10.0.0.5", 8000), 1500).call == call
+
+
+@pytest.mark.parametrize(
+    ("version", "plugin", "call"),
+    [
+        ("1.42.0", "serverapp", flower_versions.PROBE_APPIO_PATH),
+        ("1.42.0", "clientapp", ""),
+        ("1.39.0", "serverapp", ""),
+    ],
+)
+def test_a_lone_superexec_asks_a_superlink_through_the_proxy(version, plugin, call):
+    context = {
+        "FLOWER_ROLE": "superexec",
+        "FLOWER_VERSION": version,
+        "FLOWER_APPIO_ADDRESS": "10.0.0.5:8000",
+        "FLOWER_SUPEREXEC_PLUGIN": plugin,
+        "TOKEN": "YES",
+    }
+    assert superexec.peer(parsing.parse(context, {}).settings, 1500).call == call

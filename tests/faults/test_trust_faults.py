@@ -182,8 +182,6 @@ def newest(images):
 def test_no_forged_word_moves_a_node_that_speaks_http(lone, newest):
     federation = lone(28300, "fo-http", scale=SCALE, **newest)
     link = federation.superlink
-    fleet = link.variables["FLOWER_FLEET_PORT"]
-    link.variables["FLOWER_CONTROL_ADDRESS"] = f"127.0.0.1:{fleet}"  # consent
     link, node = pair(federation)
     before, endpoint = ids(node), published(federation, link, "FLOWER_ENDPOINT")
     token = federation.cloud.add_vm(INTRUDER, "supernode_1_(service_7)", "supernode", SERVICE)

@@ -117,8 +117,7 @@ def built(version):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_flower_serves_every_kind_of_key_and_a_wildcard(lone, version):
     built(version)
-    control = {"FLOWER_CONTROL_ADDRESS": "127.0.0.1:22302"} if version >= "1.40" else {}
-    federation = lone(22300, "keys", FLOWER_VERSION=version, FLOWER_PUBLIC_ADDRESS=NAME, **control)
+    federation = lone(22300, "keys", FLOWER_VERSION=version, FLOWER_PUBLIC_ADDRESS=NAME)
     link = federation.superlink
     for kind, make in KEYS.items():
         authority, key = Authority(make), make()

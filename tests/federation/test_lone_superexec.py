@@ -20,7 +20,7 @@ VERSIONS = (
     pytest.param("1.34.0", marks=pytest.mark.long),
     pytest.param("1.42.0", marks=pytest.mark.long),
 )
-"""Without TLS on AppIo, with it, and with one port for all of a SuperLink's APIs."""
+"""Without TLS on AppIo, with it, and with HAProxy in front of a SuperLink."""
 
 
 class FarApps(WatchedFederation):
@@ -31,10 +31,6 @@ class FarApps(WatchedFederation):
             directory, name="far", base_port=BASE, variables=variables, say=lambda _: None
         )
         self._far = far
-        if flower_versions.band(self.version).control_is_fleet:
-            self.control_host = HERE
-            everything = f"{HERE}:{self.control_port}"
-            self.superlink.variables.update(FLOWER_ADDRESS=HERE, FLOWER_CONTROL_ADDRESS=everything)
         self.apps = tuple(self._lone(*each) for each in ((0, "serverapp"), (1, "clientapp")))
 
     @property
@@ -64,10 +60,7 @@ class FarApps(WatchedFederation):
 
     def _lone(self, number: int, plugin: str) -> Machine:
         owner = self.superlink if plugin == "serverapp" else self.supernodes[0]
-        port = BASE + PORTS_A_VM + 4
-        if owner is self.superlink:
-            shared = flower_versions.band(self.version).control_is_fleet
-            port = self.control_port if shared else BASE + 1
+        port = BASE + 1 if owner is self.superlink else BASE + PORTS_A_VM + 4
         owner.variables["FLOWER_APPIO_LISTEN"] = f"{HERE}:{port}"
         name = f"superexec-{number}"
         variables = {

@@ -117,6 +117,7 @@ def test_the_deb_depends_on_what_it_runs(target, deb):
     ):
         assert name in depends
     assert output("dpkg-deb", "--field", deb, "Suggests") == "nvidia-container-toolkit\n"
+    assert output("dpkg-deb", "--field", deb, "Recommends") == "haproxy, nftables\n"
     assert "podman-docker" in output("dpkg-deb", "--field", deb, "Conflicts")
 
 
@@ -124,4 +125,5 @@ def test_the_rpm_depends_on_what_it_runs(program, rpm):
     program("rpm")
     requires = output("rpm", "-qp", "--requires", rpm).splitlines()
     assert {"python3.12", "docker-ce", "git-core", "glibc >= 2.34"} <= set(requires)
+    assert output("rpm", "-qp", "--recommends", rpm).split() == ["haproxy", "nftables"]
     assert output("rpm", "-qp", "--conflicts", rpm) == "podman-docker\n"

@@ -12,7 +12,11 @@ sys.path.insert(0, str(ROOT / "contrib" / "images"))
 import wheels
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-SCRIPTS = ("contrib/one-apps/appliance.sh", "contrib/one-context/net-90-flower-agent")
+SCRIPTS = (
+    "contrib/one-apps/appliance.sh",
+    "contrib/one-context/net-90-flower-agent",
+    "contrib/package/installed/proxy-reload",
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -7,9 +7,12 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+from flower_agent.proxy import haproxy_config
+
 SYSTEMD = ROOT / "systemd"
 UNIT = SYSTEMD / "flower-agent.service"
 EXPOSURE_LIMIT = 2.0
+PROXY = ("flower-proxy.path", "flower-proxy.service", "flower-proxy-reload.service")
 STAND_INS = ROOT / "tests" / "boot" / "one-context"
 """one-context's units as its package orders them."""
 
@@ -41,6 +44,8 @@ def root(tree, tmp_path):
         "bin/kill",
         "usr/bin/true",
         "usr/bin/flower-agent",
+        "usr/lib/flower-agent/proxy-reload",
+        "usr/sbin/haproxy",
         "usr/sbin/one-contextd",
     ):
         place = target / program
@@ -72,7 +77,7 @@ def verify(program, root, *units):
 
 
 def test_systemd_takes_the_units_and_orders_them_without_a_cycle(program, root):
-    units = ["flower-agent.service", "flower-agent-online.target", *one_context()]
+    units = ["flower-agent.service", "flower-agent-online.target", *PROXY, *one_context()]
     assert verify(program, root, "multi-user.target", *units) == ""
 
 
@@ -83,9 +88,10 @@ def test_an_ordering_after_one_context_itself_would_be_a_cycle(program, root):
     assert "ordering cycle" in verify(program, root, "multi-user.target")
 
 
-def test_the_service_is_shut_off_from_what_it_does_not_need(program):
+@pytest.mark.parametrize("unit", [UNIT, SYSTEMD / "flower-proxy.service"], ids=lambda u: u.stem)
+def test_the_service_is_shut_off_from_what_it_does_not_need(program, unit):
     done = subprocess.run(
-        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", UNIT],
+        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)[1])
@@ -122,6 +128,33 @@ def test_every_ordering_of_the_service_says_why():
 )
 def test_the_service_says(name, value):
     assert settings(UNIT, "Service")[name] == [value]
+
+
+def test_the_proxy_has_a_user_of_its_own_whose_group_the_agent_is_in():
+    sysusers = (SYSTEMD / "flower-agent.sysusers").read_text()
+    assert re.search(r"^u flower-proxy - ", sysusers, re.MULTILINE)
+    proxy = settings(SYSTEMD / "flower-proxy.service", "Service")
+    assert (proxy["User"], proxy["CapabilityBoundingSet"]) == (["flower-proxy"], [""])
+    assert settings(UNIT, "Service")["SupplementaryGroups"] == ["49999 flower-proxy"]
+
+
+def test_the_proxys_files_are_watched_whenever_the_agent_runs():
+    assert "flower-proxy.path" in settings(UNIT, "Unit")["Wants"]
+    assert "flower-proxy.path" in settings(UNIT, "Unit")["After"]
+    watched = settings(SYSTEMD / "flower-proxy.path", "Path")["PathChanged"]
+    unit = settings(SYSTEMD / "flower-proxy.service", "Unit")
+    assert watched == unit["ConditionPathExists"] == ["/run/flower-agent/proxy/haproxy.cfg"]
+
+
+def test_a_proxy_that_is_restarted_ends_what_it_has_begun():
+    proxy = settings(SYSTEMD / "flower-proxy.service", "Service")
+    assert proxy["KillSignal"] == ["SIGUSR1"]  # HAProxy's soft stop
+    assert proxy["ExecReload"][-1] == "/bin/kill -USR2 $MAINPID"
+
+
+def test_the_proxy_may_hold_its_connections():
+    limit = int(settings(SYSTEMD / "flower-proxy.service", "Service")["LimitNOFILE"][0])
+    assert limit > 2 * haproxy_config.MAX_CONNECTIONS + 1000
 
 
 def test_the_image_enables_the_service_and_nothing_that_waits():

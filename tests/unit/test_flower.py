@@ -268,7 +268,7 @@ def test_the_default_version_is_known():
             },
         ),
         ("1.37.0", "1.38.0", {"plugin"}),
-        ("1.39.0", "1.40.0", {"id", "fleet", "fleet_flag", "fleet_port"}),
+        ("1.39.0", "1.40.0", {"id", "fleet", "fleet_flag", "fleet_port", "proxied"}),
         ("1.40.0", "1.42.0", set()),
     ],
 )
@@ -403,14 +403,43 @@ def test_from_1_37_the_appio_shares_the_control_apis_port_and_tls():
     )
     assert places.appio.tls
     assert places.fleet.transport is Transport.GRPC
-    assert not flower_versions.band(version("1.39.0")).control_is_fleet
+    assert not flower_versions.band(version("1.39.0")).proxied
 
 
-def test_from_1_40_everything_is_at_the_fleet_port():
+def test_from_1_40_the_superlink_listens_at_the_control_address_and_a_proxy_at_the_fleets():
     places = endpoints("1.40.0")
-    assert places.fleet == places.control == places.appio
     assert (str(places.fleet.listen), places.fleet.transport) == ("10.0.0.5:8000", Transport.HTTP)
-    assert flower_versions.band(version("1.40.0")).control_is_fleet
+    assert str(places.control.listen) == "127.0.0.1:9093"
+    assert places.appio == places.control
+    command = " ".join(superlink("1.40.0"))
+    assert "--host 127.0.0.1 --port 9093" in command
+    assert "8000" not in command
+
+
+def test_from_1_40_an_appio_that_is_offered_elsewhere_is_the_proxys_too():
+    places = endpoints("1.42.0", appio_tls=True, serverappio=Address("10.0.0.5", 9191))
+    assert str(places.appio.listen) == "10.0.0.5:9191"
+    assert places.appio.tls
+    assert "9191" not in superlink("1.42.0", appio_tls=True)
+
+
+@pytest.mark.parametrize(
+    ("release", "control", "fleet_port", "listens"),
+    [
+        ("1.42.0", "127.0.0.1:9093", None, "127.0.0.1:9093"),
+        ("1.42.0", "127.0.0.1:19093", None, "127.0.0.1:19093"),
+        ("1.42.0", "10.0.0.5:8000", None, "127.0.0.1:9093"),
+        ("1.42.0", "10.0.0.5:443", 443, "127.0.0.1:9093"),
+        ("1.42.0", "10.0.0.5:8000", 443, "10.0.0.5:8000"),
+        ("1.39.0", "10.0.0.5:9092", 9092, "10.0.0.5:9092"),
+    ],
+)
+def test_a_control_address_at_the_proxys_port_means_the_default(
+    release, control, fleet_port, listens
+):
+    host, _, port = control.rpartition(":")
+    given = Address(host, int(port))
+    assert str(flower_versions.control_listen(version(release), given, fleet_port)) == listens
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -436,7 +465,7 @@ def test_the_appio_gets_tls_of_its_own_where_it_can(release, has_tls):
     ],
 )
 def test_a_client_on_the_same_machine_dials_an_address_that_exists(listen, dial):
-    places = endpoints("1.42.0", fleet=Address(listen, 8000))
+    places = endpoints("1.42.0", control=Address(listen, 8000))
     assert str(places.appio.dial) == dial
 
 

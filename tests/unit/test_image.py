@@ -68,6 +68,15 @@ def test_docker_comes_with_apparmor_which_it_only_recommends():
     assert {"docker.io", "apparmor"} <= set(suites.PACKAGES)
 
 
+def test_haproxy_is_there_and_only_the_agents_unit_starts_it(tmp_path):
+    assert "haproxy" in suites.PACKAGES
+    wanted = tmp_path / "etc/systemd/system/multi-user.target.wants/haproxy.service"
+    wanted.parent.mkdir(parents=True)
+    wanted.symlink_to("/usr/lib/systemd/system/haproxy.service")
+    file_tree.configure(tmp_path, EVERY[0])
+    assert not wanted.is_symlink()
+
+
 def test_two_vms_of_an_image_share_no_identity(tmp_path):
     kept = (
         "etc/ssh/sshd_config", "var/log/apt", "usr/bin/flower-agent",

@@ -11,8 +11,8 @@ PACKAGE = "flower_agent"
 
 ORDER = (
     "model", "process", "files", "paths", "log", "state_file", "background", "config", "host",
-    "docker", "tls", "flower", "onegate", "reconcile", "cycle", "images", "enrolment", "runs",
-    "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
+    "docker", "tls", "flower", "proxy", "onegate", "reconcile", "cycle", "images", "enrolment",
+    "runs", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
 )  # fmt: skip
 """Each package or module imports only itself and those before it."""
 
@@ -37,6 +37,7 @@ PURE = {
         "state status"
     ),
     "onegate": "discovery status_attributes",
+    "proxy": "haproxy_config",
     "reconcile": "plan restart_policy",
     "reporting": "node_table status_text",
     "runs": "outcome pyproject rounds submission",

@@ -11,6 +11,7 @@ from authority import DAY, NOW, shake_hands
 from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
+from flower_agent.proxy import fleet_proxy
 from flower_agent.tls import own_ca as tls_own_ca
 from flower_agent.tls import trust
 from flower_agent.tls.store import Keyring
@@ -332,3 +333,63 @@ def test_a_lost_ca_says_no_secret(vm):
     with pytest.raises(AgentError) as caught:
         vm.turn()
     assert key not in str(caught.value)
+
+
+# --- behind HAProxy
+
+
+LOOPBACK = CertificateSpec(
+    source=CertificateSource.OWN, hosts=frozenset({"localhost", "127.0.0.1"})
+)
+
+
+def behind(vm, wanted=LOOPBACK, now=NOW):
+    keyring = vm.keyring.loopback
+    steps = trust.steps(wanted, keyring.held(wanted, now), now)
+    for step in steps:
+        keyring.apply(step, wanted, now)
+    return [str(step) for step in steps]
+
+
+def test_a_superlink_behind_haproxy_has_a_certificate_of_the_same_ca(vm):
+    vm.turn()
+    assert behind(vm) == ["issue certificate (absent)"]
+    assert vm.keyring.loopback.held_ca() == vm.keyring.held_ca()
+    assert vm.keyring.loopback.held_chain() != vm.keyring.held_chain()
+    assert behind(vm) == []
+    assert set(vm.keyring.digests()).isdisjoint(vm.keyring.loopback.digests())
+
+
+def test_beside_a_given_certificate_the_agent_makes_its_ca_for_loopback_alone(vm, other):
+    vm.turn(other)
+    assert behind(vm) == ["make CA (absent)", "issue certificate (absent)"]
+    assert vm.turn(other) == []
+    assert vm.keyring.held_ca() == other.ca_pem
+    assert vm.keyring.loopback.held_ca() not in ("", other.ca_pem)
+
+
+def test_a_renewal_of_what_nodes_see_leaves_the_certificate_behind_haproxy_alone(vm):
+    vm.turn()
+    behind(vm)
+    before = vm.keyring.loopback.digests()
+    assert vm.turn(dataclasses.replace(OWN, renew=True)) == ["issue certificate (asked for)"]
+    assert behind(vm) == []
+    assert vm.keyring.loopback.digests() == before
+
+
+@pytest.mark.parametrize(
+    ("days", "active", "defers"),
+    [(1, True, False), (300, True, True), (300, False, False), (362, True, False)],
+)
+def test_a_renewal_behind_haproxy_waits_for_a_run_but_not_for_ever(vm, days, active, defers):
+    vm.turn()
+    behind(vm, fleet_proxy.certificate(vm.keyring, ["127.0.0.1"], NOW, lambda: True))
+    now = NOW + days * DAY
+    wanted = fleet_proxy.certificate(vm.keyring, ["127.0.0.1"], now, lambda: active)
+    assert wanted.defer is defers
+    assert wanted.hosts == {"localhost", "127.0.0.1"}
+    assert behind(vm, wanted, now) == (
+        ["issue certificate (two thirds of its life have passed)"]
+        if days > 243 and not defers
+        else []
+    )

@@ -26,6 +26,7 @@ PATHS = Paths(pathlib.Path("/"))
 TLS = PATHS.tls
 CA_KEY = TLS / "ca/ca.pem"
 APPIO = TLS / "appio"
+LOOPBACK = TLS / "loopback"
 GIB = 1024**3
 HOST = "10.0.0.5"
 
@@ -76,6 +77,12 @@ def digests(found):
             "appio/server.pem": f"names {found.appio_listen.host} and {found.tls_sans}",
             "appio/server.key": "its key",
         }
+    if container_spec.proxied(found):
+        files |= {
+            "loopback/ca.crt": "the agent's CA",
+            "loopback/server.pem": f"names loopback and {found.tls_sans}",
+            "loopback/server.key": "its key",
+        }
     return {str(TLS / n): hashlib.sha256(text.encode()).hexdigest() for n, text in files.items()}
 
 
@@ -112,6 +119,9 @@ def site(found, **differences):
         appio_ca_file=str(APPIO / "ca.crt"),
         appio_chain_file=str(APPIO / "server.pem"),
         appio_key_file=str(APPIO / "server.key"),
+        own_ca_file=str(LOOPBACK / "ca.crt"),
+        own_chain_file=str(LOOPBACK / "server.pem"),
+        own_key_file=str(LOOPBACK / "server.key"),
         superlink_dir=str(PATHS.superlink),
         data_dir=str(PATHS.data),
         launcher_dir=str(PATHS.launcher),
@@ -221,7 +231,7 @@ def test_files_are_mounted_singly_and_the_cas_key_is_not(base, more):
             source = pathlib.PurePath(mount.source)
             assert not CA_KEY.is_relative_to(source)
             places = (PATHS.superlink, PATHS.data, PATHS.launcher, PATHS.live_runs, PATHS.caches)
-            assert source.parent == TLS or source in places
+            assert source.parent in (TLS, LOOPBACK) or source in places
         assert len({mount.target for mount in container.mounts}) == len(container.mounts)
 
 
@@ -419,14 +429,29 @@ def test_a_local_superexec_attaches_to_its_supernode_on_loopback(version):
     )
 
 
-@pytest.mark.parametrize(("version", "there"), [("1.39.0", "127.0.0.1"), ("1.42.0", HOST)])
-def test_a_name_in_the_certificate_leads_the_local_superexec_to_the_vms_own_address(version, there):
+def test_a_name_in_the_certificate_leads_the_local_superexec_to_the_vms_own_address():
     """A public CA names no private address, and from 1.37 on the AppIo shows its certificate."""
-    apps = vm(LINK, at(version), appio_name="fl.example.org")["superexec"]
-    port = 9093 if version == "1.39.0" else 8000
-    assert option(apps, "--runtime-api-address") == f"fl.example.org:{port}"
-    assert apps.hosts == (("fl.example.org", there),)
-    assert vm(LINK, at(version))["superexec"].hosts == ()
+    apps = vm(LINK, at("1.39.0"), appio_name="fl.example.org")["superexec"]
+    assert option(apps, "--runtime-api-address") == "fl.example.org:9093"
+    assert apps.hosts == (("fl.example.org", "127.0.0.1"),)
+    assert vm(LINK, at("1.39.0"))["superexec"].hosts == ()
+
+
+def test_behind_the_proxy_a_superlink_shows_a_certificate_of_the_agents_own_whatever_is_given():
+    for more in ({}, GIVEN):
+        found = vm(LINK, at("1.42.0"), more)
+        mounted = {mount.target: mount.source for mount in found["superlink"].mounts}
+        assert mounted[flower_versions.KEY_FILE] == str(LOOPBACK / "server.key")
+        assert mounted[flower_versions.CA_FILE] == str(LOOPBACK / "ca.crt")
+        apps = {mount.target: mount.source for mount in found["superexec"].mounts}
+        assert apps[flower_versions.CA_FILE] == str(LOOPBACK / "ca.crt")
+        assert option(found["superexec"], "--runtime-api-address") == "127.0.0.1:9093"
+
+
+def test_the_proxys_ports_are_not_looked_at_before_a_superlink_starts():
+    offers = {"FLOWER_APPIO_LISTEN": "10.0.0.5:9191"}
+    listens = [str(place) for place in vm(LINK, at("1.42.0"), offers)["superlink"].listens]
+    assert listens == ["127.0.0.1:9093", "127.0.0.1:9097"]
 
 
 OFFERS = {"FLOWER_APPIO_LISTEN": "10.0.0.5:9191"}

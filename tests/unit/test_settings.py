@@ -632,12 +632,21 @@ def test_node_authentication_needs_tls():
     assert "setting.conflict" in codes({**SERVER, **variables})
 
 
-@pytest.mark.parametrize("version", ["1.40.0", "1.42.0", "1.99.0"])
-def test_an_exposed_control_api_wants_consent(version):
+@pytest.mark.parametrize("version", ["1.40.0", "1.42.0"])
+def test_from_1_40_no_consent_is_wanted_and_an_old_one_is_a_warning(version):
     variables = {**SERVER, "FLOWER_VERSION": version}
-    assert "control.exposed" in codes(variables)
-    assert "control.exposed" not in codes({**variables, "FLOWER_CONTROL_ADDRESS": "10.0.0.5:8000"})
-    assert "control.exposed" not in codes({**CLIENT, "FLOWER_VERSION": version})
+    consent = {"FLOWER_CONTROL_ADDRESS": "10.0.0.5:8000"}
+    assert codes(variables) == []
+    assert codes({**variables, **consent}) == ["control.moved"]
+    assert codes({**CLIENT, "FLOWER_VERSION": version, **consent}) == []
+    assert codes({**variables, "FLOWER_CONTROL_ADDRESS": "10.0.0.5:8001"}) == ["control.open"]
+
+
+def test_from_1_40_appio_may_be_offered_at_the_fleet_port_or_another():
+    variables = {**SERVER, "FLOWER_VERSION": "1.42.0"}
+    for port in (8000, 9191):
+        assert codes({**variables, "FLOWER_APPIO_LISTEN": f"10.0.0.5:{port}"}) == []
+    assert codes({**variables, "FLOWER_APPIO_LISTEN": "10.0.0.5:9093"}) == ["setting.conflict"]
 
 
 def test_a_control_api_beyond_loopback_is_a_warning():
@@ -724,7 +733,7 @@ def test_ports_that_the_version_joins_are_not_counted_twice():
     joined = {"FLOWER_VERSION": "1.37.0", "FLOWER_SERVERAPPIO_PORT": "9092"}
     assert codes({**SERVER, **joined}) == []
     one_port = {"FLOWER_VERSION": "1.42.0", "FLOWER_CONTROL_ADDRESS": "10.0.0.5:8000"}
-    assert codes({**SERVER, **one_port}) == ["control.open"]
+    assert codes({**SERVER, **one_port}) == ["control.moved"]
 
 
 def test_the_fleet_port_is_the_versions_own():

@@ -110,6 +110,7 @@ def test_a_line_of_an_app_cannot_pass_for_another_containers():
 
 OWN = logs.LineFilter(polls=False, hosts=frozenset({"127.0.0.1", "fd00::2"}))
 ACCESS = '2026-11-30T16:30:22.610Z INFO [uvicorn.access] {} - "POST /v1/control/{} HTTP/1.1" {}'
+FLEET = ACCESS.replace("control", "fleet")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,9 @@ ACCESS = '2026-11-30T16:30:22.610Z INFO [uvicorn.access] {} - "POST /v1/control/
         (ACCESS.format("10.9.9.9:54080", "list-nodes", 200), False),
         (ACCESS.format("127.0.0.1:54080", "start-run", 200), False),
         (ACCESS.format("127.0.0.1:54080", "list-nodes", 401), False),
+        (FLEET.format("127.0.0.1:54080", "agent-probe", 404), True),
+        (FLEET.replace("fleet", "runtime").format("127.0.0.1:5", "agent-probe", 404), True),
+        (FLEET.format("127.0.0.1:54080", "pull-messages", 401), False),
     ],
 )
 def test_only_what_the_agent_asks_all_the_time_is_hidden(text, hidden):

@@ -1,0 +1,82 @@
+"""The files of the proxy: whole, private, and touched only when something differs."""
+
+import dataclasses
+import stat
+
+import pytest
+
+from flower_agent.model.address import Address
+from flower_agent.model.secret import Secret
+from flower_agent.proxy.haproxy_config import ProxySpec
+from flower_agent.proxy.proxy_files import ProxyFiles, Shown
+
+SPEC = ProxySpec(fleet=Address("10.0.0.5", 8000), superlink=Address("127.0.0.1", 9093))
+SHOWN = Shown("CHAIN\n", Secret("KEY\n"), "CA\n")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "run" / "proxy"
+
+
+def seen(place):
+    return {path.name: (path.stat().st_ino, path.read_text()) for path in place.iterdir()}
+
+
+def test_certificate_and_key_are_one_file_that_only_the_proxys_group_reads(place):
+    assert ProxyFiles(place).write(SPEC, SHOWN)
+    assert (place / "fleet.pem").read_text() == "CHAIN\nKEY\n"
+    assert (place / "superlink-ca.crt").read_text() == "CA\n"
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place, *place.iterdir())}
+    assert modes == {
+        "proxy": 0o750,
+        "fleet.pem": 0o640,
+        "superlink-ca.crt": 0o640,
+        "haproxy.cfg": 0o640,
+    }
+
+
+def test_the_key_is_not_in_the_configuration(place):
+    ProxyFiles(place).write(SPEC, SHOWN)
+    text = (place / "haproxy.cfg").read_text()
+    assert "KEY" not in text
+    assert f"crt {place}/fleet.pem" in text
+
+
+def test_a_settled_turn_writes_nothing(place):
+    files = ProxyFiles(place)
+    files.write(SPEC, SHOWN)
+    before = seen(place)
+    assert not files.write(SPEC, SHOWN)
+    assert not ProxyFiles(place).write(SPEC, SHOWN), "an agent that starts again"
+    assert seen(place) == before
+
+
+def test_a_renewed_certificate_changes_the_watched_file_too(place):
+    files = ProxyFiles(place)
+    files.write(SPEC, SHOWN)
+    before = (place / "haproxy.cfg").read_text()
+    assert files.write(SPEC, dataclasses.replace(SHOWN, key_pem=Secret("ANOTHER\n")))
+    assert (place / "haproxy.cfg").read_text() != before
+
+
+def test_what_a_killed_agent_left_half_written_is_made_whole(place):
+    files = ProxyFiles(place)
+    files.write(SPEC, SHOWN)
+    (place / "fleet.pem").unlink()
+    assert files.write(SPEC, SHOWN)
+    assert (place / "fleet.pem").exists()
+
+
+def test_without_tls_there_is_no_key(place):
+    ProxyFiles(place).write(SPEC, None)
+    assert [path.name for path in place.iterdir()] == ["haproxy.cfg"]
+
+
+def test_what_is_not_wanted_any_more_is_removed(place):
+    files = ProxyFiles(place)
+    files.write(SPEC, SHOWN)
+    assert files.clear()
+    assert list(place.iterdir()) == []
+    assert not files.clear()
+    assert not ProxyFiles(place.parent / "never").clear()
