@@ -1,9 +1,9 @@
-"""Slow calls beside the loop: OneGate, git, image pulls, the look at a far endpoint.
+"""Slow calls beside the loop: OneGate, git, image pulls, tests of a remote endpoint.
 
 A call runs in a thread, so that a server that hangs never delays the restart of a killed container,
-the watchdog or the end of the agent. By the time it ends, the loop may want to know something else:
-so an answer carries the request that it answers, and one that nobody wants any more is dropped. The
-threads are daemons: the agent's end cuts off what they do, and the next start does it again.
+the watchdog or the end of the agent. When the call ends, the loop may need something else: so an
+answer carries its request, and an answer that nobody needs any more is dropped. The threads are
+daemons: the agent's end interrupts them, and the next start repeats their work.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 Pause = Callable[[AgentError | None, int], float]
-"""Gives the seconds until the next call, after an error or None, and failures in a row."""
+"""Returns the seconds until the next call; arguments: the error or None, failures in a row."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended(Generic[Request, Answer]):
-    """How a call ended."""
+    """The result of a call."""
 
     request: Request
     answer: Answer | None = None
@@ -41,17 +41,17 @@ class Threads:
         self._users: weakref.WeakSet[Background[Any, Any]] = weakref.WeakSet()
 
     def busy(self) -> bool:
-        """Return whether any call is under way, or nobody looked yet how it ended."""
+        """Return whether any call runs, or its result was not taken yet."""
         return any(user.pending for user in tuple(self._users))
 
     def use(self, user: "Background[Any, Any]") -> None:
-        """Count the calls of `user` from now on."""
+        """Include the calls of `user` in `busy`."""
         self._users.add(user)
 
     def start(self, name: str, run: Callable[[], None]) -> None:
-        """Run in a new thread, and wake the loop after it. Raises RuntimeError where none is left.
+        """Run in a new thread, and wake the loop after it.
 
-        That is where the VM has no memory or no process for it.
+        Raises RuntimeError if the VM has no memory or process for a thread.
         """
 
         def run_and_wake() -> None:
@@ -70,8 +70,8 @@ class Threads:
 class Background(Generic[Request, Answer]):
     """One kind of slow call, at most one at a time; every method but `wait` returns at once.
 
-    Only the loop calls the methods. After a failure the next call is due when `pause` has passed; a
-    good answer counts for `good_for_s`, and `again` ends that early, though not the pause.
+    Only the loop calls the methods. After a failure the next call is due after `pause`. A good
+    answer counts for `good_for_s`; `again` shortens this time, but not the pause.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class Background(Generic[Request, Answer]):
         self._rests_until = AT_ONCE
         self._once_more = False
         self.asked = False
-        """Whether a call for the request has ended, well or not."""
+        """Whether a call for the request has ended, with an answer or an error."""
 
         self.answer: Answer | None = None
-        """The newest good answer to the request; it outlives later errors."""
+        """The newest good answer to the request; later errors do not remove it."""
 
         self.error: AgentError | None = None
         """Why the last call for the request failed; None after a good one."""
 
         self.failures = 0
-        """Failures in a row of one area: what OneGate does says nothing of the endpoint."""
+        """Failures in a row in one area: a failure of OneGate is not one of the endpoint."""
 
         self.due_at = AT_ONCE
         """Monotonic seconds from which `ask` starts the next call."""
@@ -115,30 +115,30 @@ class Background(Generic[Request, Answer]):
 
     @property
     def running(self) -> bool:
-        """Whether a call is under way, for whatever request."""
+        """Whether a call runs, for any request."""
         with self._lock:
             return self._running
 
     @property
     def pending(self) -> bool:
-        """Whether a call is under way, or its end was not looked at yet."""
+        """Whether a call runs, or its result was not taken yet."""
         with self._lock:
             return self._running or self._ended is not None
 
     def ask(
         self, request: Request, call: Callable[[], Answer], now: float
     ) -> Ended[Request, Answer] | None:
-        """Go on with `request`: start `call` where one is due; return how the last ended, once."""
+        """Start `call` for `request` if it is due; return the last result, once."""
         ended = self.take(request, now)
         if now >= self.due_at:
             self.start(request, call, now)
         return ended
 
     def take(self, request: Request, now: float) -> Ended[Request, Answer] | None:
-        """Want `request` from now on; return how a call for it ended, once.
+        """Use `request` from now on; return the result of a call for it, once.
 
-        Another request than before forgets answer, error and pause; the end of a call for another
-        request is dropped. `now` is monotonic seconds.
+        A new request forgets answer, error and pause; the result of a call for another request is
+        dropped. `now` is monotonic seconds.
         """
         if self._wanted != request:
             self._wanted = request
@@ -157,7 +157,7 @@ class Background(Generic[Request, Answer]):
         return ended
 
     def start(self, request: Request, call: Callable[[], Answer], now: float) -> bool:
-        """Start `call` unless one is under way; return whether it was started."""
+        """Start `call` unless another call runs; return whether it was started."""
         with self._lock:
             if self._running or self._ended is not None:
                 return False
@@ -176,21 +176,21 @@ class Background(Generic[Request, Answer]):
         return True
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for the end of a call that was started, at most so long."""
+        """Wait for the end of the running call, at most `timeout_s`."""
         self._idle.wait(timeout_s)
 
     def again(self, at: float | None = None) -> None:
-        """Let the next call be due at `at`, at once without; what is known counts until then.
+        """Let the next call be due at `at`, or at once; the last answer counts until then.
 
-        The pause is kept. A call that is under way may have seen what was before: without `at` it
-        does not count as the next.
+        The pause after a failure stays. A running call may have seen the old state: without `at`
+        another call follows it.
         """
         wanted = AT_ONCE if at is None else at
         self.due_at = min(self.due_at, max(wanted, self._rests_until))
         self._once_more = self._once_more or (at is None and self.running)
 
     def refuted(self, error: AgentError, now: float) -> None:
-        """Take `error`, met elsewhere, as how the last call ended: its answer holds no more."""
+        """Use `error`, from another place, as the last result: the answer is no longer valid."""
         self.answer = None
         self._fail(error, now)
 
@@ -222,12 +222,12 @@ class Background(Generic[Request, Answer]):
 
 
 def after_failure(bad_s: float) -> Pause:
-    """Return a policy that rests after a failure only."""
+    """Return a policy with a pause after failures only."""
     return lambda error, _: 0.0 if error is None else bad_s
 
 
 def doubling(first_s: float, longest_s: float) -> Pause:
-    """Return a policy whose rest doubles with each failure in a row."""
+    """Return a policy whose pause doubles with each failure in a row."""
 
     def pause(error: AgentError | None, failures: int) -> float:
         if error is None:

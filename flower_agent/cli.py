@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = parser().parse_args(arguments)
-    if not options.name and options.run is not _run:  # an agent of its own root tells its name
+    if not options.name and options.run is not _run:  # an agent's root contains its name
         options.name = status.agent_name(_paths(options))
     try:
         return int(options.run(options))
@@ -71,91 +71,120 @@ def _add_commands(commands: Any) -> None:
         _common(made, argparse.SUPPRESS, argparse.SUPPRESS)
         return made
 
-    command("run", _run, "the daemon")
-    made = command("status", _status, "what the VM does and why")
+    command("run", _run, "run the daemon")
+    made = command("status", _status, "show what the VM does and why")
     status.add_options(made, _duration)
-    made = command("check", _check, "judge a context or a template without a VM")
+    made = command("check", _check, "check a context or a template without a VM")
     kinds = made.add_mutually_exclusive_group()
-    kinds.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    kinds.add_argument("--context", type=pathlib.Path, help="a context.sh (default: this VM's)")
     kinds.add_argument("--template", type=pathlib.Path, help="a VM or OneFlow template instead")
     made.add_argument(
         "--vm-template", type=_numbered, action="append", default=[], metavar="ID=FILE",
         help="a VM template that the service template names",
     )  # fmt: skip
-    made.add_argument("--config", type=pathlib.Path, help="a config.yaml (this image's)")
+    made.add_argument("--config", type=pathlib.Path, help="a config.yaml (default: this image's)")
     made.add_argument("--json", action="store_true", help="findings as JSON")
-    made = command("plan", _plan, "what `run` would do now; touches nothing")
-    made.add_argument("--context", type=pathlib.Path, help="a context.sh (this VM's)")
+    made = command("plan", _plan, "show what `run` would do now; change nothing")
+    made.add_argument("--context", type=pathlib.Path, help="a context.sh (default: this VM's)")
     made.add_argument("--json", action="store_true", help="as JSON")
-    made = command("doctor", _doctor, "looks at all that the agent depends on")
+    made = command("doctor", _doctor, "check everything that the agent depends on")
     made.add_argument("--json", action="store_true", help="as JSON")
-    made = command("logs", _logs, "what the containers and the agent wrote, by time")
-    made.add_argument("container", nargs="?", help="superlink, supernode, superexec, agent (all)")
-    made.add_argument("-f", "--follow", action="store_true", help="go on as they come")
-    made.add_argument("-n", "--lines", type=int, default=100, help="last lines of each (100)")
-    made.add_argument("--json", action="store_true", help="an object a line: at, from, text")
-    made.add_argument("--since", type=_since, metavar="TIME", help="only since 10m, 2h, RFC 3339")
+    _add_logs(command("logs", _logs, "show the lines of the containers and the agent, by time"))
+    made = command("support", _support, "make an archive for a bug report, without secrets")
     made.add_argument(
-        "--grep", default="", metavar="TEXT", help="only lines with TEXT, in any case"
+        "-o", "--output", type=pathlib.Path, help="the archive (default: a new name here)"
     )
-    made.add_argument("--polls", action="store_true", help="also of the agent's own Control calls")
-    made.add_argument("--events", type=pathlib.Path, help="file of the agent's lines (its journal)")
-    made = command("support", _support, "one archive for a bug report, without secrets")
-    made.add_argument("-o", "--output", type=pathlib.Path, help="the archive (a name made here)")
-    _add_tls(command("tls", _tls_show, "certificates: show, renew, trust"))
-    _add_nodes(command("nodes", _nodes_list, "the SuperNodes of this SuperLink"))
-    _add_bake(command("bake", _bake, "for image builders: bring images here, pin their digests"))
+    _add_tls(command("tls", _tls_show, "manage certificates: show, renew, trust"))
+    _add_nodes(command("nodes", _nodes_list, "manage the SuperNodes of this SuperLink"))
+    _add_bake(command("bake", _bake, "for image builders: pull or build images, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
-    _add_runs(command("runs", _runs, "runs: list, show, log, fetch, delete"))
+    _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, delete"))
     made = command("stop", _stop, "stop a run")
-    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     command("down", _down, "stop the agent and remove its containers")
-    made = command("reset", _reset, "down, and clear all state (CA, keys, database)")
-    made.add_argument("--caches", action="store_true", help="clear the apps' download caches alone")
+    made = command("reset", _reset, "stop as `down`, and remove all state (CA, keys, database)")
+    made.add_argument("--caches", action="store_true", help="remove only the apps' download caches")
     made.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "container", nargs="?", help="superlink, supernode, superexec, agent (default: all)"
+    )
+    parser.add_argument("-f", "--follow", action="store_true", help="wait for new lines")
+    parser.add_argument(
+        "-n", "--lines", type=int, default=100, help="last lines of each (default: 100)"
+    )
+    parser.add_argument("--json", action="store_true", help="one object per line: at, from, text")
+    parser.add_argument(
+        "--since", type=_since, metavar="TIME", help="only lines since 10m, 2h or an RFC 3339 time"
+    )
+    parser.add_argument(
+        "--grep", default="", metavar="TEXT", help="only lines with TEXT, upper or lower case"
+    )
+    parser.add_argument(
+        "--polls", action="store_true", help="include lines about the agent's own Control API calls"
+    )
+    parser.add_argument(
+        "--events", type=pathlib.Path, help="file with the agent's lines (default: its journal)"
+    )
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(required=True, metavar="show|renew|trust")
-    kinds.add_parser("show", help="certificates in use and their ends").set_defaults(run=_tls_show)
-    kinds.add_parser("renew", help="make a new certificate now").set_defaults(run=_tls_renew)
+    kinds.add_parser(
+        "show", help="show the certificates in use and their expiry dates"
+    ).set_defaults(run=_tls_show)
+    kinds.add_parser("renew", help="issue a new certificate now").set_defaults(run=_tls_renew)
     made = kinds.add_parser("trust", help="trust another CA than the pinned one")
-    made.add_argument("fingerprint", type=_fingerprint, metavar="SHA256", help="of that CA")
+    made.add_argument(
+        "fingerprint", type=_fingerprint, metavar="SHA256", help="fingerprint of that CA"
+    )
     made.set_defaults(run=_tls_trust)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:
-    text = "a directory, or a git URL as in CUSTOM_APP_REPO (the context's app, with its FL_…)"
+    text = (
+        "a directory, or a git URL as in CUSTOM_APP_REPO (default: the context's app with its FL_…)"
+    )
     parser.add_argument("app", nargs="?", metavar="APP", help=text)
     parser.add_argument(
         "-c", "--config", action="append", default=[], type=_pair, metavar="KEY=VALUE",
-        help="a key of the run's config; may be given again",
+        help="set a key of the run's config; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--detach", action="store_true", help="do not wait for its end")
+    parser.add_argument("--detach", action="store_true", help="do not wait for the end of the run")
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     kinds = parser.add_subparsers(metavar="show|log|fetch|delete")
-    made = kinds.add_parser("show", help="config, rounds, failures and outputs of one run")
-    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
+    made = kinds.add_parser("show", help="show config, rounds, failures and outputs of one run")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     made.add_argument("--json", action="store_true", help="as JSON")
     made.set_defaults(run=_runs_show)
-    made = kinds.add_parser("log", help="what a run's ServerApp wrote")
-    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
-    made.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    made = kinds.add_parser("log", help="show the output of a run's ServerApp")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
+    made.add_argument(
+        "-f", "--follow", action="store_true", help="wait for new lines until the run ends"
+    )
     made.set_defaults(run=_runs_log)
     made = kinds.add_parser("fetch", help="copy a run's outputs: its model, its plots")
-    made.add_argument("run_id", metavar="RUN", type=_id, help="its id, as `runs` shows it")
-    made.add_argument("names", nargs="*", metavar="NAME", help="files of it (all)")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
+    made.add_argument("names", nargs="*", metavar="NAME", help="files of the run (default: all)")
     made.add_argument(
-        "-o", "--output", type=pathlib.Path, metavar="DIR", help="where to (./run-RUN)"
+        "-o",
+        "--output",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="target directory (default: ./run-RUN)",
     )
     made.set_defaults(run=_runs_fetch)
     made = kinds.add_parser("delete", help="remove outputs, log and metrics of ended runs")
-    made.add_argument("run_ids", nargs="+", metavar="RUN", type=_id, help="ids, as `runs` shows")
+    made.add_argument(
+        "run_ids", nargs="+", metavar="RUN", type=_id, help="run ids, as `runs` shows them"
+    )
     made.set_defaults(run=_runs_delete)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
@@ -164,13 +193,15 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(json=False)
     kinds = parser.add_subparsers(metavar="list|register|unregister")
-    made = kinds.add_parser("list", help="all of them, with their keys")
+    made = kinds.add_parser("list", help="list all SuperNodes with their keys")
     made.add_argument("--json", action="store_true", help="as JSON")
-    made = kinds.add_parser("register", help="let a SuperNode outside the service in")
-    made.add_argument("key", help="its public key, 'ecdsa-sha2-nistp384 AAAA…', or a file of it")
+    made = kinds.add_parser("register", help="allow a SuperNode outside the service to connect")
+    made.add_argument(
+        "key", help="the node's public key, 'ecdsa-sha2-nistp384 AAAA…', or a file with it"
+    )
     made.set_defaults(run=_nodes_register)
-    made = kinds.add_parser("unregister", help="shut a SuperNode out; its key can never return")
-    made.add_argument("node", type=_id, help="its id, as `list` shows it")
+    made = kinds.add_parser("unregister", help="remove a SuperNode; its key can never return")
+    made.add_argument("node", type=_id, help="the node's id, as `list` shows it")
     made.set_defaults(run=_nodes_unregister)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
@@ -184,25 +215,35 @@ def _numbered(text: str) -> tuple[str, pathlib.Path]:
 
 
 def _add_bake(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--flower", default="", metavar="VERSION", help="(flower_version, 1.25.0)")
+    parser.add_argument(
+        "--flower", default="", metavar="VERSION", help="(default: flower_version, else 1.25.0)"
+    )
     parser.add_argument(
         "--framework",
         nargs="+",
         action="extend",
         default=[],
         choices=("sklearn", "pytorch", "pytorch-cuda", "tensorflow", "tensorflow-cuda"),
-        help="make its SuperExec image, too (ml_framework)",
+        help="also build the SuperExec image of that framework (default: ml_framework)",
     )
     parser.add_argument(
-        "--app", action="append", default=[], metavar="URL", help="as in CUSTOM_APP_REPO: its needs"
+        "--app",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="an app as in CUSTOM_APP_REPO: add its dependencies",
     )
-    parser.add_argument("--index-url", default="", metavar="URL", help="package index (PyPI)")
-    parser.add_argument("--wheels", default="", metavar="DIR", help="wheels to look at first")
+    parser.add_argument(
+        "--index-url", default="", metavar="URL", help="package index (default: PyPI)"
+    )
+    parser.add_argument(
+        "--wheels", default="", metavar="DIR", help="directory with wheels to use first"
+    )
 
 
 def _id(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
-        raise argparse.ArgumentTypeError("want a node's id or a run's, a number")
+        raise argparse.ArgumentTypeError("want the id of a node or a run: a number")
     return text
 
 
@@ -221,7 +262,9 @@ def _fingerprint(text: str) -> str:
 
 
 def _common(parser: argparse.ArgumentParser, root: str, name: str) -> None:
-    parser.add_argument("--root", default=root, help="directory of all the agent's places (/)")
+    parser.add_argument(
+        "--root", default=root, help="directory of all the agent's files (default: /)"
+    )
     parser.add_argument("--name", default=name, type=_name, help="prefix of container names")
 
 
@@ -400,11 +443,13 @@ def _reset(options: argparse.Namespace) -> int:
         return down.clear_caches(_paths(options))
     if not options.yes and sys.stdin.isatty():
         answer = input(
-            "This clears the CA, so that every node must trust a new one, and all runs. Type yes: "
+            "This removes the CA, so every node must trust a new CA, and all runs. Type yes: "
         )
         if answer.strip() != "yes":
             return 1
     elif not options.yes:
-        print("reset clears the CA, the database and all runs; say so with --yes", file=sys.stderr)
+        print(
+            "reset removes the CA, the database and all runs; confirm with --yes", file=sys.stderr
+        )
         return USAGE
     return down.reset(_paths(options), options.name)

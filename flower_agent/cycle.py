@@ -33,7 +33,7 @@ class Observation:
 
     settings: Settings
     variables: Mapping[str, str]
-    """The context, for what is no setting: the MACs and addresses of its NICs."""
+    """The context, for values that are not settings: MACs and addresses of its NICs."""
 
     host: HostFacts
     keyring: Keyring
@@ -77,7 +77,7 @@ class Report:
     """What an operator may want to run, each with its purpose."""
 
     ca_fingerprint: str | None = None
-    """Of the CA that nodes trust, or that this node trusts."""
+    """SHA-256 of the CA that nodes trust, or that this node trusts."""
 
     version: str = ""
     """The Flower version that other VMs may count on, where it is not that of the settings."""
@@ -138,10 +138,10 @@ class Cycle:
     """SuperNode: what the status says while the SuperLink does not know its key."""
 
     opening: Address | None = None
-    """Where the first container opens its port when it has loaded; set while that is awaited."""
+    """The first container's port, while the cycle waits for the program to load."""
 
     hung: bool = False
-    """The first container's process lives but will never work again: it wants a restart."""
+    """The first container's process lives but gave up: it needs a restart."""
 
     next_s: float = float("inf")
     """Seconds until somebody wants another cycle."""
@@ -171,11 +171,11 @@ class Cycle:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """What a role needs before its containers can be named."""
+    """What a role needs before its containers are known."""
 
     trust: CertificateSpec
     appio: CertificateSpec | None = None
-    """SuperNode: the certificates of the AppIo that it offers."""
+    """SuperNode: the certificates of its AppIo for a SuperExec VM."""
 
     loopback: CertificateSpec | None = None
     """SuperLink behind HAProxy: the certificates that it shows there."""
@@ -195,25 +195,25 @@ class AppHost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Running:
-    """The container that others attach to, while its process lives."""
+    """The first container, while its process lives."""
 
     started_at: datetime.datetime
 
     read_log: Callable[[datetime.datetime], str]
-    """Gives its output since a moment."""
+    """Returns its output since a time."""
 
     image: str = ""
-    """By which reference it was made."""
+    """The reference of its image."""
 
     apps: AppHost | None = None
-    """The container that runs apps, where one does on this VM."""
+    """The container that runs apps, if it is on this VM."""
 
     spec: RoleSpec = dataclasses.field(default_factory=RoleSpec)
     """What the role wanted of it in this cycle."""
 
 
 class RoleController(Protocol):
-    """What a role does beside its containers."""
+    """The work of a role apart from its containers."""
 
     def prepare(self, cycle: Cycle) -> Preparation:
         """Return what the role needs. Raises AgentError while it cannot be known."""

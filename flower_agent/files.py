@@ -120,7 +120,11 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Run it as root." if isinstance(error, PermissionError) and os.geteuid() else ""
+        hint = (
+            "Run the command as root."
+            if isinstance(error, PermissionError) and os.geteuid()
+            else ""
+        )
         raise AgentError(
             "state.unwritable", f"{path} cannot be written: {error.strerror}", hint, retryable=True
         ) from error
@@ -153,7 +157,7 @@ class FileLock:
 def lock(path: pathlib.Path) -> FileLock | None:
     """Take the lock and write this process into its file; None when another holds it.
 
-    Nobody else may open the file: whoever can open one, to read it only, can lock it. Raises
+    Nobody else may open the file: everybody who can open a file can lock it. Raises
     AgentError ``state.unwritable``.
     """
     with writing(path):
@@ -173,7 +177,7 @@ def lock(path: pathlib.Path) -> FileLock | None:
 
 
 def held(path: pathlib.Path) -> bool | None:
-    """Tell whether a process holds the lock; None where this user may not open its file."""
+    """Return whether a process holds the lock; None where this user may not open its file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

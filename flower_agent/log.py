@@ -49,7 +49,7 @@ class Hourly:
     def __call__(
         self, _logger: object, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        """Pass an event on. Raises structlog's DropEvent for one that was told within the hour."""
+        """Pass an event on. Raises structlog's DropEvent if it was logged within the hour."""
         name = str(event.get("event"))
         with self._lock:
             if name in MENDED:

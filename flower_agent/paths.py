@@ -117,7 +117,7 @@ class Paths:
 
     @property
     def onegate(self) -> pathlib.Path:
-        """What OneGate was told in this boot, and by which token (0600)."""
+        """The attributes that OneGate acknowledged in this boot, and the token used (0600)."""
         return self.runtime / "onegate.json"
 
     @property
@@ -132,7 +132,7 @@ class Paths:
 
     @property
     def appliance(self) -> pathlib.Path:
-        """What one-apps tells of a VM; kept true where it exists."""
+        """one-apps' files about a VM; updated if they exist."""
         return self.root / "etc/one-appliance"
 
     @property

@@ -30,7 +30,7 @@ class StateFile:
     def recall(self, vmid: str | None) -> State:
         """Return what is remembered, as VM `vmid` may use it.
 
-        A damaged file is logged and begun anew: nothing in it is lost for good.
+        A damaged file is logged and replaced: all of its content can be observed again.
         """
         if self._state is None:
             self._state = self._kept = self._load()

@@ -157,7 +157,7 @@ class SecondEngine:
         ).split()
 
     def answers(self) -> bool:
-        """Tell whether dockerd answers."""
+        """Return whether dockerd answers."""
         with contextlib.suppress(subprocess.SubprocessError):
             self.docker("version")
             return True

@@ -30,35 +30,35 @@ _WRITTEN = "<!-- Written by `contrib/reference/pages.py`; change {source} instea
 _VARIABLES = """\
 # Variables
 
-What a VM becomes is said by variables in the CONTEXT of its template. Each name is also read with
-the prefix `{prefix}`, which Sunstone's groups and OneFlow's inputs use; set in both forms to
-different values it is an error. Values are trimmed, and an empty value is unset. Upper and lower
-case are the same in words such as `YES` or `superlink`.
+Variables in the CONTEXT of its template decide the work of a VM. The agent also reads each name
+with the prefix `{prefix}`, which Sunstone's groups and OneFlow's inputs use. Different values with
+and without the prefix are an error. The agent trims values; an empty value counts as not set.
+Words such as `YES` or `superlink` may be in upper or lower case.
 {yes} mean yes; {no} mean no.
 
 A value has at most {length} characters. Keys and certificates are PEM or, better, base64 of PEM:
-OneFlow damages values of several lines. A VM reads only the variables of its own role, so one set
-of inputs can serve all roles of a service. Unknown names are ignored; one that looks like a known
-one is a warning.
+OneFlow damages values with several lines. A VM reads only the variables of its own role, so one
+set of inputs can serve all roles of a service. The agent ignores unknown names, and warns if a
+name looks like a known one.
 
-Image builders set defaults in `/etc/flower-agent/config.yaml`, one `name: value` a line with the
-name in lower case and without `{prefix}` (`fl_num_rounds: 10`). A value in the CONTEXT wins; a
-name that is not in this list is an error.
+Image builders set defaults in `/etc/flower-agent/config.yaml`: one `name: value` per line, with the
+name in lower case and without `{prefix}` (`fl_num_rounds: 10`). A value in the CONTEXT overrides a
+default. A name that is not in this list is an error.
 
-`flower-agent check` validates both and prints every finding. The codes are in
+`flower-agent check` checks both and prints every finding. The codes are in
 [errors.md](errors.md).
 """
 
 _ERRORS = """\
 # Errors and warnings
 
-Each finding has a code `area.what`, one sentence about the case at hand, and what to do next. They
-read the same in `flower-agent status`, in the journal, in `flower-agent check` and, as
-`FLOWER_ERROR` and `FLOWER_WARNING`, at OneGate. Codes are added, never renamed.
+Each finding has a code `area.what`, one sentence about the case, and a remedy. The words are the
+same in `flower-agent status`, in the journal, in `flower-agent check` and, as `FLOWER_ERROR` and
+`FLOWER_WARNING`, at OneGate. New versions add codes and never rename them.
 
-"To see it" is a way to have a code appear on purpose, on a VM that may be broken. What begins with
-"Check a context" is one `NAME='value'` a line in a file: `flower-agent check --context FILE`. The
-tests do those, and most of what [failures.md](failures.md) tells; the others were not tried.
+"To see it" is a way to produce the code on a test VM. For "Check a context", write one
+`NAME='value'` per line into a file, and run: `flower-agent check --context FILE`. Tests run all of
+these, and most cases of [failures.md](failures.md). The other ways were not tried.
 """
 
 

@@ -1,4 +1,4 @@
-"""How to see each code of the catalogue on purpose; ``docs/errors.md`` tells it. Pure.
+"""How to produce each code of the catalogue; part of ``docs/errors.md``. Pure.
 
 What begins with "Check a context with" is tried by a test, word for word.
 """
@@ -6,12 +6,14 @@ What begins with "Check a context with" is tried by a test, word for word.
 CHECK = "Check a context with "
 
 REPRODUCTION: dict[str, str] = {
-    "address.ambiguous": "Give a SuperLink two NICs, and take its default route away.",
-    "address.two_routes": "`ip route add default dev eth1` beside a route of eth0 without metric.",
+    "address.ambiguous": "Give a SuperLink two NICs, and remove its default route.",
+    "address.two_routes": (
+        "Add a second default route without a metric: `ip route add default dev eth1`."
+    ),
     "address.unknown": "On a SuperLink set `FLOWER_ADDRESS=ETH7`.",
-    "agent.bug": "Not to be provoked: a code that nobody should see.",
+    "agent.bug": "No way is known: nobody should see this code.",
     "agent.running": "`flower-agent run` while the agent runs.",
-    "agent.silent": "In the sandbox: `kill -STOP` an agent, wait two minutes, and ask `doctor`.",
+    "agent.silent": "In the sandbox: `kill -STOP` an agent, wait two minutes, and run `doctor`.",
     "agent.stopped": "`systemctl stop flower-agent`, then `flower-agent doctor`.",
     "appio.open": (
         f"{CHECK}`FLOWER_ROLE=client`, `TOKEN=YES`, `FLOWER_APPIO_LISTEN=10.0.0.5:9094`."
@@ -19,11 +21,11 @@ REPRODUCTION: dict[str, str] = {
     "appio.plaintext": (
         f"{CHECK}`FLOWER_ROLE=superexec`, `TOKEN=YES`, `FLOWER_APPIO_ADDRESS=10.0.0.5:9094`."
     ),
-    "clock.skew": "Set the clock of a VM a minute ahead, with its synchronization stopped.",
+    "clock.skew": "Set the clock of a VM one minute ahead, with clock synchronization stopped.",
     "config.invalid": (
         "`echo 'flower_rounds: 3' > config.yaml; flower-agent check --config config.yaml`"
     ),
-    "container.crash_loop": "`docker kill` a container again as soon as it is back, four times.",
+    "container.crash_loop": "`docker kill` a container each time it starts again, four times.",
     "container.exited": "`docker kill flower-superlink`",
     "container.foreign": (
         "With the agent stopped: `docker rm -f flower-superlink`, then `docker create "
@@ -31,7 +33,7 @@ REPRODUCTION: dict[str, str] = {
     ),
     "container.paused": "`docker pause flower-superexec`",
     "container.refused": (
-        "Before a SuperExec's image is fetched, give its name to one without the "
+        "Before the agent pulls a SuperExec's image, give its name to an image without the "
         "program: `docker tag hello-world flwr/superexec:1.25.0`."
     ),
     "context.malformed": (
@@ -50,7 +52,7 @@ REPRODUCTION: dict[str, str] = {
         "`FLOWER_CONTROL_ADDRESS=10.0.0.5:8000`."
     ),
     "control.open": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_CONTROL_ADDRESS=0.0.0.0:9093`.",
-    "control.refused": "`flower-agent nodes unregister 1`: there is no such node.",
+    "control.refused": "`flower-agent nodes unregister 1`: no node has this id.",
     "control.unavailable": "`docker kill flower-superlink; flower-agent nodes`",
     "cpu.old": (
         "Give a SuperNode with `ML_FRAMEWORK=sklearn` the CPU model `qemu64` (`CPU_MODEL`)."
@@ -74,23 +76,23 @@ REPRODUCTION: dict[str, str] = {
         "Set `live-restore` to false in Docker's configuration, then `flower-agent doctor`."
     ),
     "docker.refused": (
-        "`docker rm -f` a container in the instant in which the agent reads its log: "
-        "rare, and gone with the next turn."
+        "`docker rm -f` a container in the instant in which the agent reads its log: rare, and "
+        "gone with the next cycle."
     ),
     "endpoint.expired": "Set the clock of a SuperNode eleven years ahead.",
     "endpoint.not_flower": (
         "On a SuperNode set `FLOWER_SERVER_ADDRESS` to a TLS server without HTTP/2."
     ),
     "endpoint.plaintext": (
-        "On a SuperNode with TLS set `FLOWER_SERVER_ADDRESS` to a port that speaks "
-        "without, such as 22."
+        "On a SuperNode with TLS set `FLOWER_SERVER_ADDRESS` to a port without TLS, such as 22."
     ),
     "endpoint.refused": "On a SuperNode set `FLOWER_SERVER_ADDRESS` to a closed port.",
     "endpoint.timeout": "Drop the Fleet port in a firewall between the VMs.",
     "endpoint.unknown_host": "On a SuperNode set `FLOWER_SERVER_ADDRESS=superlink.invalid`.",
     "endpoint.untrusted": "On a SuperNode set `TLS_CA_CERT` to another CA than the SuperLink's.",
     "endpoint.wrong_name": (
-        "On a SuperNode dial the SuperLink by a name that its certificate lacks."
+        "On a SuperNode set `FLOWER_SERVER_ADDRESS` to a name that the SuperLink's certificate "
+        "lacks."
     ),
     "enrol.key_changed": (
         "Stop a SuperNode, clear its `/var/lib/flower-agent/keys`, and start it."
@@ -100,60 +102,68 @@ REPRODUCTION: dict[str, str] = {
         "and start the agent."
     ),
     "enrol.key_invalid": (
-        "Make a key with `openssl ecparam -name secp384r1 -genkey`, and check a context "
-        "with its base64 in `FLOWER_NODE_PRIVATE_KEY`: it is no OpenSSH form."
+        "Create a key with `openssl ecparam -name secp384r1 -genkey`, which is not in OpenSSH "
+        "form, and check a context with its base64 in `FLOWER_NODE_PRIVATE_KEY`."
     ),
     "enrol.key_refused": "`flower-agent nodes register nonsense`",
     "enrol.key_spent": "`flower-agent nodes unregister NODE`, then `register` with its key.",
     "enrol.mismatch": "Set `FLOWER_NODE_AUTH=NO` on one SuperNode of a service.",
-    "enrol.stranger": "Write `FLOWER_ROLE=x` to a booting SuperNode's VM from another VM of it.",
+    "enrol.stranger": (
+        "From another VM of the service, write `FLOWER_ROLE=x` to a SuperNode's VM while it boots."
+    ),
     "enrol.waiting": "Start a SuperNode outside the service with `FLOWER_NODE_AUTH=YES`.",
     "env.reserved": f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_ENV_LD_PRELOAD=/tmp/evil.so`.",
     "firewall.drops": (
-        "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot; wait two "
-        "minutes, or ask `flower-agent doctor` at once."
+        "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot. Wait two "
+        "minutes, or run `flower-agent doctor` at once."
     ),
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
-    "gpu.inforom": "A GPU whose infoROM is damaged; none was at hand.",
+    "gpu.inforom": "A GPU with a damaged infoROM; not tried.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",
     "gpu.mismatch": "Upgrade the driver's packages without a reboot.",
     "gpu.no_driver": "Pass a GPU through to an image without the driver, with `GPU_ENABLED=YES`.",
-    "gpu.no_toolkit": "Take `nvidia-container-toolkit` off the image, with `GPU_ENABLED=YES`.",
+    "gpu.no_toolkit": "Remove `nvidia-container-toolkit` from the image, with `GPU_ENABLED=YES`.",
     "gpu.none": "Set `GPU_ENABLED=YES` on a SuperNode without a GPU.",
     "gpu.not_configured": (
-        "Take the runtime `nvidia` out of `/etc/docker/daemon.json`, and restart Docker."
+        "Remove the runtime `nvidia` from `/etc/docker/daemon.json`, and restart Docker."
     ),
     "gpu.not_in_container": (
         "`systemctl daemon-reload` on a VM whose Docker uses systemd's cgroups and the "
         "toolkit without CDI."
     ),
-    "gpu.unusable": "Take the GPU off the VM's bus while the driver is loaded.",
+    "gpu.unusable": "Remove the GPU from the VM's bus while the driver is loaded.",
     "health.not_serving": (
-        "`kill -STOP PID` of Flower's program, which `docker top flower-superlink` tells."
+        "`kill -STOP PID` of Flower's program; `docker top flower-superlink` shows the PID."
     ),
-    "image.architecture": "Set `FLOWER_VERSION` on an arm64 VM to a tag that amd64 alone has.",
+    "image.architecture": (
+        "Set `FLOWER_VERSION` on an arm64 VM to a tag that exists only for amd64."
+    ),
     "image.build": (
-        "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without a way to a package "
+        "Set `ML_FRAMEWORK=pytorch` on a VM without that image and without access to a package "
         "index."
     ),
     "image.cpu_builds": (
         "Set `TORCH_CPU_INDEX_URL=http://127.0.0.1:9` in a drop-in of the unit, and "
-        "`CUSTOM_APP_REPO` to an app that wants `torch`."
+        "`CUSTOM_APP_REPO` to an app that needs `torch`."
     ),
     "image.denied": "Set `FLOWER_VERSION` to a tag that the registry does not have.",
     "image.framework": (
-        "Set `FLOWER_IMAGE_PREFIX` to images of your own with a Python that no lock is for, and "
-        "`ML_FRAMEWORK=sklearn`."
+        "Set `FLOWER_IMAGE_PREFIX` to your own images with a Python version that has no lock "
+        "file, and `ML_FRAMEWORK=sklearn`."
     ),
     "image.pull": "Set `FLOWER_IMAGE_PREFIX=registry.invalid/flwr`.",
-    "memory.low": "Let a program take the VM's memory, then `flower-agent doctor`.",
+    "memory.low": "Let a program use the VM's memory, then run `flower-agent doctor`.",
     "nic.mtu": "`ip link set eth0 mtu 9000` where `ETH0_MTU=1500`, then `flower-agent doctor`.",
     "node.degraded": "`docker pause flower-supernode` on a node's VM, and wait some minutes.",
-    "node.image": "`CUSTOM_APP_REPO` with an app that wants wandb, on a node without an index.",
+    "node.image": (
+        "Set `CUSTOM_APP_REPO` to an app that needs wandb, on a node without a package index."
+    ),
     "node.offline": "`onevm poweroff` a SuperNode's VM, and wait a minute.",
     "onegate.down": "Stop the OneGate service of the cloud.",
     "onegate.garbage": "Put a web server at `ONEGATE_ENDPOINT`.",
-    "onegate.no_service": "Start a SuperNode outside OneFlow, with `TOKEN=YES` and no address.",
+    "onegate.no_service": (
+        "Start a SuperNode outside OneFlow, with `TOKEN=YES` and without an address."
+    ),
     "onegate.overwritten": (
         "`onevm update` the SuperLink's `FLOWER_ENDPOINT` to something else, and wait five minutes."
     ),
@@ -165,7 +175,7 @@ REPRODUCTION: dict[str, str] = {
     "partition.waiting": "`FLOWER_PARTITIONS=2`, and look at a SuperNode in the moment it boots.",
     "partition.gaps": "`oneflow scale SERVICE supernode 1` where there are two, and wait a minute.",
     "peer.clock": "Set the clock of a SuperNode ten seconds ahead, and restart its container.",
-    "peer.ghost": "`docker kill flower-supernode` of one that has a node key.",
+    "peer.ghost": "`docker kill flower-supernode` on a VM with a node key.",
     "peer.lost": "Stop the SuperLink's container and its agent.",
     "peer.mtu": "On a host between two VMs with MTU 1500: `ip link set BRIDGE mtu 1400`.",
     "peer.mute": "`docker pause flower-superlink`, and wait half a minute.",
@@ -178,36 +188,36 @@ REPRODUCTION: dict[str, str] = {
     ),
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
-    "run.active": "`flower-agent runs delete RUN` while the run goes on.",
+    "run.active": "`flower-agent runs delete RUN` during the run.",
     "run.build": (
-        "In the app of `CUSTOM_APP_REPO`, name a module that is not there as `serverapp`."
+        "In the app of `CUSTOM_APP_REPO`, set `serverapp` to a module that does not exist."
     ),
     "run.client_died": "Submit an app whose ClientApp calls `os._exit(7)`.",
     "run.client_failed": "Submit an app whose ClientApp raises an exception on one node.",
-    "run.clients_failed": "The same: look at the SuperLink once the run has ended.",
+    "run.clients_failed": "As for `run.client_failed`: look at the SuperLink after the run.",
     "run.clone": "Set `CUSTOM_APP_REPO=https://nowhere.invalid/app` on a SuperLink.",
-    "run.config": "Set `FL_CONFIG_LOCAL_EPOCHS=many` beside the app of `contrib/app`.",
-    "run.denied": "Name a repository in `CUSTOM_APP_REPO` that its host does not have.",
+    "run.config": "Set `FL_CONFIG_LOCAL_EPOCHS=many` for the app of `contrib/app`.",
+    "run.denied": "Set `CUSTOM_APP_REPO` to a repository that its host does not have.",
     "run.dependency": "Add `torch` to the dependencies of an app; leave `ML_FRAMEWORK` empty.",
-    "run.failed": "Set `FL_STRATEGY=FedNone` beside the app of `contrib/app`.",
+    "run.failed": "Set `FL_STRATEGY=FedNone` for the app of `contrib/app`.",
     "run.launch_unknown": "Use images of a Flower that has no `BaseExecPlugin.launch_task`.",
-    "run.lost": "While a run goes on, remove the SuperLink's database and its container.",
+    "run.lost": "During a run, remove the SuperLink's database and its container.",
     "run.message_lost": (
         "In the SuperLink's image, raise an exception in `pull_object` of the Fleet API."
     ),
     "run.moved": "Push to the branch in `CUSTOM_APP_REPO` after its run.",
-    "run.no_app": "Name a repository in `CUSTOM_APP_REPO` without a `pyproject.toml`.",
+    "run.no_app": "Set `CUSTOM_APP_REPO` to a repository without a `pyproject.toml`.",
     "run.no_outputs": "`flower-agent runs fetch RUN no-such-file`",
     "run.no_git": "Remove git from a SuperLink with `CUSTOM_APP_REPO`.",
-    "run.no_ref": "Name a branch in `CUSTOM_APP_REPO` that the repository does not have.",
-    "run.outputs": "Remove the image of the SuperExec while a run goes on.",
+    "run.no_ref": "Set `CUSTOM_APP_REPO` to a branch that the repository does not have.",
+    "run.outputs": "Remove the image of the SuperExec during a run.",
     "run.refused": (
-        "Not seen with a Flower of the table: a newer one may refuse what the agent sends."
+        "Not seen with a known Flower version: a newer one may refuse the agent's request."
     ),
-    "run.stalled": "Pause the SuperExec of a node in the middle of a run: `docker pause`.",
+    "run.stalled": "Pause the SuperExec of a node during a run: `docker pause`.",
     "run.too_large": "Commit a file `data.json` of 40 MiB to the app of `CUSTOM_APP_REPO`.",
     "run.unknown": "`flower-agent runs show 7`",
-    "run.unread": "Set `FL_CONFIG_COLOUR=blue` beside the app of `contrib/app`.",
+    "run.unread": "Set `FL_CONFIG_COLOUR=blue` for the app of `contrib/app`.",
     "setting.conflict": (
         f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=YES`, `ONEAPP_TLS_ENABLED=NO`."
     ),
@@ -218,7 +228,7 @@ REPRODUCTION: dict[str, str] = {
         f"{CHECK}`FLOWER_ROLE=server`, `ML_FRAMEWORK=sklearn`, `FLOWER_ISOLATION=subprocess`."
     ),
     "state.corrupt": "Write nonsense into `/usr/share/flower-agent/images.lock`.",
-    "state.other_vm": "Clone the disk of a VM that ran, and start another VM from it.",
+    "state.other_vm": "Clone the disk of a VM that has run, and start another VM from the clone.",
     "state.unwritable": "Mount `/var/lib/flower-agent` read-only.",
     "superexec.detached": (
         "On a SuperLink: `iptables -A OUTPUT -o lo -p tcp --dport 9091 -j REJECT`, then "
@@ -232,26 +242,28 @@ REPRODUCTION: dict[str, str] = {
     "template.value": 'Check a VM template with `START_SCRIPT = "echo $(id)"` in its CONTEXT.',
     "tls.ca_changed": "`flower-agent reset` on the SuperLink, and start it again.",
     "tls.ca_lost": (
-        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.pem`, and have the agent "
-        "make a certificate: `flower-agent tls renew`."
+        "Write nonsense into `/var/lib/flower-agent/tls/ca/ca.pem`, and let the agent issue a "
+        "certificate: `flower-agent tls renew`."
     ),
-    "tls.chain": "Set `TLS_CERT` and `TLS_KEY` of one CA and `TLS_CA_CERT` of another.",
+    "tls.chain": "Set `TLS_CERT` and `TLS_KEY` from one CA and `TLS_CA_CERT` from another.",
     "tls.disabled": f"{CHECK}`FLOWER_ROLE=server`, `TLS_ENABLED=NO`.",
-    "tls.expired": "Set a `TLS_CERT` that has ended.",
-    "tls.expires_soon": "Set a `TLS_CERT` that ends within a month.",
-    "tls.fingerprint": "On a SuperNode set `FLOWER_CA_FINGERPRINT` to another CA's.",
-    "tls.key_mismatch": "Set `TLS_KEY` of another pair than `TLS_CERT`.",
+    "tls.expired": "Set a `TLS_CERT` that has expired.",
+    "tls.expires_soon": "Set a `TLS_CERT` that expires within a month.",
+    "tls.fingerprint": (
+        "On a SuperNode set `FLOWER_CA_FINGERPRINT` to the fingerprint of another CA."
+    ),
+    "tls.key_mismatch": "Set `TLS_KEY` and `TLS_CERT` from different pairs.",
     "tls.loopback": "Set a `TLS_CERT` that does not name 127.0.0.1.",
-    "tls.mismatch": "Set `TLS_ENABLED=NO` on a SuperNode alone.",
+    "tls.mismatch": "Set `TLS_ENABLED=NO` on a SuperNode only.",
     "tls.not_covered": "Set a `TLS_CERT` that does not name the SuperLink's address.",
     "tls.not_own": "`flower-agent tls renew` where `TLS_CERT` is set.",
     "trust.nodes_refuse": (
         "`onevm terminate --hard` the SuperLink's VM of a service, and let OneFlow make another."
     ),
     "version.downgrade": "Set an older `FLOWER_VERSION` on a SuperLink that has worked.",
-    "version.failed": "Set a `FLOWER_VERSION` on a SuperLink that no registry has.",
-    "version.follows": "Set a newer `FLOWER_VERSION` on a SuperNode alone.",
-    "version.mixed": "Set `FLOWER_VERSION` on one role of a service alone.",
+    "version.failed": "Set `FLOWER_VERSION` on a SuperLink to a version that no registry has.",
+    "version.follows": "Set a newer `FLOWER_VERSION` on a SuperNode only.",
+    "version.mixed": "Set `FLOWER_VERSION` on one role of a service only.",
     "version.newer": (
         f"{CHECK}`FLOWER_ROLE=server`, `FLOWER_VERSION=1.99.0`, "
         "`FLOWER_CONTROL_ADDRESS=10.0.0.5:8000`."

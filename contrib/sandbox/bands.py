@@ -16,8 +16,6 @@ import time
 
 from federation import REPOSITORY, Federation, SandboxError, only_one
 
-from flower_agent.config import flower_versions
-
 VERSIONS = ("1.29.0", "1.34.0", "1.36.0", "1.39.0", "1.42.0")
 """The newest release of each band."""
 
@@ -26,8 +24,8 @@ NODES = 2
 FRAMEWORK = "sklearn"
 BUILD_S = 3600
 HEAD = (
-    "| Flower | band | connected | run finished | accuracy | ready in s | run in s |",
-    "|---|---|---|---|---|---|---|",
+    "| Flower | connected | run finished | accuracy | ready in s | run in s |",
+    "|---|---|---|---|---|---|",
 )
 
 
@@ -45,14 +43,13 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Tell whether all went to its end."""
+        """Return whether every node connected and the run finished."""
         return self.connected == NODES and self.finished
 
     def __str__(self) -> str:
-        band = flower_versions.band(flower_versions.parse_version(self.version)).id
         finished = "yes" if self.finished else "no"
         return (
-            f"| {self.version} | {band} | {self.connected} of {NODES} | {finished} | "
+            f"| {self.version} | {self.connected} of {NODES} | {finished} | "
             f"{self.accuracy} | {self.ready_s:.0f} | {self.run_s:.0f} |"
         )
 

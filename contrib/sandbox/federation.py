@@ -129,7 +129,7 @@ class Federation:
         self._say("SuperLink: context written, agent started")
         self.deploy(self.superlink)
         self.wait_ready(self.superlink)
-        self._say(f"SuperNodes: the gate is open, {len(self.supernodes)} VMs are deployed")
+        self._say(f"SuperNodes: the SuperLink is ready, {len(self.supernodes)} VMs are deployed")
         for machine in self.supernodes:
             self.deploy(machine)
         for machine in self.supernodes:
@@ -268,7 +268,7 @@ class Federation:
             time.sleep(0.5)
 
     def gate_open(self, machine: Machine) -> bool:
-        """Tell whether OneFlow's READY gate of that VM is open."""
+        """Return whether OneFlow's READY gate of that VM is open."""
         return bool(self.onegate("GET", "/sandbox/vms")[str(machine.vmid)]["gate_open"])
 
     def attributes(self, machine: Machine) -> dict[str, str]:

@@ -144,7 +144,7 @@ class Cloud:
             return tuple(update for whose, update in self._updates if whose == vmid)
 
     def gate_open(self, vmid: int) -> bool:
-        """Tell whether OneFlow took the VM for ready; once open it stays open."""
+        """Return whether OneFlow took the VM for ready; once open it stays open."""
         with self._lock:
             return self._machines[vmid].gate_open
 

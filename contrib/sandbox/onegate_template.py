@@ -107,7 +107,7 @@ def restricted_name(escaped: str, restricted: frozenset[str]) -> str | None:
 
 
 def opens_gate(sent: str) -> bool:
-    """Tell whether OneFlow takes an update for "ready".
+    """Return whether OneFlow takes an update for "ready".
 
     It looks for a substring, so FLOWER_READY=YES and a text that holds READY=YES pass too.
     """
@@ -115,7 +115,7 @@ def opens_gate(sent: str) -> bool:
 
 
 def reads_ready(attributes: Mapping[str, Value | list[Value]]) -> bool:
-    """Tell whether OneFlow's look at the VM every 30 s finds it ready."""
+    """Return whether OneFlow's look at the VM every 30 s finds it ready."""
     held = attributes.get("READY", "")
     first = held[0] if isinstance(held, list) else held
     return isinstance(first, str) and first.strip() == "YES"

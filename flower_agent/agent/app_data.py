@@ -1,4 +1,4 @@
-"""Whether the data of apps is there, before their container is made; looked at beside the loop.
+"""Whether the data of apps is available before their container starts; checked beside the loop.
 
 A look is made for each source and image, again with growing pauses while it fails. It answers
 which of several types a disk's file system has, so the wanted mount may follow from it.
@@ -30,11 +30,11 @@ FIRST_S = 2.0
 
 
 class Volumes(Protocol):
-    """What looks at the data: `data_volumes.DataVolumes`."""
+    """Checks the data: `data_volumes.DataVolumes`."""
 
     @property
     def owner(self) -> str:
-        """Whose volumes they are."""
+        """The owner of the volumes."""
 
     def look(self, mount: Mount, image: str) -> str:
         """Return what was seen."""
@@ -45,7 +45,7 @@ class Volumes(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a look is made for."""
+    """The input of a check."""
 
     source: DataSource
     image: str
@@ -60,7 +60,7 @@ class _Seen:
 
 
 class UnusableError(AgentError):
-    """Data that is there and cannot be used; `mount` is how Docker mounts it."""
+    """Data that exists but cannot be used; `mount` is Docker's mount."""
 
     def __init__(self, found: Finding, mount: Mount) -> None:
         super().__init__(found.code, found.message, found.hint, retryable=True)
@@ -90,10 +90,10 @@ class AppData:
         self._file_system = file_system
         self._wanted: _Asked | None = None
         self._told: AgentError | None = None
-        """The trouble that the log has already."""
+        """The last logged error."""
 
     def mount(self, cycle: Cycle) -> Mount | None:
-        """Return the wanted mount as far as it is known; None for the agent's own directory."""
+        """Return the wanted mount, if known; None for the agent's own directory."""
         self._take(cycle)
         source = self._source(cycle.seen.settings)
         if source is None:
@@ -105,9 +105,9 @@ class AppData:
         return self._mounts(source, cycle.seen.data_propagation)[0]
 
     def there(self, cycle: Cycle, image: str) -> bool:
-        """Tell whether the data is there and can be read; False while that is looked at.
+        """Return whether the data is available and readable; False while the check runs.
 
-        Raises AgentError ``data.…`` after a look that failed; the next is made after a wait.
+        Raises AgentError ``data.…`` after a failed check; the next one follows after a pause.
         """
         source = self._source(cycle.seen.settings)
         if source is None:
@@ -117,7 +117,7 @@ class AppData:
         if self._looks.answer is not None:
             self._note(cycle, source, self._looks.answer)
             return True
-        cycle.report.set_condition("data", Mark.WAITING, f"looks at {source.text}")
+        cycle.report.set_condition("data", Mark.WAITING, f"checks {source.text}")
         mounts = self._mounts(source, cycle.seen.data_propagation)
         self._looks.ask(asked, lambda: look(self._volumes, asked, mounts), cycle.seen.monotonic)
         wait_s = self._looks.due_at - cycle.seen.monotonic
@@ -129,7 +129,7 @@ class AppData:
         return False
 
     def settled(self, cycle: Cycle, mount: Mount | None) -> None:
-        """Note what is read, and remove the volumes of what was read before."""
+        """Note the present data, and remove the volumes of earlier data."""
         source = self._source(cycle.seen.settings)
         if self._looks.answer is not None and mount is not None and source is not None:
             self._note(cycle, source, self._looks.answer)
@@ -139,13 +139,13 @@ class AppData:
         self._sweeps.ask(keep, lambda: self._volumes.sweep(keep), cycle.seen.monotonic)
 
     def named(self, cycle: Cycle, error: AgentError) -> AgentError:
-        """Return what Docker's refusal to start a container says of the data, else `error`."""
+        """Return the data's error if Docker's refusal was about the data, else `error`."""
         source = self._source(cycle.seen.settings)
         if source is None or not data_mounts.is_meant(source, error.finding.message):
             return error
         mount = self.mount(cycle) or Mount("", flower_versions.DATA)
         found = _error(data_mounts.refusal(source, mount, error.finding.message))
-        self._looks.refuted(found, cycle.seen.monotonic)  # it was there, and is looked at again
+        self._looks.refuted(found, cycle.seen.monotonic)  # the last check is outdated: check again
         return found
 
     def _source(self, settings: Settings) -> DataSource | None:
@@ -167,7 +167,7 @@ class AppData:
             log.warning("data.trouble", code=error.finding.code, message=error.finding.message)
 
     def _mounted(self) -> Mount | None:
-        """Return how the last look mounted the data, where it could."""
+        """Return the mount of the last check, if it was possible."""
         if self._looks.answer is not None:
             return self._looks.answer.mount
         return self._looks.error.mount if isinstance(self._looks.error, UnusableError) else None
@@ -180,14 +180,14 @@ class AppData:
             cycle.report.warn(warning("data.unreadable", f"FLOWER_DATA is {shown}"))
 
     def _note_own(self, cycle: Cycle) -> None:
-        """Warn of an own directory that keeps apps out; its mode is the operator's."""
+        """Warn if apps cannot read the own directory; its mode belongs to the operator."""
         try:
             seen = self._directory.stat()
         except OSError:
-            return  # made by the cycle that follows
+            return  # this cycle creates the directory
         closed = data_mounts.closed_by_mode(seen.st_mode, seen.st_uid, seen.st_gid)
         if closed and container_spec.runs_apps(cycle.seen.settings):
-            message = f"Flower's user {flower_versions.UID} may not read {self._directory}"
+            message = f"Flower's user {flower_versions.UID} cannot read {self._directory}"
             cycle.report.warn(warning("data.unreadable", message))
 
     def _shown(self, settings: Settings) -> str:
@@ -196,9 +196,10 @@ class AppData:
 
 
 def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
-    """Return what a look at the data saw: by the first mount whose type is the disk's.
+    """Return the result of a check of the data, with the first mount of the right type.
 
-    Raises AgentError ``data.…``, `UnusableError` where Docker mounts it and apps cannot use it.
+    Raises AgentError ``data.…``, or `UnusableError` if Docker mounts the data but apps cannot use
+    it.
     """
     tried: list[Finding] = []
     for mount in mounts:
@@ -208,6 +209,7 @@ def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
             if error.finding.code != "data.refused":
                 raise
             tried.append(data_mounts.refusal(asked.source, mount, error.finding.message))
+            # A wrong type says nothing about the next one; any other refusal is final.
             if tried[-1].code == "data.filesystem":
                 continue
             break
@@ -218,7 +220,7 @@ def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
     found = tried[-1]
     if len(mounts) > 1 and found.code == "data.filesystem":
         types = ", ".join(dict(mount.volume)["type"] for mount in mounts)
-        message = f"FLOWER_DATA is {asked.source.text}, which holds no file system of {types}"
+        message = f"FLOWER_DATA is {asked.source.text}, which has no file system of type {types}"
         found = dataclasses.replace(found, message=message)
     raise _error(found)
 

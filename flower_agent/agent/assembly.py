@@ -1,4 +1,4 @@
-"""Puts the agent's parts together, once: every edge, every duty, and the loop's stages."""
+"""Creates the agent's parts, once: every edge, every role, and the loop's stages."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Starts the agent as a process: lock, signals, log; and ``plan``, its look without a touch.
+"""Starts the agent as a process: lock, signals, log; and ``plan``, a cycle without changes.
 
 Who may act: one process for each root, and one for each name, since a name owns containers.
 """
@@ -51,13 +51,13 @@ def _name_lock(name: str) -> pathlib.Path:
 
 
 END_S = 1.5
-"""SIGTERM ends the agent within two seconds, whatever the loop waits for."""
+"""SIGTERM ends the agent within two seconds, even if the loop waits."""
 
 PREVIEW_S = 15.0
 
 
 def run(paths: Paths, name: str) -> int:
-    """Run until SIGTERM or SIGINT; SIGHUP reads the context anew. Containers are left running.
+    """Run until SIGTERM or SIGINT; SIGHUP reads the context again. Containers continue.
 
     Raises AgentError ``agent.running`` when another agent has this root or name.
     """
@@ -73,7 +73,7 @@ def run(paths: Paths, name: str) -> int:
                     agent.run(stop)
                 except BaseException:
                     broke.set()
-                    raise  # the thread's traceback is the journal's; systemd starts the agent anew
+                    raise  # the traceback goes to the journal; systemd restarts the agent
                 finally:
                     ended.set()
                     stop.set()
@@ -87,7 +87,7 @@ def run(paths: Paths, name: str) -> int:
             signal.signal(signal.SIGTERM, end)
             signal.signal(signal.SIGINT, end)
             signal.signal(signal.SIGHUP, lambda *_: agent.wake(again=True))
-            # The loop has a thread of its own, so that a call that hangs cannot hold up the end.
+            # The loop has its own thread, so that a call that hangs cannot delay the end.
             threading.Thread(target=loop, name="loop", daemon=True).start()
             while not stop.is_set():
                 woken.recv(64)
@@ -96,9 +96,9 @@ def run(paths: Paths, name: str) -> int:
 
 
 def plan(paths: Paths, name: str, context: pathlib.Path | None, *, as_json: bool = False) -> int:
-    """Print what ``run`` would do now, each step with its cause. Returns 1 when it could not start.
+    """Print the next steps of ``run`` with their causes. Returns 1 if the VM could not start.
 
-    Nothing is touched.
+    Changes nothing.
     """
     log.configure("CRITICAL", tty=sys.stderr.isatty())
     _, findings = sources.judge(sources.read(paths, context_file=context))
@@ -129,15 +129,15 @@ def _planned(findings: Iterable[Finding], steps: list[str], unmet: Unmet | None)
         if unmet.finding:
             yield f"  fix: {unmet.finding.hint}"
     elif not steps:
-        yield "nothing to do: everything is as it should be"
+        yield "nothing to do: the VM is in the wanted state"
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give a socket that has something to read after each signal, and the one that it comes from.
+    """Give a socket that becomes readable after each signal, and its other end.
 
-    The kernel may hand a signal to any thread, of gRPC for one; Python runs its handler in the main
-    thread alone, which would sleep on in a lock until then.
+    The kernel may deliver a signal to any thread, such as one of gRPC. Python runs the handler only
+    in the main thread, which a lock would not wake.
     """
     woken, waker = socket.socketpair()
     with woken, waker:

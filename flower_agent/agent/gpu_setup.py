@@ -1,7 +1,7 @@
 """Set up the GPU: look for it, hand it over, and see from inside the container that it works.
 
-nvidia-smi and the probe may take seconds, so both run in the background. What is known counts until
-a newer answer comes; only before the first answer a cycle waits.
+nvidia-smi and the test may take seconds, so both run in the background. The last answer counts
+until a newer one; a cycle waits only before the first answer.
 """
 
 import datetime
@@ -22,17 +22,17 @@ from flower_agent.model.status import Mark
 log = structlog.get_logger()
 
 AGAIN_S = 600.0
-"""So often a GPU that works is looked at again: a `systemctl daemon-reload` may take it away."""
+"""Re-check interval of a working GPU: a `systemctl daemon-reload` may remove it."""
 
 MEND_S = 20.0
-"""So often where something is wrong."""
+"""Re-check interval while the GPU is unhealthy."""
 
 _Start = tuple[str, datetime.datetime | None]
-"""One start of a container: its id, and when."""
+"""One start of a container: its id and time."""
 
 
 class GpuSetup:
-    """Whether and how the containers that compute get the GPU."""
+    """The way in which the containers that compute get the GPU."""
 
     def __init__(
         self,
@@ -53,28 +53,30 @@ class GpuSetup:
             threads, "gpu-probe", after_failure(MEND_S * scale), good_for_s=again_s
         )
         self._asked: Asked | None = None
-        """The last answer, also while other files are asked about."""
+        """The last answer, kept while a new question runs."""
 
         self._offers: Offers | None = None
         self._refused: tuple[object, Finding] | None = None
 
     def choose(self, cycle: Cycle, held: GpuAccess) -> GpuAccess | None:
-        """Return how the containers that compute get GPUs; None while nvidia-smi is asked.
+        """Return how the containers that compute get GPUs; None while nvidia-smi runs.
 
-        `held` is how one that runs was given them. Raises AgentError ``gpu.…`` where one must be
-        usable and is not.
+        `held` is the way of the running container. Raises AgentError ``gpu.…`` if a GPU is required
+        and not usable.
         """
         mode = cycle.seen.settings.gpu
+        # A SuperLink never computes: its GPUs are only shown.
         if cycle.seen.settings.role is Role.SUPERLINK:
             mode = GpuMode.NO
             if not cycle.seen.gpu.devices:
                 return GpuAccess.NONE
         wanted = mode is not GpuMode.NO and bool(cycle.seen.gpu.devices)
         if wanted and not self._know(cycle):
-            cycle.report.set_condition("gpu", Mark.WAITING, "nvidia-smi is asked")
+            cycle.report.set_condition("gpu", Mark.WAITING, "runs nvidia-smi")
             return None
         asked, offers = self._asked or Asked(), self._offers or Offers()
         found = gpu.judge(mode, cycle.seen.gpu, asked, offers, held)
+        # A running container keeps its GPU: a refusal is about the next start only.
         if not held:
             found = self._after_refusal(found, cycle)
         if found.finding is not None and found.finding.severity is Severity.ERROR:
@@ -83,23 +85,23 @@ class GpuSetup:
         return found.access
 
     def refuse(self, cycle: Cycle, finding: Finding) -> None:
-        """Note that Docker did not start a container with a GPU; with AUTO it then goes without."""
+        """Record that Docker refused a container with a GPU; with AUTO the next one has none."""
         if cycle.seen.settings.gpu is GpuMode.AUTO:
             self._refused = (self._state(cycle), finding)
 
     def check(self, cycle: Cycle, container: Existing) -> bool:
-        """Tell whether a running container was seen to reach a GPU; False while it is probed.
+        """Return whether the test inside a running container has ended; False while it runs.
 
-        Raises AgentError ``gpu.not_in_container`` where it must and does not; with AUTO that is a
-        warning.
+        Raises AgentError ``gpu.not_in_container`` if the GPU is required and does not work; with
+        AUTO this is a warning.
         """
         start, name = (container.container_id, container.started_at), container.name
         ended = self._probing.ask(
             start, lambda: self._engine.execute(name, gpu.COMMAND), cycle.seen.monotonic
         )
-        if self._probing.answer is None:  # not yet, or Docker's own trouble: the loop meets it too
+        if self._probing.answer is None:  # no answer yet, or Docker fails: the loop sees that too
             cycle.report.set_condition(
-                "gpu", Mark.WAITING, f"{cycle.report.conditions['gpu'].detail}; {name} is probed"
+                "gpu", Mark.WAITING, f"{cycle.report.conditions['gpu'].detail}; tests {name}"
             )
             return False
         seen, why = gpu.probed(self._probing.answer)
@@ -113,19 +115,19 @@ class GpuSetup:
         return True
 
     def _know(self, cycle: Cycle) -> bool:
-        """Look again where it is due; tell whether anything is known."""
+        """Check again if it is time; return whether anything is known."""
         began_at = self._asking.began_at
         ended = self._asking.ask(cycle.seen.gpu, self._ask, cycle.seen.monotonic)
         if ended is not None:
             self._asked = ended.answer or Asked()
-        if self._asking.began_at != began_at:  # asked again, or about other files
+        if self._asking.began_at != began_at:  # a new question: Docker may offer other ways too
             self._offers = None
         if self._offers is None:
             self._offers = self._engine.offers()
         return self._asked is not None
 
     def _after_refusal(self, found: Gpu, cycle: Cycle) -> Gpu:
-        """Leave the GPU out after Docker refused it, until something is different."""
+        """Use no GPU after Docker refused it, until files, answers or settings change."""
         if self._refused is None or self._refused[0] != self._state(cycle) or not found.access:
             return found
         finding = self._refused[1]

@@ -1,4 +1,4 @@
-"""The images of a cycle: which digests count, what is missing, and the pulls beside the loop."""
+"""The images of a cycle: their pins, missing images, and the pulls beside the loop."""
 
 import pathlib
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ MAX_LOCK_BYTES = 1 << 20
 
 
 class ImageResolver:
-    """Images as `images.lock` and the record want them."""
+    """Images as `images.lock` and the saved state pin them."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ImageResolver:
         self._apps = apps
 
     def pins(self, cycle: Cycle) -> dict[str, str]:
-        """Return the digests that count: those of images.lock, else those recorded here."""
+        """Return the pinned digests: from images.lock, else from the saved state."""
         return {**dict(cycle.state.images), **locked(self._lock)}
 
     def missing(self, cycle: Cycle, pins: Mapping[str, str]) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class ImageResolver:
     def fetch(
         self, cycle: Cycle, missing: tuple[str, ...], pins: Mapping[str, str]
     ) -> AgentError | None:
-        """Begin to pull or make what is missing; return why the last try failed."""
+        """Begin to pull or build missing images; return why the last try failed."""
         pulled = tuple(name for name in missing if not name.startswith(LOCAL))
         error = self._pull(cycle, pulled, pins) if pulled else None
         for reference in (name for name in missing if name.startswith(LOCAL)):
@@ -86,19 +86,19 @@ class ImageResolver:
         )
         said = self._background_builder.progress
         cycle.report.set_condition(
-            "image", Mark.WAITING, f"makes {reference}{': ' + said if said else ''}"
+            "image", Mark.WAITING, f"builds {reference}{': ' + said if said else ''}"
         )
         return error
 
     def for_app(self, cycle: Cycle, pins: Mapping[str, str], existing: Existing | None) -> Choice:
-        """Return the image with what the context's app needs, for the container that runs apps."""
+        """Return the image with the app's dependencies, for the container that runs apps."""
         if self._apps is None:
             return Choice()
         baked = locked_apps(self._lock) if cycle.seen.settings.app_repo else {}
         return self._apps.choose(cycle, pins, baked, registry(cycle.seen.settings), existing)
 
     def record(self, cycle: Cycle, pins: Mapping[str, str]) -> None:
-        """Write down the digest of each image that was pulled, which counts from then on."""
+        """Save the digest of each pulled image, which is its pin from then on."""
         found = {
             r: self._reconciler.digest(r)
             for r in container_spec.images(cycle.seen.settings, cuda=cycle.seen.cuda)
@@ -111,7 +111,7 @@ class ImageResolver:
 
 
 def word(reference: str) -> str:
-    """Return what a missing image asks for, as ``plan`` prints it."""
+    """Return the step for a missing image, as ``plan`` prints it."""
     return f"{'make' if reference.startswith(LOCAL) else 'pull'} {reference} (absent)"
 
 

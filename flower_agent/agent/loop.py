@@ -1,8 +1,8 @@
-"""The loop: observe, decide, act, report. `assembly` joined the parts that it speaks to.
+"""The loop: observe, decide, act, report. `assembly` creates its parts.
 
-Every cycle looks anew and wants the same end, so a cycle that is cut off anywhere is made up for by
-the next. Turns come when something happens (a container's end, a changed context, a slow call's
-answer, a signal) and otherwise every ten seconds.
+Every cycle observes everything again, so the next one completes an interrupted one. A cycle starts
+when something happens (a container's end, a changed context, a slow call's answer, a signal), and
+otherwise every ten seconds.
 """
 
 import dataclasses
@@ -45,19 +45,19 @@ log = structlog.get_logger()
 IDLE_S = 10.0
 WAITING_S = 1.0
 SETTLING_PAUSE_S = 0.02
-"""Between two looks at containers that have just started; longer by a fiftieth of their age."""
+"""Pause between two checks of new containers; a fiftieth of their age is added."""
 
 SETTLING = (Unmet(Phase.HEALTH), Unmet(Phase.PEER))
-"""A matter of moments, as a rule."""
+"""Phases that usually take seconds: the loop checks more often."""
 
 OPENING_LOOK_S = 0.01
-"""Until a container's port is open, nothing but that is looked at: it loads on the same cores."""
+"""Until a container's port is open, only the port is checked: Flower loads on the same cores."""
 
 READY_TIMEOUT_S = 600.0
 
 
 class Agent:
-    """One agent; `run` is the daemon, `preview` one look without a touch."""
+    """One agent; `run` is the daemon, `preview` a dry cycle that changes nothing."""
 
     def __init__(self, options: Options, *, dry: bool = False) -> None:
         self._options = options
@@ -89,7 +89,7 @@ class Agent:
         self._cycle_bug = self._publish_bug = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Cycle until `stop` is set; the containers stay as they are then."""
+        """Run cycles until `stop` is set; the containers then continue."""
         files.sweep(self._paths.runtime)
         log.info("agent.start", version=__version__, root=str(self._paths.root))
         self._parts.reconciler.watch(stop)
@@ -101,13 +101,13 @@ class Agent:
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
-        """Cycle now; with `again` the inputs are read anew though no file changed."""
+        """Run a cycle now; with `again` read the inputs even if no file changed."""
         if again:
             self._intake.reread()
         self._wake.set()
 
     def preview(self, timeout_s: float) -> tuple[Unmet | None, list[str]]:
-        """Return what the next cycle waits for and would do, without doing anything."""
+        """Return what the next cycle waits for and its steps, without doing them."""
         end = time.monotonic() + timeout_s
         while True:
             unmet = self._look()
@@ -120,7 +120,7 @@ class Agent:
         """Do one cycle and publish; return the seconds until the next is due."""
         try:
             unmet = self._look()
-        except Exception as error:
+        except Exception as error:  # the only one: a bug must not end the care for the containers
             bug = f"{type(error).__name__}: {error}"
             if deduplication.gist(bug) != self._cycle_bug:  # not again each cycle
                 log.exception("agent.bug")
@@ -138,7 +138,7 @@ class Agent:
         return self._pause_s(unmet, monotonic)
 
     def _look(self) -> Unmet | None:
-        """Read what changed, converge, and keep what was learnt."""
+        """Read changed inputs, do a cycle, and store the new state."""
         if self._intake.changed():
             first = self._intake.inputs is None
             new = self._intake.read()
@@ -146,7 +146,7 @@ class Agent:
                 self._reporter.use(self._intake.inputs.access)
             if new and self._intake.good is not None:
                 self._take(self._intake.good)
-            if first:
+            if first:  # OneGate learns of the boot before the first slow step
                 self._publish_safely(_now(), time.monotonic())
         refusal = self._intake.refusal(now=time.monotonic(), scale=self._scale)
         if self._intake.good is None:
@@ -155,10 +155,11 @@ class Agent:
         self._cycle = cycle = self._begin(self._intake.good, requests)
         unmet = self._stages.run(cycle)
         if refusal is not None and cycle.running:
-            told = "not taken over: the containers run on with those before"
+            told = "not applied: the containers continue with the previous settings"
             cycle.report.set_condition("settings", Mark.WAITING, told)
         if not self._stages.dry:
             saved = self._remember(cycle)
+            # An order for a new CA stays until the pin is on the disk.
             trust = requests.trust if saved else None
             done = dataclasses.replace(requests, renew=cycle.renewed, trust=trust)
             if done.renew or done.trust:
@@ -167,7 +168,7 @@ class Agent:
         return refusal or unmet
 
     def _remember(self, cycle: Cycle) -> bool:
-        """Keep what was learnt; a disk that cannot be written is a warning, not a failure."""
+        """Store the new state; a disk that cannot be written is a warning, not a failure."""
         try:
             self._state_file.keep(cycle.state)
         except AgentError as error:
@@ -202,6 +203,7 @@ class Agent:
 
     def _take(self, good: Settings) -> None:
         """Use new settings from now on."""
+        # Old failures and old answers belong to the old settings: start from zero.
         logging.configure(good.log_level.value, tty=self._options.tty)
         self._parts.superlink_search.forget()
         self._parts.reconciler.reset_backoff()
@@ -213,7 +215,7 @@ class Agent:
     def _publish_safely(self, now: datetime.datetime, monotonic: float) -> None:
         try:
             self._publish(now, monotonic)
-        except Exception as error:  # what cannot be told must not keep the containers from care
+        except Exception as error:  # a failed report must not stop the care for the containers
             bug = deduplication.gist(f"{type(error).__name__}: {error}")
             if bug != self._publish_bug:
                 log.exception("agent.bug")
@@ -252,6 +254,7 @@ class Agent:
         )
 
     def _pause_s(self, unmet: Unmet | None, monotonic: float) -> float:
+        # While containers start, cycles are frequent at first and rarer the longer it takes.
         if unmet in SETTLING:
             self._settling_at = min(self._settling_at, monotonic)
             pause = min(SETTLING_PAUSE_S + (monotonic - self._settling_at) / 50, WAITING_S)
@@ -268,7 +271,7 @@ class Agent:
         return max(min(pause, due, self._parts.reconciler.rest_s(monotonic)), 0.01)
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
-        """Wait for the next cycle; a look at the inputs each second keeps them cheap to watch."""
+        """Wait for the next cycle; check each second whether the inputs changed."""
         end = time.monotonic() + pause_s
         look_s = WAITING_S * self._scale
         if self._opening is not None:

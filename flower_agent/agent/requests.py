@@ -1,7 +1,7 @@
-"""What an operator's command asks of the daemon: written down first, then signalled.
+"""Requests of an operator's command to the daemon: first a file, then a signal.
 
-``flower-agent tls renew`` and ``tls trust`` never touch what the daemon owns; they leave an order
-in ``/var/lib/flower-agent/orders``, which also waits for an agent that does not run yet.
+``flower-agent tls renew`` and ``tls trust`` never change the daemon's files. They leave a request
+in ``/var/lib/flower-agent/orders``, also for an agent that does not run yet.
 """
 
 import contextlib
@@ -18,34 +18,34 @@ from flower_agent.paths import Paths
 
 MAX_BYTES = 4096
 MOST = 1000
-"""Orders of a kind that are looked at in one cycle."""
+"""Most requests of a kind in one cycle."""
 
 _RENEW, _TRUST = "renew", "trust"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Requests:
-    """What is asked for now."""
+    """The present requests."""
 
     renew: bool = False
-    """A new leaf certificate, though the old one would do."""
+    """A new leaf certificate, although the old one is valid."""
 
     trust: str | None = None
-    """SHA-256 of the CA that takes the place of the pinned one: the one that was asked for last."""
+    """SHA-256 of the CA that replaces the pinned one; the latest request counts."""
 
     renew_files: tuple[pathlib.Path, ...] = ()
     trust_files: tuple[pathlib.Path, ...] = ()
-    """The files that ask so; one that is written later is another order."""
+    """The files of these requests; a later file is another request."""
 
 
 class RequestFiles:
-    """The files in one ``orders/`` directory, one for each order."""
+    """The files in one ``orders/`` directory, one for each request."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
 
     def read(self) -> Requests:
-        """Return what was asked for and not done yet; anything unreadable asks for nothing."""
+        """Return the open requests; unreadable files count as no request."""
         renew, trust = self._files(_RENEW), self._files(_TRUST)
         wanted: str | None = None
         for path in trust:
@@ -65,7 +65,7 @@ class RequestFiles:
         self._write(_TRUST, fingerprint.encode() + b"\n")
 
     def done(self, requests: Requests) -> None:
-        """Take away the orders that were carried out; what was asked for meanwhile stays."""
+        """Remove the files of finished requests; newer requests stay."""
         carried_out = (requests.renew_files if requests.renew else ()) + (
             requests.trust_files if requests.trust is not None else ()
         )
@@ -73,7 +73,7 @@ class RequestFiles:
             path.unlink(missing_ok=True)
 
     def _files(self, kind: str) -> tuple[pathlib.Path, ...]:
-        """Return the orders of a kind, the oldest first."""
+        """Return the files of a kind, the oldest first."""
         found = []
         for path in itertools.islice(self._directory.glob(f"{kind}*"), MOST):
             with contextlib.suppress(OSError):
@@ -87,9 +87,9 @@ class RequestFiles:
 
 
 def tell(paths: Paths) -> bool:
-    """Let a running daemon look at once; return whether one runs.
+    """Wake a running daemon; return whether one runs.
 
-    Only the process that took the lock gets the signal, which would end another.
+    Only the owner of the lock gets the signal, because SIGHUP would end another process.
     """
     if not files.held(paths.lock):
         return False

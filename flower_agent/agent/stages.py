@@ -1,7 +1,7 @@
-"""One cycle from settings to working containers: each stage looks, decides, acts, and may stop it.
+"""One cycle from settings to working containers: each stage observes, decides, acts, or ends it.
 
-The stages are the phases of the contract, in order. The first that is not met is what the VM waits
-for; nothing that stops a cycle ever stops a container.
+The stages are the phases of the status, in order. The VM waits for the first phase that is not
+complete. An early end of a cycle never stops a container.
 """
 
 import contextlib
@@ -43,26 +43,26 @@ log = structlog.get_logger()
 DETACHED_AFTER_S = 60.0
 DETACHED_LOOK_S = 1.0
 LOADS = (datetime.timedelta(), datetime.timedelta(seconds=0.4))
-"""No SuperExec is attached so soon after its start."""
+"""Within this time after its start no SuperExec has connected: its Python still loads."""
 
 ATTACHED_LOOK_S = 30.0
-"""A SuperExec that was seen attached counts so for this long: each look costs milliseconds."""
+"""A seen connection of the SuperExec counts for this long: each check costs milliseconds."""
 
 BEFORE_CONTAINERS = (Phase.DISCOVER, Phase.TLS, Phase.IMAGE, Phase.DATA)
 
 HUNG_AFTER_S = 20.0
-"""So long may a SuperNode that gave up take to end by itself; some versions never do."""
+"""Time for a SuperNode that gave up to end by itself; some versions never end."""
 
 TURNED_AWAY_S = 2.0
-"""The same where its SuperLink only does not know its key yet."""
+"""The same time, if the SuperLink does not know the node's key yet."""
 
 BUSY_LOOK_S = 20.0
 BUSY_FOR_S = 60.0
-"""A node that computed stays busy this long: rounds have pauses, and OneGate few requests."""
+"""A node stays busy this long after an app: rounds have pauses, and OneGate needs few reports."""
 
 
 class Stages:
-    """Brings the VM's containers about, cycle by cycle."""
+    """Brings the VM's containers to the wanted state, cycle by cycle."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Stages:
         self._placed: Settings | None = None
         self._computed_at = self._busy_look_at = float("-inf")
         self.planned: list[str] = []
-        """What a dry cycle would do."""
+        """The steps of a dry cycle, as text."""
 
     def run(self, cycle: Cycle) -> Unmet | None:
         """Go as far as possible; return what is not met, None when all works."""
@@ -110,9 +110,10 @@ class Stages:
         if not self.dry:
             self._upgrader.judge(cycle, unmet)
         name = container_spec.name(self._prefix, Component(cycle.seen.settings.role.value))
+        # A refused SuperNode ends and restarts all the time: show one phase, not both in cycle.
         unmet = self._reconciler.ends.steady(name, unmet, cycle.awaited)
         if unmet is not None and cycle.running and unmet.phase in BEFORE_CONTAINERS:
-            told = "not applied yet: the containers run on as they were started"
+            told = "not applied yet: the containers continue unchanged"
             cycle.report.set_condition("settings", Mark.WAITING, told)
         return unmet
 
@@ -129,7 +130,7 @@ class Stages:
         missing = self._image_resolver.missing(cycle, pins)
         self.planned += [images.word(reference) for reference in missing]
         if missing and not cycle.running and not self.dry:
-            self._image_resolver.fetch(cycle, missing, pins)  # beside the look for the SuperLink
+            self._image_resolver.fetch(cycle, missing, pins)  # at the same time as the discovery
         choice = self._image_resolver.for_app(
             cycle, pins, self._reconciler.existing(self._runner(cycle))
         )
@@ -178,10 +179,12 @@ class Stages:
         *,
         pending: bool,
     ) -> Unmet | None:
-        """Return what keeps the container of apps from its start: its image, or their data."""
+        """Return what delays the start of the container of apps: its image, or the data."""
         runner = self._runner(cycle)
+        # The app's image is not known yet: without this wait the container would be made twice.
         if pending and _makes(runner, steps):
             return Unmet(Phase.IMAGE)
+        # Only a start needs the data. A running container keeps its mount, even a broken one.
         if self._data is None or not (_makes(runner, steps) or _starts(runner, steps)):
             return None
         cycle.phase = Phase.DATA
@@ -209,7 +212,7 @@ class Stages:
             cycle.report.set_condition(
                 "tls", Mark.OFF, "TLS is off: traffic can be read and changed"
             )
-            cycle.renewed = cycle.seen.renew
+            cycle.renewed = cycle.seen.renew  # `tls renew` has nothing to do here, so it is done
             return
         steps = trust.steps(wanted, keyring.held(wanted, cycle.seen.now), cycle.seen.now)
         self.planned += [str(step) for step in steps]
@@ -224,7 +227,7 @@ class Stages:
             if cycle.seen.settings.role is Role.SUPERLINK:
                 files.directory(self._paths.superlink, 0o770, group=FLOWER_UID)
             self._app_places(cycle.seen.settings)
-            if not self._paths.data.is_dir():  # its mode, and what is mounted there, is not ours
+            if not self._paths.data.is_dir():  # an existing one may be a mount with its own mode
                 files.directory(self._paths.data, 0o755)
         appio, loopback = cycle.seen.keyring.appio, cycle.seen.keyring.loopback
         return Site(
@@ -255,7 +258,7 @@ class Stages:
         )
 
     def _app_places(self, settings: Settings) -> None:
-        """Make what apps need beside their containers; a settled cycle looks at one directory."""
+        """Create the directories that apps need; a settled cycle checks only one of them."""
         if self._placed is not settings or not self._paths.live_runs.is_dir():
             app_directories.prepare(self._paths, settings)
             self._placed = settings
@@ -274,6 +277,7 @@ class Stages:
         return app_directories.keep(path, data, dry=self.dry)
 
     def _steps(self, cycle: Cycle, want: tuple[Container, ...]) -> tuple[plan.Step, ...]:
+        # Settled means that the last check of this very start of the container found no fault.
         main = self._reconciler.existing(want[0].name)
         settled = main is not None and self._settled == (main.container_id, main.started_at)
         return self._reconciler.steps(want, settled=settled, now=cycle.seen.monotonic)
@@ -285,7 +289,7 @@ class Stages:
         steps: tuple[plan.Step, ...],
         controller: RoleController,
     ) -> None:
-        """Raise AgentError while a start of the first container would be in vain."""
+        """Raise AgentError while a start of the first container would fail anyway."""
         if _starts(want[0].name, steps):
             cycle.phase = Phase.DISCOVER
             controller.may_start(cycle)
@@ -298,20 +302,23 @@ class Stages:
         steps: tuple[plan.Step, ...],
         pins: Mapping[str, str],
     ) -> bool:
-        """Do the steps; tell whether all are done."""
+        """Do the steps; return whether all are done."""
         if self._reconciler.doing:
             cycle.report.set_condition(
-                "docker", Mark.WAITING, f"takes long: {self._reconciler.doing}"
+                "docker", Mark.WAITING, f"takes longer than usual: {self._reconciler.doing}"
             )
             return False
         if not steps:
             return True
+        # Before any step: with a taken port, nothing that works is stopped.
         reconciler.free(want, steps, self._reconciler.existing)
         try:
             done = self._upgrader.apply(cycle, steps, pins)
         except AgentError as error:
+            # With GPU_ENABLED=AUTO the next cycle makes the container without a GPU.
             if error.finding.code.startswith("gpu."):
                 self._gpu_setup.refuse(cycle, error.finding)
+            # Docker also mounts the data, so the refusal may be about the data.
             if self._data is not None and (named := self._data.named(cycle, error)) is not error:
                 cycle.phase = Phase.DATA
                 raise named from error
@@ -339,15 +346,13 @@ class Stages:
                     "container.paused", f"{found.name} is paused", hint, retryable=True
                 )
             existing.append(found)
-            self._age_s(
-                found, cycle.seen.monotonic
-            )  # counts from the first sight, not the first trouble
+            self._age_s(found, cycle.seen.monotonic)  # the age counts from here, not from a failure
         main = existing[0]
         cycle.phase = Phase.HEALTH
         health = container_spec.health(
             cycle.seen.settings, Component(cycle.seen.settings.role.value)
         )
-        if fresh:  # a look would read what its last start wrote, before this cycle's own time
+        if fresh:  # this cycle's time is before the start: its log would be of the start before
             cycle.opening = health
             return Unmet(cycle.phase)
         name, started_at = main.name, main.started_at or cycle.seen.now
@@ -363,6 +368,7 @@ class Stages:
             raise
         self._hung = (None, 0.0)
         self._settled = (main.container_id, main.started_at)
+        # CUDA can fail inside a container while everything else works, so a program tests it.
         computes = not self.dry and any(container.gpu for container in want)
         if computes and not self._gpu_setup.check(cycle, existing[-1]):
             return Unmet(cycle.phase)
@@ -374,7 +380,7 @@ class Stages:
         return None
 
     def _app_host(self, cycle: Cycle, last: Existing) -> AppHost | None:
-        """Return the container that runs apps; without one elsewhere it is the last of the VM."""
+        """Return the container that runs apps: the VM's last one, unless apps run on another VM."""
         settings = cycle.seen.settings
         if settings.appio_listen is not None or self.dry:
             return None
@@ -384,19 +390,21 @@ class Stages:
         return AppHost(last.image, last.started_at or cycle.seen.now, keeps=server)
 
     def _excuses(self, cycle: Cycle, main: Existing, error: AgentError) -> bool:
-        """Tell whether a young container may fail so; stop one that will never work again."""
+        """Return whether a young container may still fail this way; stop one that gave up."""
+        # These codes mean that the SuperLink refuses the node for now: no failure, but a wait.
         waits = error.finding.code in WAITING
         if waits:
             self._reconciler.ends.wait(main.name, error, cycle.seen.monotonic)
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
+        # Its log says that it gave up. Most versions then end by themselves; others need a stop.
         if cycle.hung and self._hung_for_s(main, cycle.seen.monotonic) > limit_s:
-            stop = plan.Step(plan.Action.STOP, main.name, "its Flower works no more")
+            stop = plan.Step(plan.Action.STOP, main.name, "its Flower gave up")
             self._reconciler.apply((stop,), {}, cycle.seen.monotonic)
         young = self._age_s(main, cycle.seen.monotonic) < SETTLING_S * self._scale
         return young and error.retryable and not waits
 
     def _hung_for_s(self, main: Existing, monotonic: float) -> float:
-        """Return since when this start has given up; most end by themselves a moment later."""
+        """Return the seconds since this start of the container was seen to give up."""
         known, since = self._hung
         if known is None or known.started_at != main.started_at:
             self._hung = (main, monotonic)
@@ -404,7 +412,7 @@ class Stages:
         return monotonic - since
 
     def _age_s(self, container: Existing, monotonic: float) -> float:
-        """Return for how long a start of a container was seen, whatever the clock did."""
+        """Return the age of a container's start by the monotonic clock, from its first sight."""
         start = (container.container_id, container.started_at)
         known, since = self._seen_at.get(container.name, (None, monotonic))
         if known != start:
@@ -415,20 +423,20 @@ class Stages:
     def _superexec(self, cycle: Cycle, spec: RoleSpec, superexec: Existing, main: Existing) -> None:
         """Note whether the local SuperExec is attached; without it no app can run.
 
-        It has its time from the last start of either side: to what is not there none attaches.
+        The time limit counts from the later start of both sides: each needs the other.
         """
         attach = container_spec.attach_address(cycle.seen.settings, spec.fleet_host)
         if self._attached(cycle, superexec, attach):
-            cycle.report.set_condition("superexec", Mark.OK, f"attached to {attach}")
+            cycle.report.set_condition("superexec", Mark.OK, f"connected to {attach}")
         else:
-            cycle.report.set_condition("superexec", Mark.WAITING, f"not attached to {attach} yet")
+            cycle.report.set_condition("superexec", Mark.WAITING, f"not connected to {attach} yet")
             cycle.look_again_in(DETACHED_LOOK_S * self._scale)
             limit = DETACHED_AFTER_S * self._scale
             ages_s = [self._age_s(each, cycle.seen.monotonic) for each in (superexec, main)]
             if min(*ages_s, cycle.seen.monotonic - self._attached_at) > limit:
                 raise AgentError(
                     "superexec.detached",
-                    f"{superexec.name} holds no connection to {attach}",
+                    f"{superexec.name} has no connection to {attach}",
                     retryable=True,
                 )
         if cycle.seen.settings.role is Role.SUPERNODE:
@@ -440,6 +448,7 @@ class Stages:
             ATTACHED_LOOK_S * self._scale, self._age_s(superexec, cycle.seen.monotonic)
         ):
             return True
+        # A look at the connections costs more than this: skip it while Python certainly loads.
         started_at = superexec.started_at or cycle.seen.now
         if LOADS[0] <= cycle.seen.now - started_at < LOADS[1]:
             return False
@@ -452,7 +461,7 @@ class Stages:
         if cycle.seen.monotonic >= self._busy_look_at:
             self._busy_look_at = cycle.seen.monotonic + BUSY_LOOK_S * self._scale
             running: tuple[str, ...] = ()
-            with contextlib.suppress(AgentError):  # wants `ps` on the VM; never changes the state
+            with contextlib.suppress(AgentError):  # needs `ps` on the VM; a failure changes nothing
                 running = self._reconciler.engine.processes(name)
             if any("flwr-clientapp" in command for command in running):
                 self._computed_at = cycle.seen.monotonic
@@ -461,10 +470,10 @@ class Stages:
 
 
 def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:
-    """Tell whether `steps` make the container of that name."""
+    """Return whether `steps` create the container of that name."""
     return any(step.name == name and step.container is not None for step in steps)
 
 
 def _starts(name: str, steps: tuple[plan.Step, ...]) -> bool:
-    """Tell whether `steps` start the container of that name."""
+    """Return whether `steps` start the container of that name."""
     return any(step.name == name and step.action is plan.Action.START for step in steps)

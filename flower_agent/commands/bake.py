@@ -37,7 +37,7 @@ SAY_EVERY_S = 2.0
 def run(
     paths: Paths, version: str, wanted: Sequence[str], where: WheelSource, apps: Sequence[str] = ()
 ) -> int:
-    """Bring Flower's images here, make those of frameworks and apps, pin them, print sizes."""
+    """Pull Flower's images, build those of frameworks and apps, pin them, print sizes."""
     sources = [_source(text) for text in apps]
     good = _settings(paths, version)
     names = wanted or ([good.framework.value] if good.framework else [])
@@ -54,7 +54,7 @@ def run(
         parents = parents or [flower_versions.image(good.image_prefix, "superexec", good.version)]
         for app in sources:
             total += sum(_app(engine, paths, parents, good=good, where=where, source=app))
-    print(f"pinned in {paths.images_lock}; {_size(total)}, of which layers in common count once")
+    print(f"pinned in {paths.images_lock}; {_size(total)}, shared layers count once")
     return 0
 
 
@@ -113,7 +113,7 @@ def _app(
     where: WheelSource,
     source: types.AppSource,
 ) -> Iterator[int]:
-    """Make the images with what an app needs beside what `parents` have; yield their sizes."""
+    """Build the images with an app's dependencies on top of `parents`; yield their sizes."""
     needs = app_image.fetch(Git(paths.app), source)
     _pin(paths.images_lock, needs=needs)
     print(f"{source}: {needs}")
@@ -122,7 +122,7 @@ def _app(
     builder = ImageBuilder(engine, BuildContainers(engine), paths.bake)
     for parent in parents:
         if not Bundler(engine).lacking(parent, wanted):
-            print(f"{parent} has what {needs} needs")
+            print(f"{parent} has everything that {needs} needs")
             continue
         cuda = _cuda(good, parent)
         reference = app_images.image(parent, wanted, cuda=cuda)
@@ -137,7 +137,7 @@ def _app(
 
 
 def _cuda(good: Settings, parent: str) -> bool:
-    """Tell whether VMs with a GPU run apps in images on `parent`, as far as is known here."""
+    """Return whether VMs with a GPU run apps in images on `parent`, as far as is known here."""
     name = frameworks.split(parent)[1]
     both = f"{name}{frameworks.CUDA}" in frameworks.NAMES  # then a GPU has the other one
     wants = container_spec.wants_cuda(good, devices=False)
@@ -152,7 +152,7 @@ def _source(app: str) -> types.AppSource:
     try:
         return types.parse_app_source(app)
     except ValueError as error:
-        raise AgentError("run.no_app", f"--app names no repository: {error}") from None
+        raise AgentError("run.no_app", f"--app is not a repository: {error}") from None
 
 
 def _pin(
@@ -169,7 +169,7 @@ def _pin(
 
 @contextlib.contextmanager
 def _telling(reference: str) -> Iterator[Callable[[str], None]]:
-    """Give what prints a line of progress now and then."""
+    """Return a function that prints a line of progress from time to time."""
     said, at = "", float("-inf")
 
     def say(text: str) -> None:
@@ -187,8 +187,10 @@ def _size(size_bytes: int) -> str:
 
 
 def source(index: str, wheels: str, environment: dict[str, str]) -> WheelSource:
-    """Return where the wheels come from. Raises AgentError for a directory that is not there."""
+    """Return the source of wheels. Raises AgentError for a missing directory."""
     found = builder.source(environment, index=index, given=wheels)
     if found.given is not None and not found.given.is_dir():
-        raise AgentError("image.build", f"there is no directory {found.given}", "Name one that is.")
+        raise AgentError(
+            "image.build", f"there is no directory {found.given}", "Name a directory that exists."
+        )
     return found

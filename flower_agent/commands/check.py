@@ -50,7 +50,7 @@ def run(
 
 
 def wrong(findings: Collection[Finding]) -> bool:
-    """Tell whether a VM would not start."""
+    """Return whether a VM would not start."""
     return any(f.severity is Severity.ERROR for f in findings)
 
 
@@ -59,9 +59,9 @@ def lines(found: Settings | None, findings: Collection[Finding]) -> Iterator[str
     for finding in findings:
         yield f"{finding.severity}: {finding}\n  fix: {finding.hint}"
     if wrong(findings):
-        yield "it would not start"
+        yield "the agent would not start"
     elif found is not None:
-        yield f"it would start as {found.role} with Flower {found.version}"
+        yield f"the agent would start as {found.role} with Flower {found.version}"
         yield f"  images: {', '.join(container_spec.images(found))}"
 
 
@@ -80,7 +80,7 @@ def judged(found: Settings | None, findings: Collection[Finding]) -> dict[str, A
 def deeper(
     found: Settings, read: Inputs, files: CertificateFiles | None, *, offline: bool
 ) -> tuple[Finding, ...]:
-    """Return what only certificates and the way to the SuperLink tell.
+    """Return findings that need the certificates and the settings of the SuperLink search.
 
     `files` are a VM's watched certificates; None where there is no VM yet.
     """
@@ -105,7 +105,7 @@ def _config(path: pathlib.Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"schema": 1, **judged(None, findings)}, indent=1))
         return int(wrong(findings))
-    last = "it would not be used" if wrong(findings) else "its defaults can be used"
+    last = "the file would not be used" if wrong(findings) else "its defaults are valid"
     print("\n".join([f"{f.severity}: {f}\n  fix: {f.hint}" for f in findings] + [last]))
     return int(wrong(findings))
 
@@ -139,7 +139,7 @@ def _node_key(private: Secret) -> Iterator[Finding]:
 
 
 def _dialled(found: Settings, variables: Mapping[str, str]) -> str | None:
-    """Return the host that nodes will dial, as far as the context tells."""
+    """Return the host that nodes will connect to, if the context contains it."""
     if found.public_address:
         return parse_address(found.public_address, 1).host
     wanted = found.address

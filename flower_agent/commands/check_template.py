@@ -1,4 +1,4 @@
-"""``flower-agent check --template``: what the VMs of a template would do, before any is made."""
+"""``flower-agent check --template``: checks the VMs of a template before deployment."""
 
 import dataclasses
 import json
@@ -73,8 +73,8 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
     if "FLOWER_ROLE" not in told and ("FLOWER_ROLE" in later or not guest.whole):
         awaited = "FLOWER_ROLE" in later
         where = "not known before deployment" if awaited else "not in this file"
-        message = f"FLOWER_ROLE is {where}: the rest is not judged"
-        hint = "Set it in the template to have it judged." if awaited else "Give --vm-template."
+        message = f"FLOWER_ROLE is {where}: the rest was not checked"
+        hint = "Set it in the template to check the rest." if awaited else "Give --vm-template."
         unknown = warning("template.context", message, hint)
         return Judged(guest, None, (*guest.findings, unknown))
     parsed = parsing.parse(guest.variables, defaults)
@@ -89,7 +89,7 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
 
 
 def together(rows: Collection[Judged]) -> Iterator[Finding]:
-    """Yield what the roles of a service must be to each other, and are not."""
+    """Yield the contradictions between the roles of a service."""
     links = [row for row in rows if row.settings and row.settings.role is Role.SUPERLINK]
     nodes = [row for row in rows if row.settings and row.settings.role is Role.SUPERNODE]
     if sum(row.guest.count for row in links) > 1:
@@ -130,8 +130,8 @@ def _is_awaited(finding: Finding, later: Collection[str]) -> bool:
 
 def _awaited(finding: Finding) -> Finding:
     name = finding.message.partition(" ")[0]
-    message = f"{name} is not known before deployment: the rest is not judged"
-    return warning("template.context", message, "Set it in the template to have it judged.")
+    message = f"{name} is not known before deployment: the rest was not checked"
+    return warning("template.context", message, "Set it in the template to check the rest.")
 
 
 def _lines(shared: Collection[Finding], rows: Collection[Judged]) -> Iterator[str]:

@@ -44,7 +44,7 @@ DOCKER_HUB = "registry-1.docker.io"
 
 @dataclasses.dataclass(slots=True)
 class Patient:
-    """What the checks share: what is known so far."""
+    """The facts that the checks share."""
 
     paths: Paths
     engine: Inspector
@@ -52,7 +52,7 @@ class Patient:
     settings: Settings | None
     client: OneGate | None
     images_here: bool | None = None
-    """None: Docker does not tell."""
+    """None: Docker does not say."""
 
     docker_root: str = ""
     registry_answered: bool = False
@@ -74,7 +74,7 @@ def run(paths: Paths, name: str, *, as_json: bool) -> int:
 
 
 def examine(paths: Paths, name: str) -> Iterator[Check]:
-    """Yield every check, in the order in which a start needs what it looks at."""
+    """Yield every check, in the order of a start."""
     read = sources.read(paths)
     settings, findings = sources.judge(read)
     access = read.access
@@ -192,7 +192,7 @@ def _cpu(settings: Settings | None) -> Check:
 
 
 def _synchronized() -> bool | None:
-    """Tell whether the kernel's clock is set by somebody (adjtimex(2)); None: not to be known."""
+    """Return whether the kernel's clock is set by somebody (adjtimex(2)); None: not to be known."""
     timex = ctypes.create_string_buffer(256)
     if ctypes.CDLL(None).adjtimex(timex) < 0:
         return None
@@ -201,9 +201,9 @@ def _synchronized() -> bool | None:
 
 
 def _images(patient: Patient) -> Iterator[Check]:
-    """Let Docker ask the registry; where all images are here, one that is away is no matter."""
+    """Let Docker ask the registry; not needed if all images are on the VM."""
     if patient.settings is None or patient.images_here is None:
-        yield skipped("registry", "without settings or Docker there is nothing to ask for")
+        yield skipped("registry", "not checked without settings and Docker")
         return
     wanted = _wanted(patient.settings)
     absent = [name for name in wanted if patient.engine.image(name) is None]
@@ -248,7 +248,7 @@ def _names(patient: Patient) -> Iterator[Check]:
             addresses = sorted({str(row[4][0]) for row in rows})
             yield well("dns", f"{name} is {', '.join(addresses)}")
     if not names:
-        yield skipped("dns", "no name is needed")
+        yield skipped("dns", "no name to resolve")
 
 
 def _hosts(patient: Patient) -> Iterator[str]:
@@ -276,7 +276,7 @@ def _hosts(patient: Patient) -> Iterator[str]:
 def _onegate(patient: Patient) -> Iterator[Check]:
     client = patient.client
     if client is None:
-        yield skipped("onegate", "the context has no token, VMID or address of it")
+        yield skipped("onegate", "the context has no token, VMID or ONEGATE_ENDPOINT")
         return
     try:
         service = discovery.parse_service(client.service())

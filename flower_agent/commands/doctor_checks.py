@@ -1,8 +1,8 @@
-"""What ``doctor`` dials: the SuperLink, as this VM's Flower would, and this VM's own APIs.
+"""``doctor``'s connections: to the SuperLink, like this VM's Flower, and to the own APIs.
 
-What ``doctor`` and ``support`` ask the Docker Engine beside what the agent needs of it.
+Questions of ``doctor`` and ``support`` to the Docker Engine.
 
-What ``doctor`` makes of the certificate files and the node key of this VM; changes nothing.
+``doctor``'s verdict on this VM's certificate files and node key; changes nothing.
 """
 
 import dataclasses
@@ -47,22 +47,22 @@ from flower_agent.tls.store import Keyring
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class About:
-    """What the Engine says of itself (``GET /info``)."""
+    """The Engine's information about itself (``GET /info``)."""
 
     version: str
 
     root: str
-    """Where it keeps images and containers (``DockerRootDir``)."""
+    """Its directory of images and containers (``DockerRootDir``)."""
 
     live_restore: bool
     """Containers outlive a restart of dockerd."""
 
     proxy: str = ""
-    """By which it reaches registries; Docker hides a password in it."""
+    """Its proxy for registries; Docker hides a password in it."""
 
 
 class Inspector(Engine):
-    """An Engine that is only looked at."""
+    """An Engine for reading only."""
 
     def about(self) -> About:
         """Return version, place and set-up. Raises AgentError ``docker.…``."""
@@ -98,12 +98,12 @@ class Inspector(Engine):
             return api.inspect_container(name)
 
     def information(self) -> Any:
-        """Return all that Docker tells of itself. Raises AgentError ``docker.…``."""
+        """Return Docker's information about itself. Raises AgentError ``docker.…``."""
         with self.calling("tell about itself") as api:
             return api.info()
 
 
-MENDED = "systemctl restart flower-agent: it makes this file anew"
+MENDED = "systemctl restart flower-agent: the agent writes this file again"
 
 
 def examine_key_files(
@@ -213,7 +213,7 @@ TIMEOUT_S = 5.0
 def examine(
     paths: Paths, read: Inputs, settings: Settings, client: OneGate | None
 ) -> Iterator[Check]:
-    """Dial what this VM's Flower dials, as it would."""
+    """Connect to the same server as this VM's Flower, in the same way."""
     prober = Prober()
     try:
         if settings.role is Role.SUPERLINK:
@@ -273,7 +273,7 @@ def _superlink(
 def _known(
     settings: Settings, client: OneGate | None, record: State
 ) -> tuple[discovery.SuperLinkOffer, str]:
-    """Return the SuperLink that the agent uses, and whence where OneGate fails to tell."""
+    """Return the SuperLink that the agent uses, and the source if OneGate does not answer."""
     try:
         return _find(settings, client, record.superlink_vmid), ""
     except AgentError as error:
@@ -281,7 +281,7 @@ def _known(
             raise
     remembered = discovery.SuperLinkOffer(record.superlink, vmid=record.superlink_vmid)
     fixed = superlink_search.fixed(settings)  # counts more than what was found under other settings
-    return (fixed, "") if fixed else (remembered, ", from memory")
+    return (fixed, "") if fixed else (remembered, ", from the saved state")
 
 
 def _find(
@@ -293,11 +293,11 @@ def _find(
         return fixed
     if client is None:
         lost = superlink_trust.no_source(settings)
-        raise AgentError("discover.no_source", lost.message if lost else "there is no OneGate")
+        raise AgentError("discover.no_source", lost.message if lost else "the VM has no OneGate")
     vmid = client.access.vmid
     seen = superlink_search.look_up(client, vmid, known, superlink=True, partition=False).superlink
     if seen is None:
-        raise AgentError("discover.waiting", "OneGate tells of no SuperLink", retryable=True)
+        raise AgentError("discover.waiting", "OneGate lists no SuperLink", retryable=True)
     return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
 
 

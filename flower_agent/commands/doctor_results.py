@@ -1,9 +1,9 @@
-"""What ``doctor`` makes of what a firewall's own tool says of the Fleet port.
+"""``doctor``'s verdict on the Fleet port, from the output of a firewall's own tool.
 
 It looks for the port in what the tool lists, and evaluates no rule: sets, marks and senders decide,
 too.
 
-What ``doctor`` makes of what it saw: a verdict for each check, with its remedy.
+``doctor``'s verdict for each check, with its remedy.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ STATE_ROOM = 64 * MIB
 
 DOCKER_ROOM = 512 * MIB
 IMAGES_ROOM = 3 * GIB
-"""What Flower's images take while they are fetched and unpacked."""
+"""Disk space for Flower's images during pull and unpacking."""
 
 MEMORY = 256 * MIB
 SKEW_S = 5.0
@@ -56,7 +56,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Room:
-    """What a file system has left for the superuser's daemon."""
+    """The free space of a file system for a root daemon."""
 
     path: str
     free_bytes: int
@@ -118,21 +118,21 @@ def _told(error: dict[str, Any], message: str) -> Finding:
 
 
 def disk(room: Room, want_bytes: int) -> Check:
-    """Judge a file system; ten times what is wanted is no worry."""
+    """Judge the free space of a file system."""
     name = "disk"
     shown = f"{room.path} has {_size(room.free_bytes)} left of {_size(room.total_bytes)}"
     if room.free_files == 0:
         return found(name, Finding("disk.low", f"{room.path} has no inode left"))
     if room.free_bytes < want_bytes:
-        return found(name, Finding("disk.low", f"{shown}, {_size(want_bytes)} are wanted"))
+        return found(name, Finding("disk.low", f"{shown}, {_size(want_bytes)} are needed"))
     return well(name, shown)
 
 
 def memory(available_bytes: int, total_bytes: int) -> Check:
-    """Judge what the kernel says can be had without swapping (``MemAvailable``)."""
-    shown = f"{_size(available_bytes)} of {_size(total_bytes)} can be had"
+    """Judge the memory that is free without swapping (``MemAvailable``)."""
+    shown = f"{_size(available_bytes)} of {_size(total_bytes)} free"
     if available_bytes < MEMORY:
-        return found("memory", warning("memory.low", f"{shown}, {_size(MEMORY)} are wanted"))
+        return found("memory", warning("memory.low", f"{shown}, {_size(MEMORY)} are needed"))
     return well("memory", shown)
 
 
@@ -175,7 +175,7 @@ def mtus(nics: Sequence[Interface], told: Iterable[tuple[str, Interface, int]]) 
         yield found("mtu", finding) if nic.mtu > wanted else mild("mtu", finding)
     if not wrong:
         shown = ", ".join(f"{nic.name} {nic.mtu}" for nic in nics if nic.mtu)
-        yield well("mtu", shown or "the kernel tells of none")
+        yield well("mtu", shown or "the kernel reports none")
 
 
 def exit_code(checks: Iterable[Check]) -> int:
@@ -216,9 +216,9 @@ def _lines(checks: list[Check]) -> Iterator[str]:
     if bad:
         yield f"trouble: {', '.join(dict.fromkeys(bad))}"
     elif mild:
-        yield f"works, with a warning: {', '.join(dict.fromkeys(mild))}"
+        yield f"works, with warnings: {', '.join(dict.fromkeys(mild))}"
     else:
-        yield "all is well that was looked at"
+        yield "no problem found"
     yield ""
     for check in checks:
         code = f"{check.finding.code}: " if check.finding else ""
@@ -234,7 +234,7 @@ def _size(count: int) -> str:
 
 NAME = "firewall"
 FLEET_PORT = 9092
-"""What the package's service flower-fleet of firewalld opens."""
+"""The port of the package's firewalld service flower-fleet."""
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:[-:]([0-9]{1,5}))?")
 
@@ -248,7 +248,7 @@ def judge(outputs: Mapping[str, str], listens: Address) -> Check:
         return _ufw(lines["ufw"], listens)
     if "nftables" in lines:
         return _nftables(lines["nftables"], listens)
-    return skipped(NAME, "no tool of a firewall answers here; root may ask firewall-cmd, ufw, nft")
+    return skipped(NAME, "no firewall tool answers; root can use firewall-cmd, ufw, nft")
 
 
 def _firewalld(lines: list[str], listens: Address) -> Check:
@@ -264,7 +264,7 @@ def _firewalld(lines: list[str], listens: Address) -> Check:
             or (rule and (service or f'port port="{listens.port}"' in line))
         ):
             return well(NAME, f"{zone}: {line}")
-    what = f"neither ports nor services nor rules name TCP port {listens.port}"
+    what = f"no port, service or rule contains TCP port {listens.port}"
     return _closed("firewalld", f"{zone}: {what}", listens)
 
 
@@ -274,7 +274,7 @@ def _ufw(lines: list[str], listens: Address) -> Check:
         wide = target.startswith("Anywhere") or _among(target.split(), listens.port)
         if "allow (incoming)" in line or (allows and wide):
             return well(NAME, f"ufw: {' '.join(line.split())}")
-    return _closed("ufw", f"ufw is active and allows no TCP port {listens.port}", listens)
+    return _closed("ufw", f"ufw is active and does not allow TCP port {listens.port}", listens)
 
 
 def _nftables(lines: list[str], listens: Address) -> Check:
@@ -282,7 +282,9 @@ def _nftables(lines: list[str], listens: Address) -> Check:
     drops = ", ".join(chain for chain, policy in policies.items() if policy == "drop")
     if not drops:
         shown = ", ".join(policies)
-        text = f"policy accept in {shown}; its rules are not judged" if shown else "no input chain"
+        text = (
+            f"policy accept in {shown}; its rules were not checked" if shown else "no input chain"
+        )
         return well(NAME, f"nftables: {text}")
     for line in lines:
         _, named, ports = line.partition("tcp dport ")
@@ -306,7 +308,7 @@ def _policies(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _among(words: Iterable[str], port: int) -> bool:
-    """Tell whether TCP ports as the tools write them hold `port`: 22, 80,443/tcp, 9000-9100."""
+    """Return whether TCP ports as the tools write them hold `port`: 22, 80,443/tcp, 9000-9100."""
     for word in words:
         numbers, _, protocol = word.partition("/")
         for each in numbers.split(",") if protocol in ("", "tcp") else ():

@@ -1,4 +1,4 @@
-"""What an operator does to the containers: ``down``, ``reset``."""
+"""The commands ``down`` and ``reset``."""
 
 import contextlib
 import datetime
@@ -34,7 +34,7 @@ def down(paths: Paths, name: str) -> int:
         _remove(Engine(name or "default", url=socket_url()))
         ProxyFiles(paths.proxy).clear()
         farewell.to_files(paths, _now())
-    print("the containers are removed; state is kept")
+    print("the containers are removed; the state stays")
     return 0
 
 
@@ -50,16 +50,16 @@ def reset(paths: Paths, name: str) -> int:
                     _delete(entry)
         paths.onegate.unlink(missing_ok=True)
         farewell.to_files(paths, _now())
-    print("state is cleared")
+    print("the state is removed")
     return 0
 
 
 def clear_caches(paths: Paths) -> int:
-    """Remove what apps downloaded; running apps download it again."""
+    """Remove the downloads of apps; running apps download them again."""
     if paths.caches.is_dir():
         for entry in paths.caches.iterdir():
             _delete(entry)
-    print("the apps' download caches are cleared")
+    print("the apps' download caches are removed")
     return 0
 
 
@@ -73,10 +73,10 @@ def _only_one(paths: Paths, name: str) -> Iterator[None]:
 
 
 def _tell_onegate(paths: Paths) -> None:
-    """Tell OneGate first: what follows may fail, and nothing is ready from here on."""
+    """Report to OneGate first: the next steps may fail, and nothing is ready from now on."""
     trouble = farewell.to_onegate(paths, _now())
     if trouble:
-        print(f"OneGate is not told that this VM is stopped: {trouble}", file=sys.stderr)
+        print(f"OneGate did not get the report that this VM is stopped: {trouble}", file=sys.stderr)
 
 
 def _now() -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""``flower-agent logs``: what the containers and the agent wrote, by time.
+"""``flower-agent logs``: the lines of the containers and the agent, by time.
 
 The agent's own events come from the journal of its unit, which only the agent of ``/`` has, or from
 a file that it was started to write.
@@ -33,7 +33,7 @@ from flower_agent.paths import Paths
 
 AGENT = "agent"
 MOST = 1_000_000
-"""Lines of one text: whoever asks for many shall have them."""
+"""Most lines of one text."""
 
 _STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?(.*)")
 _OWN = ("event", "level", "timestamp", "exception")
@@ -63,7 +63,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LineFilter:
-    """Which lines are told."""
+    """Which lines are shown."""
 
     since: datetime.datetime | None = None
     text: str = ""
@@ -197,20 +197,20 @@ EVENTS = 100_000
 WINDOW_S = 0.5
 """Lines that come within this are put into their order while they are followed."""
 
-NOTHING = "no containers and no events of this agent; of another: --name NAME"
+NOTHING = "no containers and no events of this agent; for another agent: --name NAME"
 
 Ends = queue.SimpleQueue[Line | Exception | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ask:
-    """How many lines of each writer are told, and which."""
+    """How many lines of each source are shown, and which."""
 
     lines: int
     wanted: LineFilter
 
     def tail(self, *, polled: bool) -> int | None:
-        """Return how many lines to read; None: all, for only some of them are told."""
+        """Return how many lines to read; None: all, because a filter selects some of them."""
         wanted = self.wanted
         picks = wanted.since is not None or wanted.text or (polled and not wanted.polls)
         return None if picks else self.lines
@@ -260,7 +260,7 @@ def _engine(name: str) -> Engine:
 
 
 def _printer(*, as_json: bool, alone: bool) -> Callable[[Line], None]:
-    """Return what prints a line: of one container as it is, else with time and writer."""
+    """Return a function that prints a line: with time and source, unless of one container."""
     color = sys.stdout.isatty()
 
     def say(line: Line) -> None:
@@ -315,7 +315,9 @@ def _read(events: tuple[str, ...] | pathlib.Path, ask: Ask) -> str:
                 )
         except OSError as error:
             message = f"{events} cannot be read: {error.strerror}"
-            raise AgentError("state.corrupt", message, "Name the file of its events.") from error
+            raise AgentError(
+                "state.corrupt", message, "Name the file with the agent's events."
+            ) from error
         return "\n".join(rows[max(len(rows) - lines, 0) :])
     try:
         done = subprocess.run(
@@ -359,7 +361,7 @@ def _follow(
 
 
 def _tell(came: Ends, running: int, say: Callable[[Line], None]) -> None:
-    """Print what comes, by time within a window."""
+    """Print new lines, sorted by time within a window."""
     waiting: list[tuple[float, Line]] = []
     while running or waiting:
         try:

@@ -70,7 +70,7 @@ def _keys(text: str) -> tuple[str, ...]:
         return pem.node_keys(text)
     except ValueError as error:
         raise AgentError(
-            "enrol.key_refused", f"that is neither a key nor a file: {error}"
+            "enrol.key_refused", f"the argument is neither a key nor a file: {error}"
         ) from None
 
 

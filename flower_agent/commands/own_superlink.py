@@ -39,7 +39,7 @@ def reach(paths: Paths) -> Iterator[OwnSuperLink]:
         first = findings[0]
         raise AgentError(first.code, first.message, first.hint)
     if settings.role is not Role.SUPERLINK:
-        hint = "Run it on the SuperLink's VM."
+        hint = "Run the command on the SuperLink's VM."
         raise AgentError("setting.conflict", f"this VM is a {settings.role}", hint)
     own = superlink.own_address(settings.address, machine.observe(), read.variables or {})
     public = superlink.published(settings, own)

@@ -1,7 +1,7 @@
 """``flower-agent runs``: list, ``show``, ``log``, ``fetch`` and ``delete``.
 
 The list asks the SuperLink; the rest reads what is kept below ``runs/``, so that it works on the VM
-of a lone SuperExec, too. What apps wrote is printed without control characters, and of their files
+of a SuperExec VM, too. What apps wrote is printed without control characters, and of their files
 only regular ones are read, never through a link.
 """
 
@@ -85,7 +85,7 @@ def row(run: RunInfo, kept: RunFiles, of_context: str | None = None) -> dict[str
 
 
 def show(paths: Paths, run_id: str, *, as_json: bool) -> int:
-    """Print all that is kept of one run. Raises AgentError ``run.unknown``."""
+    """Print everything about one run. Raises AgentError ``run.unknown``."""
     kept = RunFiles(paths.runs)
     document = _document(kept, run_id)
     if as_json:
@@ -97,7 +97,7 @@ def show(paths: Paths, run_id: str, *, as_json: bool) -> int:
 
 
 def described(kept: RunFiles, run_id: str, found: dict[str, Any]) -> Iterator[str]:
-    """Yield what is known of a run, line by line."""
+    """Yield the lines about a run."""
     end = str(found.get("end") or "")
     yield f"run {run_id}: {outcome.words(end, str(found.get('cause') or '')) or 'has not ended'}"
     yield from _submission(found)
@@ -137,7 +137,7 @@ def _submission(found: dict[str, Any]) -> Iterator[str]:
 
 
 def outputs(kept: RunFiles, run_id: str) -> Iterator[str]:
-    """Yield where a run's outputs are, and each file."""
+    """Yield the path of a run's outputs, and each file."""
     found = kept.read(run_id, "outputs")
     place = kept.directory / run_id / "outputs"
     if not found or not place.is_dir():
@@ -155,7 +155,7 @@ def outputs(kept: RunFiles, run_id: str) -> Iterator[str]:
 
 
 def log(paths: Paths, run_id: str, *, follow: bool) -> int:
-    """Print what a run's ServerApp wrote; with `follow` until the run ends."""
+    """Print a ServerApp's output; with `follow` until the run ends."""
     kept = RunFiles(paths.runs)
     path = kept.directory / run_id / "log.txt"
     _known(kept, run_id)
@@ -183,7 +183,7 @@ def fetch(paths: Paths, run_id: str, names: Sequence[str], target: pathlib.Path 
     source, where = kept.directory / run_id / "outputs", target or pathlib.Path(f"run-{run_id}")
     if not source.is_dir():
         gone = kept.read(run_id, "run").get("outputs_gone")
-        why = f"gone: {gone}" if gone else "it left none, or has not ended"
+        why = f"gone: {gone}" if gone else "the run left none, or has not ended"
         raise AgentError("run.no_outputs", f"run {run_id} has no outputs here: {why}")
     listed = {
         str(f["name"]): str(f["sha256"]) for f in kept.read(run_id, "outputs").get("files", ())
@@ -193,14 +193,14 @@ def fetch(paths: Paths, run_id: str, names: Sequence[str], target: pathlib.Path 
     if missing:
         has = ", ".join(sorted(found)[:10])
         message = f"run {run_id} has no output {printable(missing[0])}"
-        raise AgentError("run.no_outputs", message, f"It has: {printable(has)}")
+        raise AgentError("run.no_outputs", message, f"The run has: {printable(has)}")
     total = 0
     for name in names or sorted(found):
         digest, count = _copy(found[name], where / name)
         total += count
         if listed.get(name, digest) != digest:
             raise AgentError(
-                "run.no_outputs", f"{printable(name)} is not as it was when it was kept"
+                "run.no_outputs", f"{printable(name)} has changed since the agent saved it"
             )
     print(f"{counted(len(names or found), 'file')}, {size(total)} in {where}")
     return 0
@@ -240,7 +240,7 @@ def size(size_bytes: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return one line of what an app or a node wrote, as a terminal may show it."""
+    """Return one line of an app or a node for a terminal."""
     return foreign_text.printable(text).replace("\n", " ").replace("\t", " ")
 
 
@@ -253,7 +253,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> tuple[str, int]:
         descriptor = os.open(source, flags)
         with os.fdopen(descriptor, "rb") as file, target.open("wb") as out:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(0, "is no regular file")
+                raise OSError(0, "is not a regular file")
             while data := file.read(_CHUNK):
                 digest.update(data)
                 count += out.write(data)
@@ -262,7 +262,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> tuple[str, int]:
 
 def _known(kept: RunFiles, run_id: str) -> None:
     if not (kept.directory / run_id).is_dir():
-        message = f"nothing is kept of run {run_id} on this VM"
+        message = f"this VM has no record of run {run_id}"
         raise AgentError("run.unknown", message, "See: flower-agent runs")
 
 

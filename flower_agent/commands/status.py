@@ -32,11 +32,16 @@ _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 def add_options(parser: argparse.ArgumentParser, duration: Any) -> None:
     """Add the options of ``status``."""
-    parser.add_argument("--json", action="store_true", help="the status file's JSON")
+    parser.add_argument("--json", action="store_true", help="print the JSON of the status file")
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--wait", action="store_true", help="until ready, failed or --timeout")
-    kinds.add_argument("--watch", action="store_true", help="go on, and tell what changes")
-    parser.add_argument("--timeout", type=duration, default=600.0, help="of --wait: 90s, 10m (10m)")
+    kinds.add_argument("--wait", action="store_true", help="wait until ready, failed or --timeout")
+    kinds.add_argument("--watch", action="store_true", help="continue, and print each change")
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default=600.0,
+        help="time limit of --wait: 90s, 10m (default: 10m)",
+    )
 
 
 def run(paths: Paths, options: argparse.Namespace) -> int:
@@ -81,8 +86,8 @@ def look(paths: Paths) -> tuple[dict[str, Any] | None, bool]:
         lives = process.lives(process.Process(pid, started))
     except PermissionError as error:
         if held is None:
-            message = "whether an agent runs cannot be seen: /proc hides its process"
-            raise AgentError("state.corrupt", message, "Run it as root.") from error
+            message = "the command cannot see whether an agent runs: /proc hides its process"
+            raise AgentError("state.corrupt", message, "Run the command as root.") from error
         lives = held
     return (found if lives or not held else None), lives if held is None else held
 
@@ -125,7 +130,7 @@ def document(paths: Paths) -> dict[str, Any] | None:
         found = json.loads(data)
     except (ValueError, RecursionError):
         found = None
-    wrong = status.damage(found) if isinstance(found, dict) else "it holds no JSON object"
+    wrong = status.damage(found) if isinstance(found, dict) else "it is not a JSON object"
     if wrong:
         raise AgentError(
             "state.corrupt",
@@ -136,7 +141,7 @@ def document(paths: Paths) -> dict[str, Any] | None:
 
 
 def agent_name(paths: Paths) -> str:
-    """Return the name of the agent that wrote the status file; empty where nothing tells."""
+    """Return the name of the agent that wrote the status file; empty if unknown."""
     try:
         return str((document(paths) or {}).get("name") or "")
     except AgentError:
@@ -144,12 +149,12 @@ def agent_name(paths: Paths) -> str:
 
 
 def colored(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Tell whether a stream gets color: a terminal does, unless NO_COLOR or TERM=dumb says no."""
+    """Return whether a stream gets color: a terminal does, unless NO_COLOR or TERM=dumb says no."""
     return stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
 def _watch(paths: Paths, *, as_json: bool) -> int:
-    """Show the status anew each second on a terminal; elsewhere, and as JSON, what changes."""
+    """Show the status each second on a terminal; otherwise, and as JSON, the changes."""
     last: object = None
     while True:
         try:

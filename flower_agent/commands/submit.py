@@ -1,6 +1,6 @@
 """``flower-agent submit`` and ``stop``, on a SuperLink's VM.
 
-What an app will find lacking where, looked at before `submit` submits it.
+Missing packages of an app on each VM, checked before `submit` submits it.
 
 The SuperLink's own image is asked; of the nodes' images there is what they publish at OneGate
 (FLOWER_APP_IMAGE). What is not known is said, and nothing here refuses a run.
@@ -49,7 +49,7 @@ NODES = 50
 def sentences(
     paths: Paths, name: str, own: OwnSuperLink, app: App, *, of_context: bool
 ) -> tuple[str, ...]:
-    """Return what lacks where. Raises AgentError for what cannot be looked at."""
+    """Return the missing packages as sentences. Raises AgentError if a check fails."""
     engine = Engine(name or "default", url=socket_url())
     with contextlib.closing(engine):
         running = {c.name: c.image for c in engine.containers() if c.mine}
@@ -95,12 +95,12 @@ def _published(client: OneGate, vmid: str) -> str:
 
 
 KEPT_AFTER_S = 60.0
-"""So long after a run's end `submit` waits for the agent to keep what the run left."""
+"""`submit` waits this long after a run's end for the agent to save its files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Found:
-    """An app that was found, and what its run sets."""
+    """A fetched app and the values of its run."""
 
     source: str
     commit: str
@@ -130,18 +130,18 @@ def submit(
         try:
             return _follow(paths, own, run_id)
         except KeyboardInterrupt:
-            print(f"\nit goes on; to end it: flower-agent stop {run_id}", file=sys.stderr)
+            print(f"\nthe run continues; to end it: flower-agent stop {run_id}", file=sys.stderr)
             raise
 
 
 def _warn_of_images(
     paths: Paths, name: str, own: OwnSuperLink, app: App, *, of_context: bool
 ) -> None:
-    """Say what the app will find lacking where; it is submitted all the same."""
+    """Print missing packages of the app; the submission continues."""
     try:
         found = sentences(paths, name, own, app, of_context=of_context)
     except AgentError as error:
-        found = (f"the images could not be looked at: {error.finding.message}",)
+        found = (f"the images could not be checked: {error.finding.message}",)
     for sentence in found:
         print(f"warning: {printable(sentence)}", file=sys.stderr)
 
@@ -205,7 +205,7 @@ def _bundle(name: str, settings: Settings, files: dict[str, bytes]) -> bytes:
 
 
 def _follow(paths: Paths, own: OwnSuperLink, run_id: str) -> int:
-    """Print the rounds as they end, then how the run ended and where its outputs are."""
+    """Print each ended round, then the run's end and the path of its outputs."""
     progress, latest, shown = Progress(), 0.0, 0
     while True:
         (run,) = own.api.list_runs(CALL_TIMEOUT_S, run_id=run_id)
@@ -219,7 +219,7 @@ def _follow(paths: Paths, own: OwnSuperLink, run_id: str) -> int:
 
 
 def _tell_end(kept: RunFiles, run: RunInfo, progress: Progress) -> int:
-    """Say how a run ended, as the daemon wrote it down once the outputs are kept."""
+    """Print a run's end, after the daemon has saved its outputs; return the exit code."""
     end = time.monotonic() + KEPT_AFTER_S
     while time.monotonic() < end and not (kept.ended(run.run_id) and kept.settled(run.run_id)):
         time.sleep(0.2)

@@ -2,7 +2,7 @@
 
 Every file goes through the `redaction`; what a program prints, which may be anything, too.
 
-Takes what is secret out of a text that leaves the VM.
+Removes secrets from a text that leaves the VM.
 
 What is secret is said by the table of variables (`settings`), by names that sound so, and by the
 looks of a thing: private keys, passwords in URLs, headers. A known value is found in each form in
@@ -44,7 +44,7 @@ from flower_agent.reporting import status_text
 
 HIDDEN = "***"
 SHORTEST = 4
-"""A value with fewer characters is hidden where it stands under its name, and not elsewhere."""
+"""A shorter value is hidden only next to its name."""
 
 LINE = 16
 """A line of a secret of several lines that is as long is secret itself."""
@@ -66,12 +66,12 @@ _LOOKS = (
     (re.compile(r"((?:passw(?:or)?d|passphrase|secret|tokentxt|token|api_?key)"
                 r"[\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)[^\s\"',;}]+", re.IGNORECASE), rf"\1{HIDDEN}"),
 )  # fmt: skip
-"""What is secret by its looks, and what takes its place."""
+"""Patterns of secret text, with their replacements."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Redactor:
-    """Hides what it was told, and what looks secret."""
+    """Hides known secrets, and text that looks secret."""
 
     forms: tuple[str, ...]
     """Texts to hide, the longest first."""
@@ -86,7 +86,7 @@ class Redactor:
 
 
 def redactor(secrets: Iterable[str]) -> Redactor:
-    """Return what hides each of `secrets`, in each form."""
+    """Return a pattern for each of `secrets`, in each form."""
     found = {form for secret in secrets for form in _forms(secret.strip())}
     return Redactor(tuple(sorted(found, key=lambda form: (-len(form), form))))
 
@@ -118,7 +118,7 @@ def loose(text: str) -> dict[str, str]:
 def listing(variables: Mapping[str, str]) -> str:
     """Return names and values, one a line; a value is shown where the table says that it may be.
 
-    Of every other one the length is told: it may hold anything, such as a script.
+    Any other value shows only its length: it may contain anything, such as a script.
     """
     return "".join(f"{name}={_shown(name, variables[name])}\n" for name in sorted(variables))
 
@@ -190,7 +190,7 @@ PROGRAMS = {
     "system/nvidia-smi.txt": ("/usr/bin/nvidia-smi",),
     "system/units.txt": ("/usr/bin/systemctl", "is-active", "flower-agent", "docker"),
 }
-"""What other programs tell; one that is not there is left out."""
+"""Commands of other programs; a missing program is skipped."""
 
 ABOUT = """\
 What flower-agent support gathered at {at}, for whoever looks into a failure.
@@ -225,7 +225,7 @@ def run(paths: Paths, name: str, output: pathlib.Path | None) -> int:
 def gather(
     paths: Paths, name: str, read: sources.Inputs, now: datetime.datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield each file's name and text as they are; what cannot be had says why."""
+    """Yield each file's name and text; a failure gives its reason as text."""
     yield "README.txt", ABOUT.format(at=now.isoformat(timespec="seconds"))
     yield "system/versions.txt", _versions()
     yield "context.txt", listing(read.variables or {})

@@ -1,4 +1,4 @@
-"""What the VMs of a template would be given, and what OpenNebula does to it on the way.
+"""The contexts of a template's VMs, after OpenNebula's changes.
 
 oned replaces ``$NAME`` in a CONTEXT (src/parsers/vm_var_parser.l); OneFlow replaces
 ``${ROLE.path}`` in a role's template_contents, which goes wrong over newlines, and hands each user
@@ -64,7 +64,7 @@ def parse(text: str) -> Template:
     except (ValueError, RecursionError) as error:
         raise _malformed(f"is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise _malformed("is JSON, and no object")
+        raise _malformed("is JSON, but not an object")
     if isinstance(body.get("roles"), list):
         return Template(TemplateKind.SERVICE, body)
     return Template(TemplateKind.VM, {str(name).upper(): value for name, value in body.items()})
@@ -84,7 +84,7 @@ def attributes(text: str) -> tuple[dict[str, Any], str]:
         if empty := _EMPTY.match(text, position):
             found[name.upper()], position = "", empty.end()
         else:
-            _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
+            _, position = _take(_EQUAL.match(text, position), text, position, "'=' after a name")
             found[name.upper()], position = _value(text, position, strays)
         position = _skip(text, position, strays)
     return found, f"{text[strays[0]]!r} at line {_line(text, strays[0])}" if strays else ""
@@ -98,13 +98,13 @@ def _value(text: str, position: int, strays: list[int]) -> tuple[Any, int]:
     position = _skip(text, opened.end(), strays)
     while not (closed := _CLOSE.match(text, position)):
         name, position = _take(_NAME.match(text, position), text, position, "a name or ']'")
-        _, position = _take(_EQUAL.match(text, position), text, position, "'=' behind a name")
+        _, position = _take(_EQUAL.match(text, position), text, position, "'=' after a name")
         value, position = _string(text, position)
         vector.setdefault(name.upper(), value)
         behind, position = position, _skip(text, position, strays)
         if not _CLOSE.match(text, position):
             comma = _COMMA.match(text, position)
-            _, position = _take(comma, text, behind, "',' or ']' behind a value")
+            _, position = _take(comma, text, behind, "',' or ']' after a value")
             position = _skip(text, position, strays)
     return vector, closed.end()
 
@@ -173,7 +173,7 @@ _GIVEN = frozenset({
 })  # fmt: skip
 """Known at deployment only; the last two are OneFlow's."""
 
-_BASE64 = "Take them out; keys and certificates may be given as base64."
+_BASE64 = "Remove them. You can give keys and certificates as base64."
 
 
 INPUTS = ("user_inputs", "custom_attrs")
@@ -215,7 +215,7 @@ def guests(template: Template, bases: Mapping[str, Template] = _NONE) -> tuple[G
 
 
 def faults(template: Template) -> Iterator[Finding]:
-    """Yield what is wrong with a service template beside its contexts."""
+    """Yield the faults of a service template outside its contexts."""
     if template.kind is TemplateKind.VM:
         return
     roles = [role for role in template.body["roles"] if isinstance(role, dict)]
@@ -228,16 +228,20 @@ def faults(template: Template) -> Iterator[Finding]:
             yield Finding("template.role", message, "Use letters, digits and '_' only.")
         for parent in _parents(role):
             if parent not in given:
-                message = f"role {name} waits for {parent}, which is no role: it is never deployed"
+                message = (
+                    f"role {name} waits for {parent}, which is not a role: OneFlow never deploys it"
+                )
                 yield Finding("template.role", message)
         yield from _sizes(role, name)
     if _in_a_circle(roles):
-        yield Finding("template.role", "roles wait for each other: none of them is deployed")
+        yield Finding("template.role", "roles wait for each other: OneFlow deploys none of them")
     values = _first(template.body, VALUES)
     for name in sorted(set(_upper(_first(template.body, INPUTS))) - set(_upper(values))):
         if values is not None:
-            message = f"the input {name} has no value in user_inputs_values: OneFlow refuses that"
-            yield Finding("template.value", message, 'Give it one, or "".')
+            message = (
+                f"the input {name} has no value in user_inputs_values: OneFlow refuses the template"
+            )
+            yield Finding("template.value", message, 'Give the input a value, or "".')
 
 
 def _vm(template: Template) -> Guest:
@@ -252,7 +256,7 @@ def _vm(template: Template) -> Guest:
 
 def _role(role: Any, service: Mapping[str, Any], bases: Mapping[str, Template]) -> Guest:
     if not isinstance(role, dict):
-        found = (Finding("template.malformed", "a role is no object"),)
+        found = (Finding("template.malformed", "a role is not an object"),)
         return Guest(name="?", variables={}, whole=False, findings=found)
     name, count = str(role.get("name", "")), role.get("cardinality", 0)
     guest = Guest(
@@ -276,8 +280,8 @@ def _role(role: Any, service: Mapping[str, Any], bases: Mapping[str, Template]) 
     if base is not None:
         more += _lacks({**body, **contents}, variables)
     elif "TOKEN" not in made.context:
-        message = f"its VM template {number}".rstrip() + " is not in this file and not judged"
-        hint = f"Give it with --vm-template {number or 'ID'}=FILE; its CONTEXT wants TOKEN=YES."
+        message = f"its VM template {number}".rstrip() + " is not in this file and was not checked"
+        hint = f"Add it with --vm-template {number or 'ID'}=FILE; its CONTEXT needs TOKEN=YES."
         findings.append(warning("template.context", message, hint))
     return dataclasses.replace(
         guest,
@@ -290,14 +294,14 @@ def _role(role: Any, service: Mapping[str, Any], bases: Mapping[str, Template]) 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Merged:
-    """What OneFlow hands to oned for a VM of a role."""
+    """OneFlow's template for a VM of a role, as oned gets it."""
 
     context: Mapping[str, str]
     later: frozenset[str]
     """Names of the context that are known at deployment only."""
 
     known: Mapping[str, str | None]
-    """What ``$NAME`` stands for; None: known at deployment only."""
+    """The value of ``$NAME``; None: known only at deployment."""
 
     findings: tuple[Finding, ...]
 
@@ -335,27 +339,27 @@ def _merged(
 def _asked(
     name: str, value: str | None, parents: tuple[str, ...], roles: Collection[str]
 ) -> tuple[str | None, list[Finding]]:
-    """Do to an input what OneFlow does to it: one text for all roles, whoever their parents are."""
+    """Change an input like OneFlow: one text for all roles, with any parents."""
     heads = [path.partition(".")[0] for path in _PARENT.findall(value or "")]
     if value is None or any(head in parents for head in heads):
         return None, []
     findings = []
     if any(head not in roles for head in heads):
-        message = f"{name} has a ${{…}} that names no role: OneFlow takes it out in silence"
-        findings.append(warning("template.value", message, "Write it without braces."))
+        message = f"{name} has a ${{…}} that names no role: OneFlow removes it without a message"
+        findings.append(warning("template.value", message, "Write the name without braces."))
     return _PARENT.sub("", value), findings
 
 
 def _passed_over(stray: str) -> Iterator[Finding]:
     if stray:
-        message = f"the template has a stray {stray}, which OpenNebula passes over"
+        message = f"the template has a stray {stray}, which OpenNebula ignores"
         yield warning("template.malformed", message, "Take it out.")
 
 
 def _substituted(
     context: Mapping[str, Any], known: Mapping[str, str | None], *, whole: bool
 ) -> tuple[dict[str, str], frozenset[str], list[Finding]]:
-    """Do to a context what oned does to it; not `whole`, names may come from elsewhere."""
+    """Change a context like oned; if not `whole`, names may come from another template."""
     ours = {row.name for row in settings.SETTINGS}
     variables: dict[str, str] = {}
     later: set[str] = set()
@@ -380,18 +384,18 @@ def _substituted(
 
 
 def _expanded(value: str, known: Mapping[str, str | None]) -> tuple[str | None, str]:
-    """Return the text that a VM gets, None where that is not known yet, and what goes wrong."""
+    """Return the VM's text, None if not known yet, and the fault."""
     parts, position, trouble = [], 0, ""
     for match in _VARIABLE.finditer(value):
         parts.append(value[position : match.start()])
         position = match.end()
         if match[1] is None:
-            return None, "has a '$' that OpenNebula cannot read: it makes no such VM"
+            return None, "has a '$' that OpenNebula cannot read: it does not create the VM"
         name = match[1].upper()
         if match[2] is not None or (name in _GIVEN and name not in known):
             return None, ""
         if name not in known:
-            trouble = "has a $NAME that the template does not have: it is left out"
+            trouble = "has a $NAME that the template does not have: OpenNebula removes it"
             continue
         found = known[name]
         if found is None:
@@ -403,7 +407,7 @@ def _expanded(value: str, known: Mapping[str, str | None]) -> tuple[str | None, 
 def _evaluated(
     name: str, value: str, parents: tuple[str, ...], *, gated: bool
 ) -> tuple[str | None, list[Finding]]:
-    """Do to a role's value what OneFlow does to it; None where it is known at deployment only."""
+    """Change a role's value like OneFlow; None if it is known only at deployment."""
     findings: list[Finding] = []
     if "\n" in value.strip("\n"):
         message = f"{name} has several lines; OneFlow puts a comma at the end of each"
@@ -412,10 +416,10 @@ def _evaluated(
     for path in found:
         parent = path.partition(".")[0]
         if parent not in parents:
-            message = f"{name} asks for an attribute of a role that is no parent: it will be empty"
+            message = f"{name} refers to a role that is not a parent: the value will be empty"
             findings.append(Finding("template.value", message, "Add that role to parents."))
         elif "user_template" in path.lower() and not gated:
-            message = f"{name} asks for what the other role publishes, which may not be there yet"
+            message = f"{name} refers to an attribute of another role, which may not exist yet"
             hint = "Set ready_status_gate to true."
             findings.append(warning("template.value", message, hint))
     return (None if found else value), findings
@@ -423,7 +427,7 @@ def _evaluated(
 
 def _lacks(body: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[Finding]:
     if variables.get("TOKEN", "").upper() != "YES":
-        message = "the CONTEXT has no TOKEN=YES: the VM cannot speak to OneGate"
+        message = "the CONTEXT has no TOKEN=YES: the VM cannot use OneGate"
         yield warning("template.context", message)
     if variables.get("NETWORK", "").upper() != "YES":
         message = "the CONTEXT has no NETWORK=YES: nothing configures the VM's network"
@@ -434,8 +438,8 @@ def _lacks(body: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[Fi
         yield warning("template.context", message, "Add PCI to the template: onehost show ID")
     memory = str(body.get("MEMORY", ""))
     if memory.isdigit() and int(memory) < MEMORY_MIB:
-        message = f"MEMORY is {memory} MiB, of which 512 MiB are kept from apps"
-        yield warning("memory.low", message, f"Give it {MEMORY_MIB} or more.")
+        message = f"MEMORY is {memory} MiB, of which 512 MiB are not for apps"
+        yield warning("memory.low", message, f"Set MEMORY to {MEMORY_MIB} or more.")
 
 
 def _contents(role: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -471,7 +475,7 @@ def _sizes(role: Mapping[str, Any], name: str) -> Iterator[Finding]:
     sizes = [role.get(key) for key in ("min_vms", "cardinality", "max_vms")]
     known = [size for size in sizes if isinstance(size, int)]
     if known != sorted(known):
-        yield Finding("template.role", f"role {name} has not min_vms <= cardinality <= max_vms")
+        yield Finding("template.role", f"role {name} must have min_vms <= cardinality <= max_vms")
 
 
 def _in_a_circle(roles: list[dict[str, Any]]) -> bool:

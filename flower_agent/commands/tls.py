@@ -31,7 +31,7 @@ def show(paths: Paths) -> int:
     if pin:
         print(f"pinned       {certificates.format_fingerprint(pin)}")
     if not any(seen for _, seen in rows):
-        print("there are no certificates on this VM")
+        print("this VM has no certificates")
         return 1
     return 0
 
@@ -42,11 +42,13 @@ def renew(paths: Paths) -> int:
     given = (paths.certificates / CHAIN).exists()
     if not given and not _shows_own(keyring) and not keyring.appio.has_own_ca():
         raise AgentError(
-            "tls.not_own", "this VM's certificate was not made by the agent, which cannot renew it"
+            "tls.not_own", "the agent did not issue this VM's certificate and cannot renew it"
         )
     RequestFiles(paths.requests).ask_renew()
-    made = "a new certificate is made; SuperNodes keep their trust"
-    taken = f"what lies in {paths.certificates} is taken over, unless the context gives another"
+    made = "the agent issues a new certificate; SuperNodes still trust the CA"
+    taken = (
+        f"the agent uses the files in {paths.certificates}, unless the context has a certificate"
+    )
     print(_followed(paths, taken if given else made))
     return 0
 

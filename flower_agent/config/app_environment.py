@@ -1,4 +1,4 @@
-"""What the environment of app processes holds beside Flower's own: one JSON object. Pure.
+"""The environment of app processes in addition to Flower's own: one JSON object. Pure.
 
 It reaches the app's process by a file, so nothing of it is in ``docker inspect``, and no other
 process gets it: gRPC obeys ``https_proxy`` (grpc/grpc, doc/environment_variables.md), which would
@@ -39,7 +39,7 @@ _WORDS = {
     _AGENT: "HOME PWD OLDPWD TMPDIR TMP TEMP HF_HOME TORCH_HOME MPLCONFIGDIR ALL_PROXY",
 }
 OWNERS = {word: owner for owner, words in _WORDS.items() for word in words.split()}
-"""Whose each name is that no FLOWER_ENV_ variable may set, in capitals."""
+"""The owner of each name that no FLOWER_ENV_ variable may set, in upper case."""
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 """Set by FLOWER_HTTP_PROXY and its kind, which keep loopback and AppIo out of them."""
@@ -47,7 +47,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies of the context, for whoever fetches something from outside the VM."""
+    """The proxies of the context, for downloads from outside the VM."""
 
     http: Secret | None
     """URL for ``http://``; it may hold a login."""
@@ -83,7 +83,7 @@ def owner(name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Tell whether every program can read a variable of that name."""
+    """Return whether every program can read a variable of that name."""
     return bool(_NAME.fullmatch(name))
 
 

@@ -81,11 +81,11 @@ def _decode(data: bytes) -> str:
 
 def _diagnose(text: str, position: int) -> AgentError:
     if whole := _WHOLE.match(text, position):
-        return _malformed(text, whole.end(), "text behind a closing quote")
+        return _malformed(text, whole.end(), "text after a closing quote")
     if _OPENING.match(text, position):
-        return _malformed(text, position, "a quote that is never closed")
+        return _malformed(text, position, "a quote without its closing quote")
     if _DOUBLE_OPENING.match(text, position):
-        seen = "a double-quoted value that has $, ` or \\, or never ends; use single quotes"
+        seen = "a double-quoted value with $, ` or \\, or without its end; use single quotes"
         return _malformed(text, position, seen)
     return _malformed(text, position, "text that is not NAME='VALUE'")
 

@@ -13,7 +13,7 @@ DIRECTORY = f"{STATE}/data"
 
 
 SYSTEM = (STATE, "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/docker", "/var/run")
-"""What no directory of data may hold or be in: keys, tokens and sockets lie there."""
+"""No directory of data may contain these or be in them: they hold keys, tokens and sockets."""
 
 
 _SUFFIX = re.compile(r"(.+?)(?:,(type|vers)=([A-Za-z0-9_.]{1,20}))?", re.ASCII)
@@ -31,7 +31,7 @@ LONGEST = 200
 
 
 class DataKind(enum.StrEnum):
-    """What FLOWER_DATA names."""
+    """The kinds of FLOWER_DATA."""
 
     DIRECTORY = "directory"
     LABEL = "LABEL"
@@ -42,7 +42,7 @@ class DataKind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DataSource:
-    """FLOWER_DATA taken apart."""
+    """The parts of FLOWER_DATA."""
 
     text: str
     """As it was written, for messages."""
@@ -107,7 +107,7 @@ def _is_path(text: str) -> bool:
 
 
 def _is_system(path: str) -> bool:
-    """Tell whether apps would read the system's or the agent's own files there."""
+    """Return whether apps would read the system's or the agent's own files there."""
     if _holds(DIRECTORY, path):
         return False
     return path == "/" or any(_holds(path, kept) or _holds(kept, path) for kept in SYSTEM)

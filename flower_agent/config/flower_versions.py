@@ -110,7 +110,7 @@ def parse_version(text: str) -> Version:
     Raises ValueError that completes "FLOWER_VERSION is 'x': …".
     """
     if text in {"latest", "nightly", "unstable"}:
-        raise ValueError(f"want a fixed version such as {DEFAULT}: what {text} means changes")
+        raise ValueError(f"want a fixed version such as {DEFAULT}: the meaning of {text} changes")
     if _PREVIEW.match(text):
         raise ValueError(f"want a release such as {DEFAULT}, not a preview")
     if re.fullmatch(r"\d+\.\d+", text, re.ASCII):
@@ -120,7 +120,7 @@ def parse_version(text: str) -> Version:
         raise ValueError(f"want a Flower version such as {DEFAULT}, or a full image tag")
     major, minor, patch = (int(number) for number in match.groups()[:3])
     if (major, minor) < OLDEST:
-        raise ValueError("want 1.23.0 or newer: node management began there")
+        raise ValueError("want 1.23.0 or newer: older versions have no node management")
     return Version(major, minor, patch, text if match[4] else None)
 
 
@@ -160,7 +160,7 @@ class Band:
     """Where a SuperExec takes the address to attach to."""
 
     plugin: bool = True
-    """A SuperExec must be told its plugin; later one SuperExec runs any task."""
+    """A SuperExec needs its plugin as an argument; later one SuperExec runs any task."""
 
     storage: bool = True
     """Apps lie in files beside the database; later inside it."""
@@ -195,7 +195,7 @@ class Band:
 
     @property
     def appio_can_have_tls(self) -> bool:
-        """Tell whether a SuperExec can reach an AppIo elsewhere with TLS."""
+        """Return whether a SuperExec can reach an AppIo elsewhere with TLS."""
         return bool(self.node_appio_tls_flags)
 
 
@@ -263,7 +263,7 @@ def band(version: Version) -> Band:
 
 
 def newer_than_known(version: Version) -> bool:
-    """Tell whether `version` is newer than any that the table was made from."""
+    """Return whether `version` is newer than any that the table was made from."""
     return version.release[:2] > NEWEST
 
 

@@ -26,14 +26,14 @@ _EARLIER = {
     "FL_FRAMEWORK": "ML_FRAMEWORK is",
     "FL_TLS_ENABLED": "TLS_ENABLED is",
     "FL_SUPERLINK_ADDRESS": "FLOWER_SERVER_ADDRESS is",
-    "FL_NODE_CONFIG": "FLOWER_NODE_CONFIG is, as key=value key2=value2",
+    "FL_NODE_CONFIG": "use FLOWER_NODE_CONFIG, as key=value key2=value2",
     "FL_ISOLATION": "FLOWER_ISOLATION is",
     "FL_LOG_LEVEL": "FLOWER_LOG_LEVEL is",
     "FL_DATABASE": "the database is always in /var/lib/flower-agent/superlink",
     "FL_MAX_RETRIES": "a SuperNode always tries for ever",
     "FL_MAX_WAIT_TIME": "a SuperNode always tries for ever",
 }
-"""Names of an earlier appliance for Flower (flower-opennebula), and what stands for each here."""
+"""Names of an earlier appliance for Flower (flower-opennebula), each with its replacement."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def members(
 
 
 def is_member(name: str, stem: str, *, any_case: bool = False) -> bool:
-    """Tell whether `name` is `stem` with a key behind it."""
+    """Return whether `name` is `stem` with a key behind it."""
     key = name[len(stem) :]
     allowed = re.fullmatch("[A-Z0-9_]{1,64}", key.upper() if any_case else key, re.ASCII)
     return name.startswith(stem) and bool(allowed)

@@ -24,7 +24,7 @@ _STEMS = tuple(row.stem for row in SETTINGS if row.stem is not None)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parsed:
-    """What came of a context."""
+    """The result of a context."""
 
     settings: Settings | None
     """None when a finding is an error."""
@@ -35,7 +35,7 @@ class Parsed:
 
 @dataclasses.dataclass(slots=True)
 class _Reading:
-    """What is known while the table is walked."""
+    """The state while the table is read."""
 
     context: Mapping[str, str]
     config: Mapping[str, str]
@@ -59,7 +59,7 @@ def parse(context: Mapping[str, str], config: Mapping[str, str]) -> Parsed:
 
 
 def _read(row: Setting[Any], reading: _Reading) -> Any:
-    """Return the field's value, or a stand-in where none is valid, and note what was found."""
+    """Return the field's value, or its fallback if it is invalid, and record the findings."""
     role = reading.values.get("role")
     applies = role is None or role in row.roles
     if row.stem is not None:

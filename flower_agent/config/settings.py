@@ -42,7 +42,7 @@ class Setting(Generic[T]):
     """What is parsed when it is unset; None makes the field None."""
 
     unset: str = "none"
-    """What being unset comes to, for the reference page, where no default says it."""
+    """The effect of an unset variable without a default, for the reference page."""
 
     required: bool = False
     """On the VMs of its roles."""
@@ -51,7 +51,7 @@ class Setting(Generic[T]):
     """Never shown anywhere."""
 
     quiet: bool = False
-    """A finding tells the length and not the value: it is long, or may hold a secret."""
+    """A finding shows the length and not the value: it is long, or may contain a secret."""
 
     verbatim: bool = False
     """Of a family: the key is what stands behind the stem, as it is written."""
@@ -75,14 +75,14 @@ class Setting(Generic[T]):
         return self.parse(text)
 
     def seen(self, text: str, shown: str) -> str:
-        """Return what a message may say about `text`: `shown`, or only how long it is."""
+        """Return the text for a message: the value `shown`, or only its length."""
         if self.secret or self.quiet or len(text) > LENGTH_LIMIT:
             return f"has {len(text)} characters"
         return f"is '{shown}'"
 
 
 class Rest(TypedDict, total=False):
-    """What a row may have beside name, parser and help: fields of `Setting`."""
+    """Optional fields of a row: those of `Setting`."""
 
     unset: str
     secret: bool
@@ -136,7 +136,7 @@ CONTROL = str(flower_versions.CONTROL)
 """Where the Control API listens by default."""
 
 PARTITION_KEYS = ("partition-id", "num-partitions")
-"""What every SuperNode's apps read as `context.node_config`."""
+"""Keys that every SuperNode's `context.node_config` contains."""
 
 LINK, NODE, EXEC = ((role,) for role in Role)
 
@@ -165,24 +165,25 @@ class Settings:
         unset="the app's own", roles=LINK, sample="10")
     strategy: str | None = setting(
         "FL_STRATEGY", types.identifier,
-        "Strategy of the run, where the app lets one choose.",
+        "Strategy of the run, if the app has a setting for the strategy.",
         unset="the app's own", roles=LINK, sample="FedProx")
     min_clients: int = setting(
         "FL_MIN_CLIENTS", types.whole(1, 1_000_000),
-        "SuperNodes that must be connected before the run is submitted; set, the app is told so.",
+        "SuperNodes that must be connected before the agent submits the run. If the variable is "
+        "set, the app gets the number too.",
         default="2", roles=LINK, sample="5")
     run_config: Pairs = family(
         "FL_CONFIG_", types.line,
-        "A further key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` is `local-epochs`, or as the "
-        "app writes it.",
+        "Another key of the run's config: `FL_CONFIG_LOCAL_EPOCHS` sets `local-epochs`, or the "
+        "key as the app spells it.",
         quiet=True, roles=LINK, sample="5")
     tls: bool = setting(
         "TLS_ENABLED", types.boolean, "TLS on every API that leaves the VM.",
         default="YES", sample="YES")
     tls_ca_cert: str | None = setting(
         "TLS_CA_CERT", pem.trust,
-        "The CA to trust, as PEM or base64 of PEM; `system` is the system's store. A SuperNode "
-        "with it does not ask OneGate.",
+        "The CA to trust, as PEM or base64 of PEM; `system` means the system's CA store. A "
+        "SuperNode with this variable does not ask OneGate.",
         unset="made by the agent", quiet=True, sample="LS0tLS1CRUdJTi…")
     tls_cert: str | None = setting(
         "TLS_CERT", pem.certificates,
@@ -193,16 +194,18 @@ class Settings:
         unset="made by the agent", secret=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
     gpu: GpuMode = setting(
         "GPU_ENABLED", types.gpu_mode,
-        "`YES`: no usable GPU is a failure that says why. `AUTO`: use one when usable. `NO`: "
-        "detected and shown, not used.", default="NO", roles=NODE + EXEC, sample="AUTO")
+        "`YES`: a missing or unusable GPU is an error. `AUTO`: use a GPU if it works. `NO`: show "
+        "a GPU, but do not use it.", default="NO", roles=NODE + EXEC, sample="AUTO")
     framework: Framework | None = setting(
         "ML_FRAMEWORK", types.choice(Framework),
-        "Which SuperExec image runs the apps: `pytorch`, `tensorflow` or `sklearn`.",
+        "The framework in the SuperExec image that runs the apps: `pytorch`, `tensorflow` or "
+        "`sklearn`.",
         sample="pytorch")
     app_repo: str | None = setting(
         "CUSTOM_APP_REPO", types.app,
         "Git URL of a Flower app: `URL`, `URL@ref` or `URL@ref#subdirectory`; https, ssh or git. "
-        "The SuperLink submits it once; where its code runs, the image gets what it needs.",
+        "The SuperLink submits the app once. VMs that run app code add the app's dependencies to "
+        "the image.",
         quiet=True, roles=LINK + NODE + EXEC, sample="https://git.example.org/team/app.git@v1")
     isolation: Isolation = setting(
         "FLOWER_ISOLATION", types.choice(Isolation),
@@ -210,19 +213,19 @@ class Settings:
         "SuperNode.", default="process", sample="subprocess")
     node_config: Pairs | None = setting(
         "FLOWER_NODE_CONFIG", types.pairs,
-        "What apps read as `context.node_config` beside the automatic `partition-id` and "
-        "`num-partitions`, which it may override: `key=value key2='two words'`.",
-        unset="those two alone", roles=NODE, sample="dataset-path='/app/data/x' fold=3")
+        "Values that apps read as `context.node_config`: `key=value key2='two words'`. The agent "
+        "adds `partition-id` and `num-partitions`; this variable may override them.",
+        unset="those two only", roles=NODE, sample="dataset-path='/app/data/x' fold=3")
     node_auth: bool | None = setting(
         "FLOWER_NODE_AUTH", types.boolean,
-        "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols those of its "
-        "own service.",
-        unset="SuperLink: `YES` inside a service with TLS; SuperNode: as the SuperLink publishes, "
-        "else `NO`; `YES` where keys are given", roles=LINK + NODE, sample="NO")
+        "SuperNode authentication: each SuperNode has a key, and the SuperLink enrols the "
+        "SuperNodes of its own service.",
+        unset="SuperLink: `YES` inside a service with TLS; SuperNode: the SuperLink's published "
+        "value, else `NO`; `YES` if keys are set", roles=LINK + NODE, sample="NO")
     node_public_keys: tuple[str, ...] = setting(
         "FLOWER_NODE_PUBLIC_KEYS", pem.node_keys,
-        "Public keys of SuperNodes outside the service, in OpenSSH form, one a line or with "
-        "commas between.",
+        "Public keys of SuperNodes outside the service, in OpenSSH form, one per line or "
+        "separated by commas.",
         default="", quiet=True, roles=LINK, sample="ecdsa-sha2-nistp384 AAAAE2Vj…")
     node_private_key: Secret | None = setting(
         "FLOWER_NODE_PRIVATE_KEY", pem.node_private_key,
@@ -235,7 +238,7 @@ class Settings:
         unset="as many as the role's VMs, at each node's first start", roles=LINK, sample="8")
     ca_fingerprint: str | None = setting(
         "FLOWER_CA_FINGERPRINT", pem.fingerprint,
-        "SHA-256 of the CA certificate that OneGate may hand over; any other is refused.",
+        "SHA-256 of the CA certificate that OneGate may provide; the VM refuses any other CA.",
         roles=NODE + EXEC, sample="3f:9a:…")
     address: str | None = setting(
         "FLOWER_ADDRESS", types.own_address,
@@ -243,13 +246,13 @@ class Settings:
         unset="the default route's", roles=LINK, sample="ETH1")
     public_address: str | None = setting(
         "FLOWER_PUBLIC_ADDRESS", types.peer_text,
-        "Name or address that is published and certified, when nodes dial another than "
-        "`FLOWER_ADDRESS`.",
+        "Published name or address, also in the certificate. Set it if nodes connect to another "
+        "address than `FLOWER_ADDRESS`.",
         unset="`FLOWER_ADDRESS`", roles=LINK, sample="fl.example.org:443")
     tls_sans: tuple[str, ...] = setting(
         "FLOWER_TLS_SANS", types.names,
-        "Further names and addresses in the agent's own certificate, with commas or blanks "
-        "between. A SuperNode has one for the AppIo of `FLOWER_APPIO_LISTEN`.",
+        "More names and addresses for the agent's own certificate, separated by commas or "
+        "spaces. A SuperNode has such a certificate for the AppIo of `FLOWER_APPIO_LISTEN`.",
         default="", roles=LINK + NODE, sample="fl.example.org, 192.0.2.10")
     control_address: Address = setting(
         "FLOWER_CONTROL_ADDRESS", types.listen(9093),
@@ -267,18 +270,19 @@ class Settings:
         default="9094", roles=NODE, sample="19094")
     health_port: int = setting(
         "FLOWER_HEALTH_PORT", types.port(types.HEALTH_PORTS),
-        "First of three loopback ports in a row for the health services, one a container.",
+        "First of three consecutive loopback ports for the health services, one per container.",
         default="9097", sample="19097")
     appio_listen: Address | None = setting(
         "FLOWER_APPIO_LISTEN", types.listen(),
-        "`address:port` on which this VM's AppIo is offered to a SuperExec elsewhere; then no "
-        "local one is started.", roles=LINK + NODE, sample="10.0.0.5:9091")
+        "`address:port` where this VM offers its AppIo to a SuperExec on another VM. Then no "
+        "SuperExec starts on this VM.", roles=LINK + NODE, sample="10.0.0.5:9091")
     appio_address: Address | None = setting(
-        "FLOWER_APPIO_ADDRESS", types.peer, "Where a lone SuperExec attaches.",
+        "FLOWER_APPIO_ADDRESS", types.peer, "AppIo of another VM, to which a SuperExec VM "
+        "connects.",
         required=True, roles=EXEC, sample="10.0.0.5:9091")
     superexec_plugin: Plugin = setting(
         "FLOWER_SUPEREXEC_PLUGIN", types.choice(Plugin),
-        "As what a lone SuperExec attaches: `serverapp` or `clientapp`.",
+        "Kind of app that a SuperExec VM runs: `serverapp` or `clientapp`.",
         default="clientapp", roles=EXEC, sample="serverapp")
     image_prefix: str = setting(
         "FLOWER_IMAGE_PREFIX", types.image_prefix, "Registry and namespace of the images.",
@@ -290,48 +294,51 @@ class Settings:
         secret=True, sample="…")
     memory_limit: int | None = setting(
         "FLOWER_MEMORY_LIMIT", types.size_bytes(types.MEMORY_FLOOR_BYTES),
-        "Memory limit of the SuperExec container, so that an app and not the agent is killed.",
-        unset="what the VM has, less 512 MiB", sample="4G")
+        "Memory limit of the SuperExec container, so that the kernel kills an app and not the "
+        "agent.",
+        unset="the VM's memory less 512 MiB", sample="4G")
     shm_size: int | None = setting(
         "FLOWER_SHM_SIZE", types.size_bytes(types.SHM_FLOOR_BYTES),
-        "Size of `/dev/shm` in containers that run apps: what DataLoader workers share. What is in "
-        "it counts against the memory limit.",
+        "Size of `/dev/shm` in containers that run apps; DataLoader workers share data there. "
+        "Its content counts against the memory limit.",
         unset="half of the memory limit", sample="2G")
     data: data_source.DataSource | None = setting(
         "FLOWER_DATA", data_source.parse_data_source,
-        "Where apps' `/app/data` comes from, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
+        "Source of the apps' `/app/data`, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
         "or device, or `nfs://HOST/EXPORT`.",
         unset="`/var/lib/flower-agent/data`", roles=NODE + EXEC, sample="LABEL=flower-data")
     outputs_limit: int | None = setting(
         "FLOWER_OUTPUTS_LIMIT", types.size_bytes(types.OUTPUTS_FLOOR_BYTES),
-        "What the outputs of all runs may take on this VM's disk; ended runs are pruned first, the "
-        "oldest first.",
+        "Disk space for the outputs of all runs on this VM. The agent removes ended runs first, "
+        "the oldest first.",
         unset="a quarter of the disk", sample="20G")
     cache_limit: int | None = setting(
         "FLOWER_CACHE_LIMIT", types.size_bytes(types.OUTPUTS_FLOOR_BYTES),
-        "What the download caches of apps may take on this VM's disk.",
+        "Disk space for the download caches of apps on this VM.",
         unset="a quarter of the disk", sample="20G")
     http_proxy: Secret | None = setting(
         "FLOWER_HTTP_PROXY", types.proxy,
-        "Proxy of app processes, git and pip for `http://`: `http://HOST:PORT`, with a login in it "
-        "where the proxy wants one. AppIo, SuperLink, OneGate and loopback never go through it.",
+        "Proxy of app processes, git and pip for `http://`: `http://HOST:PORT`, with user and "
+        "password if the proxy requires a login. AppIo, SuperLink, OneGate and loopback never "
+        "use the proxy.",
         secret=True, sample="http://proxy.example.org:3128")
     https_proxy: Secret | None = setting(
         "FLOWER_HTTPS_PROXY", types.proxy, "The same for `https://`.",
         secret=True, sample="http://proxy.example.org:3128")
     no_proxy: tuple[str, ...] = setting(
         "FLOWER_NO_PROXY", types.direct,
-        "What those dial without a proxy: names, domains that begin with a dot, addresses and "
-        "networks, with commas or blanks between. Loopback and the AppIo always are.",
+        "Destinations without a proxy: names, domains that begin with a dot, addresses and "
+        "networks, separated by commas or spaces. Loopback and the AppIo are always included.",
         default="", sample=".example.org, 10.0.0.0/8")
     app_environment: tuple[tuple[str, Secret], ...] = family(
         "FLOWER_ENV_", types.secret_text,
-        "A variable in the environment of app processes: `FLOWER_ENV_HF_TOKEN` is `HF_TOKEN` "
-        "there. Every VM of a service can read every CONTEXT.",
+        "A variable in the environment of app processes: `FLOWER_ENV_HF_TOKEN` sets `HF_TOKEN`. "
+        "Every VM of a service can read every CONTEXT.",
         secret=True, verbatim=True, sample="hf_…")
     log_level: LogLevel = setting(
         "FLOWER_LOG_LEVEL", types.choice(LogLevel),
-        "DEBUG, INFO, WARNING or ERROR of the agent. Flower itself gets INFO, or DEBUG for DEBUG.",
+        "Log level of the agent: DEBUG, INFO, WARNING or ERROR. Flower itself gets INFO, or "
+        "DEBUG for DEBUG.",
         default="INFO", sample="DEBUG")
     metrics: bool = setting(
         "FLOWER_METRICS", types.boolean,
@@ -339,7 +346,7 @@ class Settings:
         default="NO", sample="YES")
     ready_timeout_s: int = setting(
         "FLOWER_READY_TIMEOUT", types.whole(10, 86_400),
-        "Seconds after which a VM that is not ready reports `failed`; it goes on trying.",
+        "Seconds after which a VM that is not ready reports `failed`. The agent continues to try.",
         default="600", sample="1200")
 
     given: frozenset[str] = frozenset()
@@ -348,7 +355,7 @@ class Settings:
 
     @property
     def is_numbered(self) -> bool:
-        """Whether FLOWER_NODE_CONFIG says all that a service would tell of the partition."""
+        """Whether FLOWER_NODE_CONFIG sets both keys of the partition."""
         return set(PARTITION_KEYS) <= dict(self.node_config or ()).keys()
 
 

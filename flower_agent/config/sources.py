@@ -1,6 +1,6 @@
 """The context as the loop uses it: read when a file changes, the last good settings kept.
 
-What the VM was given: context files, ``one_env`` and the image builder's config.yaml.
+The VM's input: context files, ``one_env`` and the image builder's config.yaml.
 
 one-contextd writes context.sh.local, .online and .network, one after another with equal content
 (OpenNebula one-apps, src/usr/sbin/one-contextd); the newest stage counts. The files are data and
@@ -113,7 +113,7 @@ def read_config(path: pathlib.Path, *, required: bool = False) -> Mapping[str, s
     """
     data = _head(path, MAX_CONFIG_BYTES + 1, "config.invalid")
     if data is None and required:
-        raise AgentError("config.invalid", f"there is no file {path}", "Name one that is.")
+        raise AgentError("config.invalid", f"there is no file {path}", "Name a file that exists.")
     data = data or b""
     if len(data) > MAX_CONFIG_BYTES:
         raise AgentError("config.invalid", f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
@@ -147,13 +147,15 @@ def _read_context(paths: Paths, context_file: pathlib.Path | None) -> Mapping[st
                 raise AgentError("context.too_large", f"{path} is larger than {limit}")
             return context.parse(data)
     if context_file is not None:
-        raise AgentError("context.missing", f"there is no file {context_file}", "Name one that is.")
+        raise AgentError(
+            "context.missing", f"there is no file {context_file}", "Name a file that exists."
+        )
     where = paths.context / "context.sh.{network,online,local}"
     raise AgentError("context.missing", f"there is no context at {where}", retryable=True)
 
 
 def _read_env(path: pathlib.Path) -> Mapping[str, str]:
-    """Return what the head of ``one_env`` tells; behind it stands the whole context again."""
+    """Return the values at the head of ``one_env``; the whole context follows there again."""
     return context.parse_one_env(_head(path, HEAD_BYTES, "context.malformed") or b"")
 
 
@@ -175,17 +177,17 @@ def _head(path: pathlib.Path, size_bytes: int, code: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        hint = "Run it as root." if isinstance(error, PermissionError) else ""
+        hint = "Run the command as root." if isinstance(error, PermissionError) else ""
         code = "context.unreadable" if hint else code
         raise AgentError(code, f"{path} cannot be read: {error.strerror}", hint) from error
 
 
 MISSING_CONTEXT_S = 30.0
-"""A context may come late in a boot, or be written anew; after this its absence is a failure."""
+"""A context may come late in a boot, or be replaced; after this time its absence is a failure."""
 
 
 class Intake:
-    """What was read last, and what is in use."""
+    """The last read input, and the settings in use."""
 
     def __init__(self, paths: Paths, context_file: pathlib.Path | None = None) -> None:
         self._paths = paths
@@ -199,16 +201,16 @@ class Intake:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Return what is wrong with the inputs as they are now."""
+        """Return the errors of the present inputs."""
         return tuple(f for f in self.findings if f.severity is Severity.ERROR)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """Return what is worth knowing about the inputs."""
+        """Return the warnings about the inputs."""
         return tuple(f for f in self.findings if f.severity is Severity.WARNING)
 
     def changed(self) -> bool:
-        """Tell whether any input file changed since it was read; cheap."""
+        """Return whether any input file changed since it was read; cheap."""
         return self.inputs is None or stamp(self._paths) != self._stamp
 
     def reread(self) -> None:
@@ -235,7 +237,7 @@ class Intake:
         """Return why the inputs cannot be used, None when they can; `now` is monotonic seconds.
 
         A context that is not there may be on its way. One that vanished has as long as a first one,
-        and counts until then: contextualization writes it anew.
+        and counts until then: contextualization replaces it.
         """
         first = self.errors[0] if self.errors else None
         if first is None or first.code != "context.missing":

@@ -4,7 +4,7 @@ Every parser raises ValueError whose text completes "NAME is 'x': …" and never
 since that may be a secret.
 Fact: Flower's ``--node-config`` silently drops what is not ``key=value`` (seen with 1.25 and 1.42).
 
-Where a Flower app comes from: the value of CUSTOM_APP_REPO taken apart.
+The source of a Flower app: the parts of CUSTOM_APP_REPO.
 
 Git reads more into a reference than a name (``+a:b`` writes, ``^x`` excludes, ``*`` matches), so
 only names are taken: git-check-ref-format(1), git-fetch(1).
@@ -53,7 +53,7 @@ class AppSource:
 
     @property
     def fixed(self) -> bool:
-        """Tell whether the ref is a commit, which never moves."""
+        """Return whether the ref is a commit, which never moves."""
         return bool(_COMMIT.fullmatch(self.ref))
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ def parse_app_source(text: str) -> AppSource:
         url = f"{scheme}://{found['host']}/{found['path']}"
         secret = Secret(login if ":" in login else f"{login}:")
     elif login and ":" in login:
-        raise ValueError(f"want no password in a URL of {scheme}")
+        raise ValueError(f"want no password in a URL with {scheme}")
     return AppSource(url, found["ref"] or HEAD, (found["subdirectory"] or "").strip("/"), secret)
 
 
@@ -123,7 +123,7 @@ class LogLevel(enum.StrEnum):
 
 
 class Plugin(enum.StrEnum):
-    """As what a SuperExec attaches."""
+    """The kind of apps that a SuperExec runs."""
 
     SERVERAPP = "serverapp"
     CLIENTAPP = "clientapp"
@@ -175,7 +175,7 @@ def choice(kind: type[E], also: Mapping[str, E] | None = None) -> Callable[[str]
 
 
 def boolean(text: str) -> bool:
-    """Return what YES, TRUE, ON, 1 and their opposites say."""
+    """Return the boolean of YES, TRUE, ON, 1 and their opposites."""
     if text.lower() not in BOOLEANS:
         raise ValueError("want YES or NO")
     return BOOLEANS[text.lower()]
@@ -209,7 +209,7 @@ def port(room: int = 1) -> Callable[[str], int]:
         try:
             return number(text)
         except ValueError:
-            row = f", the first of {room} in a row" if room > 1 else ""
+            row = f", the first of {room} consecutive ports" if room > 1 else ""
             raise ValueError(f"want a port from 1 to {65536 - room}{row}") from None
 
     return parse
@@ -225,12 +225,12 @@ def listen(default_port: int | None = None) -> Callable[[str], address.Address]:
 
 
 def peer(text: str) -> address.Address:
-    """Return where to dial, with its port."""
+    """Return the address of a peer, with its port."""
     return _dialled(address.parse_address(_zoneless(text)))
 
 
 def peer_text(text: str) -> str:
-    """Return `text` if it says where to dial, with or without a port."""
+    """Return `text` if it is the address of a peer, with or without a port."""
     _dialled(address.parse_address(_zoneless(text), default_port=1))
     return text
 
@@ -305,7 +305,7 @@ def direct(text: str) -> tuple[str, ...]:
     """Return what is dialled without a proxy, each once; commas or blanks stand between."""
     found = tuple(dict.fromkeys(part for part in re.split(r"[\s,]+", text) if part))
     if not all(_DIRECT.fullmatch(part) for part in found):
-        raise ValueError("want names, .domains, addresses and networks, with commas between")
+        raise ValueError("want names, .domains, addresses and networks, separated by commas")
     return found
 
 
@@ -350,7 +350,7 @@ def app(text: str) -> str:
 
 
 def _is_toml(value: str) -> bool:
-    """Tell whether a quoted value is a string of TOML; what has no quotes is none, and well."""
+    """Return whether a quoted value is a string of TOML; what has no quotes is none, and well."""
     if value[0] not in "'\"":
         return True
     try:

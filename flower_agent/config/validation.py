@@ -1,7 +1,7 @@
-"""What variables must be to each other. Pure.
+"""Rules between variables. Pure.
 
 `RULES` names for each rule the variables that it reads; a rule is left out while one of them has
-no valid value, so that one mistake is not told twice.
+no valid value, so that one mistake gives one finding.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def check(
 def _version_is_known(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     if flower_versions.newer_than_known(settings.version):
         newest = ".".join(map(str, flower_versions.NEWEST))
-        message = f"Flower {settings.version} is newer than {newest}, the newest known"
+        message = f"Flower {settings.version} is newer than {newest}, the newest known version"
         yield warning("version.newer", message)
 
 
@@ -108,7 +108,9 @@ def _ports_differ(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
     for name, port in _ports(settings):
         other = taken.setdefault(port, name)
         if other != name:
-            hint = f"Give each a port of its own; health takes {HEALTH_PORTS} in a row."
+            hint = (
+                f"Give each its own port; the health services use {HEALTH_PORTS} consecutive ports."
+            )
             yield Finding("setting.conflict", f"{other} and {name} both take port {port}", hint)
 
 
@@ -164,7 +166,7 @@ def _appio_has_its_own_port(settings: Settings, _: AbstractSet[str]) -> Iterator
             f"FLOWER_APPIO_LISTEN is {where}, but a SuperLink of Flower {settings.version} serves "
             f"its AppIo at the address of its Control API, {control}",
             "Set FLOWER_CONTROL_ADDRESS and FLOWER_APPIO_LISTEN to the same address, and let the "
-            "SuperExec elsewhere attach there.",
+            "SuperExec connect to that address.",
         )
 
 
@@ -180,7 +182,7 @@ def _framework_has_a_container(settings: Settings, _: AbstractSet[str]) -> Itera
             "setting.no_effect",
             "ML_FRAMEWORK is set, but with FLOWER_ISOLATION=subprocess apps run in Flower's own "
             "container, which has no framework",
-            "Leave FLOWER_ISOLATION empty, or use a FLOWER_IMAGE_PREFIX with images of your own.",
+            "Leave FLOWER_ISOLATION empty, or use a FLOWER_IMAGE_PREFIX with your own images.",
         )
 
 
@@ -198,9 +200,9 @@ def _env_names_are_free(settings: Settings, _: AbstractSet[str]) -> Iterator[Fin
         variable = f"FLOWER_ENV_{name}"
         size_bytes += len(name) + len(value.reveal().encode("utf-8", "surrogatepass"))
         if not app_environment.is_name(name):
-            yield Finding("setting.invalid", f"{variable}: want a letter or _ behind FLOWER_ENV_")
+            yield Finding("setting.invalid", f"{variable}: want a letter or _ after FLOWER_ENV_")
         elif name.upper() in app_environment.PROXIES:
-            hint = f"Set FLOWER_{name.upper()}: what must not go through a proxy is kept out then."
+            hint = f"Set FLOWER_{name.upper()}: the agent adds the exceptions."
             yield Finding("env.reserved", f"{variable} would set a proxy", hint)
         elif owner := app_environment.owner(name):
             yield Finding("env.reserved", f"{variable} would set {name}, which is {owner}'s own")

@@ -1,7 +1,7 @@
 """Docker Engine, through docker-py's low-level client; `workbench` makes images with it.
 
 Leans on what was measured against Engine 20.10 with docker-py 7: the events stream ends silently
-with the daemon and never replays, so events only wake the loop and state is always listed anew;
+with the daemon and never replays, so events only wake the loop and state is always listed again;
 requests' exceptions are not DockerExceptions, and streams raise urllib3's; a client outlives a
 daemon restart; a hung daemon blocks the events reader for ever, so every other call has a time
 limit.
@@ -54,14 +54,14 @@ SLOW_TIMEOUT_S = 600
 """For create and start, which take minutes after `docker load` with Docker 29's image store."""
 
 SELINUX = pathlib.Path("/sys/fs/selinux/enforce")
-"""There where the kernel has SELinux on."""
+"""The file exists if the kernel uses SELinux."""
 
 STOP_TIMEOUT_S = 30
-"""Flower stops within a second; only what hangs is killed after this."""
+"""Flower stops within a second; only a hanging container is killed after this."""
 
 PIDS_LIMIT = 4096
 CHANGES = ("create", "start", "die", "oom", "destroy", "pause", "unpause", "rename")
-"""Events that change what `containers` tells; looking, as ``top`` does, makes events too."""
+"""Events that change the result of `containers`; reads such as ``top`` cause events too."""
 
 UNREACHABLE = (
     docker.errors.DockerException,
@@ -71,13 +71,13 @@ UNREACHABLE = (
 
 CHUNK = 1 << 16
 _HEADER = 8
-"""Bytes in front of each piece of a log."""
+"""Bytes before each piece of a log."""
 
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 
 
 def socket_url() -> str:
-    """Return where the Engine of this VM listens: DOCKER_HOST, else the usual socket."""
+    """Return the address of this VM's Engine: DOCKER_HOST, else the usual socket."""
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
@@ -118,7 +118,7 @@ class Engine:
     ) -> Iterator[docker.APIClient]:
         """Translate every failure of docker-py into an AgentError about `what`.
 
-        With `timeout_s` the client is one of its own, for a call that may take long.
+        With `timeout_s` the call gets its own client, because it may take long.
         """
         try:
             if timeout_s is None:
@@ -129,12 +129,13 @@ class Engine:
         except docker.errors.APIError as error:
             self._forget_version(error)
             reason = _reason(error)
+            # A refused GPU has no code of its own: the words of Docker or the toolkit show it.
             code = gpu.refusal(reason) if code == "container.refused" else code
             message = f"Docker refused to {what}: {reason}"
             raise AgentError(code, message, retryable=True) from error
         except UNREACHABLE as error:
             cause = innermost(error)
-            hint = "Run it as root." if cause == "permission denied" else ""
+            hint = "Run the command as root." if cause == "permission denied" else ""
             message = f"Docker does not answer at {self._url}: {cause}"
             raise AgentError("docker.down", message, hint, retryable=True) from error
 
@@ -145,7 +146,7 @@ class Engine:
                 self._client = None
 
     def offers(self) -> gpu.Offers:
-        """Return the ways in which this engine hands GPUs to a container."""
+        """Return the ways in which this engine gives GPUs to a container."""
         with self.calling("tell about itself") as api:
             return gpu.offers(api.info())
 
@@ -165,7 +166,7 @@ class Engine:
         return tuple(found)
 
     def create(self, container: Container, image: str) -> None:
-        """Create `container` from `image` (its reference, pinned by digest where known)."""
+        """Create `container` from `image` (its reference, with a digest if known)."""
         with self._slowly("create", container.name) as api:
             api.create_container(
                 image,
@@ -180,21 +181,21 @@ class Engine:
                     LABEL_FINGERPRINT: container.fingerprint,
                 },
                 host_config=_host_config(api, container, **self.bindings(api, container.mounts)),
-                healthcheck={"test": ["NONE"]},
-                use_config_proxy=False,
+                healthcheck={"test": ["NONE"]},  # the agent itself asks Flower's health service
+                use_config_proxy=False,  # gRPC would send its calls through a proxy
             )
 
     def bindings(self, api: docker.APIClient, mounts: Iterable[Mount]) -> dict[str, Any]:
         """Return the mounts as options of docker-py's ``create_host_config``.
 
-        Under SELinux a container may read what has its label alone. Docker gives that to the source
-        of a bind whose mode has ``z``, and has no such word for a mount.
+        With SELinux a container can read only files with its label. Docker sets the label on the
+        source of a bind whose mode contains ``z``; a mount has no such option.
         """
         relabels = self._selinux(api)
         return bindings(tuple(mounts), self.owner, relabels=relabels)
 
     def _selinux(self, api: docker.APIClient) -> bool:
-        """Return whether Docker confines containers by SELinux; asks it once, where that is on."""
+        """Return whether Docker uses SELinux for containers; asks only once, if SELinux is on."""
         if self._confines is None:
             options = api.info().get("SecurityOptions") if self._enforce.exists() else ()
             self._confines = any("name=selinux" in str(option) for option in options or ())
@@ -202,30 +203,31 @@ class Engine:
 
     @contextlib.contextmanager
     def _slowly(self, verb: str, name: str) -> Iterator[docker.APIClient]:
-        """Give a client for a call that Docker may still be at when it is made again.
+        """Give a client for a call that Docker may still be working on at the next try.
 
-        Then it refuses the name, which is this agent's own: the container is not listed before it
-        is made. Raises AgentError ``docker.busy``, which is no refusal and no attempt.
+        Docker then refuses the name: the container is in no list before it is complete. Raises
+        AgentError ``docker.busy``, which does not count as a refusal.
         """
         slow_s, what = self._slow_s, f"{verb} {name}"
         with self.calling(what, "container.refused", timeout_s=slow_s) as api:
             try:
                 yield api
             except requests.ReadTimeout as error:
-                message = f"Docker has been at it for {slow_s} s and goes on: {what}"
+                message = f"Docker has worked for {slow_s} s and continues: {what}"
                 raise AgentError("docker.busy", message, retryable=True) from error
             except docker.errors.APIError as error:
                 conflict = error.status_code == requests.codes.conflict
                 if not conflict or "already in use" not in _reason(error):
                     raise
-                message = f"Docker is still at it: {what}"
+                message = f"Docker still works: {what}"
                 raise AgentError("docker.busy", message, retryable=True) from error
 
     def start(self, name: str) -> None:
-        """Start a container that exists, over a new connection.
+        """Start an existing container, over a new connection.
 
-        A dockerd that shuts down takes none, but serves the old ones, and what it starts then
-        outlives it: the next dockerd does not know it and cannot start it.
+        A dockerd that shuts down accepts no new connection but still serves old ones. A container
+        that it starts then lives on without it: the next dockerd does not know it and cannot start
+        it.
         """
         with self._slowly("start", name) as fresh:
             fresh.start(name)
@@ -236,12 +238,12 @@ class Engine:
             api.stop(name, timeout=STOP_TIMEOUT_S)
 
     def remove(self, name: str) -> None:
-        """Remove a stopped container; absent is well."""
+        """Remove a stopped container; a missing one is no error."""
         with self.calling(f"remove {name}") as api, contextlib.suppress(docker.errors.NotFound):
             api.remove_container(name, v=True)
 
     def give_cpu(self, name: str) -> None:
-        """Give a running container that yielded its CPU the usual weight, and no limit."""
+        """Give a running container with a small CPU share the usual share, without a limit."""
         with self.calling(f"update {name}") as api:
             api.update_container(name, cpu_shares=CPU_SHARES, cpu_quota=-1)
 
@@ -255,11 +257,11 @@ class Engine:
     ) -> str:
         """Return a container's output, at most the last `tail` lines, from `since` on.
 
-        `stamped` puts Docker's time in front of each line. Of much output the begin is kept, and
-        the end (`foreign_text`).
+        `stamped` puts Docker's time before each line. Of long output only the begin and the end are
+        kept (`foreign_text`).
         """
         with self.calling(f"read the logs of {name}") as api:
-            # docker-py holds a log of 30 MiB several times, or streams it without a time limit.
+            # docker-py keeps several copies of a log of 30 MiB, or streams it without a time limit.
             url = f"{api.base_url}/v{api.api_version}/containers/{name}/logs"
             asked = {
                 "stdout": 1,
@@ -280,14 +282,14 @@ class Engine:
         return tuple(str(row[-1]) for row in rows)
 
     def execute(self, name: str, command: tuple[str, ...]) -> gpu.Answer:
-        """Run a program in a running container; it has no time limit but its own."""
+        """Run a program in a running container; the program must limit its own time."""
         with self.calling(f"run {command[0]} in {name}") as api:
             made = api.exec_create(name, list(command))["Id"]
             text = bytes(api.exec_start(made)).decode("utf-8", "replace")
             return gpu.Answer(int(api.exec_inspect(made)["ExitCode"]), text)
 
     def follow(self, name: str, *, tail: int, stamped: bool = False) -> Iterator[str]:
-        """Yield a container's output as it comes, until the container ends."""
+        """Yield a container's new output until the container ends."""
         with self.calling(f"follow the logs of {name}") as api:
             for chunk in api.logs(name, stream=True, follow=True, tail=tail, timestamps=stamped):
                 yield bytes(chunk).decode("utf-8", "replace")
@@ -309,7 +311,7 @@ class Engine:
         registry: Registry | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Pull an image, by `digest` where one is pinned; it bears the tag of `reference` after.
+        """Pull an image, by `digest` if one is pinned; afterwards it has the tag of `reference`.
 
         Raises AgentError ``image.denied`` (not retryable) or ``image.pull`` (retryable).
         """
@@ -334,13 +336,13 @@ class Engine:
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` for every event of this agent's containers until the stream ends.
 
-        Returns when the daemon goes away; the caller lists anew and watches again.
+        Returns when the daemon goes away; the caller lists and watches again.
         """
         label = f"{LABEL_NAME}={self.owner}"
         filters = {"type": "container", "label": label, "event": list(CHANGES)}
         with self.calling("stream events") as api:
             events = api.events(filters=filters, decode=False)
-            wake()  # whatever happened before the stream stood is found by listing
+            wake()  # changes before the stream began are found by a new list
             for _ in events:
                 wake()
 
@@ -353,7 +355,7 @@ class Engine:
 
 
 def _raise_for_status(answer: requests.Response) -> None:
-    """Raise docker-py's error where Docker refuses."""
+    """Raise docker-py's error for an HTTP error of Docker."""
     try:
         answer.raise_for_status()
     except requests.HTTPError as error:
@@ -361,9 +363,9 @@ def _raise_for_status(answer: requests.Response) -> None:
 
 
 def _unframed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what stands in Docker's frames: 8 bytes tell the stream and a length, then the text.
+    """Yield the text in Docker's frames: 8 bytes with the stream and a length, then the text.
 
-    A container without a terminal has them: docs.docker.com, Engine API, ContainerAttach.
+    Containers without a terminal use them: docs.docker.com, Engine API, ContainerAttach.
     """
     header, left = b"", 0
     for chunk in chunks:
@@ -383,22 +385,22 @@ def _unframed(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def auth(registry: Registry | None) -> dict[str, str] | None:
-    """Return a login as docker-py takes it."""
+    """Return a login in docker-py's form."""
     if registry is None:
         return None
     return {"username": registry.user, "password": registry.password.reveal()}
 
 
 def _no_file(_: str | None = None) -> None:
-    """Find no ``config.json``."""
+    """Return no path: ``config.json`` must not be used."""
 
 
 def _client(url: str, version: str, timeout_s: int) -> docker.APIClient:
-    """Return a client to which no proxy and no .netrc of the environment applies.
+    """Return a client that ignores proxies and .netrc of the environment.
 
-    Nor does the ``~/.docker/config.json`` of the user who runs a command: a login in it is not the
-    daemon's, and a ``credsStore`` whose helper is missing fails every pull. docker-py looks for it
-    in its constructor and again before each pull, and offers no other way to forbid that.
+    It also ignores the user's ``~/.docker/config.json``: a login there is not the daemon's, and a
+    ``credsStore`` with a missing helper would break every pull. docker-py searches for that file in
+    its constructor and before each pull, and has no option against it.
     """
     docker.utils.config.find_config_file = _no_file  # type: ignore[assignment]  # for good
     client = docker.APIClient(url, version=version, timeout=timeout_s)
@@ -407,7 +409,7 @@ def _client(url: str, version: str, timeout_s: int) -> docker.APIClient:
 
 
 def mounted(mount: Mount, owner: str) -> docker.types.Mount:
-    """Return a mount as docker-py takes it; Docker makes the volume of one that is not there."""
+    """Return a mount in docker-py's form; Docker creates a volume that does not exist."""
     if not mount.volume:
         return docker.types.Mount(
             mount.target,
@@ -428,16 +430,16 @@ def mounted(mount: Mount, owner: str) -> docker.types.Mount:
 
 
 def bindings(mounts: tuple[Mount, ...], owner: str, *, relabels: bool) -> dict[str, Any]:
-    """Return mounts as ``mounts``, and as ``binds`` those that Docker is to relabel for SELinux.
+    """Return ``mounts``, and as ``binds`` the mounts that Docker must relabel for SELinux.
 
-    The operator's data keep their label: to change it may take hours, and shut out other programs.
-    Raises AgentError ``state.corrupt`` for a source that is not there: of a bind Docker would make
-    it, as a directory.
+    The operator's data keep their label: a new label may take hours, and lock out other programs.
+    Raises AgentError ``state.corrupt`` for a source that does not exist: Docker would create the
+    source of a bind mount as a directory.
     """
     own = [mount for mount in mounts if relabels and not mount.volume and mount.target != DATA]
     for mount in own:
         if not pathlib.Path(mount.source).exists():
-            raise AgentError("state.corrupt", f"{mount.source} is not there", retryable=True)
+            raise AgentError("state.corrupt", f"{mount.source} does not exist", retryable=True)
     return {
         "mounts": [mounted(mount, owner) for mount in mounts if mount not in own],
         "binds": [f"{mount.source}:{mount.target}:{_mode(mount)}" for mount in own] or None,
@@ -445,11 +447,12 @@ def bindings(mounts: tuple[Mount, ...], owner: str, *, relabels: bool) -> dict[s
 
 
 def _mode(mount: Mount) -> str:
-    """Return the mode of a bind; ``z``: more than one container may have it."""
+    """Return the mode of a bind; ``z`` allows several containers."""
     return f"{'ro' if mount.read_only else 'rw'},{mount.propagation},z"
 
 
 def _host_config(api: docker.APIClient, container: Container, **bound: Any) -> Any:
+    # A SuperExec starts with little CPU, so that the Flower program beside it is ready sooner.
     yields = container.yields_cpu
     return api.create_host_config(
         network_mode="host",

@@ -12,7 +12,7 @@ from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address
 
 LABEL_NAME = "org.flower-agent.name"
-"""Whose container it is: only containers with the agent's own value are ever touched."""
+"""The owner of a container: the agent touches only containers with its own value."""
 
 LABEL_ROLE = "org.flower-agent.role"
 LABEL_FINGERPRINT = "org.flower-agent.fingerprint"
@@ -148,7 +148,7 @@ class Existing:
 
     @property
     def running(self) -> bool:
-        """Tell whether its process lives."""
+        """Return whether its process lives."""
         return self.status in ("running", "paused")
 
 

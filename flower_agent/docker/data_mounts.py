@@ -1,4 +1,4 @@
-"""Where apps' data comes from, and how Docker is asked to mount it. Pure.
+"""The source of apps' data, and Docker's mount for it. Pure.
 
 A directory is bound; disks and NFS are mounted by Docker's ``local`` volume driver, so that the
 agent needs no right to mount. That driver calls mount(2) with what it is given: it knows no LABEL
@@ -15,17 +15,17 @@ from flower_agent.docker.containers import Mount
 from flower_agent.model.errors import Finding, counted
 
 TYPES = ("ext4", "xfs", "btrfs", "iso9660", "squashfs", "vfat")
-"""Tried in this order on a disk of which neither udev nor the operator says the type."""
+"""The order of tries on a disk of unknown type."""
 
 _OPTIONS = "ro,nosuid,nodev,noexec"
 _NFS = "soft,timeo=50,retrans=2"
-"""A hard mount waits for ever for a server that is away, and dockerd with it."""
+"""A hard mount waits forever for a silent server, and dockerd with it."""
 
 _KERNEL_NAMES = {"ntfs": "ntfs3"}
 
 _NO_NFS = "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils."
 _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
-    (re.compile("source path does not exist"), None, "data.missing", ", which is not there", ""),
+    (re.compile("source path does not exist"), None, "data.missing", ", which does not exist", ""),
     (
         re.compile("no such file or directory$"),
         True,
@@ -37,7 +37,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
         re.compile("no such file or directory$"),
         False,
         "data.missing",
-        ", and there is no such disk",
+        ", and this VM has no such disk",
         "",
     ),
     (
@@ -53,14 +53,14 @@ _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
         re.compile("no such device$"),
         None,
         "data.filesystem",
-        ", and this kernel knows no {kind}",
+        ", and this kernel does not support {kind}",
         "",
     ),
     (
         re.compile("invalid argument$"),
         False,
         "data.filesystem",
-        ", which holds no {kind} file system",
+        ", which has no {kind} file system",
         "",
     ),
     (
@@ -68,11 +68,11 @@ _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
         None,
         "data.refused",
         ", which is in use, such as mounted for writing",
-        "Set FLOWER_DATA to the directory at which it is mounted.",
+        "Set FLOWER_DATA to the directory where it is mounted.",
     ),
     (re.compile(""), None, "data.refused", ", which cannot be mounted: {last}", ""),
 )
-"""What Docker's reason holds, whether it is about NFS (None: either), and what it means."""
+"""A pattern of Docker's reason, whether it is about NFS (None: either), and its meaning."""
 
 LOOKED = 1000
 """Entries of the directory that are tried at most."""
@@ -100,7 +100,7 @@ except OSError as error:
 def mounts(
     source: DataSource, owner: str, known_type: str, *, propagation: str
 ) -> tuple[Mount, ...]:
-    """Return the mounts to try, the likeliest first; all but a disk of unknown type have one.
+    """Return the mounts to try, the likeliest first; only a disk of unknown type has several.
 
     `known_type` is what udev says of the disk, empty where it says nothing.
     """
@@ -132,7 +132,7 @@ def refusal(source: DataSource, mount: Mount, reason: str) -> Finding:
 
 
 def is_meant(source: DataSource, reason: str) -> bool:
-    """Tell whether Docker's `reason` not to start a container is about the data."""
+    """Return whether Docker's `reason` not to start a container is about the data."""
     if source.kind is DataKind.DIRECTORY:
         return reason.endswith(f"source path does not exist: {source.where}")
     return "mounting volume" in reason and "-data-" in reason
@@ -145,19 +145,19 @@ def judge(source: DataSource, said: str) -> tuple[str, Finding | None]:
     if len(words) == 3 and words[0] == "data":  # noqa: PLR2004  # what PROGRAM prints
         seen, closed = int(words[1]), int(words[2])
         if seen and seen == closed:
-            message = f"{named}, and Flower's user {flower_versions.UID} may read nothing in it"
+            message = f"{named}, and Flower's user {flower_versions.UID} cannot read anything in it"
             return "", Finding("data.unreadable", message)
         entries = counted(seen, "entry", "entries")
         count = f"{'at least ' * (seen == LOOKED)}{entries}" if seen else "empty"
         return count + (f", {closed} of them unreadable" if closed else ""), None
     if said.startswith("refused") and "directory" in said:
-        return "", Finding("data.refused", f"{named}, which is no directory")
-    message = f"{named}, and Flower's user {flower_versions.UID} may not read it"
+        return "", Finding("data.refused", f"{named}, which is not a directory")
+    message = f"{named}, and Flower's user {flower_versions.UID} cannot read it"
     return "", Finding("data.unreadable", message)
 
 
 def closed_by_mode(mode: int, uid: int, gid: int) -> bool:
-    """Tell whether a directory's mode keeps Flower's user out."""
+    """Return whether a directory's mode keeps Flower's user out."""
     shift = 6 if uid == flower_versions.UID else 3 if gid == flower_versions.UID else 0
     return (mode >> shift) & 0o5 != 0o5  # noqa: PLR2004  # r-x
 

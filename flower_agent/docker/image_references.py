@@ -1,4 +1,4 @@
-"""Image references and digests: what is pinned stays pinned. Pure.
+"""Image references and digests: a pinned image stays the same. Pure.
 
 Reference grammar: distribution/reference (``host:port/path:tag@digest``).
 """
@@ -17,8 +17,8 @@ LABEL_MADE_OF = "org.flower-agent.made-of"
 """On a derived image: what it was made of, see `frameworks.made_of`."""
 
 MIRROR = (
-    "It is a limit of Docker Hub, and tried again by itself. Log in (FLOWER_REGISTRY_USER, "
-    "FLOWER_REGISTRY_PASSWORD), pull from a mirror (FLOWER_IMAGE_PREFIX), or bake the images into "
+    "This is a limit of Docker Hub; the agent tries again. Log in (FLOWER_REGISTRY_USER, "
+    "FLOWER_REGISTRY_PASSWORD), pull from a mirror (FLOWER_IMAGE_PREFIX), or put the images into "
     "the VM's image (flower-agent bake)."
 )
 LOGIN = (
@@ -166,7 +166,7 @@ def inspected_image(row: dict[str, Any]) -> Image:
 
 
 def pull_failure(reference: str, reason: str) -> AgentError:
-    """Tell why a pull failed by its words: Docker answers with status 404 or 500, or in the stream.
+    """Return why a pull failed, from its words: Docker answers with 404 or 500, or in the stream.
 
     What only a change mends is not retryable.
     """

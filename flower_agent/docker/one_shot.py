@@ -1,14 +1,14 @@
-"""The data of apps as Docker mounts it: a look at it as their user, and the volumes behind it.
+"""The data of apps as Docker mounts it: a check as their user, and the volumes for it.
 
 The look runs in a container of the image that runs apps, without network, and removes it again. A
 mount that hangs holds up that container alone: every call has a time limit.
 
-A container that does one thing without network, within limits, and is removed.
+A container for one task, without network and with limits, which is then removed.
 
 Whose it is stands in a label of its own, not in the agent's: no plan wants it. What a killed agent
 left is found by that label.
 
-Small containers that do one thing with files of Flower's user; what they print is the answer.
+Small containers for one task with files of Flower's user; their output is the answer.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def exit_status(
 
 
 def sweep(api: Any, label: str, owner: str, *, older_s: float = float("-inf")) -> None:
-    """Remove what a killed agent left; what is younger than `older_s` may be at work."""
+    """Remove containers of a killed agent; younger ones than `older_s` may still work."""
     now = datetime.datetime.now(datetime.UTC).timestamp()
     for left in api.containers(all=True, filters={"label": f"{label}={owner}"}):
         if now - left.get("Created", 0.0) > older_s:
@@ -127,7 +127,7 @@ def _host_config(engine: Engine, api: Any, job: Job) -> Any:
 
 LABEL = "org.flower-agent.one-shot"
 TIMEOUT_S = 1800.0
-"""Hashing what a run may keep takes minutes on a slow disk."""
+"""The hashes of a run's files take minutes on a slow disk."""
 
 ANSWER_BYTES = 4 * 1024 * 1024
 LEFT_AFTER_S = 2 * TIMEOUT_S
@@ -178,14 +178,14 @@ def _output(api: Any, made: str, *, errors: bool = False) -> bytes:
 
 
 def clear(engine: Engine) -> None:
-    """Remove all of them, where no agent runs. Raises AgentError ``docker.…``."""
+    """Remove all of them; only while no agent runs. Raises AgentError ``docker.…``."""
     with engine.calling("remove one-shot containers") as api:
         sweep(api, LABEL, engine.owner)
 
 
 VOLUME_LABEL = "org.flower-agent.data"
 LIMIT_S = 120
-"""For a mount, and for the look: an NFS server that is away is given up on by then."""
+"""Time limit of a mount and of a check: enough to give up on a silent NFS server."""
 
 _SAID_BYTES = 4096
 
@@ -199,7 +199,7 @@ class DataVolumes:
 
     @property
     def owner(self) -> str:
-        """Whose they are."""
+        """The owner of the volumes."""
         return self._engine.owner
 
     def look(self, mount: Mount, image: str) -> str:

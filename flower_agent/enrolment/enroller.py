@@ -1,7 +1,7 @@
-"""A SuperLink's enrolment: whether nodes need keys, and the steps that let them in.
+"""A SuperLink's enrolment: whether nodes need keys, and the registration of the keys.
 
-Joins what `registrar` sees of the service, what `enrolment` decides, and the Control API. A failure
-here never changes the SuperLink's own state, which depends on no SuperNode.
+Joins the view of `registrar`, the decisions of `enrolment`, and the Control API. A failure here
+never changes the SuperLink's own state, which depends on no SuperNode.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ log = structlog.get_logger()
 
 CALL_TIMEOUT_S = 3.0
 ANSWER_S = 3.0
-"""So long a first start waits for OneGate to say whether there is a service."""
+"""A first start waits this long for OneGate's answer whether there is a service."""
 
 REFUSED_FOR_S = 60.0
-"""A key that Flower refused is offered again after this."""
+"""A key that Flower refused is tried again after this time."""
 
 _EVENTS = {KeyAction.REGISTER: "enrol.registered", KeyAction.UNREGISTER: "enrol.unregistered"}
 
 
 class Enroller:
-    """Lets the SuperNodes of one SuperLink in."""
+    """Registers the SuperNodes of one SuperLink."""
 
     def __init__(self, registrar: Registrar, *, scale: float = 1.0) -> None:
         self._registrar = registrar
@@ -42,7 +42,7 @@ class Enroller:
         self._refused: dict[str, tuple[Finding, float]] = {}
 
     def wants_keys(self, cycle: Cycle) -> bool:
-        """Tell whether SuperNodes need keys: as set, else in a service and where keys are given.
+        """Return whether SuperNodes need keys: as set, else in a service or if keys are set.
 
         Raises AgentError ``discover.waiting`` for a moment, until OneGate has said whether there
         is a service. Where it says nothing there is one: a SuperLink that then turns out to be
@@ -53,7 +53,7 @@ class Enroller:
         if fixed is not None:
             return fixed
         if cycle.seen.client is None:
-            return cycle.state.in_service is True  # its token may be away for a while
+            return cycle.state.in_service is True  # the token may be missing only for a while
         self._registrar.begin(cycle.seen.client, cycle.seen.monotonic)
         if cycle.state.in_service is None:
             cycle.remember(in_service=self._registrar.in_service)
@@ -62,13 +62,15 @@ class Enroller:
         self._asked_at = cycle.seen.monotonic if self._asked_at is None else self._asked_at
         if cycle.seen.monotonic < self._asked_at + ANSWER_S * self._scale:
             raise AgentError(
-                "discover.waiting", "OneGate is asked whether there is a service", retryable=True
+                "discover.waiting",
+                "the agent asks OneGate whether there is a service",
+                retryable=True,
             )
         return True
 
     @property
     def claims(self) -> Mapping[str, Claim]:
-        """What each VM of the service last said about itself, by VMID."""
+        """The last published values of each VM of the service, by VMID."""
         return self._registrar.claims
 
     @property
@@ -86,11 +88,11 @@ class Enroller:
 
     @property
     def expected(self) -> int:
-        """How many VMs of the service may be SuperNodes; 0 where they need no key."""
+        """Number of VMs of the service that may be SuperNodes; 0 if they need no key."""
         return self._registrar.counts()[1]
 
     def enrol(self, cycle: Cycle, found: Collection[NodeInfo], api: Control) -> None:
-        """Register and unregister what is due; what cannot be done is a warning."""
+        """Register and unregister keys; a failure is a warning."""
         nodes, now, record = policy.by_key(found), cycle.seen.monotonic, cycle.state
         registrar = self._registrar
         if cycle.seen.client is not None:
@@ -120,12 +122,13 @@ class Enroller:
                 node_id = _do(step, api)
             except AgentError as error:
                 found = error.finding
+                # A refusal is about this key. Any other error is about the SuperLink itself.
                 if found.code != "control.refused":
                     cycle.report.warn(warning(found.code, found.message, found.hint))
-                    return  # the next cycle looks anew
+                    return  # the next cycle tries again
                 self._refuse(cycle, step, found.message)
                 continue
-            cycle.next_s = 0.0  # to see what became of it
+            cycle.next_s = 0.0  # the next cycle sees the result
             shown = pem.node_key_fingerprint(step.key)
             event = _EVENTS[step.action]
             log.info(event, key=shown, node=node_id, cause=step.cause)
@@ -138,7 +141,7 @@ class Enroller:
     def _note(self, cycle: Cycle) -> None:
         enrolled, whole = self._registrar.counts()
         given = len(cycle.seen.settings.node_public_keys)
-        more = f", {given} given keys" if given else ""
+        more = f", {given} keys from the settings" if given else ""
         mark = Mark.OK if enrolled == whole else Mark.WAITING
         if self._registrar.trouble is not None and cycle.seen.client is not None:
             mark, more = Mark.WAITING, f"{more}; {self._registrar.trouble.finding.message}"
@@ -148,7 +151,7 @@ class Enroller:
 
 
 def _fixed(settings: Settings) -> bool | None:
-    """Return what the settings alone decide."""
+    """Return the decision of the settings; None if they leave it open."""
     if settings.node_auth is not None:
         return settings.node_auth
     if not settings.tls:
@@ -157,7 +160,7 @@ def _fixed(settings: Settings) -> bool | None:
 
 
 def _do(step: KeyStep, api: Control) -> str:
-    """Do one step and return the node's id; empty where it is known already."""
+    """Do one step and return the node's id; empty if the key was registered already."""
     if step.action is KeyAction.REGISTER:
         return api.register_node(pem.node_key_pem(step.key), CALL_TIMEOUT_S) or ""
     api.unregister_node(step.node_id, CALL_TIMEOUT_S)

@@ -99,7 +99,7 @@ def _findings(
 ) -> Iterator[Finding]:
     gone = [_away(node, owners.get(node.node_id), claims) for node in away]
     if gone:
-        yield warning("node.offline", f"SuperNodes that were connected are away: {_some(gone)}")
+        yield warning("node.offline", f"SuperNodes that were connected are offline: {_some(gone)}")
     lost = {owners.get(node.node_id) for node in away}
     ill = [
         _ill(told)
@@ -107,10 +107,11 @@ def _findings(
         if told.state in TROUBLED and told.vmid not in lost and not refusals.refuses(told)
     ]
     if ill:
-        yield warning("node.degraded", f"SuperNodes say that they do not work: {_some(ill)}")
+        yield warning("node.degraded", f"SuperNodes report that they do not work: {_some(ill)}")
     short = [f"VM {told.vmid} lacks {', '.join(told.lacks)}" for told in said if told.lacks]
     if short:
-        yield warning("node.image", f"images that run apps lack what the app wants: {_some(short)}")
+        message = f"images that run apps lack packages of the app: {_some(short)}"
+        yield warning("node.image", message)
 
 
 def _away(node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim]) -> str:
@@ -120,11 +121,11 @@ def _away(node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim]) -> str:
     told = claims.get(vmid) if vmid is not None else None
     says = told.state if told is not None and told.state in (*TROUBLED, "stopped") else ""
     because = f", {told.error}" if says and told is not None and told.error else ""
-    return f"{who}{since}{f' (it says {says}{because})' if says else ''}"
+    return f"{who}{since}{f' (it reports {says}{because})' if says else ''}"
 
 
 def _ill(told: Claim) -> str:
-    return f"VM {told.vmid} says {told.state}{f', {told.error}' if told.error else ''}"
+    return f"VM {told.vmid} reports {told.state}{f', {told.error}' if told.error else ''}"
 
 
 def _replaced(nodes: Collection[NodeInfo]) -> frozenset[str]:

@@ -30,18 +30,18 @@ UNSETTLED_S = 5.0
 SETTLED_S = 60.0
 SELDOM_S = 600.0
 PATIENCE_S = 600.0
-"""So long something that is missing is looked for often."""
+"""Missing facts are requested often for this long, and then rarely."""
 
 ABSENT_ANSWERS = 3
 ABSENT_S = 600.0
-"""A VM that so many answers in so long a time do not list has left the service."""
+"""A VM that is missing in so many answers over this time has left the service."""
 
 
 class Standing(enum.StrEnum):
-    """How far a VM has come."""
+    """The progress of a VM."""
 
     UNKNOWN = "unknown"
-    """Not enrolled: no key, or another than the pinned one."""
+    """Not enrolled: no key, or a different key than the pinned one."""
 
     AWAY = "away"
     """Enrolled, and not online now."""
@@ -50,21 +50,21 @@ class Standing(enum.StrEnum):
     """Enrolled and online."""
 
     STRANGE = "strange"
-    """No SuperNode, as it says; it may say otherwise once it has booted."""
+    """No SuperNode, by its own report, which may change after its boot."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lookup:
-    """What is known of the looks at one VM; times are monotonic seconds."""
+    """The look-ups of one VM; times are monotonic seconds."""
 
     standing: Standing
     since: float
     asked_at: float | None = None
     told: bool = False
-    """It has said all that it will: what it is, and its GPU."""
+    """It has published everything: its role and its GPU."""
 
     def due_at(self, scale: float) -> float:
-        """Return when it may be asked for next."""
+        """Return the time of the next look-up."""
         if self.standing is Standing.SETTLED:
             asked = self.asked_at is not None and self.asked_at > self.since
             return float("inf") if asked or self.told else self.since + SETTLED_S * scale
@@ -79,7 +79,7 @@ class Lookup:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Absence:
-    """Complete answers in a row that did not list a VM."""
+    """Complete answers in a row without a VM."""
 
     answers: int
     since: float
@@ -91,7 +91,7 @@ def standings(
     claims: Mapping[str, Claim],
     nodes: Mapping[bytes, NodeInfo],
 ) -> dict[str, Standing]:
-    """Return how far each VM of the service has come."""
+    """Return the progress of each VM of the service."""
     keys = {pin.vmid: pin.key for pin in pins}
     found: dict[str, Standing] = {}
     for vmid in vmids:
@@ -100,6 +100,7 @@ def standings(
         changed = told is not None and told.key is not None and told.key != keys.get(vmid)
         if told is not None and told.stranger:
             found[vmid] = Standing.STRANGE
+        # A changed key counts only while the node is offline: OneGate may be wrong.
         elif node is None or (changed and node.status is not NodeStatus.ONLINE):
             found[vmid] = Standing.UNKNOWN
         else:
@@ -114,9 +115,9 @@ def follow(
     now: float,
     told: Collection[str] = (),
 ) -> dict[str, Lookup]:
-    """Return the looks at the VMs that there are now; a new standing begins its own time.
+    """Return the look-ups of the present VMs; a new standing starts its own time.
 
-    `told` are the VMs that have said all that they will.
+    `told` are the VMs that have published everything.
     """
     found: dict[str, Lookup] = {}
     for vmid, state in standing.items():
@@ -137,9 +138,9 @@ def due(looks: Mapping[str, Lookup], now: float, scale: float) -> tuple[str, ...
 
 
 def in_turn(looks: Mapping[str, Lookup], troubled: Collection[str]) -> tuple[str, ...]:
-    """Return the settled VMs to ask next how they are, however many there are.
+    """Return the next settled VMs to ask for their state: two at most.
 
-    The one that was not asked for longest, and the one of the `troubled`.
+    The one with the oldest look-up, and the one of the `troubled` with the oldest look-up.
     """
     settled = [
         (look.since if look.asked_at is None else look.asked_at, vmid)
@@ -152,16 +153,16 @@ def in_turn(looks: Mapping[str, Lookup], troubled: Collection[str]) -> tuple[str
 
 
 def unsettled(looks: Mapping[str, Lookup], now: float, scale: float) -> bool:
-    """Tell whether a VM is not enrolled that may well be soon."""
+    """Return whether a VM that is not enrolled may be enrolled soon."""
     limit = now - PATIENCE_S * scale
     unknown = (look for look in looks.values() if look.standing is Standing.UNKNOWN)
     return any(look.since > limit for look in unknown)
 
 
 def nodes_by_role(service: Service, pinned: Collection[str]) -> frozenset[str]:
-    """Return the VMs that are SuperNodes by OneFlow's word.
+    """Return the VMs that are SuperNodes according to OneFlow.
 
-    Its role has the name that the service template gives, or others of its role are enrolled.
+    Their role has the service template's name, or other VMs of the role are enrolled.
     """
     roles = {member.role for member in service.members if member.vmid in pinned}
     roles.add(SUPERNODE)
@@ -169,7 +170,7 @@ def nodes_by_role(service: Service, pinned: Collection[str]) -> frozenset[str]:
 
 
 def missing(service: Service) -> int:
-    """Return how many VMs OneFlow has still to deploy."""
+    """Return how many VMs OneFlow still has to deploy."""
     total = sum(service.cardinality(role) for role, _ in service.cardinalities)
     return max(total - len(service.members), 0)
 
@@ -177,7 +178,7 @@ def missing(service: Service) -> int:
 def absences(
     before: Mapping[str, Absence], pinned: Collection[str], listed: Collection[str], now: float
 ) -> dict[str, Absence]:
-    """Return the pinned VMs that are not listed, after one more complete answer."""
+    """Return the pinned VMs that are missing, after one more complete answer."""
     found: dict[str, Absence] = {}
     for vmid in pinned:
         if vmid not in listed:
@@ -187,7 +188,7 @@ def absences(
 
 
 def gone(absent: Mapping[str, Absence], now: float, scale: float) -> frozenset[str]:
-    """Return the VMs that have left the service for good."""
+    """Return the VMs that have left the service permanently."""
     return frozenset(
         vmid
         for vmid, absence in absent.items()

@@ -1,7 +1,7 @@
-"""A SuperNode's key pair: made here, its private half never leaves ``keys/`` (0700).
+"""A SuperNode's key pair: created here, its private half never leaves ``keys/`` (0700).
 
-Flower wants an EC key of a NIST curve in OpenSSH form. The file's name says for which VM it was
-made, so that a cloned disk gets a key of its own; it is readable for group 49999, Flower's.
+Flower needs an EC key of a NIST curve in OpenSSH form. The file's name contains the VM's id, so
+that a VM with a cloned disk gets its own key. Flower's group 49999 can read the file.
 """
 
 import dataclasses
@@ -57,9 +57,10 @@ class NodeKeys:
         return self._directory / GIVEN
 
     def own(self, vmid: str | None) -> NodeKey:
-        """Return the key of this VM; makes it where there is none, or none that can be used.
+        """Return the key of this VM; create it if it is missing or damaged.
 
-        A key from before the VM had an id stays its own. Raises AgentError ``state.…``.
+        A key from the time before the VM's id was known stays in use. Raises AgentError
+        ``state.…``.
         """
         path = self.path(vmid)
         nameless = self.path(None)
@@ -70,17 +71,17 @@ class NodeKeys:
         if found is not None:
             return found
         made = self.renew(vmid)
-        if lost is not None:  # its SuperLink refuses the new one: both sides say why
+        if lost is not None:  # the SuperLink refuses the new key: both sides show the reason
             self._write(self.damaged(vmid), lost)
         return made
 
     def damaged(self, vmid: str | None) -> pathlib.Path:
-        """Return where a VM's key is kept that was damaged and replaced."""
+        """Return the path of the copy of a VM's damaged key."""
         path = self.path(vmid)
         return path.with_name(f"{path.name}.damaged")
 
     def held(self, vmid: str | None) -> NodeKey | None:
-        """Return the key of this VM when it is there and can be used."""
+        """Return the key of this VM; None if it is missing or damaged."""
         path = self.path(vmid)
         data = files.read(path, MAX_BYTES)
         if data is None:
@@ -92,7 +93,7 @@ class NodeKeys:
             return None
 
     def renew(self, vmid: str | None) -> NodeKey:
-        """Make a new key for this VM; those of other VMs go."""
+        """Create a new key for this VM; remove the keys of other VMs."""
         made = ec.generate_private_key(ec.SECP384R1()).private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.OpenSSH,
@@ -107,9 +108,9 @@ class NodeKeys:
         return self._described(path, made)
 
     def give(self, private: Secret, *, dry: bool = False) -> NodeKey:
-        """Return the key from FLOWER_NODE_PRIVATE_KEY, written where the container mounts it.
+        """Return the key of FLOWER_NODE_PRIVATE_KEY, written to the file that the container mounts.
 
-        Raises AgentError ``enrol.key_invalid`` for one that is no EC key.
+        Raises AgentError ``enrol.key_invalid`` if it is not an EC key.
         """
         path, data = self.given, private.reveal().encode()
         try:
@@ -134,13 +135,13 @@ class NodeKeys:
 
 
 def public_half(private: bytes) -> str:
-    """Return the OpenSSH public key of a private one. Raises ValueError for what is not EC."""
+    """Return the OpenSSH public key of a private one. Raises ValueError if it is not EC."""
     try:
         key = serialization.load_ssh_private_key(private, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("it is no OpenSSH private key without a passphrase") from error
+        raise ValueError("it is not an OpenSSH private key without a passphrase") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, _CURVES):
-        raise ValueError("it is no EC key of a NIST curve")  # noqa: TRY004  # of what it holds
+        raise ValueError("it is not an EC key of a NIST curve")  # noqa: TRY004  # of what it holds
     public = key.public_key()
     return public.public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH

@@ -91,7 +91,7 @@ def finding(report: Report) -> Finding:
     """Return the SuperLink's warning about a node's report."""
     failed = _CLASS.fullmatch(report.what) is not None
     what = f"raised {report.what}" if failed else report.what
-    message = f"VM {report.vmid} says that a ClientApp of run {report.run} {what}"
+    message = f"VM {report.vmid} reports: a ClientApp of run {report.run} {what}"
     if report.what in lost_messages.TOLD:
         return warning("run.message_lost", message)
     return warning("run.client_failed" if failed else "run.client_died", message)

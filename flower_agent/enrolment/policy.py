@@ -21,10 +21,10 @@ MAX_KEY_CHARACTERS = 512
 MAX_GPU_CHARACTERS = 200
 MOST_LACKS = 5
 DAMAGED = "enrol.key_damaged"
-"""What a node warns of that had to make a new key."""
+"""The warning of a node that had to create a new key."""
 
 MOST_STRANGERS = 5
-"""As many are named in one warning."""
+"""Most VMs in one warning."""
 
 _TOLD = frozenset({"FLOWER_STATE", "FLOWER_ERROR", "FLOWER_APP_IMAGE", "FLOWER_PARTITION"})
 _STATES = frozenset({"starting", "ready", "degraded", "failed", "stopped"})
@@ -39,28 +39,28 @@ class Claim:
     """None: nothing yet, or nothing that is a key."""
 
     fault: str = ""
-    """Why what it publishes is no key."""
+    """Why its published value is not a key."""
 
     stranger: bool = False
-    """It says that it is something else than a SuperNode, and OneFlow does not know better."""
+    """It publishes another role than SuperNode, and OneFlow does not contradict."""
 
     says: str = ""
-    """Which role it says that it has, where that is none that a VM beside the SuperLink may have,
-    or another than OneFlow's; for a person."""
+    """Its published role, if a VM cannot have this role here or OneFlow has another; for a
+    message."""
 
     gpu: str = ""
-    """What it says about its GPUs; empty: nothing yet."""
+    """Its published text about GPUs; empty: nothing yet."""
 
     state: str = ""
-    """Its FLOWER_STATE, where that is one."""
+    """Its FLOWER_STATE, if valid."""
 
     error: str = ""
     """Its FLOWER_ERROR, for a person."""
 
     lacks: tuple[str, ...] = ()
-    """Names that its image lacks of the app of the context (FLOWER_APP_IMAGE)."""
+    """Packages of the context's app that its image lacks (FLOWER_APP_IMAGE)."""
     damaged: bool = False
-    """It says that its key was damaged, and that it has a new one."""
+    """It reports that its key was damaged, and that it has a new one."""
 
     partition: Partition | None = None
     """Its FLOWER_PARTITION, where that is one."""
@@ -70,7 +70,7 @@ class Claim:
 
 
 class KeyAction(enum.StrEnum):
-    """What one step asks of the Control API."""
+    """The kinds of calls of the Control API."""
 
     REGISTER = "register"
     UNREGISTER = "unregister"
@@ -92,7 +92,7 @@ class KeyStep:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows from one look."""
+    """The result of one decision."""
 
     steps: tuple[KeyStep, ...]
     pins: tuple[Pin, ...]
@@ -102,10 +102,10 @@ class Decision:
 
 
 def claim(peer: ServiceVm, *, is_node: bool = False) -> Claim:
-    """Return what a VM says about its key; anything may stand in its attributes.
+    """Return a VM's published key and state; its attributes may contain anything.
 
-    `is_node`: OneFlow says that it is a SuperNode, which counts more than a word that any VM of the
-    service can write.
+    `is_node`: OneFlow says that the VM is a SuperNode. This overrides an attribute, which any VM of
+    the service can write.
     """
     told = peer.attributes
     role = told.get("FLOWER_ROLE", "").strip('"')
@@ -170,9 +170,11 @@ def decide(
     told = {c.vmid: c.key for c in claims if c.key is not None}
     damaged = {c.vmid for c in claims if c.damaged}
     findings = list(_faults(claims))
+    # Flower never accepts an unregistered key again, so its pin is useless.
     kept = {p.vmid: p for p in pins if not _spent(p.key, nodes)}
     for vmid, key in sorted(told.items(), key=lambda pair: _order(pair[0])):
         if vmid not in kept and vmid not in gone and not _spent(key, nodes):
+            # A key that was registered before is not the agent's to unregister.
             kept[vmid] = Pin(vmid, key, own=node_of(key, nodes) is None)
         elif vmid in kept and kept[vmid].key != key and not _online(kept[vmid].key, nodes):
             findings.append(_changed(kept[vmid], key, damaged=vmid in damaged))
@@ -182,7 +184,7 @@ def decide(
     steps = [*_registrations(wanted, nodes)]
     for vmid in sorted(leaving, key=_order):
         pin, node = kept[vmid], node_of(kept[vmid].key, nodes)
-        if _online(pin.key, nodes):
+        if _online(pin.key, nodes):  # OneGate may be wrong: a connected node stays
             continue
         if node is None or not pin.own or pin.key in wanted:
             del kept[vmid]
@@ -204,7 +206,7 @@ def _registrations(wanted: Mapping[str, str], nodes: Mapping[bytes, NodeInfo]) -
 
 
 def _spent(key: str, nodes: Mapping[bytes, NodeInfo]) -> bool:
-    """Tell whether a key was unregistered, which is for ever."""
+    """Return whether a key was unregistered, which is permanent."""
     node = node_of(key, nodes)
     return node is not None and node.status is NodeStatus.UNREGISTERED
 
@@ -217,19 +219,21 @@ def _online(key: str, nodes: Mapping[bytes, NodeInfo]) -> bool:
 def _faults(claims: Collection[Claim]) -> Iterator[Finding]:
     for found in sorted(claims, key=lambda each: _order(each.vmid)):
         if found.fault:
-            message = f"VM {found.vmid} publishes a FLOWER_NODE_KEY that is none: {found.fault}"
+            message = (
+                f"VM {found.vmid} publishes a FLOWER_NODE_KEY that is not a key: {found.fault}"
+            )
             yield warning("enrol.key_refused", message)
     strange = [c for c in sorted(claims, key=lambda each: _order(each.vmid)) if c.says]
     if strange:
-        who = ", ".join(f"VM {c.vmid} says {c.says}" for c in strange[:MOST_STRANGERS])
+        who = ", ".join(f"VM {c.vmid} publishes {c.says}" for c in strange[:MOST_STRANGERS])
         more = len(strange) - MOST_STRANGERS
         rest = f", and {more} more" if more > 0 else ""
-        message = f"FLOWER_ROLE of VMs of the service is not that of a SuperNode: {who}{rest}"
+        message = f"VMs of the service publish a FLOWER_ROLE that is not a SuperNode's: {who}{rest}"
         yield warning("enrol.stranger", message)
 
 
 def _changed(pin: Pin, key: str, *, damaged: bool) -> Finding:
-    why = "; it says that the one before was damaged" if damaged else ""
+    why = "; it reports that the previous key was damaged" if damaged else ""
     return warning(
         "enrol.key_changed",
         f"VM {pin.vmid} publishes the node key {pem.node_key_fingerprint(key)}, pinned is "

@@ -1,8 +1,8 @@
-"""A SuperLink's watch over its service: which VMs there are, what keys they publish.
+"""A SuperLink's view of its service: its VMs and their published keys.
 
-Looks run in the background. Requests are few (`lookups`): one ``/service`` every 5 s while
-a VM is not enrolled, else every 60 s; one ``/vms/ID`` for each VM not settled, as fast as OneGate
-answers (`rate`), and for one of the settled ones each minute, in turn.
+Requests run in the background and are few (`lookups`): one ``/service`` every 5 s while a VM is not
+enrolled, else every 60 s; one ``/vms/ID`` for each VM that is not settled, as fast as OneGate
+answers (`rate`); and each minute one settled VM in turn.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ RETRY_S = (5.0, 15.0)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """What some look-ups found."""
+    """The result of some look-ups."""
 
     claims: tuple[Claim, ...]
     rate: Rate
@@ -38,7 +38,7 @@ class Known:
 
 
 class InterruptedLookError(AgentError):
-    """OneGate failed between two VMs; those before are known."""
+    """OneGate failed after some VMs; the result so far is in `known`."""
 
     def __init__(self, error: AgentError, known: "Known", asked: Collection[str]) -> None:
         found = error.finding
@@ -48,7 +48,7 @@ class InterruptedLookError(AgentError):
 
 
 class Registrar:
-    """What is known of the service; every method returns at once."""
+    """The known state of the service; every method returns at once."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class Registrar:
         self._turn_at = float("inf")
         self._absent: dict[str, Absence] = {}
         self.claims: dict[str, Claim] = {}
-        """What each VM published when it was last asked for."""
+        """The published values of each VM at its last look-up."""
 
         self.in_service: bool | None = None
-        """As OneGate says; None before its first answer."""
+        """OneGate's answer; None before the first one."""
 
         self.trouble: AgentError | None = None
-        """Why the last look failed."""
+        """Why the last request failed."""
 
     def begin(self, client: OneGate, now: float) -> None:
-        """Take what OneGate answered, and ask for the service when it is due."""
+        """Take OneGate's answers, and ask for the service if it is time."""
         own = client.access.vmid
         self._take(now, own)
         if now >= self._list_at(now):
@@ -94,7 +94,7 @@ class Registrar:
     def watch(
         self, client: OneGate, pins: Collection[Pin], nodes: Mapping[bytes, NodeInfo], now: float
     ) -> None:
-        """Go on with the watch: ask for the VMs that are due. `nodes` are by public key."""
+        """Ask for the VMs that are due. `nodes` are by public key."""
         self.begin(client, now)
         pinned = {pin.vmid for pin in pins}
         if self._fresh is not None:
@@ -116,7 +116,7 @@ class Registrar:
         )
 
     def gone(self, now: float) -> frozenset[str]:
-        """Return the pinned VMs that have left the service for good."""
+        """Return the pinned VMs that have left the service permanently."""
         return lookups.gone(self._absent, now, self._scale)
 
     @property
@@ -131,7 +131,7 @@ class Registrar:
         return awaited or lookups.unsettled(self._looks, now, self._scale)
 
     def wait_s(self, now: float) -> float:
-        """Return the seconds until something is due."""
+        """Return the seconds until the next request."""
         dues = [self._list_at(now)]
         if not self._looking.running:
             dues += [look.due_at(self._scale) for look in self._looks.values()]
@@ -164,7 +164,8 @@ class Registrar:
             if listed.error is None or alone:
                 self.in_service = self.in_service is True or not alone
             service = listed.answer
-            if service is not None and service.member(own_vmid) is not None:  # a complete answer
+            # An answer without this VM is incomplete: it must not count others as gone.
+            if service is not None and service.member(own_vmid) is not None:
                 self._service, self._vmid = service, own_vmid
                 self._fresh = {member.vmid for member in service.members}
                 if not lookups.missing(service):
@@ -176,6 +177,7 @@ class Registrar:
             cut = looked.error if isinstance(looked.error, InterruptedLookError) else None
             known = cut.known if cut else looked.answer
             claims = known.claims if known else ()
+            # A failure in between keeps the claims of the VMs before it.
             self._rate = known.rate if known else self._rate.failed()
             asked = cut.asked if cut else tuple(claim.vmid for claim in claims)
             self.claims |= {found.vmid: found for found in claims}
@@ -190,14 +192,14 @@ class Registrar:
                 log.info("enrol.trouble", code=found.code, message=found.message)
 
     def _list_at(self, now: float) -> float:
-        """Return when the service is asked for next: by its period, after a failure soon."""
+        """Return the time of the next request for the service: regular, or soon after a failure."""
         error, rest = self._listing.error, self._not_before()
         if error is not None and not _alone(error):
             return rest
         return max(self._listing.began_at + self._period_s(now), rest)
 
     def _not_before(self) -> float:
-        """Return until when OneGate rests after a failure."""
+        """Return the end of the pause after a failure of OneGate."""
         failed = [b for b in (self._listing, self._looking) if b.error and not _alone(b.error)]
         return max((each.due_at for each in failed), default=AT_ONCE)
 
@@ -220,10 +222,10 @@ def ask(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> Known:
-    """Return what the VMs publish. Raises `InterruptedLookError` where OneGate fails.
+    """Return the published values of the VMs. Raises `InterruptedLookError` if OneGate fails.
 
-    `nodes` are the VMs that OneFlow calls SuperNodes. A VM that has left the service meanwhile
-    publishes nothing.
+    `nodes` are SuperNodes according to OneFlow. A VM that has left the service meanwhile publishes
+    nothing.
     """
     found: list[Claim] = []
     asked: list[str] = []
@@ -248,5 +250,5 @@ def _claim(client: OneGate, vmid: str, nodes: Collection[str]) -> Claim:
 
 
 def _alone(error: AgentError) -> bool:
-    """Return whether OneGate said that this VM is in no service, which is no trouble."""
+    """Return whether OneGate says that this VM is in no service, which is no failure."""
     return error.finding.code == "onegate.no_service"

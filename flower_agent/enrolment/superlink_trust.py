@@ -1,7 +1,7 @@
-"""Whom a SuperNode believes, and what it must be told for that. Decisions only.
+"""Which CA a SuperNode trusts, and which values it needs for that. Decisions only.
 
-Any VM of a service may write any other's OneGate attributes, so the first CA that OneGate hands
-over is pinned, and a fingerprint from the context counts for more than either.
+Any VM of a service can change the OneGate attributes of the others. So the first CA from OneGate is
+pinned, and a fingerprint from the context overrides both.
 """
 
 from flower_agent.config.settings import Settings
@@ -16,21 +16,21 @@ from flower_agent.tls import certificates
 def trusted_ca(settings: Settings, told_pem: str | None, record: State, held_pem: str) -> str:
     """Return the PEM of the CA that this node trusts.
 
-    From the context, else `told_pem`, as OneGate handed it over; then it must be the one that
-    FLOWER_CA_FINGERPRINT names, else the one that was pinned before. `held_pem` is the pinned CA's
-    file, used while OneGate is away. Raises AgentError ``tls.…`` or ``discover.no_source``.
+    The CA comes from the context, else from OneGate (`told_pem`). OneGate's CA must match
+    FLOWER_CA_FINGERPRINT, else the pin. `held_pem` is the pinned CA's file, used while OneGate
+    does not answer. Raises AgentError ``tls.…`` or ``discover.no_source``.
     """
     if settings.tls_ca_cert:
         return settings.tls_ca_cert
     offered = told_pem or held_pem
     if not offered:
-        raise AgentError("discover.no_source", "nothing hands over the CA")
+        raise AgentError("discover.no_source", "no source provides the CA")
     try:
         seen = certificates.fingerprint(offered)
     except ValueError as error:
         raise AgentError(
             "discover.waiting",
-            f"the published CA is no certificate: {error}",
+            f"the published CA is not a certificate: {error}",
             retryable=True,
         ) from error
     if settings.ca_fingerprint is not None or record.ca_pin is None:
@@ -38,15 +38,15 @@ def trusted_ca(settings: Settings, told_pem: str | None, record: State, held_pem
     if record.ca_pin != seen:
         raise AgentError(
             "tls.ca_changed",
-            f"OneGate hands over the CA {certificates.format_fingerprint(seen)}, trusted is "
+            f"OneGate has the CA {certificates.format_fingerprint(seen)}, but this VM trusts "
             f"{certificates.format_fingerprint(record.ca_pin)}",
         )
-    # The pin is of the first certificate: whatever comes behind it would be trusted unseen.
+    # The pin covers only the first certificate: others after it would be trusted unchecked.
     count = len(certificates.load(offered))
     if count > 1 and certificates.canonical(offered) != held_pem:
         raise AgentError(
             "tls.ca_changed",
-            f"OneGate hands over the trusted CA and {count - 1} other certificates",
+            f"OneGate has the trusted CA and {count - 1} other certificates",
         )
     return offered
 
@@ -64,21 +64,21 @@ def no_source(settings: Settings) -> Finding | None:
 
 
 def trust_of(settings: Settings) -> Trust:
-    """Return whom a SuperNode believes."""
+    """Return how a SuperNode trusts its SuperLink."""
     if not settings.tls:
         return Trust.INSECURE
     return Trust.SYSTEM if settings.tls_ca_cert == SYSTEM else Trust.CA
 
 
 def may_have_key(settings: Settings) -> bool:
-    """Tell whether this node's key could be of use; then it is made and published."""
+    """Return whether this node may need a key; if so, it is created and published."""
     return settings.tls and settings.node_auth is not False
 
 
 def wants_key(settings: Settings, superlink: SuperLinkOffer, record: State) -> bool:
-    """Tell whether this node shows a key: as set, else as the SuperLink publishes, or last did.
+    """Return whether this node uses a key: as set, else as the SuperLink publishes or published.
 
-    Raises AgentError ``enrol.mismatch`` where the two roles differ.
+    Raises AgentError ``enrol.mismatch`` if the two roles differ.
     """
     told = superlink.node_auth
     if not settings.tls:
@@ -87,7 +87,7 @@ def wants_key(settings: Settings, superlink: SuperLinkOffer, record: State) -> b
         here, there = ("YES", "none") if settings.node_auth else ("NO", "keys")
         raise AgentError(
             "enrol.mismatch",
-            f"FLOWER_NODE_AUTH is {here} here, and the SuperLink wants {there}",
+            f"FLOWER_NODE_AUTH is {here} here, but {there} at the SuperLink",
             retryable=True,
         )
     if settings.node_auth is not None:
@@ -97,7 +97,7 @@ def wants_key(settings: Settings, superlink: SuperLinkOffer, record: State) -> b
 
 
 def mismatch(settings: Settings, superlink: SuperLinkOffer) -> Finding | None:
-    """Return why the two roles cannot talk, as their attributes tell before any dialling."""
+    """Return why the two roles cannot talk, as their attributes show before any connection."""
     if superlink.tls is not None and superlink.tls is not settings.tls:
         have, want = ("on", "off") if settings.tls else ("off", "on")
         return Finding("tls.mismatch", f"TLS is {have} here and {want} at the SuperLink")

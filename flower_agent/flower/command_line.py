@@ -29,7 +29,7 @@ _SUPERNODES = (
 
 
 class Trust(enum.StrEnum):
-    """Whom a client believes: ``flower.CA_FILE``, the image's own store, or anybody (no TLS)."""
+    """Whom a client trusts: ``flower.CA_FILE``, the image's own store, or anybody (no TLS)."""
 
     CA = "ca"
     SYSTEM = "system"
@@ -38,7 +38,7 @@ class Trust(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where one API is served."""
+    """The address of one API."""
 
     listen: Address
     transport: Transport
@@ -73,7 +73,7 @@ def superlink_endpoints(
     tls: bool,
     appio_tls: bool = False,
 ) -> Endpoints:
-    """Return where a SuperLink's APIs are, given where they should be.
+    """Return the addresses of a SuperLink's APIs from the wanted ones.
 
     An API that has no port of its own in that version is at the port of the one it shares.
     `appio_tls` says that AppIo is offered elsewhere; it counts where AppIo has TLS of its own
@@ -117,7 +117,7 @@ def superlink_command(
     `tls`, which Flower refuses.
     """
     if node_auth and not tls:
-        raise ValueError("SuperNode authentication wants TLS")
+        raise ValueError("SuperNode authentication requires TLS")
     row = flower_versions.band(version)
     places = superlink_endpoints(
         version, fleet=fleet, control=control, serverappio=serverappio, tls=tls, appio_tls=appio_tls
@@ -159,7 +159,7 @@ def supernode_command(
     Raises ValueError for a key without TLS, which Flower refuses, and as `node_config_text`.
     """
     if private_key and trust is Trust.INSECURE:
-        raise ValueError("SuperNode authentication wants TLS")
+        raise ValueError("SuperNode authentication requires TLS")
     row = flower_versions.band(version)
     secure = supernode_appio(version, clientappio, tls=appio_tls).tls
     return (

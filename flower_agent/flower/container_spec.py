@@ -87,41 +87,41 @@ class Site:
     """Where running apps write."""
 
     caches_dir: str
-    """Where apps keep what they download."""
+    """The directory of apps' downloads."""
 
     digests: Mapping[str, str]
-    """Hex SHA-256 of each certificate file that is there, by path."""
+    """Hex SHA-256 of each existing certificate file, by path."""
 
     role: RoleSpec = RoleSpec()
     """What the VM's role knows."""
 
     memory_bytes: int = 0
-    """What the VM has."""
+    """The VM's memory."""
 
     gpu: GpuAccess = GpuAccess.NONE
-    """How NVIDIA GPUs are handed over, where they are wanted and usable."""
+    """How containers get NVIDIA GPUs, if wanted and usable."""
 
     cuda: bool = False
     """Apps run in the CUDA variant of their framework's image."""
 
     app_image: str = ""
-    """The image with what the context's app needs; empty: none is needed, or there is none."""
+    """The image with the context's app's dependencies; empty: not needed, or not available."""
 
     environment_file: str = ""
-    """The environment of app processes; empty: nothing is set."""
+    """The file with the environment of app processes; empty: nothing is set."""
 
     environment_digest: str = ""
     """Hex SHA-256 of that file."""
 
     data_mount: Mount | None = None
-    """What apps read at ``/app/data``, where it is not `data_dir`."""
+    """The mount for ``/app/data``, if it is not `data_dir`."""
 
     data_propagation: str = "rslave"
-    """``rprivate`` where the directory's mount is not shared, which Docker refuses for rslave."""
+    """``rprivate`` if the directory's mount is not shared: Docker refuses ``rslave`` then."""
 
 
 def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
-    """Return the wanted containers, the one that others attach to first."""
+    """Return the wanted containers; the first one is the one that others connect to."""
     match settings.role:
         case Role.SUPERLINK:
             return _superlink(settings, site)
@@ -132,7 +132,7 @@ def containers(settings: Settings, site: Site) -> tuple[Container, ...]:
 
 
 def images(settings: Settings, *, cuda: bool = False) -> tuple[str, ...]:
-    """Return the images that `containers` will name, known before anything else is."""
+    """Return the images of `containers`, which are known before all other facts."""
     role = settings.role
     main = () if role is Role.SUPEREXEC else (_image(settings, Component(role.value), cuda=cuda),)
     superexec = role is Role.SUPEREXEC or has_superexec(settings)
@@ -140,28 +140,28 @@ def images(settings: Settings, *, cuda: bool = False) -> tuple[str, ...]:
 
 
 def wants_cuda(settings: Settings, *, devices: bool) -> bool:
-    """Tell whether apps get the CUDA variant of their framework; `devices`: the VM has a GPU."""
+    """Return whether apps get the CUDA variant of their framework; `devices`: the VM has a GPU."""
     may = settings.gpu is GpuMode.AUTO and devices
     return settings.role is not Role.SUPERLINK and (settings.gpu is GpuMode.YES or may)
 
 
 def runs_apps(settings: Settings) -> bool:
-    """Tell whether apps run on this VM."""
+    """Return whether apps run on this VM."""
     return settings.appio_listen is None
 
 
 def app_parent(settings: Settings, *, cuda: bool = False) -> str:
-    """Return the image in which apps run, without what an app brings."""
+    """Return the image for apps, without an app's own packages."""
     return images(settings, cuda=cuda)[-1]
 
 
 def parent_image(settings: Settings) -> str:
-    """Return Flower's own SuperExec image, of which those with a framework are made."""
+    """Return Flower's own SuperExec image, the base of images with a framework."""
     return flower_versions.image(settings.image_prefix, Component.SUPEREXEC.value, settings.version)
 
 
 def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
-    """Return where the SuperLink's APIs are."""
+    """Return the addresses of the SuperLink's APIs."""
     return command_line.superlink_endpoints(
         settings.version,
         fleet=Address(fleet_host, fleet_port(settings)),
@@ -189,7 +189,7 @@ def fleet_port(settings: Settings) -> int:
 
 
 def clientappio(settings: Settings) -> Endpoint:
-    """Return where a SuperNode serves its AppIo; on loopback alone it needs no TLS."""
+    """Return the address of a SuperNode's AppIo; on loopback it needs no TLS."""
     return command_line.supernode_appio(
         settings.version,
         settings.appio_listen or Address(LOOPBACK, settings.clientappio_port),
@@ -198,14 +198,14 @@ def clientappio(settings: Settings) -> Endpoint:
 
 
 def attach_address(settings: Settings, fleet_host: str) -> Address:
-    """Return where the SuperExec beside a SuperLink or SuperNode attaches."""
+    """Return the AppIo of the SuperExec on a SuperLink's or SuperNode's VM."""
     if settings.role is Role.SUPERLINK:
         return endpoints(settings, fleet_host).appio.dial
     return clientappio(settings).dial
 
 
 def appio_hosts(settings: Settings, fleet_host: str, appio_name: str = "") -> tuple[str, ...]:
-    """Return under which hosts the apps of this VM dial their AppIo."""
+    """Return the host names with which the apps of this VM reach their AppIo."""
     if settings.appio_address is not None:
         return (settings.appio_address.host,)
     host = attach_address(settings, fleet_host).host
@@ -271,7 +271,7 @@ def _superlink(settings: Settings, site: Site) -> tuple[Container, ...]:
 
 def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
     if site.role.superlink is None:
-        raise ValueError("a SuperNode wants a SuperLink")
+        raise ValueError("a SuperNode needs a SuperLink")
     appio = clientappio(settings)
     mounts = (
         [_file(site, site.ca_file, flower_versions.CA_FILE)] if site.role.trust is Trust.CA else []
@@ -316,7 +316,7 @@ def _supernode(settings: Settings, site: Site) -> tuple[Container, ...]:
 
 def _lone_superexec(settings: Settings, site: Site) -> tuple[Container, ...]:
     if settings.appio_address is None:
-        raise ValueError("a lone SuperExec wants an address to attach to")
+        raise ValueError("a SuperExec VM needs the address of an AppIo")
     plugin = settings.superexec_plugin
     return (_superexec(settings, site, plugin, settings.appio_address, site.role.trust),)
 
@@ -333,6 +333,7 @@ def _superexec(
     )
     mounts = [_file(site, site.ca_file, flower_versions.CA_FILE)] if trust is Trust.CA else []
     container = _container(settings, site, Component.SUPEREXEC, command, mounts)
+    # Beside another program the SuperExec starts with little CPU, so that the other is ready first.
     alone = settings.role is Role.SUPEREXEC
     return container if alone else dataclasses.replace(container, yields_cpu=True)
 
@@ -347,7 +348,7 @@ def _container(
     listens: tuple[Address, ...] = (),
 ) -> Container:
     for_apps = part is Component.SUPEREXEC or settings.isolation is Isolation.SUBPROCESS
-    computes = for_apps and settings.role is not Role.SUPERLINK
+    computes = for_apps and settings.role is not Role.SUPERLINK  # ServerApps get no GPU
     if for_apps:
         mounts = [*mounts, *_app_mounts(site)]
     access = site.gpu if computes else GpuAccess.NONE
@@ -373,7 +374,7 @@ def _container(
 
 
 def _launching(part: Component) -> tuple[str, ...]:
-    """Return what starts Flower's program so that each app gets a launcher."""
+    """Return the command that starts Flower's program with a launcher for each app."""
     return "python", f"{flower_versions.LAUNCHER}/program.py", f"flower-{part}"
 
 
@@ -401,13 +402,13 @@ def _image(settings: Settings, part: Component, *, cuda: bool) -> str:
 def _memory(settings: Settings, site: Site) -> int | None:
     if settings.memory_limit is not None:
         return settings.memory_limit
-    # In steps, so that a kernel which counts a little differently replaces no container.
+    # In steps: a kernel update that counts a little differently must not replace containers.
     rest = (site.memory_bytes - KEPT_FREE_BYTES) // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
     return rest if rest >= LEAST_BYTES else None
 
 
 def _shm(settings: Settings, site: Site) -> int | None:
-    """Return the size of ``/dev/shm``: with Docker's 64 MiB DataLoader workers die of SIGBUS."""
+    """Return the size of ``/dev/shm``: with Docker's 64 MiB, DataLoader workers end with SIGBUS."""
     if settings.shm_size is not None:
         return settings.shm_size
     limit = _memory(settings, site)
@@ -417,7 +418,7 @@ def _shm(settings: Settings, site: Site) -> int | None:
 
 
 def has_superexec(settings: Settings) -> bool:
-    """Tell whether a SuperExec runs beside the SuperLink or SuperNode."""
+    """Return whether a SuperExec runs on the SuperLink's or SuperNode's VM."""
     return settings.isolation is Isolation.PROCESS and settings.appio_listen is None
 
 

@@ -24,7 +24,7 @@ from flower_agent.model.errors import AgentError
 T = TypeVar("T")
 
 _IN_USE = "Public key already in use"
-"""How every version from 1.23 to 1.42 says it."""
+"""The words of every version from 1.23 to 1.42."""
 
 _WORDS_MAX = 400
 _REFUSALS = frozenset(
@@ -38,13 +38,13 @@ _REFUSALS = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
-"""Answers that the same request would get again; the rest may pass."""
+"""Answers that a repeated request would get again; others may pass."""
 
 _DATABASE = re.compile(
     "database or disk is full|unable to open database file|attempt to write a readonly database|"
     "disk I/O error|database disk image is malformed|file is not a database"
 )
-"""What SQLite says of a file that it cannot use."""
+"""SQLite's messages about an unusable file."""
 
 
 class Control:
@@ -117,7 +117,7 @@ class Control:
         body = control_messages.encode_start_run(bundle, overrides, federation)
         reply = self._decoded(wire.decode, self.call("StartRun", body, timeout_s))
         if not reply.integer(1):  # what Flower answers to a bundle that is too large
-            raise AgentError("control.refused", "The SuperLink refused StartRun without a word")
+            raise AgentError("control.refused", "The SuperLink refused StartRun without a reason")
         return str(reply.integer(1))
 
     def stream_logs(
@@ -233,7 +233,7 @@ class Control:
         except ValueError as error:
             raise AgentError(
                 "control.unavailable",
-                f"{self._address} answered something else than Flower's Control API ({error})",
+                f"{self._address} gave an answer that is not from Flower's Control API ({error})",
                 retryable=True,
             ) from error
 

@@ -17,7 +17,7 @@ from flower_agent.flower import wire
 E = TypeVar("E", bound=enum.StrEnum)
 
 LOG_LAG = datetime.timedelta(seconds=30)
-"""So long after its end a run's log may still be read."""
+"""A run's log may still be read for this long after its end."""
 
 _BOOL, _SINT = 13, 8
 """Field numbers in Flower's Scalar."""
@@ -27,7 +27,7 @@ Scalar = bool | int | float | str
 
 
 class NodeStatus(enum.StrEnum):
-    """What the SuperLink thinks of a node."""
+    """The SuperLink's state of a node."""
 
     REGISTERED = "registered"
     """Its key is known, it never connected."""
@@ -39,7 +39,7 @@ class NodeStatus(enum.StrEnum):
 
 
 class RunStatus(enum.StrEnum):
-    """How far a run has come."""
+    """The SuperLink's state of a run."""
 
     PENDING = "pending"
     STARTING = "starting"
@@ -88,11 +88,11 @@ class RunInfo:
 
     @property
     def active(self) -> bool:
-        """Tell whether it still needs its SuperLink and nodes."""
+        """Return whether it still needs its SuperLink and nodes."""
         return self.status is not RunStatus.FINISHED
 
     def needs_superlink(self, now: datetime.datetime) -> bool:
-        """Tell whether a restart would harm it: it is active, or its last lines are being read.
+        """Return whether a restart would harm it: it is active, or its last lines are being read.
 
         ``flwr run --stream`` gets the log some seconds late, and hangs where it is cut off.
         """

@@ -20,7 +20,7 @@ from flower_agent.model import foreign_text
 
 _LOGS = "Read the lines above it: flower-agent logs"
 _APP = "Read the run's log; the containers stay as they are."
-_REPORT = "The agent should not let this happen: report it with the container's log."
+_REPORT = "This is an error of the agent: report it with the container's log."
 _LICENCE = "Use the open-source images (FLOWER_IMAGE_PREFIX=flwr)."
 
 
@@ -40,7 +40,7 @@ class Meaning:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sign:
-    """A log line that tells why a program ended."""
+    """A log line with the reason of a program's end."""
 
     pattern: re.Pattern[str]
     meaning: Meaning
@@ -55,21 +55,23 @@ class Sign:
 FLOWER_CODES: dict[int, Meaning] = {
     100: Meaning("a background thread of the SuperLink crashed", _LOGS),
     101: Meaning("the Flower Enterprise licence is invalid or has expired", _LICENCE),
-    102: Meaning("the image wants a Flower Enterprise licence", _LICENCE),
+    102: Meaning("the image needs a Flower Enterprise licence", _LICENCE),
     103: Meaning("the Flower Enterprise licence server's URL is wrong", _LICENCE),
-    104: Meaning("the SuperLink refuses its arguments", "Check that image and version agree."),
+    104: Meaning(
+        "the SuperLink refuses its arguments", "Check that the image matches FLOWER_VERSION."
+    ),
     105: Meaning(
-        "the database was written by a Flower version that this one cannot take over from",
+        "the database was written by a Flower version whose database this version cannot use",
         "Set FLOWER_VERSION back. A database from before an upgrade may be in "
         "/var/lib/flower-agent/copies on the SuperLink's VM.",
     ),
-    300: Meaning("the SuperLink's address is not one of its REST API", _REPORT),
+    300: Meaning("the SuperLink's address is not the address of its REST API", _REPORT),
     302: Meaning(
         "the node's private key is not an elliptic-curve key in OpenSSH format",
-        "Make it with: ssh-keygen -t ecdsa -b 384",
+        "Create a key with: ssh-keygen -t ecdsa -b 384",
     ),
     303: Meaning(
-        "SuperNode authentication wants TLS", "Set TLS_ENABLED=YES, or FLOWER_NODE_AUTH=NO."
+        "SuperNode authentication requires TLS", "Set TLS_ENABLED=YES, or FLOWER_NODE_AUTH=NO."
     ),
     304: Meaning("the file of trusted entities is not valid", _REPORT),
     305: Meaning("the SuperNode could not connect to the SuperLink", _LOGS, "peer.waiting"),
@@ -84,7 +86,7 @@ FLOWER_CODES: dict[int, Meaning] = {
     601: Meaning("the image lacks Flower's REST extra", _REPORT),
     602: Meaning("this version's SuperExec cannot speak TLS", _REPORT),
     603: Meaning("TLS was both wanted and switched off", _REPORT),
-    604: Meaning("a file that the command line names is not there", _REPORT),
+    604: Meaning("a file of the command line does not exist", _REPORT),
     605: Meaning("the server certificate is incomplete or not valid", "Read: flower-agent status"),
     606: Meaning(
         "its Flower version differs from that of its peer",
@@ -106,7 +108,7 @@ APP_CODES: dict[int, Meaning] = {
     ),
     608: Meaning(
         "the app's dependencies could not be installed",
-        "Use an image that has them; installing at run time is switched off.",
+        "Use an image with the dependencies; installation at run time is off.",
     ),
     700: Meaning("the simulation raised an exception", _APP),
     701: Meaning("the image lacks Flower's simulation extra", _APP),
@@ -116,14 +118,16 @@ APP_CODES: dict[int, Meaning] = {
 
 PROCESS_CODES: dict[int, Meaning] = {
     0: Meaning("it ended by itself without an error", "The agent starts it again."),
-    2: Meaning("Flower does not know its arguments", "Check that image and version agree."),
+    2: Meaning(
+        "Flower does not know its arguments", "Check that the image matches FLOWER_VERSION."
+    ),
     3: Meaning("its HTTP server did not start", _LOGS),
     125: Meaning("Docker could not run it", "journalctl -u docker"),
     126: Meaning("the image's program cannot be executed", "Check FLOWER_IMAGE_PREFIX."),
     127: Meaning("the image lacks the program", "Check FLOWER_IMAGE_PREFIX."),
     137: Meaning(
         "it was killed (SIGKILL)",
-        "If nobody did it, the VM ran out of memory: journalctl -k | grep -i oom",
+        "If nobody stopped it, the VM ran out of memory: journalctl -k | grep -i oom",
     ),
     139: Meaning("it crashed (SIGSEGV)", "Check that the image fits the VM's processor."),
     143: Meaning("it was stopped while it was starting", "The agent starts it again."),
@@ -136,12 +140,12 @@ OUT_OF_MEMORY = Meaning(
 )
 
 LOST = Meaning(
-    "its SuperLink no longer knows it or refuses its clock, or somebody stopped it",
+    "its SuperLink no longer knows it, its clock is wrong, or somebody stopped it",
     "The agent starts it again; if it ends again, compare the clocks.",
 )
 
 SILENT_REFUSAL = Meaning(
-    "the SuperLink turned it away without a word, as it does when the clock is wrong",
+    "the SuperLink refused it without a reason, as with a wrong clock",
     error="peer.clock",
 )
 
@@ -207,8 +211,8 @@ SIGNS: tuple[Sign, ...] = (
     _sign(r"No space left on device", "the disk is full", "Make room: df -h", "state.unwritable"),
     _sign(
         r"\[Errno 13\] Permission denied: '([^']*)'",
-        "Flower's user (49999) may not use {0}",
-        "Check owner and mode of what is mounted there.",
+        "Flower's user (49999) cannot use {0}",
+        "Check owner and mode of the mounted directory.",
         "state.unwritable",
     ),
     _sign(
@@ -225,12 +229,12 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _client(
         r"SuperNode with node ID \d+ could not be activated",
-        "the SuperLink still takes its last connection for alive",
+        "the SuperLink still counts its last connection as active",
         error="peer.ghost",
     ),
     _client(
         r"All SuperNodes must be registered via the CLI",
-        "the SuperLink wants a node key and this node has none",
+        "the SuperLink requires a node key and this node has none",
         error="enrol.mismatch",
     ),
     _clean(
@@ -245,7 +249,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _client(
         r"Hostname Verification Check failed|Hostname mismatch|IP address mismatch",
-        "the SuperLink's certificate does not name the dialled address",
+        "the SuperLink's certificate does not contain the address in use",
         error="endpoint.wrong_name",
     ),
     _client(
@@ -260,7 +264,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _client(
         r"WRONG_VERSION_NUMBER",
-        "the other side speaks without TLS",
+        "the other side does not use TLS",
         error="endpoint.plaintext",
     ),
     _client(
@@ -275,13 +279,13 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _client(
         r"Method not found!",
-        "what answers there is another of Flower's APIs, or another version",
+        "another Flower API, or another version, answers there",
         error="endpoint.not_flower",
     ),
     _sign(
         r"error: (unrecognized arguments: .*|argument .*|the following arguments .*)$",
-        "Flower does not take its arguments ({0})",
-        "Check that image and version agree.",
+        "Flower does not accept its arguments ({0})",
+        "Check that the image matches FLOWER_VERSION.",
     ),
 )
 """The last of these in a log says why; where two begin at one place, the later entry."""
@@ -308,14 +312,14 @@ class Exit:
     """Half a sentence that goes on from "it ended: "; empty where nothing is known."""
 
     hint: str
-    """What to do next; empty means what ``container.exited`` says."""
+    """The remedy; empty: the remedy of ``container.exited``."""
 
     error: str = "container.exited"
     """The code of `catalogue.CATALOGUE` that fits best."""
 
 
 class Refusal(enum.StrEnum):
-    """Why a SuperLink turned a SuperNode away."""
+    """Why a SuperLink refused a SuperNode."""
 
     CLOCK = "clock"
     """Its clock is more than 5 s ahead or 305 s behind."""
@@ -324,13 +328,13 @@ class Refusal(enum.StrEnum):
     """Its key is not registered (yet, or any more)."""
 
     GHOST = "ghost"
-    """The SuperLink takes the last connection of its key for alive, for a minute after a kill.
+    """The SuperLink counts the last connection of its key as active, for a minute after a kill.
 
     From 1.36 on it says the same as of a key that is not registered.
     """
 
     NO_KEY = "no_key"
-    """It has no key, and the SuperLink wants one."""
+    """It has no key, and the SuperLink requires one."""
 
     FORGOTTEN = "forgotten"
     """The SuperLink lost its database and with it this node."""
@@ -338,7 +342,7 @@ class Refusal(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeConnection:
-    """A SuperNode's connection, as its log since its start tells it."""
+    """A SuperNode's connection, from its log since its start."""
 
     node_id: str | None
     """The last one that it printed; 1.23 prints none (``flower.Band.announces_node``)."""
@@ -357,7 +361,7 @@ class NodeConnection:
 
     @property
     def clock_refused(self) -> bool:
-        """Tell whether the SuperLink refuses this VM's clock."""
+        """Return whether the SuperLink refuses this VM's clock."""
         return self.refusal is Refusal.CLOCK
 
 
@@ -403,7 +407,7 @@ def explain(exit_code: int | None, oom_killed: bool, log_tail: str) -> Exit:  # 
 
 
 def _tells(exit_code: int | None) -> bool:
-    """Tell whether the reason, if there is one, stands in the log."""
+    """Return whether the reason, if there is one, stands in the log."""
     return exit_code in (None, 0, 1, 2, 3)
 
 

@@ -1,4 +1,4 @@
-"""SuperExec images with a machine learning framework: which there are, what goes in. Pure.
+"""SuperExec images with a machine learning framework: their names and contents. Pure.
 
 Each derives from Flower's own SuperExec image and adds wheels that are locked by SHA-256, in
 ``locks/FRAMEWORK-pyX.Y.txt``: a pip requirements file, one wheel for x86-64 a line, sizes as
@@ -14,7 +14,7 @@ from flower_agent.docker.image_references import Reference
 from flower_agent.model.errors import AgentError, counted
 
 LOCAL = "flower-agent/"
-"""Images that are made on the VM; no registry has them."""
+"""Prefix of locally built images; no registry has them."""
 
 PYTHONS = ("3.11", "3.12", "3.13")
 

@@ -48,7 +48,7 @@ _PLAINTEXT = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TlsPeer:
-    """Who answered a handshake that chains to the CA and names the dialled host."""
+    """The server of a handshake whose certificate chains to the CA and contains the host."""
 
     fingerprint: str
     """Hex SHA-256 of the leaf certificate."""
@@ -58,7 +58,7 @@ class TlsPeer:
 
 
 def opened(address: Address) -> bool:
-    """Tell whether something on this machine listens at `address`: cheap, and no more than that."""
+    """Return whether something on this machine listens at `address`; a cheap check."""
     try:
         socket.create_connection((address.host, address.port), OPENED_S).close()
     except OSError:
@@ -155,7 +155,7 @@ class Prober:
         server_hostname: str | None = None,
         alpn: tuple[str, ...] = ALPN_GRPC,
     ) -> TlsPeer:
-        """Shake hands as Flower would, and hang up.
+        """Make a TLS handshake like Flower, and close the connection.
 
         Trusts `ca_pem`, or the system's store for None; wants a certificate for
         `server_hostname`, or for the dialled host. Raises AgentError ``endpoint.…``.
@@ -200,7 +200,7 @@ class Prober:
                 yield secured
 
     def probe_tcp(self, address: Address, timeout_s: float) -> None:
-        """Connect and hang up: all that a federation without TLS allows."""
+        """Connect and close: the only test without TLS."""
         connect(address, timeout_s).close()
 
     def probe_serving(self, address: Address, timeout_s: float) -> None:
@@ -221,9 +221,9 @@ class Prober:
             reason = error.finding.message
         except grpc.RpcError as error:
             failed, words = rpc_status(error)
-            reason = f"{address} answers no health check ({failed.name}: {words})"
+            reason = f"{address} does not answer the health check ({failed.name}: {words})"
         except ValueError as error:
-            reason = f"{address} answered something else than a health status ({error})"
+            reason = f"{address} gave an answer that is not a health status ({error})"
         else:
             if status == _SERVING:
                 self.health_s = time.monotonic() - begun
@@ -290,7 +290,7 @@ def _handshake_error(address: Address, name: str, error: OSError) -> AgentError:
     if isinstance(error, ssl.SSLCertVerificationError):
         words = error.verify_message
         if error.verify_code in _WRONG_NAME:
-            code, reason = "endpoint.wrong_name", f"does not name {name}"
+            code, reason = "endpoint.wrong_name", f"does not contain {name}"
         elif error.verify_code in _UNTIMELY:
             now = datetime.datetime.now(datetime.UTC)
             code, reason = "endpoint.expired", f"is not valid at {now:%Y-%m-%dT%H:%M:%SZ}"
@@ -298,7 +298,10 @@ def _handshake_error(address: Address, name: str, error: OSError) -> AgentError:
             code, reason = "endpoint.untrusted", "was not issued by the trusted CA"
         message = f"The certificate at {address} {reason} ({words})"
     elif isinstance(error, TimeoutError):
-        code, message = "endpoint.timeout", f"{address} accepts but does not answer a handshake"
+        code, message = (
+            "endpoint.timeout",
+            f"{address} accepts connections but does not answer a TLS handshake",
+        )
     elif isinstance(error, ssl.SSLError) and error.reason in _PLAINTEXT:
         code, message = "endpoint.plaintext", f"{address} does not speak TLS"
     else:

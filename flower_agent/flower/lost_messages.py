@@ -1,8 +1,8 @@
-"""Which message a SuperNode lost, as its log tells. Pure.
+"""Which message a SuperNode lost, from its log. Pure.
 
 Between SuperLink and ClientApp a message can be lost: Flower 1.25 under load fails with ``Both
 bytes_sent and bytes_recv cannot be zero``, and a push session of 1.42 expires. The SuperNode logs
-that, forgets the message and tells nobody, so the run waits for its answer until its time-out.
+that, forgets the message without a report, so the run waits for its answer until its time-out.
 Which version logs what: `flower.Band.losses`.
 """
 
@@ -28,14 +28,14 @@ _KNOWN_MAX = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loss:
-    """A message that got lost."""
+    """A lost message."""
 
     kind: Lost
     run: str
-    """Its run; empty where the log no longer has that."""
+    """Its run; empty if the log no longer contains it."""
 
     round: str = ""
-    """Its round, where it is known."""
+    """Its round, if known."""
 
     def short(self) -> str:
         """Return the same for OneGate: ``lost its answer; run 7``; empty without a run."""
@@ -45,13 +45,13 @@ class Loss:
         """Return the node's warning."""
         of = f"run {self.run or '?'}" + (f", round {self.round}" if self.round else "")
         answer = self.kind is Lost.ANSWER
-        whose = "its SuperLink never got the answer" if answer else "no ClientApp ever got it"
+        whose = "the SuperLink never got the answer" if answer else "no ClientApp got the message"
         return warning(CODE, f"the SuperNode lost a message of {of}: {whose}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Messages:
-    """What a SuperNode's log told so far of the messages that it handled."""
+    """The messages that a SuperNode handled so far, from its log."""
 
     loss: Loss | None = None
     """The last message that was lost; None once a later answer arrived."""
@@ -69,7 +69,7 @@ class Messages:
 def follow(before: Messages, lines: Iterable[str], band: Band) -> Messages:
     """Return what is known after some more lines, of which the first may have been seen before.
 
-    The ID tells whose message was lost: lines that are read twice change nothing then.
+    The ID identifies the lost message: lines that are read twice change nothing.
     """
     loss, stuck, at, known = before.loss, before.stuck, before.at, dict(before.known)
     for line in lines:
@@ -87,6 +87,6 @@ def follow(before: Messages, lines: Iterable[str], band: Band) -> Messages:
 
 
 def _lost(line: str, band: Band) -> tuple[Lost, str] | None:
-    """Return what a line says of a lost message, and the message's ID or its run."""
+    """Return a line's kind of loss, and the message's ID or run."""
     found = ((kind, kind.value.search(line)) for kind in band.losses)
     return next(((kind, match[1]) for kind, match in found if match), None)

@@ -1,16 +1,16 @@
-"""Whether a peer that a connection is held to is alive; looks run beside the loop.
+"""Whether a connected peer still answers; the tests run beside the loop.
 
-An established connection says little (`exchange`), so the peer is asked every ten seconds. One look
-that fails is no proof: a busy machine may be slow. Two in a row, fifteen seconds from the first's
-begin, are; worst case this is known 27 s after the peer fell silent.
+An open connection proves little (`exchange`), so the agent tests the peer every ten seconds. One
+failure is no proof: a busy machine may be slow. Two failures in a row, at least fifteen seconds
+from the begin of the first, are a proof. This takes at most 27 s.
 
-One short exchange with a peer, to see that its program answers and large packets come.
+One short exchange with a peer: whether its program answers and large packets arrive.
 
-A frozen process proves nothing by its sockets: its kernel acknowledges, and takes connections into
-the backlog. A path that drops large packets passes every small one. So a first flight is sent that
-no packet of this VM can hold whole, and an answer is waited for: with TLS a handshake whose
-ClientHello is long by its list of protocols (RFC 7301; servers take the one they know), without it
-an HTTP/2 frame of an unknown type, which every server skips (RFC 9113 4.1), and a PING, or an HTTP
+The sockets of a frozen process prove nothing: its kernel still acknowledges data and accepts
+connections. A path that drops large packets passes small ones. So the test sends more than one
+packet of this VM can hold, and waits for an answer. With TLS this is a handshake whose ClientHello
+has a long list of protocols (RFC 7301; servers select the one they know). Without TLS it is an
+HTTP/2 frame of an unknown type, which every server ignores (RFC 9113 4.1), and a PING, or an HTTP
 request with a long header.
 
 Behind a proxy neither handshake nor refusal is the peer's: there a call is sent that the proxy
@@ -71,7 +71,7 @@ class PeerEndpoint:
 
 
 def look(peer: PeerEndpoint, *, doubtful: bool = False) -> None:
-    """Exchange a large packet for an answer; `doubtful` after one that failed.
+    """Send a large packet and wait for an answer; `doubtful` after a failure.
 
     Raises AgentError ``peer.mute`` when the peer's machine takes connections and its program
     answers nothing, ``peer.mtu`` when it answers small packets alone, ``peer.lost`` when no
@@ -81,13 +81,13 @@ def look(peer: PeerEndpoint, *, doubtful: bool = False) -> None:
         raise _mute(peer)
     if answers(peer, small=False, timeout_s=AGAIN_S if doubtful else LARGE_S):
         return
-    if not doubtful:  # whatever it is, it is asked again before anybody is told
+    if not doubtful:  # the reason is uncertain, so ask again before a report
         raise _mute(peer)
     raise too_large(peer)
 
 
 def too_large(peer: PeerEndpoint) -> AgentError:
-    """Return what is to be said of a peer that answers small packets alone."""
+    """Return the error of a peer that answers only small packets."""
     message = (
         f"{peer.address} answers small packets and no large one: on the way there packets of "
         f"{peer.mtu} bytes, which this VM sends, are dropped"
@@ -96,13 +96,13 @@ def too_large(peer: PeerEndpoint) -> AgentError:
 
 
 def answers(peer: PeerEndpoint, *, small: bool, timeout_s: float) -> bool:
-    """Tell whether the peer's program answers within `timeout_s`. Raises ``peer.lost``."""
+    """Return whether the peer's program answers within `timeout_s`. Raises ``peer.lost``."""
     deadline = time.monotonic() + timeout_s
     try:
         raw = health.connect(peer.address, timeout_s)
     except AgentError as error:
         if error.finding.code == "endpoint.timeout":
-            message = f"not connected to {peer.address}: it takes no connection any more"
+            message = f"not connected to {peer.address}: it no longer accepts connections"
             raise AgentError("peer.lost", message, retryable=True) from error
         return True  # somebody says no, or nobody knows the name: no sign of a mute peer
     with raw:
@@ -194,13 +194,13 @@ def _read(raw: socket.socket, length: int, deadline: float) -> bytes:
         raw.settimeout(max(deadline - time.monotonic(), 0.001))
         more = raw.recv(length - len(found))
         if not more:
-            raise ConnectionResetError("the peer hung up")
+            raise ConnectionResetError("the peer closed the connection")
         found += more
     return found
 
 
 def _mute(peer: PeerEndpoint) -> AgentError:
-    message = f"{peer.address} takes connections and answers nothing: its Flower stands still"
+    message = f"{peer.address} accepts connections but does not answer: its Flower hangs"
     return AgentError("peer.mute", message, retryable=True)
 
 
@@ -211,17 +211,17 @@ _COUNT = frozenset({"peer.mute", "peer.mtu", "peer.lost"})
 
 
 class Exchange(Protocol):
-    """One look, as `exchange.look` does it."""
+    """One test, such as `exchange.look`."""
 
     def __call__(self, peer: PeerEndpoint, *, doubtful: bool) -> None:
-        """Return when the peer answered. Raises AgentError ``peer.…``."""
+        """Return if the peer answered. Raises AgentError ``peer.…``."""
 
 
 class Liveness:
     """One peer at a time; `judge` returns at once.
 
-    The loop is woken by bad news and by the end of it: all being well, an answer waits for the next
-    cycle, so that the looks make no more cycles than there are.
+    A failure, and the end of failures, wake the loop. A good answer waits for the next cycle, so
+    that the tests cause no additional cycles.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class Liveness:
         self._trouble: AgentError | None = None
 
     def judge(self, peer: PeerEndpoint, now: float) -> AgentError | None:
-        """Return ``peer.mute``, ``peer.mtu`` or ``peer.lost`` while that is proven of `peer`."""
+        """Return ``peer.mute``, ``peer.mtu`` or ``peer.lost`` while this is proven for `peer`."""
         if peer != self._peer:
             self._peer, self._failing_since, self._trouble = peer, None, None
             self._not_before = AT_ONCE
@@ -263,7 +263,7 @@ class Liveness:
         return self._trouble
 
     def wait_s(self, now: float) -> float:
-        """Return the seconds until a look is due."""
+        """Return the seconds until the next test."""
         return NEVER if self._looks.pending else max(self._due_at - now, 0.0)
 
     @property
@@ -271,7 +271,7 @@ class Liveness:
         return max(self._looks.due_at, self._not_before)
 
     def _look(self, peer: PeerEndpoint, *, doubtful: bool) -> None:
-        """Do one look; in a thread beside the loop, which alone has `_news`."""
+        """Do one test; runs in a thread beside the loop. Only this thread changes `_news`."""
         self._news = True
         self._exchange(peer, doubtful=doubtful)
         self._news = doubtful
@@ -283,7 +283,7 @@ class Liveness:
     def _note(self, error: AgentError | None, began_at: float, now: float) -> None:
         if not _counts(error):
             self._failing_since = self._trouble = None
-            # From its begin: the answer may have waited for this cycle for as long as a period.
+            # Counted from the begin: the answer may have waited a whole period for this cycle.
             self._not_before = began_at + self._random.uniform(*PERIOD_S) * self._scale
         elif self._failing_since is None:
             self._failing_since = began_at
@@ -292,5 +292,5 @@ class Liveness:
 
 
 def _counts(error: AgentError | None) -> bool:
-    """Return whether an error says something of the peer."""
+    """Return whether an error is about the peer."""
     return error is not None and error.finding.code in _COUNT

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 Value = int | float | bytes
-"""What the wire tells apart: a varint, a double, or bytes (text, bytes, a message in it)."""
+"""The kinds of values on the wire: a varint, a double, or bytes (text, bytes, a message in it)."""
 
 _VARINT, _DOUBLE, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_MAX_BYTES = 10

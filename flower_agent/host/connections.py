@@ -43,7 +43,7 @@ class Connections:
         self._known: frozenset[str] = frozenset()
 
     def held(self, peer: Address, *, now: float) -> bool:
-        """Tell whether a connection to `peer` is held; `now` is monotonic seconds.
+        """Return whether a connection to `peer` is held; `now` is monotonic seconds.
 
         A name that was never looked up has none yet: the end of the look wakes the loop.
         """

@@ -66,7 +66,7 @@ def absent_since(before: float | None, now: float, *, expected: int, online: int
 def drops(names: tuple[str, ...], listens: Address, expected: int) -> Finding:
     """Return the warning ``firewall.drops`` for SuperNodes that do not come."""
     nodes = f"none of {expected} expected SuperNodes" if expected > 1 else "no expected SuperNode"
-    message = f"{describe(names)} and {nodes} is connected: it may close TCP port {listens.port}"
+    message = f"{describe(names)} and {nodes} is connected: it may block TCP port {listens.port}"
     return warning("firewall.drops", message, remedy(names[0], listens))
 
 
@@ -78,7 +78,7 @@ def remedy(name: str, listens: Address) -> str:
 
 ASK_S = 10.0
 AGAIN_S = 300.0
-"""So often systemd is asked again."""
+"""Interval between two questions to systemd."""
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _TOOLS = {
@@ -117,7 +117,7 @@ class Firewalls:
 
 
 def ask_systemd(root: pathlib.Path) -> tuple[str, ...] | None:
-    """Return the firewalls that are active; None where systemd does not tell."""
+    """Return the firewalls that are active; None if systemd does not answer."""
     try:
         ufw_conf = (root / "etc/ufw/ufw.conf").read_text("utf-8", "replace")
     except OSError:

@@ -107,7 +107,7 @@ class Offers:
     runtimes: frozenset[str] = frozenset()
 
     cdi: frozenset[str] = frozenset()
-    """``DiscoveredDevices`` of source cdi; Docker tells them from 28.2 on."""
+    """``DiscoveredDevices`` of source cdi; Docker lists them from 28.2 on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def _no_driver(shown: str, files: Files) -> Finding:
     if not bound:
         return Finding("gpu.no_driver", f"{shown}, but no NVIDIA driver is loaded")
     hint = f"Blacklist {bound[0]} and install the NVIDIA driver in the image, then reboot."
-    return Finding("gpu.no_driver", f"{shown}, but the driver {bound[0]} has it", hint)
+    return Finding("gpu.no_driver", f"{shown}, but the driver {bound[0]} uses it", hint)
 
 
 def _driver_trouble(shown: str, files: Files, asked: Asked) -> Finding | None:
@@ -276,13 +276,13 @@ def _docker_trouble(shown: str, files: Files, offers: Offers) -> Finding | None:
 
 
 def _differ(driver: str, library: str | None) -> bool:
-    """Tell whether both are versions, and not the same one."""
+    """Return whether both are versions, and not the same one."""
     both = library is not None and _VERSION.fullmatch(driver) and _VERSION.fullmatch(library)
     return bool(both) and driver != library
 
 
 def _queried(answer: Answer | None) -> Iterator[Card]:
-    """Yield what a table of `QUERY` tells: ``NVIDIA A100-PCIE-40GB, 40960, Enabled``."""
+    """Yield the rows of a table of `QUERY`: ``NVIDIA A100-PCIE-40GB, 40960, Enabled``."""
     if answer is None or answer.code not in USABLE:
         return
     for row in csv.reader(answer.text.splitlines(), skipinitialspace=True):
@@ -332,7 +332,7 @@ COMMAND = ("python", "-c", PROBE)
 _CUDA = {
     34: "libcuda is a stub",
     100: "no device",
-    802: "the system is not ready: NVSwitch machines want nvidia-fabricmanager",
+    802: "the system is not ready: NVSwitch machines need nvidia-fabricmanager",
     803: "driver and CUDA library do not match",
     999: "unknown: the nvidia-uvm module may be missing",
 }

@@ -60,11 +60,11 @@ def findings(has: Collection[str], names: Collection[str] = ()) -> Iterator[Find
     for name in names:
         missing = [flag for flag in WANTED.get(name, ()) if flag not in has]
         if missing:
-            yield warning("cpu.old", f"{name} wants a CPU with {', '.join(missing)}")
+            yield warning("cpu.old", f"{name} needs a CPU with {', '.join(missing)}")
 
 
 def follows(mountinfo: str, path: str) -> bool:
-    """Tell whether the mount that holds `path` is shared or a slave."""
+    """Return whether the mount that holds `path` is shared or a slave."""
     best, follows_best = "", False
     for line in mountinfo.splitlines():
         fields = line.split(" ")
@@ -131,7 +131,7 @@ class HostFacts:
 
     @property
     def mtu(self) -> int:
-        """The largest packet that this VM sends to other machines; 0 where nothing tells."""
+        """The largest packet that this VM sends to other machines; 0 if unknown."""
         return max((nic.mtu for nic in self.interfaces if nic.fleet), default=0)
 
 
@@ -158,7 +158,7 @@ def observe(
     sys: pathlib.Path = pathlib.Path("/sys"),
     ipv4: Ipv4 = ipv4_addresses,
 ) -> HostFacts:
-    """Return the facts of this machine; what it does not tell is absent or empty."""
+    """Return the facts of this machine; unknown facts are absent or empty."""
     memory = re.search(r"^MemTotal:\s+(\d+) kB", _text(proc / "meminfo"), re.MULTILINE)
     return HostFacts(
         interfaces=_interfaces(proc, sys, ipv4()),
@@ -193,9 +193,9 @@ def read_sockets(
 
 
 def listener(port: int, proc: pathlib.Path = pathlib.Path("/proc")) -> str:
-    """Return the program that listens at a port, with its id; empty where /proc does not tell.
+    """Return the program that listens at a port, with its id; empty if /proc does not show it.
 
-    The kernel tells whose a socket is to root with all capabilities alone, so to commands, and not
+    The kernel shows a socket's owner only to root with all capabilities, so to commands and not
     to the agent in its unit.
     """
     wanted = {

@@ -83,14 +83,14 @@ def inodes(text: str, port: int) -> frozenset[str]:
 
 
 def taken(sockets: Iterable[Socket], host: str, port: int) -> bool:
-    """Tell whether another listener keeps a program from listening at `host` and `port`."""
+    """Return whether another listener keeps a program from listening at `host` and `port`."""
     return any(found == host or is_any(found) or is_any(host) for found in listens(sockets, port))
 
 
 def established_to(sockets: Iterable[Socket], addresses: Collection[str], port: int) -> bool:
-    """Tell whether a program here holds a connection to `port` at one of the IP `addresses`.
+    """Return whether a program here holds a connection to `port` at one of the IP `addresses`.
 
-    Which program is not known: the kernel tells it only to the owner of that program.
+    The program is not known: the kernel shows it only to the program's owner.
     """
     hosts = {str(ipaddress.ip_address(address)) for address in addresses}
     return any(
@@ -161,7 +161,7 @@ class Interface:
     """IPv4 first, in the kernel's order; short-lived IPv6 addresses last."""
 
     mtu: int = 0
-    """The largest packet that it sends; 0 where the kernel does not tell."""
+    """The largest packet that it sends; 0 if the kernel does not say."""
 
     @property
     def fleet(self) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def fleet_address(
 def mtus(
     interfaces: tuple[Interface, ...], context: Mapping[str, str]
 ) -> tuple[tuple[str, Interface, int], ...]:
-    """Return each ``ETHn`` whose ``ETHn_MTU`` the context tells, with its NIC and that number."""
+    """Return each ``ETHn`` with an ``ETHn_MTU`` in the context, with its NIC and that number."""
     found = []
     for name in sorted(_context_nics(interfaces, context), key=lambda text: int(text[3:])):
         told, mac = context.get(f"{name}_MTU", "").strip(), context[f"{name}_MAC"].lower()

@@ -24,7 +24,7 @@ _LIBRARY = re.compile(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)")
 
 
 def look(root: pathlib.Path = pathlib.Path("/")) -> gpu.Files:
-    """Return what files say; nothing is there on a machine without a GPU."""
+    """Return the facts from files; they are missing on a machine without a GPU."""
     devices = tuple(sorted(_devices(root / "sys/bus/pci/devices"), key=lambda found: found.slot))
     if not devices:
         return gpu.Files()
@@ -39,7 +39,7 @@ def look(root: pathlib.Path = pathlib.Path("/")) -> gpu.Files:
 
 
 def ask(root: pathlib.Path = pathlib.Path("/"), timeout_s: float = SMI_TIMEOUT_S) -> gpu.Asked:
-    """Return what nvidia-smi says. It may take seconds, so it is asked beside the loop."""
+    """Return nvidia-smi's answer. It may take seconds, so it runs beside the loop."""
     program = _program(root, "nvidia-smi")
     if program is None:
         return gpu.Asked()

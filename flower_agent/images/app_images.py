@@ -1,4 +1,4 @@
-"""SuperExec images with what one app needs: its parent's, and the app's dependencies. Pure.
+"""SuperExec images for one app: the parent image and the app's dependencies. Pure.
 
 What an app declares (``[project] dependencies``, PEP 508) has no hashes; pip resolves it once
 against what the parent has, wheels only, and its report (pip: installation report, version 1) is
@@ -47,8 +47,10 @@ def needed(dependencies: Iterable[str]) -> tuple[str, ...]:
     found = sorted({" ".join(text.split()) for text in dependencies})
     for text in found:
         if not _NEED.fullmatch(text) or "@" in text or " -" in text:  # pip takes more in a line
-            message = f"the app wants {text!r}: want a name and versions, no address"
-            raise AgentError("image.framework", message, "Declare a release of it in the app.")
+            message = f"the app needs {text!r}: want a name and versions, no address"
+            raise AgentError(
+                "image.framework", message, "Declare a release of that package in the app."
+            )
     return tuple(text for text in found if name_in(text) != "flwr")
 
 
@@ -62,7 +64,7 @@ def image(parent: str, wanted: tuple[str, ...], *, cuda: bool = False) -> str:
 
 
 def derives(reference: str, parent: str) -> bool:
-    """Tell whether an image has what an app needs beside what `parent` has, as its name says."""
+    """Return whether an image has what an app needs beside what `parent` has, as its name says."""
     return reference.startswith(f"{LOCAL}superexec:{Reference.parse(parent).tag}-app-")
 
 
@@ -99,7 +101,7 @@ def fetch_cpu() -> tuple[str, ...]:
 
 
 def published(digest: str, lacking: Iterable[str] | None) -> str:
-    """Return FLOWER_APP_IMAGE: what the image is, and names that it lacks of the context's app.
+    """Return FLOWER_APP_IMAGE: the image's digest, and missing packages of the context's app.
 
     `digest` is what ``images.lock`` would say of it (`images.pin`), so that the same image made on
     two VMs reads alike. `lacking` are requirements; None: not known. Of names that do not fit, the
@@ -182,8 +184,8 @@ def lock(
         for row in _rows(report):
             name, version = _normal(row["metadata"]["name"]), row["metadata"]["version"]
             if name == "flwr":
-                message = "what the app wants would change Flower itself"
-                hint = "Let the app want what fits FLOWER_VERSION."
+                message = "the app's dependencies would change Flower itself"
+                hint = "Change the app's dependencies to fit FLOWER_VERSION."
                 raise AgentError("image.framework", message, hint)
             came = row["download_info"]
             sha256, size = came["archive_info"]["hashes"]["sha256"], known.get(came.get("url"), 0)

@@ -1,4 +1,4 @@
-"""Containers in which an image is made: run to their end, become the image, and are removed.
+"""Containers that build an image: they run to their end, become the image, and are removed.
 
 A container becomes an image in one call (``POST /commit``), so that an image is whole or not
 there; and no build needs the Engine's image builder, which differs between its versions. These
@@ -27,23 +27,23 @@ from flower_agent.model.errors import AgentError
 from flower_agent.process import OOM_SCORE_ADJ
 
 LABEL_BUILD = "org.flower-agent.build"
-"""Whose building container it is."""
+"""The owner of a building container."""
 
 LONG_S = 1800
-"""Making an image of some GB, or removing them, takes minutes on a slow disk."""
+"""On a slow disk it takes minutes to write or remove an image of some GB."""
 
 LOOK_S = 0.5
 LAST_LINES = 20
 
 MEMORY_BYTES = 2 << 30
-"""More than pip, or the import of a framework, takes."""
+"""More than pip or the import of a framework needs."""
 
 PIDS = 1024
 FILE_BYTES = 8 << 30
 """More than any library of CUDA has."""
 
 KEPT_FREE_BYTES = 512 << 20
-"""So much of a disk no build takes: the SuperLink's database may lie there."""
+"""Free space that no build may use: the SuperLink's database may be on this disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class BuildContainers:
         progress: Callable[[str], None] = lambda _: None,
         limit_s: float | None = None,
     ) -> Iterator[BuildExit]:
-        """Run a program as Flower's user; the container is there until the block ends.
+        """Run a program as Flower's user; the container exists until the block ends.
 
         `mounts` are target → source and whether it may be written. `progress` is given its last
         line now and then. Raises AgentError ``image.build`` when it takes more time than the limit,
@@ -104,7 +104,7 @@ class BuildContainers:
             self._remove(made)
 
     def commit(self, container_id: str, reference: str, parent: Image, label: str) -> None:
-        """Make the image `reference` of a container, with `label` (``NAME=VALUE``).
+        """Create the image `reference` from a container, with `label` (``NAME=VALUE``).
 
         It gets the entry point of `parent` back, and nothing of this build's settings.
         """
@@ -123,7 +123,7 @@ class BuildContainers:
             )
 
     def sweep(self) -> None:
-        """Remove building containers that a killed agent left."""
+        """Remove building containers of a killed agent."""
         label = f"{LABEL_BUILD}={self._engine.owner}"
         with self._engine.calling("list building containers") as api:
             left = [str(row["Id"]) for row in api.containers(all=True, filters={"label": label})]
@@ -187,7 +187,7 @@ class BuildContainers:
             if not state.get("Running"):
                 if state.get("OOMKilled"):
                     limit = f"{MEMORY_BYTES >> 20} MiB of memory"
-                    lines.append(f"ERROR: it wanted more than {limit}, and was killed")
+                    lines.append(f"ERROR: it needed more than {limit} and was killed")
                 return BuildExit(container_id, int(state.get("ExitCode") or 0), "\n".join(lines))
             progress(lines[-1] if lines else "")
             if time.monotonic() > end:
@@ -205,7 +205,7 @@ class BuildContainers:
             return  # the Engine is on another machine
         room = found.f_bavail * found.f_frsize
         if room < self._kept_bytes:
-            left = f"{disk} has {room / 1e6:.0f} MB left, of which a build takes none"
+            left = f"{disk} has {room / 1e6:.0f} MB left, all of which are reserved"
             raise AgentError("image.build", f"gave up on a build: {left}", retryable=True)
 
     def _remove(self, container_id: str) -> None:

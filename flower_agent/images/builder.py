@@ -1,8 +1,8 @@
-"""Framework images that are missing on the VM: made beside the loop, tried again ever later.
+"""Builds missing framework images beside the loop, with growing pauses after failures.
 
 A build takes minutes and never holds up the care for what runs.
 
-Makes a SuperExec image with a framework: Flower's image, the locked wheels, one new layer.
+Builds a SuperExec image with a framework: Flower's image and one layer of locked wheels.
 
 The wheels are fetched in a container of Flower's own image, whose pip and Python fit, and lie in
 ``/var/lib/flower-agent/bake`` until the image is whole: what was fetched is not fetched again.
@@ -42,10 +42,10 @@ AUTHORITIES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
 )
-"""Where distributions keep the authorities that the machine trusts: a proxy's or mirror's, too."""
+"""The machine's trusted CAs, which may include one of a proxy or mirror."""
 
 ASK_S = 120.0
-"""So long a look at an image may take, on a disk that is slow and cold."""
+"""Time limit for a check of an image, also on a slow disk."""
 
 LOCKS = pathlib.Path(__file__).parents[1] / "locks"
 
@@ -54,21 +54,21 @@ Progress = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WheelSource:
-    """Where wheels come from."""
+    """The source of wheels."""
 
     index: str = PYPI
     cpu_index: str = app_images.CPU_INDEX
-    """Where the CPU builds of `app_images.CPU_NAMES` are; nothing else is taken from there."""
+    """Index with the CPU builds of `app_images.CPU_NAMES`; no other package comes from it."""
 
     proxy: str = ""
     given: pathlib.Path | None = None
-    """A directory of wheels that is looked into first."""
+    """A directory with wheels to use first."""
 
     authorities: pathlib.Path | None = None
 
 
 def source(environment: Mapping[str, str], *, index: str = "", given: str = "") -> WheelSource:
-    """Return the source that the usual variables of pip and proxies name.
+    """Return the source from the usual variables of pip and proxies.
 
     ``TORCH_CPU_INDEX_URL`` is ours: the index of CPU builds; empty for none.
     """
@@ -96,7 +96,7 @@ def read_lock(name: str, python: str) -> WheelLock:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ImageSpec:
-    """One image that is to be made."""
+    """One image to build."""
 
     reference: str
     base: Image
@@ -130,9 +130,9 @@ class ImageBuilder:
         registry: Registry | None = None,
         progress: Progress = lambda _: None,
     ) -> Image:
-        """Return the image `reference`, made anew unless it was made of the same.
+        """Return the image `reference`; build it unless it was built from the same parts.
 
-        `parent` is Flower's image, pulled where it is absent. Raises AgentError ``image.build``,
+        `parent` is Flower's image, pulled if absent. Raises AgentError ``image.build``,
         retryable, ``image.framework``, or what a pull raises.
         """
         with self._alone(reference):
@@ -155,10 +155,10 @@ class ImageBuilder:
         progress: Progress = lambda _: None,
         warn: Progress = lambda _: None,
     ) -> Image:
-        """Return the image with what an app declares beside what `parent` has.
+        """Return the image with an app's dependencies in addition to `parent`.
 
-        Without `cuda`, CPU builds are taken where there are any; `warn` is told where not.
-        A `parent` that no registry has must be here. Raises as `ensure` does.
+        Without `cuda`, CPU builds are used if available; `warn` gets a message if not. A `parent`
+        that no registry has must be on this machine. Raises the errors of `ensure`.
         """
         needed = app_images.needed(dependencies)
         reference = app_images.image(parent, needed, cuda=cuda)
@@ -180,7 +180,7 @@ class ImageBuilder:
         if lock is None:
             raise AgentError("image.build", f"another build of {reference} runs", retryable=True)
         with lock:
-            self._build_containers.sweep()
+            self._build_containers.sweep()  # nobody else builds now: these are leftovers
             yield
 
     def _make(
@@ -197,9 +197,11 @@ class ImageBuilder:
             progress(f"installs {len(lock.names)} wheels")
             self._install(wanted)
             found = self._engine.image(wanted.reference)
-        self._clear()
+        self._clear()  # only after success: a failed build keeps its downloads
         if found is None or found.made_of != wanted.made_of:
-            raise AgentError("image.build", f"{wanted.reference} is gone again", retryable=True)
+            raise AgentError(
+                "image.build", f"{wanted.reference} was removed meanwhile", retryable=True
+            )
         return found
 
     def _parent(
@@ -212,7 +214,7 @@ class ImageBuilder:
             self._engine.pull(parent, digest=digest, registry=registry, progress=progress)
             found = self._engine.image(parent)
         if found is None:
-            raise AgentError("image.pull", f"{parent} is gone again", retryable=True)
+            raise AgentError("image.pull", f"{parent} was removed meanwhile", retryable=True)
         return found
 
     def _python(self, base: Image) -> str:
@@ -225,9 +227,10 @@ class ImageBuilder:
     def _fetch(
         self, wanted: _ImageSpec, lock: WheelLock, where: WheelSource, progress: Progress
     ) -> None:
+        # Before the download: a full disk would also stop the SuperLink's database.
         room = files.room_bytes(self._place)
         if room is not None and room < lock.size_bytes:
-            sizes = f"{_mb(lock.size_bytes)} of wheels, {_mb(room)} are free"
+            sizes = f"{_mb(lock.size_bytes)} for wheels, but only {_mb(room)} are free"
             raise AgentError("image.build", f"{wanted.reference} needs {sizes}", retryable=True)
         wheels = self._place / "wheels"
         files.directory(wheels, 0o770, group=FLOWER_UID)
@@ -242,7 +245,7 @@ class ImageBuilder:
         for number, part in enumerate(lock.parts):
             self._write(f"part-{number}.txt", part.text)
             ended = self._pip(wanted.base, where, say, frameworks.download(number), part.index)
-            succeeded(ended, f"the wheels of {wanted.reference} could not be fetched")
+            succeeded(ended, f"the wheels for {wanted.reference} could not be downloaded")
 
     def _pip(
         self,
@@ -284,7 +287,7 @@ class ImageBuilder:
                     f"{wanted.reference} does not fit Flower's image: {ended.said.splitlines()[-1]}"
                 )
                 raise AgentError("image.framework", why, "Use another FLOWER_VERSION.")
-            succeeded(ended, f"{wanted.reference} could not be made")
+            succeeded(ended, f"{wanted.reference} could not be built")
             label = f"{LABEL_MADE_OF}={wanted.made_of}"
             self._build_containers.commit(ended.container_id, wanted.reference, wanted.base, label)
         log.info("image.made", image=wanted.reference, made_of=wanted.made_of)
@@ -295,7 +298,7 @@ class ImageBuilder:
         )
 
     def _clear(self) -> None:
-        """Remove all but the lock's file, whose absence would let two builds run."""
+        """Remove everything except the lock's file: without it two builds could run."""
         with files.writing(self._place):
             for path in self._leftovers():
                 if path.is_dir():
@@ -308,10 +311,10 @@ class ImageBuilder:
 
 
 def _readable(folder: pathlib.Path) -> None:
-    """Raise AgentError ``image.build`` where pip, which is not root there, sees no wheels."""
+    """Raise AgentError ``image.build`` if pip, which is not root there, cannot read the wheels."""
     needed = stat.S_IROTH | stat.S_IXOTH
     if not folder.is_dir() or folder.stat().st_mode & needed != needed:
-        message = f"{folder} is not there, or closed to the container that reads the wheels"
+        message = f"{folder} does not exist, or the container cannot read it"
         raise AgentError("image.build", message, f"chmod -R a+rX {folder}", retryable=True)
 
 
@@ -320,7 +323,7 @@ def _mb(size_bytes: int) -> str:
 
 
 class FrameworkBuilder(Protocol):
-    """What makes an image: `baker.Baker`."""
+    """Builds an image: `baker.Baker`."""
 
     def ensure(
         self,
@@ -356,7 +359,7 @@ class BackgroundBuilder:
         self._scale = scale
         self._builds: dict[str, Background[_Request, Image]] = {}
         self.progress = ""
-        """What the running build last said."""
+        """The last progress message of the running build."""
 
     def make(
         self,
@@ -399,7 +402,7 @@ class BackgroundBuilder:
         self._where = dataclasses.replace(self._usual, proxy=proxy or self._usual.proxy)
 
     def forget(self) -> None:
-        """Try again at once: with other settings it may well work."""
+        """Try again at once: other settings may help."""
         for build in self._builds.values():
             build.forget()
 

@@ -1,4 +1,4 @@
-"""Which wheels an app's image gets: pip's answer, CPU builds where no GPU is used, and sizes.
+"""Which wheels an app's image gets: pip's answer, CPU builds without a GPU, and sizes.
 
 pip is asked once for all that the app wants. Where torch or its kin is among the answer and no GPU
 is used, their CPU builds are fetched from an index of their own, by their names alone, and pip is
@@ -97,7 +97,7 @@ class Pip(Protocol):
 
 
 class Resolver:
-    """Resolves for one image, in the place where its wheels lie."""
+    """Resolves for one image, in the directory of its wheels."""
 
     def __init__(
         self, place: pathlib.Path, pip: Pip, reference: str, *, progress: Say, warn: Say
@@ -114,7 +114,7 @@ class Resolver:
         Raises AgentError ``image.build`` with pip's words, or ``image.framework``.
         """
         self._write(app_images.WANTED, needed)
-        self._progress("asks the index what is wanted")
+        self._progress("asks the index for the wheels")
         report = self._ask(self._pip(app_images.resolve()))
         cpu: tuple[str, ...] = ()
         try:
@@ -125,14 +125,16 @@ class Resolver:
             told = files.read(self._place / FILE, MAX_BYTES)
             return app_images.lock(report, read(told), cpu=cpu, index=cpu_index)
         except ValueError as error:
-            raise AgentError("image.build", f"pip told no lock: {error}", retryable=True) from error
+            raise AgentError(
+                "image.build", f"pip gave no list of wheels: {error}", retryable=True
+            ) from error
 
     def _with_cpu(
         self, wanted: tuple[str, ...], report: bytes, index: str
     ) -> tuple[tuple[str, ...], bytes]:
         """Return the CPU builds that are taken, and pip's report with them; else `report`."""
         names = ", ".join(wanted)
-        self._progress(f"fetches the CPU builds of {names}")
+        self._progress(f"downloads the CPU builds of {names}")
         self._write(app_images.CPU_WANTED, wanted)
         wheels = self._place / "wheels"
         files.directory(wheels, 0o770, group=FLOWER_UID)
@@ -148,8 +150,8 @@ class Resolver:
             path.unlink()
         where = urllib.parse.urlsplit(index).hostname or index
         self._warn(
-            f"{where} gave no CPU build of {names} that fits ({why(ended)}); the builds of the "
-            f"usual index are taken for {self._reference}, which may bring CUDA"
+            f"{where} gave no CPU build of {names} that fits ({why(ended)}); {self._reference} "
+            f"uses the builds of the usual index, which may contain CUDA"
         )
         return (), report
 
@@ -172,7 +174,7 @@ def succeeded(ended: BuildExit, what: str) -> None:
 
 
 def why(ended: BuildExit) -> str:
-    """Return what pip named as the cause of its end."""
+    """Return the cause that pip printed."""
     lines = ended.said.splitlines() or [f"exit code {ended.exit_code}"]
     told = [line for line in lines if line.startswith("ERROR: ")] or lines
     return told[-1]

@@ -1,8 +1,8 @@
-"""Starts one app process of Flower and stays beside it. Runs in a container, standard library only.
+"""Starts one app process of Flower and watches it. Runs in a container, standard library only.
 
-The app gets a working directory of its run on disk, a HOME of its own and the download caches of
-its bundle. The launcher watches what the run takes, passes signals on, dies with its parent, ends
-as the app ended, and writes how that was into ``/app/runs/ends`` (Flower may discard its output).
+The app gets its run's working directory on disk, its own HOME and the download caches of its
+bundle. The launcher checks the run's limits, forwards signals, ends with its parent and with the
+app's exit status, and records the end in ``/app/runs/ends`` (Flower may discard its output).
 """
 
 import contextlib
@@ -35,22 +35,22 @@ GRACE_S = (10.0, 5.0)
 KEPT_ENDS = 200
 IDLE_CACHE_S = 3600.0
 APP_OOM_SCORE = 500
-"""The kernel ends an app before the SuperExec beside it."""
+"""With low memory the kernel ends an app before the SuperExec."""
 
 _STEP = 1024
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TRIES = 100
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-"""Where the kernel counts kills for want of memory: cgroup v2, v1 (field ``oom_kill``)."""
+"""The kernel's counters of out-of-memory kills: cgroup v2, v1 (field ``oom_kill``)."""
 
 
 def main() -> None:
-    """Start the app that the arguments name and end as it ends."""
+    """Start the app of the arguments and end with its status."""
     program, *arguments = sys.argv[1:]
     parent = os.getppid()
     _die_with_parent(signal.SIGTERM)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the app become children of this process
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_PASSED_ON})
     began = time.time()
     run = os.environ.pop("FLOWER_AGENT_RUN", "")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 class _App:
-    """One app process and what is known of it."""
+    """One app process and its facts."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class _App:
         status, usage = self._wait(child.pid, parent, read)
         _end_children()
         if "FLOWER_CACHE_LIMIT" in self._reason:
-            shutil.rmtree(self._cache, ignore_errors=True)  # else it would end each later run, too
+            shutil.rmtree(self._cache, ignore_errors=True)  # else it would end later runs as well
         code = os.waitstatus_to_exitcode(status)
         self.note(
             {
@@ -123,7 +123,7 @@ class _App:
         return code
 
     def note(self, end: dict[str, Any]) -> None:
-        """Write what is known of this process, in one step."""
+        """Write the facts about this process, atomically."""
         path = f"{RUNS}/ends/{self._name}.{os.getpid()}-{self._began:.3f}.json"
         known = {"run": self._name, "program": self._program, "began_at": self._began, **end}
         with contextlib.suppress(OSError):
@@ -139,9 +139,9 @@ class _App:
             self._told |= _told(read)
             if found:
                 return status, usage
-            if os.getppid() != parent:
+            if os.getppid() != parent:  # PR_SET_PDEATHSIG can miss a parent that ended early
                 _send(pid, signal.SIGTERM)
-            with contextlib.suppress(OSError):  # whatever an app plants: the launcher goes on
+            with contextlib.suppress(OSError):  # strange files of an app must not end the launcher
                 self._watch(pid)
 
     def _watch(self, pid: int) -> None:
@@ -160,7 +160,7 @@ class _App:
             self._killed = 1
 
     def _over(self) -> str:
-        """Return which limit is passed, as a sentence; empty for none."""
+        """Return the exceeded limit, as a sentence; empty for none."""
         limit, reserve = self._limits.get("outputs_bytes"), self._limits.get("reserve_bytes")
         room = os.statvfs(RUNS)
         if reserve and room.f_bavail * room.f_frsize < reserve:
@@ -176,18 +176,18 @@ class _App:
             others = self._others()
             with contextlib.suppress(OSError):
                 _write(f"{RUNS}/usage.json", json.dumps({"bytes": own + sum(others)}))
-            # Of several runs that are too much together, the largest goes.
+            # If several runs together exceed the limit, the largest one ends.
             if own > limit or (own + sum(others) > limit and own >= max(others, default=0)):
                 return f"it wrote more than {_size(limit)} (FLOWER_OUTPUTS_LIMIT)"
         if self._cache.startswith(CACHES):
-            os.utime(self._cache)  # it is in use: it makes no room for others
+            os.utime(self._cache)  # mark it as used, so that nobody removes it
             limit = self._limits.get("caches_bytes")
             if limit and measure(self._cache) > limit:
                 return f"its download cache has more than {_size(limit)} (FLOWER_CACHE_LIMIT)"
         return ""
 
     def _others(self) -> list[int]:
-        """Return the bytes of all that lies beside this run, each."""
+        """Return the bytes of every other run."""
         known = {self._name, "ends", "usage.json", "launches.json"}
         with os.scandir(RUNS) as found:
             return [measure(entry.path) for entry in found if entry.name not in known]
@@ -207,7 +207,7 @@ def measure(place: str) -> int:
 
 
 def _names(path: str, mode: int) -> list[str]:
-    """Return what is in a directory, also where an app closed it."""
+    """Return the names in a directory, even if an app removed the permission."""
     try:
         return os.listdir(path)
     except PermissionError:
@@ -216,7 +216,7 @@ def _names(path: str, mode: int) -> list[str]:
 
 
 def _place(name: str) -> str:
-    """Make a run's directories and hold them: what is held is not tidied away."""
+    """Create a run's directories and lock them, so that the agent does not remove them."""
     place = f"{RUNS}/{name}"
     while True:
         for path in (f"{RUNS}/ends", place, f"{place}/work", f"{place}/home"):
@@ -230,7 +230,7 @@ def _place(name: str) -> str:
 
 
 def _cache(bundle: str, place: str) -> str:
-    """Return the caches' directory: that of the app's bundle, or one that ends with the run."""
+    """Return the caches' directory: the bundle's, or one that is removed with the run."""
     if re.fullmatch(r"[0-9a-f]{64}", bundle) is None:
         return f"{place}/home/.cache"
     cache = f"{CACHES}/{bundle[:32]}"
@@ -244,7 +244,7 @@ def _cache(bundle: str, place: str) -> str:
 
 
 def _make_room(own: str) -> None:
-    """Remove caches that were not used lately, the oldest first, while all are over their limit."""
+    """Remove unused caches, the oldest first, while all together exceed their limit."""
     limit = _json(LIMITS).get("caches_bytes")
     if not limit:
         return
@@ -262,8 +262,8 @@ def _make_room(own: str) -> None:
 def _environment(place: str, cache: str, report: int) -> dict[str, str]:
     """Return the app's environment.
 
-    What can carry code (HOME, FLWR_HOME, user packages, compiled kernels) belongs to the run alone;
-    what is downloaded lasts as long as the app's bundle stays the same.
+    Places that can contain code (HOME, FLWR_HOME, user packages, compiled kernels) belong to one
+    run. Downloads stay as long as the app's bundle is the same.
     """
     home = f"{place}/home"
     given = {k: v for k, v in _json(ENVIRONMENT).items() if isinstance(v, str)}
@@ -295,7 +295,7 @@ def _environment(place: str, cache: str, report: int) -> dict[str, str]:
 
 
 def _private(arguments: Sequence[str], place: str) -> list[str]:
-    """Return the arguments with a directory of the run's own for the bundle (up to 1.25)."""
+    """Return the arguments with the run's own directory for the bundle (up to 1.25)."""
     found = list(arguments)
     if "--flwr-dir" in found[:-1]:
         path = f"{place}/home/.flwr"
@@ -305,7 +305,7 @@ def _private(arguments: Sequence[str], place: str) -> list[str]:
 
 
 def _prepare(limit: int | None) -> None:
-    """Run in the child before the app: its signals, its parent's death, its limits."""
+    """Prepare the child process before the app: signals, end of the parent, limits."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _die_with_parent(signal.SIGTERM)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -334,7 +334,7 @@ def _oom_kills() -> int:
 
 
 def _told(descriptor: int) -> dict[str, Any]:
-    """Return what the app's process reported since the last look, the last of each kind."""
+    """Return the app process's reports since the last call, the last one of each kind."""
     told: dict[str, Any] = {}
     data = b""
     with contextlib.suppress(OSError):
@@ -346,7 +346,7 @@ def _told(descriptor: int) -> dict[str, Any]:
 
 
 def _end_children() -> None:
-    """Kill what the app left behind, also what left its session; orphans come to this process."""
+    """Kill the app's remaining processes, also in other sessions; they become its children."""
     for _ in range(_TRIES):
         for pid in _children():
             _send(pid, signal.SIGKILL)
@@ -372,7 +372,7 @@ def _children() -> list[int]:
 
 
 def _forget_old_ends() -> None:
-    """Keep the newest ends; a node may compute for months."""
+    """Remove the oldest records of ends; a node may run for months."""
     with contextlib.suppress(OSError), os.scandir(f"{RUNS}/ends") as found:
         kept = [entry.path for entry in found if entry.name.endswith(".json")]
         if len(kept) > 2 * KEPT_ENDS:
@@ -386,7 +386,7 @@ def _directory(path: str) -> None:
         os.makedirs(path, 0o750)
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode):
-            raise OSError(errno.ENOTDIR, "is no directory", path) from None
+            raise OSError(errno.ENOTDIR, "is not a directory", path) from None
 
 
 def _write(path: str, text: str) -> None:

@@ -119,7 +119,7 @@ def _watch_launches(method: str, redirect: _Redirect) -> str:
 
 
 def _run_of(plugin: Any, what: Any) -> tuple[str, str]:
-    """Return the run's id and the hash of its app's bundle, as far as Flower tells them here."""
+    """Return the run's id and the hash of its app's bundle, if Flower provides them here."""
     if isinstance(what, int):
         bundle = ""
         with contextlib.suppress(Exception):  # whatever Flower raises: a run needs no cache
@@ -146,7 +146,7 @@ def _note_seam(why: str) -> None:
 
 
 def _reporter() -> Callable[..., None]:
-    """Return what tells the launcher a line, by the descriptor that it left open."""
+    """Return a function that sends the launcher a line through its open descriptor."""
     try:
         descriptor = int(os.environ.pop("FLOWER_AGENT_REPORT"))
         os.set_inheritable(descriptor, False)

@@ -1,10 +1,10 @@
-"""Looks after what apps wrote, as Flower's user: the agent may not read or move it. One-shot.
+"""Manages the files of apps as Flower's user: the agent cannot read or move them. One-shot.
 
-Runs in a container without a network that sees ``runs/`` alone. ``archive RUN LIMIT`` takes a run's
-working directory out of the reach of containers that run apps, keeps its regular files, and prints
-each with size and SHA-256. ``remove RUN`` removes what was kept, ``live RUN`` what it has among the
-running ones, ``sweep NAME …`` all among them but these names. Links are never followed, neither a
-FIFO nor a device is opened, and trees of any depth and number of files are met.
+Runs in a container without a network that sees only ``runs/``. ``archive RUN LIMIT`` moves a run's
+working directory out of reach of containers that run apps, keeps its regular files, and prints
+each with size and SHA-256. ``remove RUN`` removes a run's kept files, ``live RUN`` its directory
+among the running ones, ``sweep NAME …`` all running ones except these names. It never follows links
+or opens a FIFO or device, and handles trees of any depth and number of files.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ from typing import Any
 
 RUNS = "/runs"
 LISTED = 2000
-"""Files that are named; more are only counted."""
+"""Most listed files; more are only counted."""
 
 LISTED_BYTES = 1 << 20
-"""Of all names."""
+"""Most bytes of all listed names."""
 
 FILES = 200_000
 DEPTH = 64
-"""What lies deeper, or is more, is not kept."""
+"""Deeper directories and more files are not kept."""
 
 BUSY = 75
-"""Exit status where a launcher still holds the run."""
+"""Exit status if a launcher still has the lock of the run."""
 
 _CHUNK = 1 << 20
 _NAME = re.compile(r"[0-9]{1,20}|process-[0-9]{1,12}-[0-9]{1,10}", re.ASCII)
 
 
 def main() -> None:
-    """Do what the arguments name."""
+    """Do the action of the arguments."""
     action, *words = sys.argv[1:]
     if action == "sweep":
         _sweep({*words, "ends", "launches.json", "usage.json"})
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _hold(live: str) -> None:
-    """End where a process of the run still holds its directory."""
+    """Lock a run's directory; exit with `BUSY` if a process of the run still has the lock."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         try:
             held = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -70,7 +70,7 @@ def _hold(live: str) -> None:
         except PermissionError:
             _open_up(live)
         except OSError:
-            return  # a link: it is removed as one
+            return  # a link: only the link is removed
 
 
 def _is_directory(path: str) -> bool:
@@ -80,7 +80,7 @@ def _is_directory(path: str) -> bool:
 
 
 def _free(kept: str) -> str:
-    """Return where to put a directory, beside what was moved and never listed."""
+    """Return a free path for a directory, if an earlier archive was interrupted."""
     if not os.path.lexists(kept):
         return kept
     number = 2
@@ -90,7 +90,7 @@ def _free(kept: str) -> str:
 
 
 def _settle(kept: str, limit: int) -> dict[str, Any]:
-    """Keep the regular files of `kept`, the smallest first where they pass `limit`; list them."""
+    """Keep the regular files of `kept`, the smallest first up to `limit`; list them."""
     found, left_out = _regular(kept)
     total, files, removed = 0, [], 0
     for number, (taken, path, size) in enumerate(sorted(found)):
@@ -110,7 +110,7 @@ def _settle(kept: str, limit: int) -> dict[str, Any]:
 
 
 def _regular(kept: str) -> tuple[list[tuple[int, str, int]], int]:
-    """Return the regular files below `kept`, and how much else there was, which is removed."""
+    """Return the regular files below `kept`; remove everything else, and return its number."""
     found: list[tuple[int, str, int]] = []
     left_out, left = 0, [(kept, 0)] if _is_directory(kept) else []
     while left:
@@ -158,16 +158,16 @@ def _opener(path: str, flags: int) -> int:
 
 
 def _sweep(known: set[str]) -> None:
-    """Remove what no run is, whoever put it beside the runs."""
+    """Remove entries that are not runs."""
     for name in _names(f"{RUNS}/live"):
         if name not in known:
             _remove(f"{RUNS}/live/{name}")
 
 
 def _remove(path: str) -> None:
-    """Remove a tree of this user's, however deep: each directory is first moved to the top.
+    """Remove a tree of this user, of any depth: each directory is first moved to the top.
 
-    Ends with an error where something stays, so that nobody takes it for gone.
+    Paths therefore stay short. Exits with an error if something remains.
     """
     if _is_directory(path):
         _open_up(path)
@@ -221,7 +221,7 @@ def _unlink(path: str) -> None:
 
 
 def _open_up(path: str) -> None:
-    """Let this user and its group look into a directory of this user's."""
+    """Give this user and its group access to a directory of this user."""
     if _is_directory(path):
         with contextlib.suppress(OSError):
             os.chmod(path, 0o750)

@@ -33,7 +33,7 @@ def canonical_host(host: str) -> str:
 
 
 def is_ip(host: str) -> bool:
-    """Tell whether `host` is an IP address and not a name."""
+    """Return whether `host` is an IP address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -42,12 +42,12 @@ def is_ip(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` can be reached from its own machine only."""
+    """Return whether `host` can be reached from its own machine only."""
     return host.lower() == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_any(host: str) -> bool:
-    """Tell whether `host` stands for every address of the machine (0.0.0.0, ::)."""
+    """Return whether `host` stands for every address of the machine (0.0.0.0, ::)."""
     return is_ip(host) and ipaddress.ip_address(host).is_unspecified
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flower_agent.model.errors import Finding
 
 EVERY_S = 3600.0
-"""What goes on is told again after this, with a count."""
+"""A continuing cause is logged again after this time, with a count."""
 
 MOST = 256
 """As many causes are remembered."""
@@ -29,7 +29,7 @@ def gist(text: str) -> str:
 
 
 def same(one: Finding | None, other: Finding | None) -> bool:
-    """Return whether two findings tell of one cause."""
+    """Return whether two findings have one cause."""
     if one is None or other is None:
         return one is other
     return one.code == other.code and gist(one.message) == gist(other.message)
@@ -44,11 +44,11 @@ def of_event(event: Mapping[str, object]) -> str:
 class _Told:
     at: float
     since: int = 0
-    """How often it happened since it was told."""
+    """How often it happened since it was logged."""
 
 
 class Repeats:
-    """What was told lately, so that the same is told once an hour."""
+    """Recently logged causes, so that the same cause is logged once an hour."""
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], _Told] = {}
@@ -75,5 +75,5 @@ class Repeats:
             del self._told[key]
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget everything."""
         self._told.clear()

@@ -5,111 +5,126 @@ Codes are public: they are added to, never renamed. One table, so longer than a 
 
 CATALOGUE: dict[str, tuple[str, str]] = {
     "address.ambiguous": (
-        "The VM has no default route and several addresses, so none is the obvious one.",
+        "The VM has several addresses and no default route, so the agent cannot choose one.",
         "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",
     ),
     "address.two_routes": (
-        "Two NICs have default routes of the same metric, so which address counts is chance.",
-        "Set FLOWER_ADDRESS=ETHn, or give one of them another ETHn_METRIC.",
+        "Two NICs have default routes with the same metric, so the choice between them is random.",
+        "Set FLOWER_ADDRESS=ETHn, or give one of the NICs another ETHn_METRIC.",
     ),
     "address.unknown": (
         "FLOWER_ADDRESS names an address or a NIC that this VM does not have.",
         "Set FLOWER_ADDRESS to an address of this VM or to ETHn of its context.",
     ),
     "agent.bug": (
-        "The agent met something it does not understand; the containers stay as they are.",
-        "Flower runs on. Report it with the traceback of: journalctl -u flower-agent -n 200",
+        "The agent met an unexpected error. The containers stay as they are.",
+        (
+            "Flower continues to run. Report the error with the traceback: journalctl -u "
+            "flower-agent -n 200"
+        ),
     ),
     "agent.running": (
-        "Another agent process of this root or name runs and owns the containers.",
-        "Stop it first: systemctl stop flower-agent",
+        "Another agent process with this root or name runs and owns the containers.",
+        "Stop that agent first: systemctl stop flower-agent",
     ),
     "agent.silent": (
-        "The agent runs, but its status is old or unknown; it may hang.",
-        "systemctl status flower-agent; then: systemctl restart flower-agent. Containers run on.",
+        "The agent runs, but its status is old or unknown. The agent may hang.",
+        (
+            "systemctl status flower-agent; then: systemctl restart flower-agent. The containers "
+            "continue to run."
+        ),
     ),
     "agent.stopped": (
-        "No agent runs on this VM, so nothing is started, watched or reported.",
+        "No agent runs on this VM, so nothing starts, watches or reports Flower.",
         "systemctl start flower-agent; journalctl -u flower-agent",
     ),
     "appio.open": (
-        "An AppIo listens beyond loopback without TLS; whoever reaches it can run as an app.",
-        "Limit the port to the SuperExec's address by a firewall or a network of its own.",
+        (
+            "An AppIo listens beyond loopback without TLS. Anybody who reaches the AppIo can act "
+            "as an app."
+        ),
+        "Limit the port to the SuperExec's address: use a firewall or a separate network.",
     ),
     "appio.plaintext": (
-        "This SuperExec reaches its AppIo without TLS; apps and models travel in the clear.",
-        "Use Flower 1.30 or newer with TLS_ENABLED=YES, or a network of its own for the two VMs.",
+        "This SuperExec reaches its AppIo without TLS. Apps and models travel unencrypted.",
+        "Use Flower 1.30 or newer with TLS_ENABLED=YES, or a separate network for the two VMs.",
     ),
     "clock.skew": (
         "This VM's clock differs from OneGate's by more than Flower accepts between two VMs.",
         (
-            "Synchronize the clock: timedatectl; then chrony or systemd-timesyncd. Nothing "
-            "restarts for it."
+            "Synchronize the clock (timedatectl) with chrony or systemd-timesyncd. No container "
+            "restarts."
         ),
     ),
     "config.invalid": (
         "/etc/flower-agent/config.yaml is not a mapping of known names to values.",
-        "Write one `name: value` a line, names in lower case, then: flower-agent check",
+        "Write one `name: value` per line, with names in lower case. Then run: flower-agent check",
     ),
     "container.crash_loop": (
-        "A container ends again and again; restarts wait longer each time.",
+        "A container ends again and again. The agent waits longer before each restart.",
         (
-            "Read its last lines: flower-agent logs. It is tried again by itself at the time in "
-            "the message."
+            "Read the container's last lines: flower-agent logs. The agent tries again at the "
+            "time in the message."
         ),
     ),
     "container.exited": (
-        "A container that should run has ended; the agent starts it again.",
-        "Read its last lines: flower-agent logs",
+        "A container that should run has ended. The agent starts the container again.",
+        "Read the SuperNode's last lines: flower-agent logs",
     ),
     "container.foreign": (
-        "A container has the agent's name but not its label, so it is not the agent's to touch.",
         (
-            "docker rename NAME NAME-old: the agent then makes its own. Remove the other one "
-            "once you know whose it is."
+            "A container has the agent's name but not its label, so the agent does not touch the "
+            "container."
+        ),
+        (
+            "Rename the container: docker rename NAME NAME-old. Then the agent creates its own. "
+            "Find the owner of the old container before you remove it."
         ),
     ),
     "container.paused": (
-        "Somebody paused a container; no app can run meanwhile.",
+        "Somebody paused a container. No app can run until the container continues.",
         "docker unpause NAME",
     ),
     "container.refused": (
         "Docker refused to create or start a container.",
         (
-            "Read Docker's reason in the message, and: journalctl -u docker -n 50. It is tried "
-            "again by itself."
+            "Read Docker's reason in the message, and: journalctl -u docker -n 50. The agent "
+            "tries again."
         ),
     ),
     "context.malformed": (
-        "The context file is not what OpenNebula writes.",
-        "Write NAME='value', one a line, as OpenNebula does; look at the named line.",
+        "The context file does not have the form that OpenNebula writes.",
+        "Write NAME='value', one per line, as OpenNebula does. Look at the line in the message.",
     ),
     "context.unreadable": (
-        "The context is there, but this user may not read it: it is root's.",
-        "Run it as root.",
+        "The context exists, but this user cannot read it. Only root can.",
+        "Run the command as root.",
     ),
     "context.missing": (
         "There is no context in /run/one-context.",
-        "Attach a CONTEXT section to the VM template and check that one-context is installed.",
+        "Attach a CONTEXT section to the VM template, and check that one-context is installed.",
     ),
     "context.report_ready": (
         "REPORT_READY is set: one-context reports READY when its scripts end, before Flower works.",
-        "Take REPORT_READY out of the CONTEXT; the agent reports READY itself.",
+        "Remove REPORT_READY from the CONTEXT. The agent reports READY itself.",
     ),
     "context.token_lost": (
-        "The context lost TOKEN, VMID or ONEGATE_ENDPOINT; the last ones of this boot stay in use.",
+        (
+            "The context lost TOKEN, VMID or ONEGATE_ENDPOINT. The agent keeps the last values of "
+            "this boot."
+        ),
         "Use `onevm updateconf` with -a (append), or add TOKEN=YES to the CONTEXT again.",
     ),
     "context.too_large": (
-        "The context file is larger than any context that OpenNebula makes.",
-        "Take large values out of the CONTEXT.",
+        "The context file is larger than any context that OpenNebula writes.",
+        "Remove large values from the CONTEXT.",
     ),
     "control.database": (
-        "The SuperLink serves, but cannot use its database: it keeps no node and no run.",
+        "The SuperLink serves, but cannot use its database, so it cannot record nodes and runs.",
         (
             "On the SuperLink's VM: df -h /var/lib/flower-agent/superlink; ls -la "
             "/var/lib/flower-agent/superlink (group 49999, writable); findmnt -T "
-            "/var/lib/flower-agent. Nothing in it is to be removed."
+            "/var/lib/flower-agent. Do not remove any file there."
         ),
     ),
     "control.exposed": (
@@ -121,41 +136,47 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Leave FLOWER_CONTROL_ADDRESS empty: HAProxy has that port, and keeps the Control API off.",
     ),
     "control.open": (
-        "The Control API listens beyond loopback; Flower does not authenticate it.",
-        "Leave FLOWER_CONTROL_ADDRESS empty and reach it through an SSH tunnel.",
+        "The Control API listens beyond loopback. Flower does not authenticate its clients.",
+        "Leave FLOWER_CONTROL_ADDRESS empty, and reach the Control API through an SSH tunnel.",
     ),
     "control.refused": (
         "The SuperLink's Control API refused a request.",
-        "Read its words in the message.",
+        "Read the SuperLink's reason in the message.",
     ),
     "control.unavailable": (
         "The SuperLink's Control API does not answer.",
         "Read the SuperLink's last lines: flower-agent logs superlink",
     ),
     "cpu.old": (
-        "The CPU model lacks what NumPy or the framework is built for: apps end at their import.",
+        (
+            "The CPU model lacks instructions that NumPy or the framework needs, so apps end at "
+            "the import."
+        ),
         'Set CPU_MODEL=[MODEL="host-passthrough"] in the VM template.',
     ),
     "data.filesystem": (
-        "The disk or the server of FLOWER_DATA has no file system that this VM's kernel can mount.",
+        "The disk or server in FLOWER_DATA has no file system that this VM's kernel can mount.",
         (
-            "Name its type: FLOWER_DATA=LABEL=x,type=xfs. Look with: lsblk -f. Only on a disk "
-            "that is empty: mkfs.ext4 -L LABEL DEVICE"
+            "Name the file system's type: FLOWER_DATA=LABEL=x,type=xfs. Look at the disk: lsblk "
+            "-f. Format an empty disk only: mkfs.ext4 -L LABEL DEVICE"
         ),
     ),
     "data.missing": (
-        "What FLOWER_DATA names is not there: the directory, the disk, the server or its export.",
-        "Attach the disk, start the server or make the directory; it is looked at again by itself.",
+        "The directory, disk, server or export in FLOWER_DATA does not exist or does not answer.",
+        (
+            "Attach the disk, start the server or create the directory. The agent checks again by "
+            "itself."
+        ),
     ),
     "data.refused": (
-        "Docker cannot mount what FLOWER_DATA names.",
-        "Read its reason in the message; an NFS server must export to this VM: exports(5).",
+        "Docker cannot mount the data of FLOWER_DATA.",
+        "Read Docker's reason in the message. An NFS server must export to this VM: exports(5).",
     ),
     "data.unreadable": (
-        "Flower's user 49999 may not read apps' data.",
+        "Flower's user 49999 cannot read the data for apps.",
         (
-            "Where the data lies: chgrp -R 49999 DIRECTORY && chmod -R g+rX DIRECTORY; for data "
-            "that everybody may read: chmod -R a+rX DIRECTORY"
+            "On the machine that stores the data: chgrp -R 49999 DIRECTORY && chmod -R g+rX "
+            "DIRECTORY; if everybody may read the data: chmod -R a+rX DIRECTORY"
         ),
     ),
     "discover.ambiguous": (
@@ -163,7 +184,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Find the wrong one (onevm show ID), or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
     ),
     "discover.no_source": (
-        "The VM has no way to find its SuperLink or the SuperLink's CA.",
+        "The VM cannot find its SuperLink or the SuperLink's CA.",
         (
             "Set FLOWER_SERVER_ADDRESS and TLS_CA_CERT, or run the VM in a OneFlow service with "
             "TOKEN=YES."
@@ -171,28 +192,31 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "discover.waiting": (
         "The SuperLink has not published its endpoint and CA yet.",
-        "Look at the SuperLink's VM: flower-agent status",
+        "Check the SuperLink's VM: flower-agent status",
     ),
     "disk.low": (
-        "A file system has too little room for what the agent or Docker must write.",
+        "A file system has too little free space for the agent or Docker.",
         (
-            "Look first: df -h; docker system df; journalctl --disk-usage. Then enlarge the "
-            "disk, or remove what is not in /var/lib/flower-agent."
+            "Find large files first: df -h; docker system df; journalctl --disk-usage. Then "
+            "enlarge the disk, or remove files outside /var/lib/flower-agent."
         ),
     ),
     "docker.busy": (
-        "Docker makes or starts a container for longer than usual; the agent waits for it.",
-        "Nothing, at first: after `docker load` Docker unpacks images. Else: journalctl -u docker",
+        "Docker needs longer than usual to create or start a container. The agent waits.",
+        (
+            "Wait at first: Docker unpacks images after `docker load`. If that does not help: "
+            "journalctl -u docker"
+        ),
     ),
     "docker.down": (
         "The Docker Engine does not answer.",
         "systemctl status docker; journalctl -u docker -n 50; then: systemctl start docker",
     ),
     "docker.live_restore": (
-        "Docker ends the containers when it restarts: live-restore is off.",
+        "Containers end when Docker restarts, because live-restore is off.",
         (
-            'Put "live-restore": true into /etc/docker/daemon.json; then, which restarts nothing: '
-            "systemctl reload docker"
+            'Put "live-restore": true into /etc/docker/daemon.json. Then run, without any '
+            "restart: systemctl reload docker"
         ),
     ),
     "docker.refused": (
@@ -201,118 +225,134 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "endpoint.expired": (
         "The certificate at the endpoint is not valid at this VM's time.",
-        "Compare the clocks (timedatectl) and the certificate's dates on the SuperLink.",
+        "Compare the clocks (timedatectl) and the dates of the SuperLink's certificate.",
     ),
     "endpoint.not_flower": (
-        "Something answers at the endpoint, but it is not a Flower API.",
+        "A server answers at the endpoint, but it is not a Flower API.",
         "Check the port: FLOWER_SERVER_ADDRESS, FLOWER_FLEET_PORT.",
     ),
     "endpoint.plaintext": (
-        "The endpoint speaks without TLS while TLS is wanted.",
-        "Check the port in FLOWER_SERVER_ADDRESS; set TLS_ENABLED alike on every VM.",
+        "The endpoint does not use TLS, but this VM requires TLS.",
+        "Check the port in FLOWER_SERVER_ADDRESS. Set TLS_ENABLED to the same value on every VM.",
     ),
     "endpoint.refused": (
         "Nothing listens at the endpoint.",
-        "On the SuperLink's VM: flower-agent status. Check FLOWER_SERVER_ADDRESS where it is set.",
+        (
+            "On the SuperLink's VM: flower-agent status. If FLOWER_SERVER_ADDRESS is set, check "
+            "its value."
+        ),
     ),
     "endpoint.timeout": (
         "The endpoint does not answer.",
-        "Check routes and firewalls between the VMs: flower-agent doctor, on both.",
+        "Check routes and firewalls between the VMs. On both VMs: flower-agent doctor",
     ),
     "endpoint.unknown_host": (
         "The endpoint's name cannot be resolved.",
         "Check DNS on this VM, or use an IP address.",
     ),
     "endpoint.untrusted": (
-        "The certificate at the endpoint was not issued by the trusted CA.",
+        "The trusted CA did not issue the certificate at the endpoint.",
         "Compare the CA's fingerprint on both VMs: flower-agent tls show",
     ),
     "endpoint.wrong_name": (
-        "The certificate at the endpoint does not name the dialled address.",
-        "Set FLOWER_TLS_SANS or FLOWER_PUBLIC_ADDRESS on the SuperLink to what nodes dial.",
+        "The certificate at the endpoint does not contain the address that this VM connects to.",
+        (
+            "On the SuperLink set FLOWER_TLS_SANS or FLOWER_PUBLIC_ADDRESS to the address that "
+            "nodes connect to."
+        ),
     ),
     "enrol.key_changed": (
-        "A VM publishes another node key than the first one, which is pinned; it is refused.",
         (
-            "Was that VM made anew, or has it lost its key? Ask its flower-agent status. Only "
-            "then: flower-agent nodes list, and flower-agent nodes unregister NODE, with the id of "
-            "its old node. Else another VM of the service wrote it, and nothing is to be done here."
+            "A VM publishes another node key than its first one. The SuperLink keeps the first "
+            "key and refuses the new one."
+        ),
+        (
+            "Was that VM recreated, or has it lost its key? Check its flower-agent status. Only "
+            "if so: flower-agent nodes list, then flower-agent nodes unregister NODE with the id "
+            "of its old node. Otherwise another VM of the service wrote the key: do nothing here."
         ),
     ),
     "enrol.key_damaged": (
-        "The node key's file was damaged; the SuperLink does not take the new key by itself.",
+        "The node key's file was damaged. The SuperLink does not accept the new key by itself.",
         (
-            "Restore the key that the message names from a backup; the agent takes it by itself. "
-            "Without a backup, on the SuperLink's VM: flower-agent nodes list, then flower-agent "
-            "nodes unregister NODE, with the id of this VM's old node."
+            "Restore the key file in the message from a backup; the agent then uses it. Without a "
+            "backup, on the SuperLink's VM: flower-agent nodes list, then flower-agent nodes "
+            "unregister NODE with the id of this VM's old node."
         ),
     ),
     "enrol.key_invalid": (
-        "The given private key is no EC key in OpenSSH form.",
-        "Make it with: ssh-keygen -t ecdsa -b 384 -N ''",
+        "The private key in the settings is not an EC key in OpenSSH form.",
+        "Create one with: ssh-keygen -t ecdsa -b 384 -N ''",
     ),
     "enrol.key_refused": (
-        "A node key cannot be registered.",
-        "Read the reason in the message; look at the SuperNode's VM: flower-agent status",
+        "The SuperLink cannot register a node key.",
+        "Read the reason in the message. Check the SuperNode's VM: flower-agent status",
     ),
     "enrol.key_spent": (
-        "A key was unregistered; Flower never takes it again.",
-        "Give that SuperNode a new key, and put its public half in the old one's place.",
+        "A key was unregistered. Flower never accepts that key again.",
+        "Give that SuperNode a new key, and replace the old public key with the new one.",
     ),
     "enrol.mismatch": (
         "SuperNode authentication is on at one end and off at the other.",
-        "Set FLOWER_NODE_AUTH alike on every VM of the federation, or leave it empty.",
+        "Set FLOWER_NODE_AUTH to the same value on every VM of the federation, or leave it empty.",
     ),
     "enrol.stranger": (
-        "A VM of the service says that it has a role that none has, or another than OneFlow's.",
         (
-            "See its attributes: onevm show ID. Any VM of the service may write any other's "
-            "attributes."
+            "A VM of the service publishes a role that does not exist, or a role that differs "
+            "from OneFlow's."
+        ),
+        (
+            "Look at the VM's attributes: onevm show ID. Any VM of a service can change the "
+            "attributes of the others."
         ),
     ),
     "enrol.waiting": (
         "The SuperLink does not know this node's key.",
         (
-            "In a service its agent registers the key by itself: look at the SuperLink's status. "
-            "Else set FLOWER_NODE_PUBLIC_KEYS there, or run: flower-agent nodes register KEY"
+            "In a service, the SuperLink's agent registers the key: check the SuperLink's status. "
+            "Outside a service set FLOWER_NODE_PUBLIC_KEYS on the SuperLink, or run there: "
+            "flower-agent nodes register KEY"
         ),
     ),
     "env.reserved": (
-        "A FLOWER_ENV_ variable has a name that the loader, Python, Flower or the agent owns.",
-        "Take it out; docs/data.md lists the names. A proxy is set by FLOWER_HTTPS_PROXY.",
+        "A FLOWER_ENV_ variable has a name that the loader, Python, Flower or the agent uses.",
+        "Remove the variable; docs/data.md lists the names. Set a proxy with FLOWER_HTTPS_PROXY.",
     ),
     "firewall.drops": (
-        "A firewall is active on this VM and no SuperNode comes: it may close the Fleet port.",
         (
-            "Accept the port from the federation's subnet ahead of what drops it: "
+            "A firewall is active on this VM and no SuperNode connects. The firewall may block "
+            "the Fleet port."
+        ),
+        (
+            "Accept the port from the federation's subnet before the rule that drops packets: "
             "/usr/share/doc/flower-agent/examples/fleet-port.nft"
         ),
     ),
     "gpu.cdi_stale": (
-        "The CDI specification names files of another driver than the one that is installed.",
+        "The CDI specification lists files of another driver version than the installed one.",
         (
-            "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; if that is not enough, "
+            "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml. If that does not help, run "
             "between two runs: systemctl restart docker"
         ),
     ),
     "gpu.inforom": (
-        "nvidia-smi warns of a GPU's damaged infoROM (exit 14); the GPU is used.",
-        "Nothing, while apps compute; the GPU's vendor can write it anew: nvidia-smi -q",
+        "nvidia-smi warns of a damaged infoROM in a GPU (exit 14). The agent still uses the GPU.",
+        "Do nothing while apps compute. The GPU's vendor can rewrite the infoROM: nvidia-smi -q",
     ),
     "gpu.mig_empty": (
-        "MIG is on and no GPU has a MIG instance, so CUDA sees none.",
-        "Make instances (nvidia-smi mig -cgi PROFILE -C), or switch MIG off: nvidia-smi -mig 0",
+        "MIG is on and no GPU has a MIG instance, so CUDA finds no GPU.",
+        "Create instances (nvidia-smi mig -cgi PROFILE -C), or switch MIG off: nvidia-smi -mig 0",
     ),
     "gpu.mismatch": (
-        "The loaded NVIDIA driver and its libraries are of different versions, after an upgrade.",
-        "Reboot the VM between two runs; keep unattended upgrades away from the driver's packages.",
+        "The loaded NVIDIA driver and its libraries have different versions after an upgrade.",
+        "Reboot the VM between two runs. Exclude the driver's packages from unattended upgrades.",
     ),
     "gpu.no_driver": (
         "The VM has an NVIDIA GPU but no loaded driver.",
         "Install the NVIDIA driver in the image.",
     ),
     "gpu.no_toolkit": (
-        "Docker cannot hand the GPU to a container: the NVIDIA container toolkit is missing.",
+        "Docker cannot give the GPU to a container: the NVIDIA container toolkit is missing.",
         "Install nvidia-container-toolkit and run: nvidia-ctk runtime configure --runtime=docker",
     ),
     "gpu.none": (
@@ -327,104 +367,128 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "gpu.not_in_container": (
-        "The container was given the GPU, but CUDA does not work inside it.",
+        "The container has the GPU, but CUDA does not work inside the container.",
         (
-            "nvidia-smi on the VM; between two runs: docker restart NAME, with the name in the "
-            "message."
+            "Run nvidia-smi on the VM. Between two runs: docker restart NAME, with the name in "
+            "the message."
         ),
     ),
     "gpu.unusable": (
         "The NVIDIA driver is loaded, but cannot use the GPU.",
-        "Read what the driver says: dmesg | grep -iE 'nvrm|xid'",
+        "Read the driver's messages: dmesg | grep -iE 'nvrm|xid'",
     ),
     "health.not_serving": (
         "A container runs, but its health service does not answer SERVING.",
-        "Read its last lines: flower-agent logs",
+        "Read the SuperNode's last lines: flower-agent logs",
     ),
     "image.architecture": (
         "The registry has the image, but not for this VM's processor.",
         (
-            "Use a FLOWER_VERSION that has it, a VM of another processor, or images of your own: "
-            "FLOWER_IMAGE_PREFIX."
+            "Use a FLOWER_VERSION that supports this processor, a VM with another processor, or "
+            "your own images: FLOWER_IMAGE_PREFIX."
         ),
     ),
     "image.build": (
-        "The image for ML_FRAMEWORK or an app could not be made; the agent tries again.",
+        "The agent could not build the image for ML_FRAMEWORK or an app. The agent tries again.",
         (
-            "Check that the VM reaches its package index and has room on the disk, or make the "
+            "Check that the VM reaches its package index and has free disk space, or build the "
             "image on another machine: flower-agent bake --framework NAME --app URL"
         ),
     ),
     "image.cpu_builds": (
-        "No CPU build of torch or its kin could be had; the image has builds that bring CUDA.",
-        "Let the VM reach the index of CPU builds, or name one that it reaches: docs/images.md.",
+        (
+            "The agent found no CPU build of torch or a related package. The image has builds "
+            "with CUDA."
+        ),
+        (
+            "Let the VM reach the index of CPU builds, or name an index that the VM reaches: "
+            "docs/images.md."
+        ),
     ),
     "image.denied": (
         "The registry refuses the image: wrong credentials, or it does not exist.",
         (
-            "Check FLOWER_IMAGE_PREFIX, FLOWER_VERSION, FLOWER_REGISTRY_USER, "
-            "FLOWER_REGISTRY_PASSWORD; `docker login` on the VM is not used."
+            "Check FLOWER_IMAGE_PREFIX, FLOWER_VERSION, FLOWER_REGISTRY_USER and "
+            "FLOWER_REGISTRY_PASSWORD. The agent does not use `docker login` on the VM."
         ),
     ),
     "image.framework": (
-        "No image for ML_FRAMEWORK or the app can be made with this Flower version.",
-        "Use another FLOWER_VERSION or ML_FRAMEWORK, or let the app want releases that fit it.",
+        "The agent cannot build an image for ML_FRAMEWORK or the app with this Flower version.",
+        (
+            "Use another FLOWER_VERSION or ML_FRAMEWORK, or change the app's dependencies to "
+            "releases that fit."
+        ),
     ),
     "image.pull": (
-        "An image could not be pulled; the agent tries again.",
+        "Docker could not pull an image. The agent tries again.",
         (
-            "Check the network and the registry: flower-agent doctor. An image that is present "
+            "Check the network and the registry: flower-agent doctor. An image that is on the VM "
             "needs neither."
         ),
     ),
     "memory.low": (
-        "The VM has little memory left; the kernel may soon kill an app, or Flower.",
+        "The VM has little free memory. The kernel may soon kill an app or Flower.",
         "Give the VM more memory, or lower FLOWER_MEMORY_LIMIT.",
     ),
     "nic.mtu": (
-        "A NIC sends packets of another size than the virtual network is said to carry (ETHn_MTU).",
+        "A NIC's packet size differs from the MTU of its virtual network (ETHn_MTU).",
         (
-            "Give the NIC the MTU of its network: ip link set NIC mtu BYTES; or correct MTU of the "
-            "virtual network, then onevm updateconf."
+            "Set the NIC to the MTU of its network: ip link set NIC mtu BYTES; or correct MTU of "
+            "the virtual network, then run: onevm updateconf."
         ),
     ),
     "node.degraded": (
-        "SuperNodes say at OneGate that they do not work; this SuperLink does.",
-        "On the named VM: flower-agent status",
+        "SuperNodes report at OneGate that they do not work, while this SuperLink works.",
+        "On the VM in the message: flower-agent status",
     ),
     "node.image": (
-        "The image that runs apps on a SuperNode lacks what the app of CUSTOM_APP_REPO wants.",
-        "On the named VM: flower-agent status says why (app); or bake it: flower-agent bake --app",
+        (
+            "The image that runs apps on a SuperNode lacks packages that the app of "
+            "CUSTOM_APP_REPO needs."
+        ),
+        (
+            "On the VM in the message, flower-agent status shows why (app). Or put them into the "
+            "image: flower-agent bake --app"
+        ),
     ),
     "node.offline": (
-        "SuperNodes that were connected to this SuperLink are away.",
+        "SuperNodes that were connected to this SuperLink are offline.",
         (
-            "See whether the named VM runs (onevm show), and its flower-agent status; one that is "
-            "gone for good: flower-agent nodes unregister"
+            "Check that the VM in the message runs (onevm show), and its flower-agent status. If "
+            "a node will never return: flower-agent nodes unregister"
         ),
     ),
     "onegate.down": (
-        "OneGate does not answer; Flower goes on, reports wait.",
-        "Nothing on this VM. Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
+        "OneGate does not answer. Flower continues; reports wait.",
+        "Nothing to do on this VM. Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",
     ),
     "onegate.garbage": (
-        "OneGate answered something that is not its JSON.",
-        "Check that ONEGATE_ENDPOINT is a OneGate and not a proxy.",
+        "OneGate's answer is not the expected JSON.",
+        "Check that ONEGATE_ENDPOINT is a OneGate server and not a proxy.",
     ),
     "onegate.no_service": (
-        "OneGate knows no OneFlow service that this VM belongs to.",
-        "Deploy the VM by a OneFlow service, or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
+        "OneGate knows no OneFlow service that contains this VM.",
+        "Deploy the VM as part of a OneFlow service, or set FLOWER_SERVER_ADDRESS and TLS_CA_CERT.",
     ),
     "onegate.overwritten": (
-        "Another VM of the service overwrote what this SuperLink publishes; it is put back.",
-        "Find the VM that does it: any VM of a service may write any other's attributes.",
+        (
+            "Another VM of the service overwrote the SuperLink's published values. The agent "
+            "restores them."
+        ),
+        (
+            "Find the VM that overwrites the values: any VM of a service can change the "
+            "attributes of the others."
+        ),
     ),
     "onegate.refused": (
         "OneGate refused the request.",
-        "A wrong token, an unknown VM and a stopped oned all look like this: check the cloud.",
+        "A wrong token, an unknown VM and a stopped oned have the same symptom: check the cloud.",
     ),
     "partition.default": (
-        "Outside a service nothing numbers this SuperNode, so it has partition 0 of 1.",
+        (
+            "This SuperNode is outside a service and has no partition number, so it uses "
+            "partition 0 of 1."
+        ),
         "Set FLOWER_NODE_CONFIG to this node's partition-id and num-partitions.",
     ),
     "partition.gaps": (
@@ -449,45 +513,51 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "peer.clock": (
         "The SuperLink refuses this VM's clock.",
         (
-            "Synchronize the clock of this VM and of its SuperLink's (timedatectl): at most 5 s "
-            "ahead, 5 min behind."
+            "Synchronize the clocks of this VM and of the SuperLink's VM (timedatectl). This VM's "
+            "clock may be at most 5 s ahead and 5 min behind."
         ),
     ),
     "peer.ghost": (
-        "The SuperLink takes a killed SuperNode's last connection for alive and lets no other in.",
-        "Wait: it takes a minute at most, and the agent tries again by itself.",
+        (
+            "The SuperLink still counts a killed SuperNode's last connection as active, so it "
+            "refuses a new one."
+        ),
+        "Wait: this takes a minute at most, and the agent tries again by itself.",
     ),
     "peer.mtu": (
-        "Small packets reach the peer and large ones do not: a link between drops them (MTU).",
         (
-            "Compare `ip link` on both VMs with what every link between carries; set MTU of the "
-            "virtual network (ETHn_MTU) to the smallest of them, for every VM."
+            "Small packets reach the peer and large packets do not: a link between the VMs drops "
+            "them (MTU)."
+        ),
+        (
+            "Compare `ip link` on both VMs with the MTU of every link between them. Set MTU of "
+            "the virtual network (ETHn_MTU) to the smallest value, for every VM."
         ),
     ),
     "peer.mute": (
-        "The peer's machine takes connections, and its Flower answers nothing.",
+        "The peer's machine accepts connections, but its Flower does not answer.",
         (
-            "On that VM: flower-agent status; docker ps (paused: docker unpause flower-superlink). "
-            "A Flower that hangs carries no run any more, so this counts as between two runs: "
-            "docker restart flower-superlink"
+            "On that VM: flower-agent status; docker ps (paused: docker unpause "
+            "flower-superlink). No run continues while Flower hangs, so a restart is as safe as "
+            "between two runs: docker restart flower-superlink"
         ),
     ),
     "peer.waiting": (
         "The SuperNode has not connected to the SuperLink yet.",
-        "Read its last lines: flower-agent logs",
+        "Read the SuperNode's last lines: flower-agent logs",
     ),
     "peer.lost": (
-        "The SuperNode lost its SuperLink and tries to reach it again.",
+        "The SuperNode lost its SuperLink and tries to reconnect.",
         (
-            "On the SuperLink's VM: flower-agent status. Of the network between: flower-agent "
-            "doctor, here."
+            "On the SuperLink's VM: flower-agent status. To check the network between the VMs, on "
+            "this VM: flower-agent doctor"
         ),
     ),
     "port.taken": (
-        "A port that Flower needs is in use by another process.",
+        "Another process uses a port that Flower needs.",
         (
-            "Find it as root (ss -tanp), and stop it where it may end; or set another port: "
-            "FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
+            "Find the process as root (ss -tanp), and stop it if you do not need it; or set "
+            "another port: FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
             "FLOWER_HEALTH_PORT."
         ),
     ),
@@ -513,72 +583,93 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "ready.timeout": (
-        "The VM was not ready within FLOWER_READY_TIMEOUT; the agent goes on trying.",
-        "The phase and its error say what it waits for.",
+        "The VM was not ready within FLOWER_READY_TIMEOUT. The agent continues to try.",
+        "The phase and its error show the reason.",
     ),
     "run.active": (
-        "The run has not ended, so what it leaves cannot be removed yet.",
-        "Stop it first: flower-agent stop RUN",
+        "The run has not ended, so its files cannot be removed yet.",
+        "Stop the run first: flower-agent stop RUN",
     ),
     "run.build": (
-        "Flower cannot make a bundle of the app.",
-        "Read flwr's words in the message; try `flwr build` in the app.",
+        "Flower cannot build a bundle of the app.",
+        "Read flwr's reason in the message. Try `flwr build` in the app's directory.",
     ),
     "run.client_died": (
-        "A ClientApp's process ended without an answer; the run waits for it until its time-out.",
-        "Read why: flower-agent logs superexec. On the SuperLink's VM: flower-agent stop RUN",
+        (
+            "A ClientApp's process ended without an answer. The run waits for the answer until "
+            "the time-out."
+        ),
+        (
+            "Read the reason: flower-agent logs superexec. On the SuperLink's VM: flower-agent "
+            "stop RUN"
+        ),
     ),
     "run.client_failed": (
-        "A ClientApp raised an exception; its SuperLink counts a failed reply.",
+        "A ClientApp raised an exception. The SuperLink counts a failed reply.",
         "The whole traceback is in: flower-agent logs superexec",
     ),
     "run.clients_failed": (
-        "The run finished, and replies of some clients did not count.",
-        "Each round with its causes: flower-agent runs show RUN",
+        "The run finished, but replies of some clients did not count.",
+        "To see each round with the reasons: flower-agent runs show RUN",
     ),
     "run.clone": (
-        "The app's repository cannot be fetched; the agent tries again.",
-        "Read git's words in the message; check CUSTOM_APP_REPO, network and proxy.",
+        "The agent cannot fetch the app's repository. The agent tries again.",
+        "Read git's reason in the message. Check CUSTOM_APP_REPO, network and proxy.",
     ),
     "run.config": (
-        "A variable's value is not of the type that the app declares.",
-        "Set it to a value of that type: [tool.flwr.app.config] of the app.",
+        "A variable's value does not have the type that the app declares.",
+        "Use a value of the type in [tool.flwr.app.config] of the app.",
     ),
     "run.denied": (
         "The app's repository refuses this VM, or does not exist.",
-        "Check CUSTOM_APP_REPO: its path, and its user and token where it is private.",
+        (
+            "Check the path in CUSTOM_APP_REPO. For a private repository, check the user and "
+            "token too."
+        ),
     ),
     "run.dependency": (
-        "The image that runs apps on this VM lacks something that the app wants installed.",
-        "Use an image that has it: ML_FRAMEWORK, or FLOWER_IMAGE_PREFIX with images of your own.",
+        "The image that runs apps on this VM lacks a package that the app needs.",
+        (
+            "Use an image that has the package: ML_FRAMEWORK, or FLOWER_IMAGE_PREFIX with your "
+            "own images."
+        ),
     ),
     "run.failed": (
-        "The run failed; it is not submitted again by itself.",
-        "Read its log in /var/lib/flower-agent/runs/. To run it again: flower-agent submit",
+        "The run failed. The agent does not submit it again.",
+        (
+            "Read the run's log in /var/lib/flower-agent/runs/. To run the app again: "
+            "flower-agent submit"
+        ),
     ),
     "run.launch_unknown": (
-        "This Flower starts apps in an unknown way; what they write is kept by process, not run.",
+        (
+            "This Flower starts apps in an unknown way. The agent keeps their outputs per "
+            "process, not per run."
+        ),
         "Use a FLOWER_VERSION that the agent knows, or a newer agent.",
     ),
     "run.lost": (
-        "The SuperLink does not know the run any more: its database was lost.",
+        "The SuperLink does not know the run any more: it lost its database.",
         "To run the app again: flower-agent submit",
     ),
     "run.message_lost": (
-        "A SuperNode lost a message of a run, which waits for the answer until its time-out.",
-        "Read why: flower-agent logs supernode. On the SuperLink's VM: flower-agent stop RUN",
+        "A SuperNode lost a message of a run. The run waits for the answer until the time-out.",
+        (
+            "Read the reason: flower-agent logs supernode. On the SuperLink's VM: flower-agent "
+            "stop RUN"
+        ),
     ),
     "run.moved": (
-        "The branch or tag means another commit than the one that was submitted.",
-        "To run the new one: flower-agent submit",
+        "The branch or tag now points to another commit than the submitted one.",
+        "To run the new commit: flower-agent submit",
     ),
     "run.no_app": (
-        "There is no Flower app where one should be.",
+        "The expected directory contains no Flower app.",
         "Name the app's directory: CUSTOM_APP_REPO=URL@ref#subdirectory",
     ),
     "run.no_outputs": (
-        "The run left no files, or not the one that was named.",
-        "Look at what there is: flower-agent runs show RUN",
+        "The run left no files, or not the named file.",
+        "List the run's files: flower-agent runs show RUN",
     ),
     "run.no_git": (
         "There is no git on this VM.",
@@ -586,151 +677,173 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "run.no_ref": (
         "The repository has no such branch, tag or commit.",
-        "Check what stands behind the @ in CUSTOM_APP_REPO.",
+        "Check the text after the @ in CUSTOM_APP_REPO.",
     ),
     "run.outputs": (
-        "What a run left could not be taken into safety; it is tried again each minute.",
+        "The agent could not save a run's outputs. The agent tries again each minute.",
         "Read the reason, then: docker info; df -h /var/lib/flower-agent",
     ),
     "run.refused": (
         "The SuperLink refuses the run.",
-        "Read its words in the message.",
+        "Read the SuperLink's reason in the message.",
     ),
     "run.stalled": (
-        "A round takes much longer than the rounds before it: a client may have died or be slow.",
-        "Look for a node with a warning: flower-agent nodes. To end it: flower-agent stop RUN",
+        "A round takes much longer than the rounds before it. A client may have ended or be slow.",
+        "Find a node with a warning: flower-agent nodes. To end the run: flower-agent stop RUN",
     ),
     "run.too_large": (
-        "The repository or the app is larger than the agent or Flower takes.",
-        "Keep data out of the app's repository; nodes have theirs in data/.",
+        "The repository or the app is larger than the agent or Flower allows.",
+        "Keep data out of the app's repository. Nodes have their data in data/.",
     ),
     "run.unknown": (
-        "Nothing is kept of a run of that id on this VM.",
+        "This VM has no record of a run with that id.",
         "List the runs: flower-agent runs",
     ),
     "run.unread": (
-        "A variable is set that the app does not read.",
-        "Take it out, or declare its key in [tool.flwr.app.config] of the app.",
+        "A variable is set that the app does not use.",
+        "Remove the variable, or declare its key in [tool.flwr.app.config] of the app.",
     ),
     "setting.conflict": (
         (
-            "Two variables contradict each other, or one is set bare and with ONEAPP_ to different "
-            "values."
+            "Two variables contradict each other, or a variable has different values with and "
+            "without the prefix ONEAPP_."
         ),
-        "Change one of the two, or take it out.",
+        "Change or remove one of the two.",
     ),
     "setting.invalid": (
-        "A variable's value is not of the wanted form.",
-        "Set it to the wanted form: onevm updateconf VMID FILE -a",
+        "A variable's value does not have the required form.",
+        "Correct the value: onevm updateconf VMID FILE -a",
     ),
     "setting.missing": (
         "A required variable is not set.",
-        "Add it to the CONTEXT: onevm updateconf VMID FILE -a",
+        "Add the variable to the CONTEXT: onevm updateconf VMID FILE -a",
     ),
     "setting.near_miss": (
         "An unknown variable looks like a known one.",
-        "Rename it, or ignore this.",
+        "Correct the name, or ignore this warning.",
     ),
     "setting.no_effect": (
-        "A variable is set that cannot have an effect here.",
-        "Take it out, or set what it needs beside it.",
+        "A variable is set that has no effect here.",
+        "Remove the variable, or set the variables that it needs.",
     ),
     "state.corrupt": (
-        "A file of the agent's state cannot be read.",
+        "The agent cannot read a file of its state.",
         (
-            "Keep a copy of the file that the message names. The agent makes it anew where "
-            "nothing is lost by it; else restore it from a backup."
+            "Keep a copy of the file in the message. If nothing is lost, the agent creates the "
+            "file again; otherwise restore it from a backup."
         ),
     ),
     "state.other_vm": (
-        "The state was made by another VM: the disk was cloned.",
+        "Another VM created the state: the disk was cloned.",
         (
-            "SuperLink: see that only one of the two VMs lives. SuperNode: nothing, it has a "
-            "partition of its own. For the next image: flower-agent reset before it is saved."
+            "SuperLink: make sure that only one of the two VMs runs. SuperNode: nothing to do, it "
+            "gets its own partition. For the next image: run flower-agent reset before you save "
+            "it."
         ),
     ),
     "state.unwritable": (
         "The agent cannot write its files.",
         (
-            "Check the path in the message: df -h PATH; findmnt -T PATH; ls -ld PATH. What runs "
-            "goes on."
+            "Check the path in the message: df -h PATH; findmnt -T PATH; ls -ld PATH. Running "
+            "containers continue."
         ),
     ),
     "superexec.detached": (
-        "The SuperExec runs but holds no connection to where it attaches, so no app can run.",
-        "Read its last lines: flower-agent logs superexec",
+        "The SuperExec runs but has no connection to its AppIo, so no app can run.",
+        "Read the SuperExec's last lines: flower-agent logs superexec",
     ),
     "template.context": (
-        "The CONTEXT of a template lacks what the VM needs of OpenNebula.",
-        "Add it to the CONTEXT of the VM template.",
+        "The CONTEXT of a template lacks a value that the VM needs from OpenNebula.",
+        "Add the value to the CONTEXT of the VM template.",
     ),
     "template.malformed": (
-        "The template is neither JSON nor OpenNebula's syntax, or not of a VM or a service.",
-        "Give what `onetemplate show -j` or `oneflow-template show -j` prints, or a template file.",
+        (
+            "The template is neither JSON nor OpenNebula's syntax, or it does not describe a VM "
+            "or a service."
+        ),
+        (
+            "Use the output of `onetemplate show -j` or `oneflow-template show -j`, or a template "
+            "file."
+        ),
     ),
     "template.role": (
         "OneFlow refuses a role, or would never deploy it.",
         "Correct the roles of the service template.",
     ),
     "template.value": (
-        "OpenNebula changes a value of the CONTEXT on its way to the VM, or refuses it.",
-        "Take out what the message names; keys and certificates may be given as base64.",
+        "OpenNebula changes a value of the CONTEXT before the VM gets it, or refuses the value.",
+        "Remove the text in the message. You can give keys and certificates as base64.",
     ),
     "tls.ca_changed": (
-        "OneGate hands over another CA than the one this node trusts.",
+        "OneGate has another CA than the one that this node trusts.",
         (
-            "Compare first, on the SuperLink's VM: flower-agent tls show. If it was made anew, "
-            "on this VM: flower-agent tls trust SHA256, or set FLOWER_CA_FINGERPRINT."
+            "Compare first, on the SuperLink's VM: flower-agent tls show. If the SuperLink has a "
+            "new CA, on this VM: flower-agent tls trust SHA256, or set FLOWER_CA_FINGERPRINT."
         ),
     ),
     "tls.ca_lost": (
-        "The CA's key or certificate is damaged; a new one would lose every node's trust.",
+        "The CA's key or certificate is damaged. No node would trust a new CA.",
         (
-            "Flower runs on meanwhile. Restore /var/lib/flower-agent/tls/ca/ca.pem from a "
-            "backup: nothing else is needed. Without one: mv /var/lib/flower-agent/tls "
+            "Flower continues to run meanwhile. Restore /var/lib/flower-agent/tls/ca/ca.pem from "
+            "a backup: nothing else is needed. Without a backup: mv /var/lib/flower-agent/tls "
             "/root/tls.old, then systemctl restart flower-agent, and on each node: flower-agent "
-            "tls trust SHA256, as flower-agent tls show tells here."
+            "tls trust SHA256, with the value that flower-agent tls show prints here."
         ),
     ),
     "tls.chain": (
-        "The given certificate does not chain to the given CA.",
-        "Put the intermediate certificates behind the leaf in TLS_CERT, or fix TLS_CA_CERT.",
+        "The certificate in TLS_CERT does not chain to the CA in TLS_CA_CERT.",
+        (
+            "Put the intermediate certificates after the server's certificate in TLS_CERT, or "
+            "correct TLS_CA_CERT."
+        ),
     ),
     "tls.disabled": (
-        "TLS is off: everything that Flower sends can be read and changed on the way.",
+        "TLS is off: others can read and change all Flower traffic on the network.",
         "Set TLS_ENABLED=YES on every VM of the federation.",
     ),
     "tls.expired": (
-        "The given certificate is not valid now.",
-        "Renew it; check the VM's clock.",
+        "The certificate from the settings is not valid now.",
+        "Renew the certificate, and check the VM's clock.",
     ),
     "tls.expires_soon": (
-        "A certificate ends soon and the agent cannot renew it: it was given.",
-        "Renew it, then set TLS_CERT and TLS_KEY anew, or replace it in /etc/flower-agent/tls.",
+        "A certificate ends soon. The agent did not issue it and cannot renew it.",
+        (
+            "Renew the certificate. Then set TLS_CERT and TLS_KEY again, or replace the files in "
+            "/etc/flower-agent/tls."
+        ),
     ),
     "tls.fingerprint": (
         "The CA is not the one that FLOWER_CA_FINGERPRINT names.",
-        "Compare with the SuperLink's VM: flower-agent tls show",
+        "Compare with the CA on the SuperLink's VM: flower-agent tls show",
     ),
     "tls.key_mismatch": (
         "TLS_KEY does not belong to the certificate in TLS_CERT.",
-        "Set both from the same pair.",
+        "Set both to values of the same pair.",
     ),
     "tls.not_own": (
-        "The certificate was given, so the agent has no CA to renew it with.",
-        "Set TLS_CERT and TLS_KEY anew, or put the pair into /etc/flower-agent/tls.",
+        "The agent did not issue this certificate and has no CA to renew it.",
+        "Set TLS_CERT and TLS_KEY again, or put the new pair into /etc/flower-agent/tls.",
     ),
     "tls.not_covered": (
-        "The given certificate does not name the address that nodes dial.",
-        "Order a certificate with that name, or set FLOWER_PUBLIC_ADDRESS to a name it has.",
+        "The certificate in the settings does not contain the address that nodes connect to.",
+        (
+            "Get a certificate with that name, or set FLOWER_PUBLIC_ADDRESS to a name in the "
+            "certificate."
+        ),
     ),
     "tls.loopback": (
-        "The given certificate does not name 127.0.0.1, which a tunnel to the Control API dials.",
-        "Order one with 127.0.0.1, or dial the tunnel by a name that it has (/etc/hosts).",
+        (
+            "The certificate in the settings lacks 127.0.0.1, the address of a tunnel to the "
+            "Control API."
+        ),
+        (
+            "Get a certificate with 127.0.0.1, or use a name from the certificate for the tunnel "
+            "(/etc/hosts)."
+        ),
     ),
     "tls.mismatch": (
         "TLS is on at one end and off at the other.",
-        "Set TLS_ENABLED alike on every VM of the federation.",
+        "Set TLS_ENABLED to the same value on every VM of the federation.",
     ),
     "trust.nodes_refuse": (
         "SuperNodes of the service refuse this SuperLink's CA: it was made anew without its state.",
@@ -740,18 +853,27 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         ),
     ),
     "version.downgrade": (
-        "A SuperLink's database cannot go back to an older Flower; the newer one runs on.",
         (
-            "Set FLOWER_VERSION back. To begin anew instead: flower-agent reset, which loses "
-            "runs, nodes and the CA."
+            "A SuperLink's database cannot go back to an older Flower. The newer version "
+            "continues to run."
+        ),
+        (
+            "Set FLOWER_VERSION back. To start from zero instead: flower-agent reset. That "
+            "removes runs, nodes and the CA."
         ),
     ),
     "version.failed": (
-        "An upgrade failed: the Flower version from before runs on, its database as it was.",
-        "Set FLOWER_VERSION to what runs, mend the named reason, and set it again.",
+        "An upgrade failed. The previous Flower version runs with its unchanged database.",
+        (
+            "Set FLOWER_VERSION to the running version, remove the cause in the message, and set "
+            "the new version again."
+        ),
     ),
     "version.follows": (
-        "This SuperNode is to run another Flower than its SuperLink, and waits for that to change.",
+        (
+            "This SuperNode has another Flower version than its SuperLink. The SuperNode waits "
+            "for the SuperLink."
+        ),
         "Set the same FLOWER_VERSION on the SuperLink.",
     ),
     "version.mixed": (
@@ -759,7 +881,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Set the same FLOWER_VERSION on every VM of the service.",
     ),
     "version.newer": (
-        "The Flower version is newer than any this agent knows; it is treated as the newest known.",
-        "Look for a newer flower-agent if the containers do not start.",
+        (
+            "This agent does not know the Flower version. The agent treats it like the newest "
+            "known version."
+        ),
+        "If the containers do not start, look for a newer flower-agent.",
     ),
 }

@@ -33,15 +33,15 @@ class Phase(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unmet:
-    """The first thing that stands between this VM and `ready`."""
+    """The first phase that is not complete."""
 
     phase: Phase
 
     finding: Finding | None = None
-    """Why; None while it is only a matter of moments."""
+    """The reason; None if the step only needs a moment."""
 
     fatal: bool = False
-    """Cannot go on without a change: a bad value, a refusal."""
+    """Needs a change: a bad value, a refusal."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,13 @@ class Life:
     """When the current start began, for the time limit."""
 
     was_ready: bool = False
-    """Has been ready since the agent or its settings came."""
+    """Was ready since the start of the agent or since its settings changed."""
 
     error: Finding | None = None
 
 
 def born(now: datetime.datetime, monotonic: float) -> Life:
-    """Return the life of an agent that knows nothing yet."""
+    """Return the life of a new agent."""
     return Life(
         state=LifeState.STARTING,
         since=now,
@@ -99,7 +99,7 @@ def step(
 
 
 def restarted(life: Life, monotonic: float) -> Life:
-    """Return the life after new settings: a start begins, and its time limit counts anew."""
+    """Return the life after new settings: a start begins, and its time limit starts again."""
     return dataclasses.replace(life, start_monotonic=monotonic, was_ready=False)
 
 
@@ -108,8 +108,10 @@ def _judge(
 ) -> tuple[LifeState, Finding | None]:
     if unmet is None:
         return LifeState.READY, None
+    # An error that needs a change is a failure at once, also of a VM that was ready.
     if unmet.fatal:
         return LifeState.FAILED, unmet.finding
+    # The time limit is for starts only: a VM that was ready stays degraded and keeps trying.
     if life.was_ready:
         return LifeState.DEGRADED, unmet.finding
     if elapsed_s <= ready_timeout_s:

@@ -13,7 +13,7 @@ import re
 from flower_agent.model.secret import Secret
 
 SYSTEM = "system"
-"""The value of TLS_CA_CERT that stands for the system's trust store."""
+"""The value of TLS_CA_CERT for the system's trust store."""
 
 
 _NODE_KEY = re.compile(r"(ecdsa-sha2-nistp(?:256|384|521)) +([A-Za-z0-9+/]{64,400}={0,2})( .*)?")
@@ -48,7 +48,9 @@ def node_keys(text: str) -> tuple[str, ...]:
     except ValueError:
         whole = False
     if not whole:
-        raise ValueError("want public keys 'ecdsa-sha2-nistp384 AAAA…', one a line or with commas")
+        raise ValueError(
+            "want public keys 'ecdsa-sha2-nistp384 AAAA…', one per line or separated by commas"
+        )
     return keys
 
 
@@ -107,7 +109,7 @@ def certificates(text: str) -> str:
     """Return one or more certificates as PEM, without what stood around them."""
     blocks = _blocks(text, _WANT_PEM)
     if any(label != "CERTIFICATE" for label, _ in blocks):
-        raise ValueError(f"{_WANT_PEM} of certificates and nothing else, above all no private key")
+        raise ValueError(f"{_WANT_PEM} of certificates only, without a private key")
     return _text(blocks)
 
 
@@ -134,7 +136,7 @@ def _blocks(text: str, want: str) -> list[tuple[str, bytes]]:
     """Return label and content of each PEM block; blanks may stand where lines ended."""
     pem = text if "-----BEGIN" in text else _from_base64(text, want)
     if ",\n" in pem:
-        raise ValueError("want base64 of PEM: OneFlow has put a comma behind each line")
+        raise ValueError("want base64 of PEM: OneFlow has put a comma at the end of each line")
     blocks = _BLOCK.findall(pem)
     if not blocks or len(blocks) != pem.count("-----BEGIN"):
         raise ValueError(want)

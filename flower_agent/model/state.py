@@ -24,7 +24,7 @@ class Partition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pin:
-    """The first key that a VM published; another one later is refused."""
+    """The first key that a VM published; a different later key is refused."""
 
     vmid: str
     key: str
@@ -39,7 +39,7 @@ class AppNeeds:
     """One app at one commit."""
 
     source: str
-    """CUSTOM_APP_REPO as it may be shown: another one is fetched anew."""
+    """CUSTOM_APP_REPO without its login; for another value the app is fetched again."""
 
     commit: str
 
@@ -91,7 +91,7 @@ class State:
     """Where the SuperLink was last; used while OneGate is away."""
 
     superlink_vmid: str | None = None
-    """Its VM; a lone SuperExec's: the VM that offers its AppIo."""
+    """Its VM; for a SuperExec VM: the VM that offers its AppIo."""
 
     ca_pin: str | None = None
     """SHA-256 of the first CA that OneGate handed over; another one is refused."""
@@ -185,9 +185,9 @@ def load(data: bytes) -> State:
 def for_vm(record: State, vmid: str | None) -> tuple[State, bool]:
     """Return the record as VM `vmid` may use it, and whether it came from another VM.
 
-    On another VM the partition is made anew, and what OneGate said of the service and the key that
-    worked are forgotten; CA, pins and images are kept. A VM that lost its token for a while (None)
-    keeps everything.
+    On another VM the partition is chosen again; OneGate's answer about the service and the working
+    key are dropped; CA, pins and images are kept. A VM that lost its token for a while (None) keeps
+    everything.
     """
     if vmid is None or record.vmid == vmid:
         return record, False

@@ -1,4 +1,4 @@
-"""The status: what the status file holds, and what ``status`` exits with. Pure.
+"""The status: the status file's content, and the exit code of ``status``. Pure.
 
 Standard library only: any user may ask, at once. Times are RFC 3339 in UTC.
 """
@@ -16,10 +16,10 @@ STALE_AFTER_S = 90
 
 EXIT_CODES = {"ready": 0, "failed": 1, "degraded": 2, "starting": 5}
 STOPPED = "stopped"
-"""The state that ``down`` and ``reset`` leave behind; no agent runs then."""
+"""The state after ``down`` and ``reset``; no agent runs then."""
 
 PROPERTIES = ("ActiveState", "SubState", "Job")
-"""What `being_started` reads."""
+"""The properties for `being_started`."""
 
 NOT_RUNNING = 3
 UNKNOWN = 4
@@ -27,7 +27,7 @@ TIMED_OUT = 124
 
 
 class Mark(enum.StrEnum):
-    """How one fact stands."""
+    """The state of one fact."""
 
     OK = "ok"
     WAITING = "waiting"
@@ -37,7 +37,7 @@ class Mark(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Condition:
-    """One line of the status: what was looked at and how it stands."""
+    """One line of the status: what was checked, and the result."""
 
     name: str
     mark: Mark
@@ -52,10 +52,10 @@ class Link:
     """Its Fleet API."""
 
     vmid: str | None = None
-    """None where it was not found through OneGate."""
+    """None if it was not found through OneGate."""
 
     version: str | None = None
-    """Its Flower version as it publishes it."""
+    """Its published Flower version."""
 
     def __str__(self) -> str:
         more = [f"VM {self.vmid}"] if self.vmid else []
@@ -71,21 +71,21 @@ class Node:
     """A 64-bit number, so it is text."""
 
     vmid: str | None
-    """The VM whose key it has; None for one without a key or outside the service."""
+    """The VM of its key; None without a key or outside the service."""
 
     state: str
-    """Flower's word: registered, online, offline."""
+    """Flower's state: registered, online, offline."""
 
     gpu: str | None
-    """What the VM publishes; None where that is not known."""
+    """The VM's published text; None if unknown."""
 
     seen_at: str | None
-    """When it was last there; None for one that is online, or never was."""
+    """When it was last online; None if it is online or never was."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything that the agent tells about itself; nothing in it is secret."""
+    """The agent's whole status; it contains no secret."""
 
     state: str
     since: datetime.datetime
@@ -98,7 +98,7 @@ class Status:
     version: str | None = None
     vmid: str | None = None
     error: Finding | None = None
-    """What stands in the way, first."""
+    """The first error."""
 
     errors: tuple[Finding, ...] = ()
     """Every finding of a refused context."""
@@ -109,7 +109,7 @@ class Status:
     """Name, part, image, id, status, restarts of each."""
 
     endpoint: str | None = None
-    """Fleet API: the SuperLink's own, or the one a SuperNode dials."""
+    """Fleet API: the SuperLink's own, or the one that a SuperNode uses."""
 
     tls: bool | None = None
     ca_fingerprint: str | None = None
@@ -117,19 +117,19 @@ class Status:
     node_id: str | None = None
     partition: str | None = None
     superlink: Link | None = None
-    """SuperNode: where it belongs."""
+    """SuperNode: its SuperLink."""
 
     supernodes: tuple[Node, ...] = ()
     """SuperLink: its SuperNodes, at most `roster.MOST`; `nodes` counts all that are connected."""
 
     commands: tuple[tuple[str, str], ...] = ()
-    """What the operator may want to paste, with what it is for."""
+    """Commands for the operator, each with its purpose."""
 
     pid: int | None = None
     """The agent that wrote this; None before it is written."""
 
     pid_started: int | None = None
-    """When that process started, in clock ticks since the boot: together they mean one process."""
+    """The start of that process in clock ticks since the boot: together they identify it."""
 
 
 def document(status: Status) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def being_started(properties: str) -> bool:
 
 
 def damage(document: dict[str, Any]) -> str:
-    """Return which part of a status file of this `SCHEMA` is not what it should be; else nothing.
+    """Return which part of a status file of this `SCHEMA` is invalid; empty if none is.
 
     Keys may be missing, or new: another version of the agent may have written it.
     """
@@ -214,7 +214,7 @@ _TABLES = {
     "containers": ("name", "status"),
     "supernodes": ("node_id", "vmid?", "state", "gpu?", "seen_at?"),
 }
-"""Lists, and the texts in each of their rows; one with ``?`` may be null."""
+"""Lists with the text fields of their rows; ``?`` marks a field that may be null."""
 
 
 def _all(rows: Any, texts: tuple[str, ...]) -> bool:
@@ -230,13 +230,13 @@ def _all(rows: Any, texts: tuple[str, ...]) -> bool:
 
 
 def age_s(document: dict[str, Any], now: datetime.datetime) -> float:
-    """Return how many seconds ago the status was written; infinite when it does not say."""
+    """Return the age of the status in seconds; infinite if unknown."""
     written = moment(document.get("written_at"))
     return (now - written).total_seconds() if written else float("inf")
 
 
 def moment(text: Any) -> datetime.datetime | None:
-    """Return the time that RFC 3339 text says; None for anything else."""
+    """Return the time of RFC 3339 text; None for anything else."""
     try:
         found = datetime.datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,9 +1,9 @@
-"""How a lone SuperExec learns the CA of the AppIo that it attaches to: by asking OneGate.
+"""How a SuperExec VM gets the CA of its AppIo: it asks OneGate.
 
 It asks until it has found the VM, and again when that was lost: ``/service``, then ``/vms/ID`` of
 each VM outside its own role until one offers the address; the one from before comes first.
 
-Which VM of the service offers the AppIo that a lone SuperExec should attach to.
+Which VM of the service offers the AppIo of a SuperExec VM.
 
 A VM with FLOWER_APPIO_LISTEN publishes FLOWER_APPIO and the CA of its certificate: a SuperLink
 FLOWER_CA_CERT, a SuperNode FLOWER_APPIO_CA. Like all that other VMs write it is checked as input.
@@ -39,7 +39,7 @@ class Offer:
 
 
 def offers(peer: ServiceVm, wanted: Address) -> bool:
-    """Tell whether `peer` offers its AppIo at exactly `wanted`."""
+    """Return whether `peer` offers its AppIo at exactly `wanted`."""
     where = _where(peer)
     if where is None or where.port != wanted.port:
         return False
@@ -57,10 +57,14 @@ def choose(peers: Collection[ServiceVm], wanted: Address, plugin: Plugin) -> Off
     found = exact[:1] or at_port
     if len(found) != 1:
         many = " and ".join(f"VM {peer.vmid} ({discovery.shown(peer.name)})" for peer in found)
-        why = f"{many} offer one on that port" if found else "no VM of the service offers it yet"
+        why = (
+            f"{many} offer an AppIo on that port"
+            if found
+            else "no VM of the service offers this AppIo yet"
+        )
         raise AgentError(
             "discover.waiting",
-            f"whose AppIo is at {wanted} is not known: {why}",
+            f"the VM with the AppIo at {wanted} is not known: {why}",
             "Set FLOWER_APPIO_LISTEN on that VM, to the address in FLOWER_APPIO_ADDRESS.",
             retryable=True,
         )
@@ -74,7 +78,7 @@ def mixed_versions(own: Version, other: str) -> Finding | None:
     """
     if not other or other.split(".")[:2] == [str(own.major), str(own.minor)]:
         return None
-    message = f"this SuperExec is of Flower {own}, its AppIo of {discovery.shown(other)}"
+    message = f"this SuperExec has Flower {own}, its AppIo {discovery.shown(other)}"
     try:
         theirs = flower_versions.parse_version(other).release
     except ValueError:
@@ -148,7 +152,7 @@ class AppIoSearch:
         if self._lookup.answer is not None:
             return self._lookup.answer
         raise self._lookup.error or AgentError(
-            "discover.waiting", f"OneGate is asked who offers {attach}", retryable=True
+            "discover.waiting", f"the agent asks OneGate which VM offers {attach}", retryable=True
         )
 
 

@@ -52,9 +52,9 @@ class OneGate:
     ) -> None:
         self.access = access
         self.skew_s = 0.0
-        """How far this VM's clock is ahead of OneGate's, by the last answer's Date header."""
+        """Seconds by which this VM's clock is ahead of OneGate's, from the last Date header."""
         self.down: Finding | None = None
-        """Why the last call got no answer, whoever asked; None after one that did."""
+        """Why the last call got no answer; None after an answered call."""
         self._timeouts = (connect_s, read_s)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -90,7 +90,7 @@ class OneGate:
             )
 
     def reach(self) -> None:
-        """Connect and hang up: no request, and OneGate has nothing to do. Raises as a call does."""
+        """Connect and close, without a request. Raises the errors of a call."""
         try:
             place = urllib.parse.urlsplit(self.access.endpoint)
             port = place.port or (443 if place.scheme == "https" else 80)
@@ -130,7 +130,7 @@ class OneGate:
                 data=body,
                 headers=form,
                 timeout=self._timeouts,
-                allow_redirects=False,
+                allow_redirects=False,  # the token must not go to another host
                 stream=True,
             ) as reply:
                 answer = _read(reply.raw)
@@ -138,8 +138,10 @@ class OneGate:
                 self.skew_s = _skew_s(reply.headers.get("Date", ""))
         except requests.exceptions.InvalidHeader:
             raise AgentError(
-                "onegate.down", f"{what} has a token or a VMID that no header holds", retryable=True
-            ) from None  # requests shows the value
+                "onegate.down",
+                f"{what} has a token or a VMID that does not fit into a header",
+                retryable=True,
+            ) from None  # the chained error of requests would show the token
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,  # while the answer is read
@@ -153,7 +155,7 @@ class OneGate:
             )
         if status != requests.codes.ok:
             said = self._said(answer)
-            # OneFlow lists a VM a moment after it has made it: that one is not outside.
+            # OneFlow lists a new VM only after a moment: such a VM is not outside a service.
             outside = path == "/service" and status == requests.codes.bad_request
             late = "does not contain" in said
             code = "onegate.no_service" if outside and not late else "onegate.refused"
@@ -171,7 +173,7 @@ class OneGate:
         return AgentError("onegate.down", message, hint, retryable=True)
 
     def _said(self, answer: bytes) -> str:
-        """Return the start of an error's text, without the token should the server echo it."""
+        """Return the begin of an error's text, without the token if the server repeats it."""
         token = self.access.token.reveal()
         text = answer[:MAX_WORDS_BYTES].decode("utf-8", "replace")
         words = " ".join((text.replace(token, "***") if token else text).split())[:200]
@@ -186,7 +188,7 @@ _TRUST = (
 
 
 class _Timed(io.RawIOBase):
-    """What a socket receives until a deadline; each wait alone has the socket's time limit."""
+    """Reads from a socket until a deadline; a socket's own limit counts for each wait only."""
 
     def __init__(self, connection: socket.socket, user: io.BufferedIOBase, end: float) -> None:
         self._socket = connection
@@ -205,13 +207,13 @@ class _Timed(io.RawIOBase):
         return self._socket.recv_into(buffer)
 
     def close(self) -> None:
-        """End the use of the socket, which is closed with its last user."""
+        """Release the socket, which closes with its last user."""
         self._user.close()
         super().close()
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that ends at a deadline: headers, ``100 Continue`` without end, and body."""
+    """An answer with a deadline for everything: headers, endless ``100 Continue``, body."""
 
     def __init__(self, sock: socket.socket, *args: Any, end: float, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -219,7 +221,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Bounded:
-    """A connection whose requests have a deadline each."""
+    """A connection with a deadline for each request."""
 
     total_s = TOTAL_S
     response_class: Any
@@ -240,14 +242,14 @@ class _Encrypted(_Bounded, urllib3.connection.HTTPSConnection):
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Connections with a deadline that trust whom the system trusts; requests brings a store."""
+    """Connections with a deadline and the system's CA store; requests has its own store."""
 
     def __init__(self, total_s: float) -> None:
         self._total_s = total_s
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools of connections."""
+        """Create the pools of connections."""
         super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
             "http": self._pool(urllib3.HTTPConnectionPool, _Plain),
@@ -263,7 +265,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _distrusted(error: BaseException | None) -> str | None:
-    """Return why a certificate was refused, where that is the innermost reason."""
+    """Return why a certificate was refused, if that is the innermost error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -276,7 +278,7 @@ def _distrusted(error: BaseException | None) -> str | None:
 
 
 def _certificate(endpoint: str, timeout_s: float) -> str:
-    """Return whose certificate a server shows and who issued it; nothing is sent to it."""
+    """Return subject and issuer of a server's certificate, without sending anything."""
     place = urllib.parse.urlsplit(endpoint)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -289,12 +291,12 @@ def _certificate(endpoint: str, timeout_s: float) -> str:
             shown = connection.getpeercert(binary_form=True)
         found = certificates.inspect(ssl.DER_cert_to_PEM_cert(shown or b""))
     except (OSError, ValueError):
-        return "it could not be looked at"
+        return "the certificate could not be read"
     return f"{found.subject}, issued by {found.issuer}"
 
 
 def _read(raw: Any) -> bytes:
-    """Return what was sent, to its end or beyond the limit; an end that comes too early raises."""
+    """Return the whole body, or a bit more than the limit; raises if the body ends too early."""
     found = bytearray()
     while len(found) <= MAX_ANSWER_BYTES and (part := raw.read(1 << 16, decode_content=False)):
         found += part
@@ -302,7 +304,7 @@ def _read(raw: Any) -> bytes:
 
 
 def _skew_s(date: str) -> float:
-    """Return local time less the server's (RFC 9110 Date, whole seconds); 0 where it says none."""
+    """Return local time less the server's (RFC 9110 Date, whole seconds); 0 if unknown."""
     try:
         there = email.utils.parsedate_to_datetime(date)
         return (datetime.datetime.now(datetime.UTC) - there).total_seconds()
@@ -311,9 +313,9 @@ def _skew_s(date: str) -> float:
 
 
 def _short(error: BaseException) -> str:
-    """Return the reason without the request's URL noise."""
+    """Return the reason without the URL of the request."""
     if isinstance(error, ValueError):
-        return "ONEGATE_ENDPOINT is no http:// URL"
+        return "ONEGATE_ENDPOINT is not an http:// URL"
     text = str(error)
     for known in ("Connection refused", "timed out", "No route to host", "Failed to resolve"):
         if known in text:

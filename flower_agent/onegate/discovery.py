@@ -1,8 +1,8 @@
-"""Find the SuperLink and this node's partition in what OneGate tells. Pure.
+"""Find the SuperLink and this node's partition in OneGate's answers. Pure.
 
 Shapes: OpenNebula src/onegate/onegate-server.rb (build_service_hash, build_vm_hash): ids are
-strings or integers, ``vm_info`` of a node holds no attributes. Any VM of a service may write any
-other's attributes, so everything here is checked as input.
+strings or integers, ``vm_info`` of a node contains no attributes. Any VM of a service can change
+the attributes of the others, so everything here is checked as untrusted input.
 """
 
 import base64
@@ -20,13 +20,13 @@ from flower_agent.model.state import Partition
 
 MAX_CA_CHARACTERS = 131072
 MAX_WORDS = 200
-"""Characters of another VM's attribute in a message."""
+"""Most characters of another VM's attribute in a message."""
 
 SUPERLINK, SUPERNODE = "superlink", "supernode"
-"""What the service template calls its roles; another template may call them anything."""
+"""The role names of the service template; other templates may use other names."""
 
 _NAME = re.compile(r"(?P<role>.+)_(?P<index>[0-9]{1,9})_\(service_[0-9]+\)")
-"""How OneFlow names a role's VM."""
+"""OneFlow's names of a role's VMs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class Service:
     service_id: str
     members: tuple[Member, ...]
     cardinalities: tuple[tuple[str, int], ...]
-    """Role and how many VMs it should have."""
+    """Each role with its wanted number of VMs."""
 
     def member(self, vmid: str) -> Member | None:
         """Return the VM of that id."""
         return next((m for m in self.members if m.vmid == vmid), None)
 
     def cardinality(self, role: str) -> int:
-        """Return how many VMs the role should have; at least those that it has."""
+        """Return the role's wanted number of VMs, at least the present number."""
         here = sum(m.role == role for m in self.members)
         return max(dict(self.cardinalities).get(role, 0), here)
 
@@ -70,28 +70,28 @@ class ServiceVm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SuperLinkOffer:
-    """Where the SuperLink is and which CA it shows."""
+    """The SuperLink's address and CA."""
 
     endpoint: Address
     """Its Fleet API."""
 
     ca_pem: str | None = None
-    """None: not published, or TLS is off, or the system's store is trusted."""
+    """None: not published, TLS is off, or the system's store is trusted."""
 
     vmid: str | None = None
     """None: not found through OneGate."""
 
     tls: bool | None = None
-    """As published; None where nothing says."""
+    """As published; None if unknown."""
 
     version: str = ""
     """Its Flower version as published."""
 
     node_auth: bool | None = None
-    """Whether it wants node keys, as published; None where nothing says."""
+    """Whether it requires node keys, as published; None if unknown."""
 
     published: Address | None = None
-    """What it publishes, where the settings name another endpoint."""
+    """Its published endpoint, if another endpoint is in use."""
 
     partitions: str | None = None
     """Its FLOWER_PARTITIONS as published, not judged; None where nothing says."""
@@ -117,7 +117,7 @@ def parse_service(document: Any) -> Service:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AgentError(
             "onegate.garbage",
-            f"OneGate's service lacks what it should have: {error!r}",
+            f"OneGate's service document is incomplete: {error!r}",
             retryable=True,
         ) from error
 
@@ -132,13 +132,13 @@ def parse_vm(document: Any) -> ServiceVm:
     except (KeyError, TypeError, AttributeError) as error:
         raise AgentError(
             "onegate.garbage",
-            f"OneGate's VM lacks what it should have: {error!r}",
+            f"OneGate's VM document is incomplete: {error!r}",
             retryable=True,
         ) from error
 
 
 def worth_asking(service: Service, own_vmid: str) -> tuple[str, ...]:
-    """Return the VMs that may offer this one something: those outside the own role, in order."""
+    """Return the VMs outside the own role, in order: only they can be a peer of this VM."""
     own = service.member(own_vmid)
     return tuple(m.vmid for m in service.members if own is None or m.role != own.role)
 
@@ -146,7 +146,7 @@ def worth_asking(service: Service, own_vmid: str) -> tuple[str, ...]:
 def maybe_superlinks(service: Service, own_vmid: str) -> tuple[str, ...]:
     """Return the VMs that may be the SuperLink, in order.
 
-    Where OneFlow has a role of that name, its VMs alone: no VM can write into OneFlow's answer.
+    If OneFlow has a role of that name, only its VMs: no VM can change OneFlow's own data.
     """
     others = worth_asking(service, own_vmid)
     named = {member.vmid for member in service.members if member.role == SUPERLINK}
@@ -154,7 +154,7 @@ def maybe_superlinks(service: Service, own_vmid: str) -> tuple[str, ...]:
 
 
 def claims(peer: ServiceVm) -> bool:
-    """Tell whether `peer` publishes that it is a SuperLink, and where."""
+    """Return whether `peer` publishes the role of a SuperLink and an endpoint."""
     told = peer.attributes
     return told.get("FLOWER_ROLE") == "superlink" and bool(told.get("FLOWER_ENDPOINT"))
 
@@ -162,19 +162,20 @@ def claims(peer: ServiceVm) -> bool:
 def superlink(peers: Iterable[ServiceVm]) -> SuperLinkOffer:
     """Return the one SuperLink among `peers`.
 
-    Raises AgentError ``discover.waiting`` while none has published all, ``discover.ambiguous``
+    Raises AgentError ``discover.waiting`` while its values are incomplete, ``discover.ambiguous``
     for two.
     """
     claims = [p for p in peers if p.attributes.get("FLOWER_ROLE") == "superlink"]
     complete = [p for p in claims if p.attributes.get("FLOWER_ENDPOINT")]
     if len(complete) > 1:
         who = " and ".join(f"VM {p.vmid} ({shown(p.name)})" for p in complete)
-        raise AgentError("discover.ambiguous", f"{who} each say they are the SuperLink")
+        raise AgentError("discover.ambiguous", f"{who} each claim to be the SuperLink")
     if not complete:
         raise _waiting("no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT yet", claims)
     found = complete[0]
     tls, node_auth = (_switch(found, name) for name in ("FLOWER_TLS", "FLOWER_NODE_AUTH"))
     ca_pem = published_ca(found, "FLOWER_CA_CERT")
+    # Without TLS no CA is needed; if unknown, wait for the CA rather than trust anybody.
     if ca_pem is None and tls is not False:
         raise _waiting("its FLOWER_CA_CERT is not published yet", [found])
     return SuperLinkOffer(
@@ -192,7 +193,7 @@ def superlink(peers: Iterable[ServiceVm]) -> SuperLinkOffer:
 def published_address(peer: ServiceVm, name: str) -> Address:
     """Return the address in an attribute of `peer`. Raises AgentError ``discover.waiting``."""
     text = peer.attributes[name]
-    if text.count(":") > 1 and not text.startswith("["):  # OneGate keeps no brackets
+    if text.count(":") > 1 and not text.startswith("["):  # OneGate drops brackets
         host, _, port = text.rpartition(":")
         text = f"[{host}]:{port}"
     try:
@@ -206,7 +207,7 @@ def published_address(peer: ServiceVm, name: str) -> Address:
 
 
 def published_ca(peer: ServiceVm, name: str) -> str | None:
-    """Return the PEM in an attribute of `peer`, not judged; None where there is none.
+    """Return the PEM in an attribute of `peer`, unchecked; None if it is empty.
 
     Raises AgentError ``discover.waiting``.
     """
@@ -226,9 +227,9 @@ def published_ca(peer: ServiceVm, name: str) -> str | None:
 def partition(service: Service, own_vmid: str, peers: Collection[ServiceVm]) -> Partition:
     """Return this node's partition; `peers` are the VMs that `needs_peers` names.
 
-    The index that OneFlow put into the VM's name when that is below the cardinality, else the
-    smallest id that no living peer has. Of several that have none yet, each leaves one to every
-    VM with a lower number, so that they may look at the same moment.
+    The index in the VM's name if it is below the cardinality, else the smallest id that no other VM
+    has. If several VMs have none yet, each leaves one id to every VM with a lower number, so that
+    all may decide at the same time.
     """
     own = service.member(own_vmid)
     if own is None:
@@ -260,7 +261,7 @@ def index_of(peer: ServiceVm) -> int | None:
 
 
 def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
-    """Return the VMs whose partitions must be known; none when the own name tells its index."""
+    """Return the VMs whose partitions must be known; none if the own name contains its index."""
     own = service.member(own_vmid)
     if own is None:
         return ()
@@ -273,7 +274,7 @@ def needs_peers(service: Service, own_vmid: str) -> tuple[str, ...]:
 def mixed_versions(own: flower_versions.Version, other: str) -> Finding | None:
     """Return a finding when a SuperLink publishes another major or minor than `own`.
 
-    An error where the two cannot talk: the Fleet API is HTTP from 1.40 on.
+    An error if the two cannot talk to each other: the Fleet API is HTTP from 1.40 on.
     """
     if not other or other.split(".")[:2] == [str(own.major), str(own.minor)]:
         return None
@@ -288,7 +289,7 @@ def mixed_versions(own: flower_versions.Version, other: str) -> Finding | None:
 
 
 def _partition_of(peer: ServiceVm, total: int) -> int | None:
-    """Return the id that `peer` publishes, or will, as its name tells; None when neither says."""
+    """Return the id that `peer` publishes, else the id in its name; None if unknown."""
     published = re.fullmatch(r"([0-9]{1,8})(/.*)?", peer.attributes.get("FLOWER_PARTITION", ""))
     if published:
         return int(published[1])
@@ -302,7 +303,7 @@ def _lower(vmid: str, other: str) -> bool:
 
 def _waiting(why: str, claims: list[ServiceVm]) -> AgentError:
     error = "; ".join(
-        f"VM {p.vmid} says {shown(p.attributes['FLOWER_ERROR'])}"
+        f"VM {p.vmid} reports {shown(p.attributes['FLOWER_ERROR'])}"
         for p in claims
         if p.attributes.get("FLOWER_ERROR", '"').strip('"')
     )
@@ -310,7 +311,7 @@ def _waiting(why: str, claims: list[ServiceVm]) -> AgentError:
 
 
 def shown(text: str) -> str:
-    """Return what another VM wrote as a terminal may have it: cut, without control characters."""
+    """Return another VM's text for a terminal: shortened, without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_WORDS])
 
 

@@ -45,7 +45,7 @@ class EndpointCheck:
         wanted = (peer, ca_pem)
         self._looks.ask(wanted, lambda: dial(self._prober, peer, ca_pem), now)
         if not self._looks.asked:
-            message = f"the endpoint {peer.address} is looked at"
+            message = f"the agent checks the endpoint {peer.address}"
             raise AgentError("discover.waiting", message, retryable=True)
         if self._looks.error is not None:
             raise self._looks.error
@@ -69,7 +69,7 @@ def _dial(prober: Prober, peer: PeerEndpoint, ca_pem: str | None) -> None:
     if not peer.tls:
         prober.probe_tcp(peer.address, TIMEOUT_S)
         if not peer_check.answers(peer, small=True, timeout_s=TIMEOUT_S):
-            message = f"{peer.address} takes connections and answers nothing"
+            message = f"{peer.address} accepts connections but does not answer"
             raise AgentError("endpoint.timeout", message, retryable=True)
         return
     alpn = ALPN_HTTP if peer.http else ALPN_GRPC

@@ -1,4 +1,4 @@
-"""Reports to OneGate: joins what `report` decides with the client, in a thread of its own.
+"""Reports to OneGate: joins the decisions of `report` with the client, in a separate thread.
 
 What was sent in this boot is kept in ``/run/flower-agent/onegate.json`` (0600, with the token): an
 agent that is restarted neither repeats itself nor forgets a token that the context lost since.
@@ -27,13 +27,13 @@ log = structlog.get_logger()
 MAX_BYTES = 1 << 20
 LONGEST_WAIT_S = 60.0
 VERIFY_S = 300.0
-"""How often a SuperLink looks whether another VM overwrote what it publishes.
+"""Interval at which a SuperLink checks whether another VM overwrote its attributes.
 
 A SuperNode does while it waits to be enrolled.
 """
 
 REACH_S = 20.0
-"""How often it is seen whether OneGate takes a connection: a settled VM asks it for nothing."""
+"""Interval of connection tests: a stable VM sends OneGate no other request for minutes."""
 
 OWN = (
     "FLOWER_ROLE",
@@ -58,14 +58,14 @@ OWN = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Published:
-    """What OneGate was told in this boot."""
+    """The attributes that OneGate acknowledged in this boot."""
 
     access: OneGateAccess
     attributes: Mapping[str, str]
 
 
 class OneGatePublisher:
-    """What OneGate knows of this VM, and the way to tell it more."""
+    """What OneGate knows of this VM, and the reports to it."""
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class OneGatePublisher:
 
         self._reach_from = now + REACH_S * rng.random() * scale
         self.told_at = ""
-        """FLOWER_SEEN of the last body that OneGate took."""
+        """FLOWER_SEEN of the last report that OneGate accepted."""
 
         self._verify_at = now + VERIFY_S * rng.random() * scale
         self.overwritten: tuple[str, ...] = ()
-        """Names that another VM had overwritten at the last look; they are put back."""
+        """Names that another VM had overwritten at the last check; the agent restores them."""
         self.client: OneGate | None = None
         self.token_lost = False
         self._unwritable = False
@@ -111,13 +111,14 @@ class OneGatePublisher:
 
     @property
     def trouble(self) -> Finding | None:
-        """Why OneGate cannot be told, or asked; a warning, since Flower goes on without."""
+        """Why OneGate does not accept reports or requests; a warning, because Flower continues."""
         down = self.client.down if self.client else None
         found = self._trouble or down or self._unreached
         return warning(found.code, found.message, found.hint) if found else None
 
     def use(self, access: OneGateAccess | None) -> None:
-        """Take the access that the context gives; a lost one is replaced by this boot's last."""
+        """Use the context's access; if it is lost, keep the last one of this boot."""
+        # `updateconf` without -a drops the token, which stays valid for the VM.
         self.token_lost = access is None and self._remembered is not None
         wanted = access or self._remembered
         if wanted is None or (self.client is not None and self.client.access == wanted):
@@ -126,6 +127,7 @@ class OneGatePublisher:
             self.client.close()
         self._unreached = None
         if self._remembered is not None and wanted.vmid != self._remembered.vmid:
+            # Another VM: nothing of this one is at its OneGate entry yet.
             self._sent = status_attributes.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
         self._remembered = wanted
@@ -133,7 +135,7 @@ class OneGatePublisher:
             self._logged = ""
 
     def offer(self, attributes: Mapping[str, str], *, now: float, wall: datetime.datetime) -> None:
-        """Send what is due, if no body is under way; never waits.
+        """Send the due report, unless another one is being sent; never waits.
 
         `now` is monotonic seconds, `wall` what FLOWER_SEEN says.
         """
@@ -154,14 +156,14 @@ class OneGatePublisher:
         self._sending.start(client, lambda: client.update(text), now)
 
     def wait_s(self, now: float) -> float:
-        """Return the seconds until something may be due."""
+        """Return the seconds until the next report or check."""
         if self.client is None or self._sending.running:
             return LONGEST_WAIT_S
         due_at = max(self._sent.heartbeat_at, self._sent.not_before)
         return max(min(due_at - now, LONGEST_WAIT_S), 0.1)
 
     def _reach(self, client: OneGate, now: float) -> None:
-        """Look now and then whether OneGate takes a connection."""
+        """Check sometimes whether OneGate accepts a connection."""
         ended = self._reaching.take(client, now)
         if ended is not None:
             self._unreached = ended.error.finding if ended.error else None
@@ -180,10 +182,10 @@ class OneGatePublisher:
         self._logged = found.code if found else ""
 
     def _verify(self, client: OneGate, attributes: Mapping[str, str], now: float) -> None:
-        """Look now and then whether OneGate still has what this VM told it.
+        """Check sometimes whether OneGate still has this VM's attributes.
 
-        Any VM of the service may write any other's attributes. What differs counts as never told,
-        so the next body puts it back.
+        Any VM of the service can change the attributes of the others. A changed attribute counts as
+        not sent, so the next report restores it.
         """
         ended = self._verifying.take(client, now)
         if ended is not None and ended.answer is not None:
@@ -236,7 +238,7 @@ class OneGatePublisher:
             self._saved = self._remembered
 
     def _load(self) -> OneGateAccess | None:
-        """Take up what this boot's last agent left."""
+        """Take over the state of this boot's last agent."""
         told = recall(self._memory)
         if told is None:
             return None
@@ -246,7 +248,7 @@ class OneGatePublisher:
 
 
 _Verified = tuple[Mapping[str, str], Mapping[str, str]]
-"""What this VM had told, and what OneGate then had."""
+"""What this VM had sent, and what OneGate then had."""
 
 
 def _attributes(client: OneGate) -> Mapping[str, str]:
@@ -254,7 +256,7 @@ def _attributes(client: OneGate) -> Mapping[str, str]:
 
 
 def remember(place: pathlib.Path, told: Published) -> None:
-    """Keep what OneGate was told in this boot. Raises AgentError ``state.unwritable``."""
+    """Store what OneGate acknowledged in this boot. Raises AgentError ``state.unwritable``."""
     document = {
         "endpoint": told.access.endpoint,
         "vmid": told.access.vmid,
@@ -265,7 +267,7 @@ def remember(place: pathlib.Path, told: Published) -> None:
 
 
 def recall(place: pathlib.Path) -> Published | None:
-    """Return what OneGate was told in this boot; anything unreadable counts as nothing."""
+    """Return what OneGate acknowledged in this boot; None for a missing or unreadable file."""
     try:
         data = files.read(place, MAX_BYTES)
         document = json.loads(data) if data else None

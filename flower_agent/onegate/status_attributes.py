@@ -1,4 +1,4 @@
-"""What OneGate is told, how it is written, and when. Pure.
+"""Which attributes OneGate gets, in which form, and when. Pure.
 
 Encoding: what OneGate 7.4 did with 34 values (tests/data/onegate-put-cases.json); commas, quotes,
 brackets and newlines are refused with 500, a backslash is stored corrupted. OneFlow's gate opens
@@ -27,7 +27,7 @@ _EDGES = " #&?"
 """Not at either end of a value, so that making words of words changes nothing."""
 
 _UNTOLD = frozenset({"onegate.down", "onegate.refused", "onegate.garbage"})
-"""Warnings that OneGate cannot be told: it would hear of them when they are over."""
+"""Warnings that OneGate cannot get: a report could reach OneGate only after their end."""
 
 _GATE = re.compile(r"READY\W*=\W*YES")
 
@@ -131,9 +131,9 @@ def due(
 def acknowledged(
     sent: Sent, body: Mapping[str, str], *, now: float, phase: float, scale: float = 1.0
 ) -> Sent:
-    """Return what is known after OneGate took `body`; `phase` is random in 0..1.
+    """Return the state after OneGate accepted `body`; `phase` is random in 0..1.
 
-    The heartbeat keeps its own time: VMs that boot, and so change, at once must not beat at once.
+    The heartbeat keeps its own time: VMs that boot together must not send heartbeats together.
     """
     period = HEARTBEAT_S * (1 + HEARTBEAT_JITTER * (2 * phase - 1)) * scale
     heartbeat_at = sent.heartbeat_at if now < sent.heartbeat_at else now + period
@@ -147,7 +147,7 @@ def acknowledged(
 def failed(
     sent: Sent, body: Mapping[str, str], *, now: float, chance: float, scale: float = 1.0
 ) -> Sent:
-    """Return what is known after `body` failed: its attributes may or may not be stored.
+    """Return the state after `body` failed: OneGate may have stored its attributes or not.
 
     The wait doubles to two minutes with full jitter; `chance` is random in 0..1.
     """
@@ -168,8 +168,8 @@ def failed(
 def render(body: Mapping[str, str]) -> str:
     """Return the form body for ``PUT /vm``: every attribute in one update.
 
-    Raises ValueError for a name or value that OneGate would refuse or corrupt, and for a body that
-    would open OneFlow's gate without saying that Flower is ready.
+    Raises ValueError for a name or value that OneGate would refuse or damage, and for a body that
+    would let OneFlow deploy the next role although Flower is not ready.
     """
     lines = []
     for name, value in body.items():
@@ -179,9 +179,10 @@ def render(body: Mapping[str, str]) -> str:
             raise ValueError(f"OneGate does not keep the value of {name}")
         lines.append(f"{name}={value}" if value else f'{name}=""')
     text = "\n".join(lines)
+    # OneFlow searches the text of the whole update, without quotes and spaces.
     opens = "READY=YES" in re.sub(r"[\s\"']", "", text)
     if opens and not (body.get("READY") == "YES" and body.get("FLOWER_STATE") == "ready"):
-        raise ValueError("only the body that says ready may hold READY=YES")
+        raise ValueError("only the report of state ready may contain READY=YES")
     return "data=" + urllib.parse.quote(text, safe="") + "&type=1"
 
 

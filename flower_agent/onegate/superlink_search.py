@@ -1,7 +1,7 @@
 """How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
 
-The look-ups run in the background. Requests are few: one ``/service`` and one ``/vms/ID``, again
-only while something is missing or the SuperLink is lost, as `pace` has it.
+The requests run in the background and are few: one ``/service`` and one ``/vms/ID``, repeated only
+while something is missing or the SuperLink is lost (`pace`).
 
 When a search at OneGate goes on.
 
@@ -58,7 +58,7 @@ def pause_s(failures: int, chance: float) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """What one look-up at OneGate told."""
+    """The answer of one look-up at OneGate."""
 
     superlink: SuperLinkOffer | None
     """None when it was not asked for."""
@@ -68,7 +68,7 @@ class Found:
 
 
 _Question = tuple[str, bool]
-"""The VM that asks, and whether for the SuperLink."""
+"""This VM's id, and whether the question includes the SuperLink."""
 
 
 class SuperLinkSearch:
@@ -80,16 +80,16 @@ class SuperLinkSearch:
         )
 
     def forget(self) -> None:
-        """Look again when the pace allows: the SuperLink was lost, or the settings changed.
+        """Search again as soon as the pace allows: the SuperLink was lost, or the settings changed.
 
-        What is known counts until OneGate says something else.
+        The last answer stays valid until OneGate gives a new one.
         """
         self._lookup.again()
 
     def version(self, settings: Settings) -> str | None:
         """Return the Flower version that the SuperLink publishes.
 
-        Empty where nothing tells, None before OneGate has answered.
+        Empty if unknown, None before OneGate has answered.
         """
         if fixed(settings) is not None and not wants_ca(settings):
             return ""
@@ -106,11 +106,11 @@ class SuperLinkSearch:
         now: float,
         running: bool = False,
     ) -> SuperLinkOffer:
-        """Return the SuperLink as far as it is known.
+        """Return the SuperLink.
 
-        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not. What was known before is
-        used when OneGate cannot be asked, and until it answers by a SuperNode that is `running`:
-        nothing starts by it then.
+        Raises AgentError ``discover.…`` or ``onegate.…`` while it is not known. The saved values of
+        an earlier boot count if OneGate does not answer, and for a `running` SuperNode until
+        OneGate answers: nothing starts because of them.
         """
         known = fixed(settings)
         if known is not None and not wants_ca(settings):
@@ -120,20 +120,22 @@ class SuperLinkSearch:
         answer, trouble = self._lookup.answer, self._lookup.error
         if answer is not None and answer.superlink is not None:
             seen = answer.superlink
+            # FLOWER_SERVER_ADDRESS overrides OneGate's endpoint; the CA still comes from OneGate.
             if known is None or known.endpoint == seen.endpoint:
                 return seen
             return dataclasses.replace(seen, endpoint=known.endpoint, published=seen.endpoint)
+        # No answer at all: use the saved SuperLink. An answer such as "two SuperLinks" counts.
         away = trouble is not None and not is_answer(trouble)
         if record.superlink is not None and (away or (running and trouble is None)):
             return known or SuperLinkOffer(record.superlink, vmid=record.superlink_vmid)
         raise trouble or AgentError(
-            "discover.waiting", "OneGate is asked for the SuperLink", retryable=True
+            "discover.waiting", "the agent asks OneGate for the SuperLink", retryable=True
         )
 
     def partition(self, client: OneGate | None, record: State) -> Partition | None:
-        """Return this node's partition, kept once it was given; None outside a service.
+        """Return this node's partition, which never changes later; None outside a service.
 
-        Raises AgentError while OneGate has not said it.
+        Raises AgentError while OneGate has not answered.
         """
         if record.partition is not None:
             return record.partition
@@ -142,7 +144,7 @@ class SuperLinkSearch:
         if self._lookup.answer is not None and self._lookup.answer.partition is not None:
             return self._lookup.answer.partition
         raise self._lookup.error or AgentError(
-            "discover.waiting", "OneGate is asked for this node's partition", retryable=True
+            "discover.waiting", "the agent asks OneGate for this node's partition", retryable=True
         )
 
     def _look_up(
@@ -154,7 +156,7 @@ class SuperLinkSearch:
         now: float,
         superlink: bool,
     ) -> None:
-        """Take the last look-up's end, and begin another where something is missing."""
+        """Take the result of the last look-up, and begin another if something is missing."""
         if client is None:
             return
         lookup, vmid, known = self._lookup, client.access.vmid, record.superlink_vmid
@@ -181,12 +183,12 @@ class SuperLinkSearch:
             return
         found = ended.error.finding
         if is_answer(ended.error):
-            self._lookup.answer = None  # OneGate says that it is gone
+            self._lookup.answer = None  # OneGate no longer lists the SuperLink
         if before is None or before.finding.code != found.code:
             log.info("discover.waiting", code=found.code, message=found.message)
 
     def _outside(self) -> bool:
-        """Tell whether OneGate said that this VM is in no service, which stays so."""
+        """Return whether OneGate says that this VM is in no service, which never changes."""
         error = self._lookup.error
         return error is not None and error.finding.code == "onegate.no_service"
 
@@ -196,7 +198,7 @@ def look_up(
 ) -> Found:
     """Ask OneGate once. Raises AgentError ``discover.…`` or ``onegate.…``.
 
-    `known` is the VM that was the SuperLink before: only it is asked while it is in the service.
+    `known` is the last SuperLink's VM: while it is in the service, no other VM is asked.
     """
     service = discovery.parse_service(client.service())
     part = None
@@ -214,7 +216,7 @@ def look_up(
 
 
 def fixed(settings: Settings) -> SuperLinkOffer | None:
-    """Return the SuperLink that the settings name, if any."""
+    """Return the SuperLink of the settings, if any."""
     if settings.server_address is None:
         return None
     default = container_spec.fleet_port(settings)
@@ -222,7 +224,7 @@ def fixed(settings: Settings) -> SuperLinkOffer | None:
 
 
 def wants_ca(settings: Settings) -> bool:
-    """Tell whether OneGate must hand the CA over."""
+    """Return whether the CA must come from OneGate."""
     return settings.tls and settings.tls_ca_cert is None
 
 

@@ -1,7 +1,7 @@
-"""Why containers ended, and which of them only wait for their SuperLink to let them in.
+"""Why containers ended, and which of them only wait for their SuperLink.
 
-A SuperNode whose key is not registered yet is turned away and ends; that is waiting, not a crash,
-so it is tried again every 5 to 15 s however often it happens.
+The SuperLink refuses a SuperNode with an unknown key, and the SuperNode ends. This is no crash, so
+the agent starts it again every 5 to 15 s, any number of times.
 """
 
 import dataclasses
@@ -19,31 +19,31 @@ TAIL_LINES = 30
 WAITING = frozenset({"enrol.waiting", "enrol.mismatch", "peer.ghost"})
 AGAIN_S = (5.0, 15.0)
 FIRST_AGAIN_S = (5.0, 8.0)
-"""A SuperLink looks every 5 s at who is new."""
+"""A SuperLink checks every 5 s for new nodes."""
 
 _STOPPED = (0, 143)
-"""How one ends that gave up, or that the agent stopped since it never would."""
+"""Exit codes of a SuperNode that gave up, or that the agent stopped after that."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wait:
-    """That a container's program is turned away."""
+    """A refused container program."""
 
     error: AgentError
     since: float
     """Monotonic seconds of the first time in a row."""
 
     ends: int = 0
-    """How often it ended since then."""
+    """Number of ends since then."""
 
     def finding(self, awaited: str) -> Finding:
-        """Return what stands in the status all the while; `awaited` says it best, if known."""
+        """Return the finding for the status; `awaited` is the better message, if known."""
         found = self.error.finding
         return Finding(found.code, awaited) if awaited and found.code == "enrol.waiting" else found
 
 
 class ExitAnalysis:
-    """What the ends of one agent's containers meant."""
+    """The meaning of the ends of one agent's containers."""
 
     def __init__(self, engine: Engine, *, rng: random.Random, scale: float = 1.0) -> None:
         self._engine = engine
@@ -53,8 +53,9 @@ class ExitAnalysis:
         self._waits: dict[str, Wait] = {}
 
     def why(self, found: Existing, failures: int) -> AgentError:
-        """Return why a container ended that should run, with its last words."""
+        """Return why a container ended, with its last log lines."""
         waits = self._waits.get(found.name)
+        # The reason of a refusal is known already; the log of a clean end says less.
         if waits is not None and found.exit_code in _STOPPED:
             return waits.error
         key = (found.name, found.finished_at, failures)
@@ -63,7 +64,7 @@ class ExitAnalysis:
         return self._last[1]
 
     def judge(self, found: Existing, before: Trouble | None, new: Trouble, now: float) -> Trouble:
-        """Return what follows from a new end: `new`, or a pause where it only waits."""
+        """Return the trouble after a new end: `new`, or a short pause if it only waits."""
         if found.exit_code not in (1, *_STOPPED):
             return new
         error = self.why(found, new.failures)
@@ -76,20 +77,20 @@ class ExitAnalysis:
         return restart_policy.waits(before, new, not_before=now + pause_s)
 
     def wait(self, name: str, error: AgentError, now: float) -> None:
-        """Note that a container's program is turned away, as `error` says."""
+        """Record that the SuperLink refuses a container's program, with the reason `error`."""
         before = self._waits.get(name)
         if before is None or before.error.finding.code != error.finding.code:
-            before = Wait(error, now)  # how long the one cause lasts is no matter of the other's
+            before = Wait(error, now)  # each cause has its own time
         self._waits[name] = dataclasses.replace(before, error=error)
 
     def waiting(self, name: str) -> Wait | None:
-        """Return since when and why a container's program is turned away."""
+        """Return since when and why a container's program is refused."""
         return self._waits.get(name)
 
     def steady(self, name: str, unmet: Unmet | None, awaited: str) -> Unmet | None:
-        """Return `unmet`, and all the while that a program is turned away the same one thing.
+        """Return `unmet`; while a program is refused, always the same finding.
 
-        `awaited` says it best where the SuperLink does not know the key.
+        `awaited` is the better message if the SuperLink does not know the key.
         """
         waits = self._waits.get(name)
         if unmet is None:
@@ -100,7 +101,7 @@ class ExitAnalysis:
         return unmet
 
     def forget(self, name: str | None = None) -> None:
-        """Forget that a container's program was turned away; without a name, of every one."""
+        """Forget that a container's program was refused; without a name, forget all."""
         if name is None:
             self._waits.clear()
         else:
@@ -121,4 +122,4 @@ class ExitAnalysis:
         try:
             return self._engine.logs(name, tail=TAIL_LINES)
         except AgentError:
-            return ""  # the reason is then what the exit code alone tells
+            return ""  # then the exit code alone gives the reason

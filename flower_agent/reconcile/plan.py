@@ -1,7 +1,7 @@
-"""From the containers that should be and those that are to the steps between. Pure.
+"""The steps from the present containers to the wanted ones. Pure.
 
-One step is one call to Docker and says its cause; twice the same input plans the same, and an
-applied plan leaves an empty one.
+One step is one call to Docker, with its cause. The same input gives the same plan, and after an
+applied plan the next plan is empty.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from flower_agent.docker.containers import CPU_SHARES, CPU_SHARES_STARTING, Cont
 
 
 class Action(enum.StrEnum):
-    """What one step asks of Docker."""
+    """The kinds of calls to Docker."""
 
     CREATE = "create"
     START = "start"
@@ -49,13 +49,14 @@ def plan(
     """Return the steps from `have` to `want`, in order; empty when they agree.
 
     A container named in `resting` waits for its back-off and is not started. With `settled` the
-    first container answers, so one that yielded its CPU share gets the full one. Containers that
-    are not the agent's are left out, and so is what they keep from being made: see `foreign`.
+    first container answers, so a container with a small CPU share gets the full one. Containers of
+    others are ignored, and so are wanted containers whose names they have: see `foreign`.
     """
     existing = {container.name: container for container in have if container.mine}
     wanted = {container.name for container in want}
     taken = {container.name for container in foreign(want, have)}
     steps: list[Step] = []
+    # Remove first: an unwanted container may use a port of a wanted one.
     for name in reversed([name for name in existing if name not in wanted]):
         steps += _take_away(existing[name], "not wanted")
     for container in (container for container in want if container.name not in taken):
@@ -67,7 +68,7 @@ def plan(
 
 
 def foreign(want: tuple[Container, ...], have: tuple[Existing, ...]) -> tuple[Existing, ...]:
-    """Return the containers that have a wanted name but are not the agent's."""
+    """Return the containers of others that have a wanted name."""
     wanted = {container.name for container in want}
     return tuple(c for c in have if not c.mine and c.name in wanted)
 
@@ -79,7 +80,8 @@ def _bring(want: Container, have: Existing | None, resting: bool) -> Iterator[St
     elif have is None:
         return
     elif have.status == "removing":
-        return  # somebody removes it: the next cycle finds it gone
+        return  # Docker removes it just now: the next cycle creates it
+    # Changed settings may be the cure, so a replacement does not wait for the back-off.
     elif have.fingerprint != want.fingerprint:
         yield from _replace(want, have, "settings changed")
     elif have.status == "dead":

@@ -1,9 +1,9 @@
-"""The containers of this VM: what Docker has, which images are there, and the steps to the wish.
+"""The containers of this VM: their state in Docker, their images, and the steps to change them.
 
-Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake the loop; what is
-true is always listed.
+Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake the loop; the state
+always comes from a list.
 
-Whether the ports are free on which containers will listen.
+Whether the ports of new containers are free.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def free(
     steps: tuple[Step, ...],
     existing: Callable[[str], Existing | None],
 ) -> None:
-    """Raise AgentError ``port.taken`` for a port that somebody else has.
+    """Raise AgentError ``port.taken`` for a port in use by another process.
 
     Flower says it too, but only in a log, after its imports, and by exiting. Where a container
     of the agent's own is stopped first, the port may be one that it gives back.
@@ -59,11 +59,11 @@ def free(
 
 
 def hint(port: int) -> str:
-    """Return what to do about a port that somebody else has."""
+    """Return the remedy for a port in use by another process."""
     return (
-        f"Find it as root (ss -ltnp 'sport = :{port}'), and stop it where it may end; or set "
-        "another port: FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, FLOWER_CLIENTAPPIO_PORT, "
-        "FLOWER_HEALTH_PORT."
+        f"Find the process as root (ss -ltnp 'sport = :{port}'), and stop it if you do not need "
+        "it; or set another port: FLOWER_FLEET_PORT, FLOWER_SERVERAPPIO_PORT, "
+        "FLOWER_CLIENTAPPIO_PORT, FLOWER_HEALTH_PORT."
     )
 
 
@@ -72,15 +72,15 @@ RETRY_PULL_S = (10.0, 60.0)
 SETTLING_S = 20.0
 LIST_EVERY_S = 5.0
 PATIENCE_S = 1.0
-"""So long the loop waits for Docker's steps; what takes longer goes on beside it."""
+"""The loop waits this long for Docker's steps; longer ones continue beside the loop."""
 
 _STEPS = "steps"
-"""What is asked for: whatever steps they are, their end says what became of containers."""
+"""One request for all steps: an answer is never dropped, since it shows what was done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Pull:
-    """How an image is pulled: by which digest, empty for none, and with which credentials."""
+    """How an image is pulled: the digest, empty for none, and the credentials."""
 
     digest: str
     registry: Registry | None
@@ -88,7 +88,7 @@ class _Pull:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Call:
-    """A step, and the name of the image where it creates a container."""
+    """A step, and the image's name if the step creates a container."""
 
     step: Step
     image: str = ""
@@ -96,7 +96,7 @@ class _Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Done:
-    """How far steps were done, and why no further."""
+    """The steps that were done, and the first failure."""
 
     steps: tuple[Step, ...]
     failed: Step | None = None
@@ -124,14 +124,14 @@ class Reconciler:
         self._refusals: dict[str, AgentError] = {}
         self._pulls: dict[str, Background[_Pull, None]] = {}
         self._next: dict[str, tuple[float, str]] = {}
-        """When a container is tried again, in monotonic seconds and in words."""
+        """Time of a container's next try, in monotonic seconds and as text."""
 
         self.progress = ""
-        """What the running pull last said."""
+        """The last progress message of the running pull."""
 
         self._doing: Background[str, _Done] = Background(threads, "docker-steps", good_for_s=0.0)
         self._late: _Done | None = None
-        """Steps that took long and failed; told by the cycle that wants them still."""
+        """Steps that took long and failed; the cycle that still needs them reports the failure."""
 
         self._step = ""
         self.started: frozenset[str] = frozenset()
@@ -147,24 +147,25 @@ class Reconciler:
         return next((c for c in self.have if c.name == name), None)
 
     def restarts(self, name: str) -> int:
-        """Return how often a container was started again lately."""
+        """Return the recent restarts of a container."""
         found = self.existing(name)
         return max(self.failures(name) - (found is None or not found.running), 0)
 
     def failures(self, name: str) -> int:
-        """Return how often a container ended, or was refused, whatever the causes."""
+        """Return how often a container ended or was refused, for any reason."""
         return self._troubles[name].total if name in self._troubles else 0
 
     def observe(self, now: float) -> None:
-        """List the containers where anything may have changed. Raises AgentError ``docker.…``."""
+        """List the containers if anything may have changed. Raises AgentError ``docker.…``."""
         self._now = now
         self.started, self._late = frozenset(), None
         late = self._take(now)
         self._late = late if late is not None and late.failed is not None else None
+        # With a working event stream and no event, the last list is still right for a while.
         fresh = self._watching and not self._dirty
         if fresh and now - self._listed_at < LIST_EVERY_S * self._scale:
             return
-        self._dirty = False
+        self._dirty = False  # before the list: an event meanwhile sets it again
         try:
             self._have = self.engine.containers()
         except AgentError:
@@ -179,7 +180,10 @@ class Reconciler:
         }
 
     def watch(self, stop: threading.Event) -> None:
-        """Follow Docker's events in a thread of its own until `stop`; each event wakes the loop."""
+        """Follow Docker's events in a separate thread until `stop`; each event wakes the loop.
+
+        The stream of events blocks, so it cannot be in the loop.
+        """
 
         def follow() -> None:
             while not stop.is_set():
@@ -195,7 +199,7 @@ class Reconciler:
         threading.Thread(target=follow, name="docker-events", daemon=True).start()
 
     def missing_images(self, images: tuple[str, ...], pins: Mapping[str, str]) -> tuple[str, ...]:
-        """Return those of `images` that are not here, or not as pinned."""
+        """Return those of `images` that are missing, or differ from their pin."""
         absent = []
         for reference in images:
             if reference not in self._images:
@@ -210,7 +214,7 @@ class Reconciler:
         return tuple(absent)
 
     def reset_backoff(self) -> None:
-        """Forget what ended or was refused: with other settings it may well start."""
+        """Forget past failures and refusals: with other settings the containers may start."""
         self._troubles.clear()
         self._refusals.clear()
         self.ends.forget()
@@ -223,9 +227,9 @@ class Reconciler:
         registry: Registry | None,
         now: float,
     ) -> AgentError | None:
-        """Begin to pull what is missing, one at a time; return why the last try failed.
+        """Begin to pull missing images, one at a time; return why the last try failed.
 
-        A failed pull is made again after a wait, or at once with other credentials.
+        After a failure the agent pulls again after a pause, or at once with other credentials.
         """
         failed: AgentError | None = None
         for reference in images:
@@ -240,37 +244,38 @@ class Reconciler:
         return failed
 
     def digest(self, reference: str) -> str:
-        """Return ``sha256:…`` of a pulled image; empty for one that was built here."""
+        """Return ``sha256:…`` of a pulled image; empty for a locally built image."""
         image = self._images.get(reference)
         name = pinned(reference, image) if image else None
         return name.partition("@")[2] if name else ""
 
     def steps(self, want: tuple[Container, ...], *, settled: bool, now: float) -> tuple[Step, ...]:
-        """Return what stands between `want` and what Docker has.
+        """Return the steps from Docker's containers to `want`.
 
-        Raises AgentError ``container.foreign`` where somebody else has one of the names.
+        Raises AgentError ``container.foreign`` if another container has one of the names.
         """
         for taken in plan.foreign(want, self._have):
             raise AgentError(
                 "container.foreign",
-                f"container {taken.name} is not this agent's: it lacks its label",
-                f"docker rename {taken.name} {taken.name}-old: the agent then makes its own.",
+                f"container {taken.name} belongs to somebody else: it lacks this agent's label",
+                f"docker rename {taken.name} {taken.name}-old: the agent then creates its own.",
             )
         resting = {name for name, t in self._troubles.items() if now < t.not_before}
         return plan.plan(want, self._have, resting=resting, settled=settled)
 
     @property
     def doing(self) -> str:
-        """The step that Docker takes long for; empty where none is under way."""
+        """The step that takes long in Docker; empty if there is none."""
         return self._step if self._doing.running else ""
 
     def apply(self, steps: tuple[Step, ...], pins: Mapping[str, str], now: float) -> bool:
-        """Do the steps in order; return whether all are done, False while they are under way.
+        """Do the steps in order; return whether all are done, False while some still run.
 
-        They go on beside the loop where Docker takes long: a container that does not stop holds up
-        nothing else. Raises AgentError of the first that failed.
+        If Docker takes long, the steps continue beside the loop: a container that does not stop
+        delays nothing else. Raises the AgentError of the first failed step.
         """
         late, self._late = self._late, None
+        # A failure of an earlier cycle counts only while the same step is still needed.
         if late is not None and late.error is not None and _is_next(late.failed, steps):
             raise late.error
         if not steps:
@@ -290,12 +295,12 @@ class Reconciler:
         return min(waits, default=float("inf"))
 
     def ended(self, name: str) -> AgentError:
-        """Return why a container that should run does not, and when it is tried again."""
+        """Return why a container does not run, and the time of the next try."""
         error, trouble = self._ended(name), self._troubles.get(name)
         left_s = trouble.not_before - self._now if trouble else 0.0
         if trouble is None or left_s <= 0 or trouble.failures < restart_policy.LOOP_AT:
             return error
-        if self._next.get(name, (0.0, ""))[0] != trouble.not_before:  # one word all the while
+        if self._next.get(name, (0.0, ""))[0] != trouble.not_before:  # keep the same text meanwhile
             at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left_s)
             self._next[name] = trouble.not_before, f"{at:%H:%M:%S} UTC"
         told, at_text = error.finding, self._next[name][1]
@@ -304,12 +309,13 @@ class Reconciler:
 
     def _ended(self, name: str) -> AgentError:
         found = self.existing(name)
+        # Docker's own reason is better than the state that follows from it.
         if name in self._refusals:
             return self._refusals[name]
         if found is None:
-            return AgentError("container.exited", f"{name} is not there", retryable=True)
+            return AgentError("container.exited", f"{name} does not exist", retryable=True)
         if found.status == "created":
-            said = found.error or "it was created and not started"
+            said = found.error or "it was created but not started"
             return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
         known = self._troubles.get(name)
         return self.ends.why(found, known.failures if known else 0)
@@ -351,9 +357,10 @@ class Reconciler:
             log.info("image.pull", image=reference)
 
     def _image(self, step: Step, pins: Mapping[str, str]) -> str:
-        """Return by which name to create a step's container, known before the first step is done.
+        """Return the image's name for a step that creates a container.
 
-        Raises AgentError ``image.pull``.
+        Called before the first step, so that a missing image stops nothing. Raises AgentError
+        ``image.pull``.
         """
         if step.container is None:
             return ""
@@ -362,7 +369,7 @@ class Reconciler:
         name = pinned(reference, image, pins.get(reference, "")) if image else None
         if name is None:
             self._images.pop(reference, None)
-            raise AgentError("image.pull", f"{reference} is gone", retryable=True)
+            raise AgentError("image.pull", f"{reference} was removed", retryable=True)
         return name
 
     def _do_all(self, calls: tuple[_Call, ...]) -> _Done:
@@ -397,15 +404,16 @@ class Reconciler:
                 self.engine.give_cpu(step.name)
 
     def _take(self, now: float) -> _Done | None:
-        """Return how far steps came that have ended, once, and keep what that means."""
+        """Return the result of ended steps, once, and record its consequences."""
         ended = self._doing.take(_STEPS, now)
         if ended is None:
             return None
         self._dirty = True
-        if ended.error is not None:  # a bug: nothing is known of the steps
+        if ended.error is not None:  # a bug: the result of the steps is unknown
             raise ended.error
         done = ended.answer or _Done(())
         for step in done.steps:
+            # A removed container starts from zero, without the pauses of its predecessor.
             if step.action is Action.REMOVE:
                 self._troubles.pop(step.name, None)
                 self._refusals.pop(step.name, None)
@@ -413,14 +421,14 @@ class Reconciler:
                 self._refusals.pop(step.name, None)
                 self.started |= {step.name}
         if done.failed is not None and done.error is not None:
-            if done.failed.container is not None:  # its image may be gone: look again
+            if done.failed.container is not None:  # its image may be missing: check again
                 self._images.pop(done.failed.container.image, None)
             if done.failed.action in (Action.CREATE, Action.START):
                 self._note_refusal(done.failed.name, done.error)
         return done
 
     def _note_refusal(self, name: str, error: AgentError) -> None:
-        """Let what Docker refuses rest like what ends; the reason stays known meanwhile."""
+        """Let a refused container wait like one that ended, and store the reason."""
         if error.finding.code.startswith(("container.refused", "gpu.")):
             known = self._troubles.get(name)
             self._troubles[name] = restart_policy.refused(
@@ -434,7 +442,7 @@ class Reconciler:
 
 
 def _is_next(failed: Step | None, steps: tuple[Step, ...]) -> bool:
-    """Return whether the step that failed is what is to be done now, whatever the cause."""
+    """Return whether the failed step is the next step now, for any cause."""
     asked = [(step.action, step.name, step.container) for step in steps[:1]]
     return failed is not None and (failed.action, failed.name, failed.container) in asked
 
@@ -442,7 +450,7 @@ def _is_next(failed: Step | None, steps: tuple[Step, ...]) -> bool:
 def patience(
     before_sleep: Callable[[tenacity.RetryCallState], None], scale: float
 ) -> tenacity.Retrying:
-    """Try three times what may pass; waits are random, so that VMs do not march in step."""
+    """Return a policy of three tries with random pauses, so that VMs do not retry together."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda e: isinstance(e, AgentError) and e.retryable),
         wait=tenacity.wait_random_exponential(multiplier=2 * scale, min=scale, max=30 * scale),

@@ -1,8 +1,8 @@
 """When a container that ended may be started again: at once, then later each time.
 
-The first restart is at once, the second waits 10 s, doubling to 5 minutes; ten minutes of life
-forget what was before. Each cause has its own count: a restart of Docker and a crash of the program
-are no loop together.
+The first restart is at once, the second waits 10 s, doubling to 5 minutes. After ten minutes of run
+time the count starts again. Each cause has its own count: a restart of Docker and a crash of the
+program are not one loop.
 """
 
 import dataclasses
@@ -16,27 +16,27 @@ FIRST_DELAY_S = 10.0
 LONGEST_DELAY_S = 300.0
 FORGIVEN_AFTER_S = 600.0
 REFUSED = "refused"
-"""The cause where Docker does not start it."""
+"""The cause if Docker refuses the start."""
 
 LOOP_AT = 3
-"""From this many failures on it is called a crash loop."""
+"""From this many failures on the error is a crash loop."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trouble:
-    """How often a container ended, and until when it rests."""
+    """How often a container ended, and when it may start again."""
 
     failures: int
-    """Ends of one cause, without ten minutes of life between them."""
+    """Ends with one cause and less than ten minutes of run time between them."""
 
     ended_at: datetime.datetime | None
-    """Docker's time of the last end that was counted."""
+    """Docker's time of the last counted end."""
 
     not_before: float
-    """Monotonic seconds before which it is not started again."""
+    """Monotonic seconds of the next allowed start."""
 
     cause: str = ""
-    """What the last end was, as Docker tells it; empty before the first."""
+    """Docker's information about the last end; empty before the first."""
 
     others: tuple[tuple[str, int], ...] = ()
     """Ends of other causes in that time, by cause."""
@@ -54,7 +54,7 @@ def count(
     now: float,
     scale: float = 1.0,
 ) -> dict[str, Trouble]:
-    """Return what is known after looking at `have`: each new end counts once.
+    """Return the troubles after a look at `have`: each new end counts once.
 
     `now` is monotonic seconds; `scale` shortens every wait in tests.
     """
@@ -76,13 +76,13 @@ def count(
 
 
 def waits(known: Trouble | None, new: Trouble, *, not_before: float) -> Trouble:
-    """Return what is known after an end that is no failure, but waiting for a peer."""
+    """Return the trouble after an end that is no failure, but a wait for a peer."""
     known = known or Trouble(0, None, 0.0)
     return dataclasses.replace(known, ended_at=new.ended_at, not_before=not_before)
 
 
 def refused(known: Trouble | None, *, now: float, scale: float = 1.0) -> Trouble:
-    """Return what is known after Docker refused a start; it counts like an end."""
+    """Return the trouble after Docker refused a start; a refusal counts like an end."""
     failures, others = _counted(known, REFUSED)
     ended_at = known.ended_at if known else None
     return Trouble(failures, ended_at, now + delay_s(failures) * scale, REFUSED, others)
@@ -96,9 +96,9 @@ def delay_s(failures: int) -> float:
 
 
 def policy(scale: float) -> Callable[[AgentError | None, int], float]:
-    """Return the pauses of work in the background that is tried ever later.
+    """Return growing pauses for work in the background.
 
-    What waiting does not mend is tried every five minutes.
+    An error that needs a change is tried again every five minutes.
     """
 
     def pause(error: AgentError | None, failures: int) -> float:

@@ -25,7 +25,7 @@ CONNECT_S = 2.0
 
 
 def to_onegate(paths: Paths, now: datetime.datetime) -> str:
-    """Send the last body; return why OneGate was not told, empty where it was or there is none."""
+    """Send the last report; return the error, empty after success or without OneGate."""
     memory = publisher.recall(paths.onegate)
     access = sources.read(paths).access or (memory.access if memory else None)
     if access is None:
@@ -39,7 +39,7 @@ def to_onegate(paths: Paths, now: datetime.datetime) -> str:
     }
     trouble = _send(access, status_attributes.render(body))
     if memory is not None:
-        # The next agent of this boot must not take for told what is so no longer.
+        # The next agent of this boot must not use these outdated values.
         kept = {k: v for k, v in memory.attributes.items() if k not in body}
         publisher.remember(paths.onegate, dataclasses.replace(memory, attributes=kept))
     return trouble

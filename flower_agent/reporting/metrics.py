@@ -3,7 +3,8 @@
 The status as metrics, in the text that node_exporter's textfile collector takes.
 
 Format: Prometheus' text exposition, version 0.0.4. Names follow its conventions: base units, no
-time stamps, which the collector refuses; every metric is a gauge, since a new agent counts anew.
+time stamps, which the collector refuses. Every metric is a gauge, because a new agent starts from
+zero.
 """
 
 import contextlib
@@ -60,11 +61,11 @@ def _families(status: Status, measured: Measured) -> Iterator[tuple[str, str, li
     since = _one(status.since.timestamp())
     yield "flower_agent_state_start_time_seconds", "When that state began.", since
     error: list[Sample] = [({"code": status.error.code}, 1)] if status.error else []
-    yield "flower_agent_error", "1 for the code of what stands in the way.", error
+    yield "flower_agent_error", "1 for the code of the error.", error
     yield "flower_agent_warnings", "Warnings in the status.", _one(len(status.warnings))
     yield from _containers(status)
     health = _one(measured.health_s)
-    yield "flower_health_duration_seconds", "How long Flower's health service took.", health
+    yield "flower_health_duration_seconds", "Response time of Flower's health service.", health
     nodes = _one(status.nodes)
     yield "flower_supernodes_connected", "SuperNodes that are connected to this SuperLink.", nodes
     well = {f.name: f.mark is Mark.OK for f in status.facts if f.mark is not Mark.OFF}
@@ -75,7 +76,7 @@ def _families(status: Status, measured: Measured) -> Iterator[tuple[str, str, li
         ({"certificate": name}, round((end - status.written_at).total_seconds() / _DAY_S, 3))
         for name, end in sorted(measured.ends.items())
     ]
-    yield "flower_certificate_left_days", "Days until a certificate ends.", left
+    yield "flower_certificate_left_days", "Days until a certificate expires.", left
 
 
 def _containers(status: Status) -> Iterator[tuple[str, str, list[Sample]]]:
@@ -83,7 +84,7 @@ def _containers(status: Status) -> Iterator[tuple[str, str, list[Sample]]]:
     running: list[Sample] = [(labels, c["status"] == "running") for labels, c in rows]
     yield "flower_container_running", "1 while a container runs.", running
     restarts: list[Sample] = [(labels, float(str(c["restarts"]))) for labels, c in rows]
-    text = "Ends of a container without ten minutes of life between them."
+    text = "Ends of a container with less than ten minutes of run time between them."
     yield "flower_container_restarts", text, restarts
 
 

@@ -85,7 +85,7 @@ def _mood(found: Status) -> str:
 
 
 LOG_BYTES = 1 << 18
-"""A log that has grown to this begins anew."""
+"""A log of this size is emptied."""
 
 MAX_BYTES = 1 << 16
 

@@ -1,4 +1,4 @@
-"""Tells the world how the VM does: the status file, systemd, and OneGate through `reporter`."""
+"""Publishes the VM's status: the status file, systemd, and OneGate through `reporter`."""
 
 import dataclasses
 import datetime
@@ -21,11 +21,11 @@ from flower_agent.reporting.systemd import Notifier
 log = structlog.get_logger()
 
 REWRITE_S = 30.0
-"""An unchanged status is written again after this, so that it can be told from a stale one."""
+"""An unchanged status is written again after this time, so that readers see that it is current."""
 
 
 class Publisher:
-    """Writes what changed, and a sign of life now and then."""
+    """Writes changes, and the unchanged status from time to time."""
 
     def __init__(self, paths: Paths, notifier: Notifier, reporter: OneGatePublisher) -> None:
         self._paths = paths
@@ -55,7 +55,7 @@ class Publisher:
         )
 
     def stopping(self) -> None:
-        """Tell systemd that the end is wanted."""
+        """Tell systemd that the agent is stopping."""
         self._notifier.stopping()
 
     def _write(self, found: Status, monotonic: float) -> None:
@@ -77,15 +77,15 @@ class Publisher:
 
 
 class LifecycleLog:
-    """Writes the VM's life as a story: each change, and what goes on hourly with a count."""
+    """Logs the VM's life: each change, and a continuing cause once an hour with a count."""
 
     def __init__(self) -> None:
         self._repeats = deduplication.Repeats()
 
     def note(self, before: Life, after: Life, now: float) -> None:
-        """Write one line for a change of state, phase or cause, none for a cycle without one.
+        """Write one line for a change of state, phase or cause, none for an unchanged cycle.
 
-        Causes that come and go within one state are told once an hour each.
+        Causes that come and go within one state are logged once an hour each.
         """
         error = after.error
         cause = (error.code, deduplication.gist(error.message)) if error else ("", "")

@@ -1,4 +1,4 @@
-"""From what the loop knows to the `Status` that is shown."""
+"""Builds the `Status` from the loop's results."""
 
 import datetime
 
@@ -76,7 +76,7 @@ def _onegate(reporter: OneGatePublisher) -> Condition:
         return Condition("onegate", Mark.BAD, reporter.trouble.message)
     endpoint, told_at = reporter.client.access.endpoint, reporter.told_at
     return Condition(
-        "onegate", Mark.OK, f"{endpoint}, last told {told_at}" if told_at else endpoint
+        "onegate", Mark.OK, f"{endpoint}, last report {told_at}" if told_at else endpoint
     )
 
 
@@ -90,7 +90,7 @@ def _warnings(
     if reporter.token_lost:
         found.append(warning("context.token_lost", "the context has no TOKEN, VMID or endpoint"))
     if other_vm:
-        found.append(warning("state.other_vm", "the state was made by another VM"))
+        found.append(warning("state.other_vm", "another VM created the state"))
     if reporter.overwritten:
         names = ", ".join(reporter.overwritten)
         found.append(warning("onegate.overwritten", f"another VM overwrote {names} at OneGate"))

@@ -1,4 +1,4 @@
-"""The status as text for a person: 80 columns, the answer first. Pure.
+"""The status as text for a person: 80 columns, the state first. Pure.
 
 Standard library only. Color repeats what a word says and never says it alone.
 """
@@ -13,20 +13,20 @@ from flower_agent.model.status import SCHEMA, STALE_AFTER_S, STOPPED, age_s, mom
 
 WIDTH = 80
 UNUSED = "not used"
-"""The rest says why, and does not fit into the table."""
+"""The reason after it does not fit into the table."""
 
 NODES = 10
-"""Rows of SuperNodes that are shown; `flower-agent nodes` has them all."""
+"""Most rows of SuperNodes; `flower-agent nodes` lists all."""
 
 ORDER = (
     "context", "docker", "settings", "upgrade", "tls", "ca", "renewal", "gpu", "image",
     "containers", "health", "endpoint", "control", "superlink", "partition", "key", "peer",
     "superexec", "enrolment", "partitions", "nodes", "run", "onegate",
 )  # fmt: skip
-"""Facts as they stand one below the other; others follow."""
+"""The order of facts; others follow."""
 
 IN_CONTAINERS = frozenset({"container", "health", "enrol", "peer"})
-"""Phases whose trouble stands in the containers' logs."""
+"""Phases whose causes are in the containers' logs."""
 
 _ROLES = {"superlink": "SuperLink", "supernode": "SuperNode", "superexec": "SuperExec"}
 _GREEN, _YELLOW, _RED, _FAINT = "32", "33", "31", "2"
@@ -72,10 +72,10 @@ def headline(
     now: datetime.datetime,
     being_started: bool = False,
 ) -> str:
-    """Return the one line that answers "does it work, since when", however wide it is."""
+    """Return the first line, with state and age, at any width."""
     known = document is not None and document.get("schema") == SCHEMA
     if not running and (being_started or not known):
-        begins = "being started: systemd starts flower-agent, or holds it back for other units"
+        begins = "being started: systemd starts flower-agent, or waits for other units"
         return begins if being_started else "not running: no flower-agent runs here"
     if document is None:
         return "unknown: the agent runs but has not written a status yet"
@@ -87,15 +87,15 @@ def headline(
     line = _word(document, now)
     if not running:
         on_purpose = document.get("state") == STOPPED
-        last = f"not running: no agent runs here; its last word was: {line}"
-        return f"{line}: it was taken down on purpose" if on_purpose else last
+        last = f"not running: no agent runs here; last status: {line}"
+        return f"{line}: stopped on purpose" if on_purpose else last
     if age_s(document, now) > STALE_AFTER_S:
-        return f"unknown: no word for {age(age_s(document, now))}; the last was: {line}"
+        return f"unknown: no status for {age(age_s(document, now))}; last status: {line}"
     return line
 
 
 def age(seconds: float) -> str:
-    """Return a duration in the one unit that says enough."""
+    """Return a duration in one suitable unit."""
     if seconds == float("inf"):
         return "an unknown time"
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
@@ -105,7 +105,7 @@ def age(seconds: float) -> str:
 
 
 def labelled(label: str, text: str) -> list[str]:
-    """Return lines with `text` in a column of its own behind ``label:``."""
+    """Return lines with `text` in a separate column after ``label:``."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -117,7 +117,7 @@ def labelled(label: str, text: str) -> list[str]:
 
 
 def row(name: str, mark: str, detail: str) -> Iterator[str]:
-    """Yield the lines of one fact: name, mark, and its detail in a column of its own."""
+    """Yield the lines of one fact: name, mark, and its detail in a separate column."""
     first, *rest = column(detail) or [""]
     yield f"  {name:<11} {mark:<8} {first.strip()}".rstrip()
     yield from rest
@@ -130,7 +130,7 @@ def column(detail: str) -> list[str]:
 
 
 def paint(line: str) -> str:
-    """Return a line with its telling word in color: a state, a mark or a label."""
+    """Return a line with its state, mark or label in color."""
     match = _PAINTED.match(line)
     if match is None:
         return line
@@ -144,12 +144,12 @@ def _lines(
 ) -> Iterator[str]:
     if document is None or document.get("schema") != SCHEMA:
         if running and document is not None:
-            yield "  fix: use the flower-agent command of the agent that runs"
+            yield "  fix: use the flower-agent command of the running agent"
         return
     trouble, facts = list(_trouble(document)), list(_facts(document))
     old_s = age_s(document, now)
     if (trouble or facts) and (not running or old_s > STALE_AFTER_S):
-        yield from ["", f"what follows is {age(old_s)} old"]
+        yield from ["", f"the details below are {age(old_s)} old"]
     yield from trouble
     yield from ["", *facts] if facts else []
     yield from _nodes(document, now)
@@ -166,7 +166,7 @@ def _word(document: dict[str, Any], now: datetime.datetime) -> str:
 
 
 def _trouble(document: dict[str, Any]) -> Iterator[str]:
-    """Yield cause and fix of everything that is wrong, and where more can be read."""
+    """Yield cause and fix of every error and warning, and a command for more."""
     error = document.get("error")
     causes = ([error] if error else []) + list((document.get("errors") or ())[1:])
     for found in causes:
@@ -201,7 +201,7 @@ def _container(found: dict[str, Any]) -> str:
 
 
 def _nodes(document: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
-    """Yield a table of the SuperNodes; a GPU's words are cut at the screen's edge."""
+    """Yield a table of the SuperNodes; a long GPU text is cut at the screen's edge."""
     nodes = document.get("supernodes") or ()
     if not nodes:
         return

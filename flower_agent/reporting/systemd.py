@@ -1,4 +1,4 @@
-"""What systemd wants to be told (sd_notify), without its library.
+"""Messages to systemd (sd_notify), without its library.
 
 Protocol: sd_notify(3); one datagram of ``NAME=value`` lines to ``$NOTIFY_SOCKET``, which is a path,
 or an abstract socket written with ``@``.

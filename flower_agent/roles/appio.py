@@ -1,8 +1,8 @@
-"""The AppIo that a VM offers to a SuperExec elsewhere (FLOWER_APPIO_LISTEN).
+"""The AppIo that a VM offers to a SuperExec VM (FLOWER_APPIO_LISTEN).
 
-A SuperLink's AppIo shows the SuperLink's certificate. A SuperNode has none, and the key of the
-SuperLink's CA never leaves the SuperLink: its agent has a CA of its own for this one API, below
-``tls/appio``, and publishes it. What is offered is told once it answers.
+A SuperLink's AppIo uses the SuperLink's certificate. A SuperNode has none, and the key of the
+SuperLink's CA never leaves the SuperLink: a SuperNode's agent has a separate CA for this API, below
+``tls/appio``, and publishes it. It publishes the offer after the AppIo has answered.
 """
 
 from flower_agent.config import flower_versions
@@ -33,9 +33,9 @@ def wanted(cycle: Cycle, offered: Endpoint) -> trust.CertificateSpec | None:
 
 
 def check(cycle: Cycle, prober: Prober, offered: Endpoint, ca_pem: str, name: str) -> None:
-    """Publish where the AppIo is, once it answers, and note who is attached.
+    """Publish the AppIo's address after it has answered, and note its connections.
 
-    With TLS its certificate must chain to `ca_pem` and name `name`. Raises AgentError
+    With TLS its certificate must chain to `ca_pem` and contain `name`. Raises AgentError
     ``endpoint.…``.
     """
     if offered.tls:
@@ -51,12 +51,14 @@ def check(cycle: Cycle, prober: Prober, offered: Endpoint, ca_pem: str, name: st
     held = sorted(set(_attached(offered.listen.port)))
     mark = Mark.OK if held else Mark.WAITING
     cycle.report.set_condition(
-        "superexec", mark, f"attached from {', '.join(held)}" if held else "none attached yet"
+        "superexec",
+        mark,
+        f"connected from {', '.join(held)}" if held else "no SuperExec connected yet",
     )
 
 
 def check_supernode(cycle: Cycle, prober: Prober, offered: Endpoint) -> None:
-    """Do `check` by the SuperNode's own CA, and publish that CA."""
+    """Do `check` with the SuperNode's own CA, and publish that CA."""
     ca_pem = cycle.seen.keyring.appio.held_ca() if offered.tls else ""
     check(cycle, prober, offered, ca_pem, LOOPBACK)
     if ca_pem:
@@ -67,7 +69,7 @@ def check_supernode(cycle: Cycle, prober: Prober, offered: Endpoint) -> None:
 
 
 def named(cycle: Cycle, listen: Address) -> Address:
-    """Return what a SuperExec elsewhere dials, where `listen` may stand for every address."""
+    """Return the address for a SuperExec VM; `listen` may mean every address."""
     if not is_any(listen.host):
         return listen
     facts = cycle.seen.host
@@ -78,14 +80,14 @@ def named(cycle: Cycle, listen: Address) -> Address:
 
 
 def can_have_tls(settings: Settings) -> bool:
-    """Tell whether a SuperExec and an AppIo elsewhere speak TLS to each other."""
+    """Return whether a SuperExec VM and its AppIo use TLS."""
     return settings.tls and flower_versions.band(settings.version).appio_can_have_tls
 
 
 def _defers(cycle: Cycle, port: int) -> bool:
-    """Tell whether a renewal that is due waits, at latest to 7 days before the end.
+    """Return whether a due renewal waits, at most until 7 days before the end.
 
-    An app that runs has a connection beside its SuperExec's.
+    A running app has its own connection besides the SuperExec's.
     """
     try:
         leaf = certificates.inspect(cycle.seen.keyring.appio.held_chain())

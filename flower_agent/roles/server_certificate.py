@@ -1,8 +1,8 @@
-"""Which certificate a SuperLink shows: the context's, that of ``/etc/flower-agent/tls``, its own.
+"""Which certificate a SuperLink uses: from the context, from ``/etc/flower-agent/tls``, or its own.
 
-The context counts most. Of the watched files a renewed pair is taken over when no run is active, at
-latest seven days before the end of the one before, or at once by ``flower-agent tls renew``. What
-of them is refused is a warning while the one before serves.
+The context has priority. A renewed pair in the files is used when no run is active, at the latest
+seven days before the previous one ends, or at once after ``flower-agent tls renew``. A refused pair
+is a warning while the previous one is valid.
 """
 
 import pathlib
@@ -20,11 +20,11 @@ from flower_agent.tls import certificates, provided, trust
 from flower_agent.tls.provided import CONTEXT, SETTLE_S, CertificateFiles, Checked, Material
 
 Active = Callable[[], bool]
-"""Tells whether a run is active; asks the Control API."""
+"""Returns whether a run is active; asks the Control API."""
 
 
 class ServerCertificate:
-    """What one SuperLink shows."""
+    """The certificate of one SuperLink."""
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files = files
@@ -33,20 +33,21 @@ class ServerCertificate:
     def wanted(
         self, cycle: Cycle, own_hosts: frozenset[str], dialled: Collection[str], active: Active
     ) -> trust.CertificateSpec:
-        """Return the wanted certificates: the agent's own name `own_hosts`, given ones `dialled`.
+        """Return the wanted certificates; the agent's own needs `own_hosts`, others need `dialled`.
 
-        Raises AgentError ``tls.…`` or ``setting.…`` for what is given and refused.
+        Raises AgentError ``tls.…`` or ``setting.…`` for a refused certificate.
         """
         if not cycle.seen.settings.tls:
             return trust.CertificateSpec(source=trust.CertificateSource.OFF)
         try:
             wanted = self._given(cycle, tuple(sorted(dialled)), active)
         except AgentError as error:
+            # A bad renewal in the files is only a warning while the old pair is still valid.
             if from_context(cycle.seen.settings) or not self._serves(cycle, dialled):
                 raise
             found = error.finding
-            refused = f"what lies in {self._files.directory} is refused: {found.message}"
-            kept = f"{refused}; the certificate before it stays in use"
+            refused = f"the agent refuses the files in {self._files.directory}: {found.message}"
+            kept = f"{refused}; the previous certificate stays in use"
             cycle.report.warn(warning(found.code, kept, found.hint))
             return trust.CertificateSpec(source=trust.CertificateSource.GIVEN, defer=True)
         if self._files.settling:
@@ -86,14 +87,14 @@ class ServerCertificate:
     def _check(
         self, material: Material, settings: Settings, hosts: tuple[str, ...], now: datetime
     ) -> Checked:
-        """Check given material, once an hour unless it changes."""
+        """Check the material, once an hour unless it changes."""
         key = (material, settings.tls_ca_cert, hosts, now.date(), now.hour)
         if self._checked is None or self._checked[0] != key:
             self._checked = (key, check(material, settings, hosts, now))
         return self._checked[1]
 
     def _serves(self, cycle: Cycle, hosts: Collection[str]) -> bool:
-        """Tell whether the certificate in use is good for `hosts` now."""
+        """Return whether the present certificate is valid for `hosts`."""
         try:
             leaf = certificates.inspect(cycle.seen.keyring.held_chain())
         except ValueError:
@@ -102,7 +103,7 @@ class ServerCertificate:
         return named and not certificates.date_fault(leaf, cycle.seen.now)
 
     def _waits(self, cycle: Cycle, active: Active) -> bool:
-        """Tell whether a new certificate waits for a run, at latest to 7 days before the end."""
+        """Return whether a new certificate waits for a run, at most until 7 days before the end."""
         try:
             leaf = certificates.inspect(cycle.seen.keyring.held_chain())
         except ValueError:
@@ -116,14 +117,14 @@ class ServerCertificate:
 
 
 def from_context(settings: Settings) -> Material | None:
-    """Return what TLS_CERT and TLS_KEY give."""
+    """Return the pair of TLS_CERT and TLS_KEY, if set."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return Material(certificate_pem=settings.tls_cert, key=settings.tls_key, names=CONTEXT)
 
 
 def without_certificate(settings: Settings) -> Finding | None:
-    """Return what is wrong with a SuperLink that has nothing but its own CA."""
+    """Return the error of a SuperLink with TLS_CA_CERT=system and without a certificate."""
     if settings.tls_ca_cert != pem.SYSTEM or not settings.tls:
         return None
     message = "TLS_CA_CERT is 'system' on a SuperLink without TLS_CERT and TLS_KEY"
@@ -132,19 +133,19 @@ def without_certificate(settings: Settings) -> Finding | None:
 
 
 def check(material: Material, settings: Settings, hosts: Collection[str], now: datetime) -> Checked:
-    """Check given material for `hosts`; TLS_CA_CERT counts more than a root beside it."""
+    """Check the material for `hosts`; TLS_CA_CERT overrides a root file."""
     told = settings.tls_ca_cert if settings.tls_ca_cert != pem.SYSTEM else None
     private = told or material.ca_pem
     roots = None if private else _system_roots()
     checked = provided.check_provided(material, private, hosts, now, system_roots=roots)
     if checked.given is None or certificates.covers(checked.given.certificate, LOOPBACK):
         return checked
-    message = f"the certificate in {material.names.certificate} does not name {LOOPBACK}"
+    message = f"the certificate in {material.names.certificate} does not contain {LOOPBACK}"
     return Checked(checked.given, (*checked.findings, warning("tls.loopback", message)))
 
 
 def refusal(findings: tuple[Finding, ...]) -> AgentError:
-    """Return the error of material that was refused: its first finding, and how many more."""
+    """Return the error of refused material: the first finding, with the messages of the others."""
     errors = [f for f in findings if f.severity is Severity.ERROR]
     first, more = errors[0], len(errors) - 1
     rest = f" ({'; '.join(f.message for f in errors[1:])})" if more else ""
@@ -152,7 +153,7 @@ def refusal(findings: tuple[Finding, ...]) -> AgentError:
 
 
 def _due(cycle: Cycle) -> bool:
-    """Tell whether the agent's own certificate is at two thirds of its life."""
+    """Return whether two thirds of the own certificate's lifetime have passed."""
     try:
         leaf = certificates.inspect(cycle.seen.keyring.held_chain())
     except ValueError:

@@ -1,4 +1,4 @@
-"""A lone SuperExec's duty: it attaches to an AppIo elsewhere; attached is a connection seen.
+"""The role of a SuperExec VM: connect to an AppIo on another VM, and see the connection.
 
 Whom it trusts: TLS_CA_CERT, else the CA that the AppIo's VM publishes over OneGate, pinned as a
 SuperNode pins its SuperLink's.
@@ -34,7 +34,7 @@ from flower_agent.tls import certificates, trust
 
 TIMEOUT_S = 3.0
 LOST_AFTER_S = 10.0
-"""One that is away for longer asks OneGate anew whose AppIo it is."""
+"""If the connection is lost for longer, ask OneGate again which VM offers the AppIo."""
 
 SOURCES = {
     Trust.CA: trust.CertificateSource.TRUSTED,
@@ -43,19 +43,19 @@ SOURCES = {
 }
 
 HINTS = {
-    "endpoint.refused": "On the AppIo's VM set FLOWER_APPIO_LISTEN to what FLOWER_APPIO_ADDRESS "
-    "says here, and look at its flower-agent status.",
-    "endpoint.plaintext": "Set TLS_ENABLED and FLOWER_VERSION alike on both VMs.",
-    "endpoint.wrong_name": "Set FLOWER_TLS_SANS on the AppIo's VM to what is dialled here.",
+    "endpoint.refused": "On the AppIo's VM set FLOWER_APPIO_LISTEN to the value of "
+    "FLOWER_APPIO_ADDRESS here, and check its flower-agent status.",
+    "endpoint.plaintext": "Set TLS_ENABLED and FLOWER_VERSION to the same values on both VMs.",
+    "endpoint.wrong_name": "Set FLOWER_TLS_SANS on the AppIo's VM to the host name here.",
     "endpoint.not_flower": "Check the port in FLOWER_APPIO_ADDRESS.",
     "endpoint.untrusted": "Compare fingerprints: ca here, appio_ca (SuperNode) or ca (SuperLink) "
     "in flower-agent status there.",
 }
-"""What to do about an AppIo that answers otherwise; the usual words are a SuperNode's."""
+"""Remedies for an AppIo that does not answer as expected; the usual ones are for a SuperNode."""
 
 
 class SuperExecController:
-    """What a VM with one SuperExec does beside its container."""
+    """The work of a SuperExec VM apart from its container."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SuperExecController:
         self._lost_at: float | None = None
 
     def prepare(self, cycle: Cycle) -> Preparation:
-        """Return the CA that it trusts, where the AppIo can have TLS.
+        """Return the trusted CA, if the AppIo can have TLS.
 
         Raises AgentError ``discover.…``, ``onegate.…``, ``tls.…``, ``setting.conflict`` or
         ``version.mixed`` while there is none.
@@ -90,7 +90,7 @@ class SuperExecController:
         return Preparation(trust=wanted, spec=RoleSpec(trust=whom))
 
     def may_start(self, cycle: Cycle) -> None:
-        """Raise AgentError ``endpoint.…`` while the AppIo does not answer as it should."""
+        """Raise AgentError ``endpoint.…`` while the AppIo does not answer as expected."""
         settings = cycle.seen.settings
         whom = trust_of(settings)
         ca_pem = cycle.seen.keyring.held_ca() if whom is Trust.CA else None
@@ -99,12 +99,12 @@ class SuperExecController:
         except AgentError as error:
             found = error.finding
             if found.code.startswith("endpoint."):
-                self._search.forget()  # another VM may have the address by now
+                self._search.forget()  # another VM may have the address now
             hint = HINTS.get(found.code, found.hint)
             raise AgentError(found.code, found.message, hint, retryable=True) from error
 
     def check(self, cycle: Cycle, running: Running) -> None:
-        """Raise AgentError while it is not attached."""
+        """Raise AgentError while the SuperExec is not connected."""
         settings = cycle.seen.settings
         self._prober.probe_serving(container_spec.health(settings, Component.SUPEREXEC), TIMEOUT_S)
         cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
@@ -114,7 +114,7 @@ class SuperExecController:
             self._lost_at = None
             self._alive(cycle)
             cycle.report.set_condition(
-                "peer", Mark.OK, f"attached to {where} as {settings.superexec_plugin}"
+                "peer", Mark.OK, f"connected to {where} as {settings.superexec_plugin}"
             )
             limit = app_directories.outputs_limit(self._paths, settings)
             client_apps.follow(cycle, running, self._apps, limit)
@@ -126,7 +126,7 @@ class SuperExecController:
         raise AgentError("superexec.detached", message, retryable=True)
 
     def _alive(self, cycle: Cycle) -> None:
-        """Raise AgentError ``peer.…`` where the AppIo is proven not to answer."""
+        """Raise AgentError ``peer.…`` if it is proven that the AppIo does not answer."""
         if cycle.seen.dry:
             return
         mute = self._liveness.judge(
@@ -137,7 +137,7 @@ class SuperExecController:
             raise mute
 
     def _ca(self, cycle: Cycle) -> str:
-        """Return the PEM of the CA to trust, pinned where OneGate handed it over."""
+        """Return the PEM of the trusted CA; a CA from OneGate is pinned."""
         settings = cycle.seen.settings
         pem = settings.tls_ca_cert or self._offered(cycle)
         seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
@@ -167,11 +167,11 @@ class SuperExecController:
         try:
             return superlink_trust.trusted_ca(settings, offer.ca_pem, cycle.state, held)
         except AgentError:
-            self._search.forget()  # what is refused may be told otherwise by now
+            self._search.forget()  # OneGate may have a newer value
             raise
 
     def _offer(self, cycle: Cycle, held: str) -> appio_discovery.Offer | None:
-        """Return what OneGate tells; None where the pinned CA has to do without it."""
+        """Return OneGate's answer; None if the pinned CA must be enough."""
         settings = cycle.seen.settings
         if cycle.seen.client is None:
             return None
@@ -192,14 +192,14 @@ class SuperExecController:
 
 
 def trust_of(settings: Settings) -> Trust:
-    """Return whom a lone SuperExec believes: an AppIo elsewhere has TLS where it can."""
+    """Return the trust of a SuperExec VM: a remote AppIo uses TLS if the version supports it."""
     if not appio.can_have_tls(settings):
         return Trust.INSECURE
     return Trust.SYSTEM if settings.tls_ca_cert == SYSTEM else Trust.CA
 
 
 def no_source(settings: Settings) -> Finding | None:
-    """Return why a lone SuperExec without OneGate could never trust its AppIo."""
+    """Return why a SuperExec VM without OneGate could never trust its AppIo."""
     if trust_of(settings) is not Trust.CA or settings.tls_ca_cert:
         return None
     return Finding(
@@ -212,7 +212,7 @@ def no_source(settings: Settings) -> Finding | None:
 
 def _attach(settings: Settings) -> Address:
     if settings.appio_address is None:
-        raise ValueError("a lone SuperExec wants an address to attach to")
+        raise ValueError("a SuperExec VM needs the address of an AppIo")
     return settings.appio_address
 
 

@@ -1,7 +1,7 @@
-"""The SuperLink's duty: which certificates it wants, where it listens, whether it works.
+"""The role of a SuperLink: which certificates it needs, where it listens, whether it works.
 
-Works means: its Fleet port answers a TLS handshake that chains to the CA which the agent publishes,
-and the Control API answers. Flower's health service says SERVING even when the database cannot be
+A SuperLink works if its Fleet port answers a TLS handshake with a certificate of the published CA,
+and the Control API answers. Flower's health service says SERVING even if the database cannot be
 written, so it is never enough. Nothing here depends on SuperNodes or runs.
 """
 
@@ -47,11 +47,11 @@ from flower_agent.tls.store import Keyring
 TIMEOUT_S = 3.0
 
 ROOM_BYTES = 1 << 20
-"""A database that has less than this to grow will fail at the next node or round."""
+"""With less free space than this the database fails at the next node or round."""
 
 
 class SuperLinkController:
-    """What one SuperLink VM does beside its containers."""
+    """The work of a SuperLink VM apart from its containers."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class SuperLinkController:
         return Preparation(trust=wanted, loopback=loopback, spec=spec)
 
     def may_start(self, cycle: Cycle) -> None:
-        """Nothing stands before a SuperLink."""
+        """Do nothing: a SuperLink may always start."""
 
     def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError for the first thing that does not work."""
@@ -129,6 +129,7 @@ class SuperLinkController:
         self._submitter.follow(cycle, online, running.image, dial)
         if settings.appio_listen is not None:
             appio.check(cycle, self._prober, places.appio, ca_pem or "", public.host)
+        # Only now: nodes may use the CA as soon as they see it at OneGate.
         if ca_pem:
             self._tell_ca(cycle, ca_pem, nodes)
         keyring = cycle.seen.keyring
@@ -143,7 +144,7 @@ class SuperLinkController:
         own = trust.hosts(published=public.host, listen=_named(host, cycle), more=more)
         dialled = {public.host}
         if _attaches_here(settings, places) and not named_for_apps(public):
-            dialled.add(places.appio.dial.host)  # the local SuperExec is as strict as any node
+            dialled.add(places.appio.dial.host)  # the local SuperExec checks the name like a node
         return self._certificate.wanted(
             cycle, own, dialled, lambda: self._active(cycle, places, public)
         )
@@ -166,9 +167,9 @@ class SuperLinkController:
         )
 
     def _active(self, cycle: Cycle, places: Endpoints, public: Address) -> bool:
-        """Tell whether a run needs the SuperLink as it is.
+        """Return whether a run is active, so that the SuperLink must not restart.
 
-        A SuperLink that runs and does not answer just now may have one all the same.
+        A running SuperLink that does not answer may have an active run too.
         """
         name, ca_pem = control_trust(cycle.seen.settings, public, cycle.seen.keyring)
         try:
@@ -202,7 +203,7 @@ class SuperLinkController:
         cycle.report.set_condition("tls", Mark.OK, f"certificate until {seen.not_after:%Y-%m-%d}")
 
     def _room(self) -> None:
-        """Flower serves and lists on a full disk; nothing new can be kept."""
+        """Raise AgentError on a full disk: Flower still serves there, but can store nothing new."""
         room = files.room_bytes(self._database)
         if room is not None and room < ROOM_BYTES:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
@@ -261,18 +262,18 @@ class SuperLinkController:
 
 
 def published(settings: Settings, host: str) -> Address:
-    """Return what nodes dial: FLOWER_PUBLIC_ADDRESS, else where the Fleet API listens."""
+    """Return the address for nodes: FLOWER_PUBLIC_ADDRESS, else the Fleet API's own address."""
     port = container_spec.fleet_port(settings)
     return parse_address(settings.public_address or host_text(host), port)
 
 
 def own_address(wanted: str | None, facts: HostFacts, variables: Mapping[str, str]) -> str:
-    """Return the address that `wanted` means on this machine. Raises AgentError ``address.…``."""
+    """Return the address of `wanted` on this machine. Raises AgentError ``address.…``."""
     return network.fleet_address(wanted, facts.interfaces, facts.default_interface, variables)
 
 
 def connect(places: Endpoints, public: Address, ca_pem: str | None) -> Control:
-    """Return a Control API of one's own."""
+    """Return a new client of the Control API."""
     at, pem = places.control, ca_pem.encode() if ca_pem else None
     return Control(at.dial, at.transport, pem, server_hostname=public.host)
 
@@ -287,14 +288,15 @@ def control_trust(
 
 
 def host_text(host: str) -> str:
-    """Return a host as `parse_address` takes it."""
+    """Return a host in the form of `parse_address`: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def named_for_apps(public: Address) -> str:
-    """Return the name by which a local SuperExec may dial a given certificate; empty for none.
+    """Return the name with which the local SuperExec reaches the AppIo; empty for none.
 
-    A public CA names no private address; the name leads to it inside that container alone.
+    A public CA issues no certificate for a private address. Inside the SuperExec's container the
+    name stands for the VM's own address.
     """
     return "" if is_ip(public.host) else public.host
 
@@ -302,10 +304,10 @@ def named_for_apps(public: Address) -> str:
 def commands(
     settings: Settings, places: Endpoints, public: Address, ca: pathlib.Path | None
 ) -> tuple[tuple[str, str], ...]:
-    """Return what an operator pastes on a laptop to reach the Control API, and to submit."""
+    """Return the commands for a laptop: to reach the Control API, and to submit an app."""
     port, host = places.control.dial.port, public.host
     tunnel = f"ssh -N -L {port}:{host_text(places.control.dial.host)}:{port} root@{host}"
-    found = [("reach the Control API from elsewhere", tunnel)]
+    found = [("reach the Control API from another machine", tunnel)]
     if ca is not None:
         found.append(("fetch the CA", f"scp root@{host_text(host)}:{ca} ca.crt"))
     trusts = 'root-certificates = "ca.crt"' if ca else "insecure = true"
@@ -335,7 +337,7 @@ def _rivals(facts: HostFacts) -> Finding:
 
 
 def _named(host: str, cycle: Cycle) -> str:
-    """Return an address that nodes can dial, where `host` stands for every address."""
+    """Return an address for nodes, also if `host` means every address."""
     return own_address(None, cycle.seen.host, cycle.seen.variables) if is_any(host) else host
 
 

@@ -1,8 +1,8 @@
-"""The SuperNode's duty: find the SuperLink, trust its CA, and be seen connected to it.
+"""The role of a SuperNode: find the SuperLink, trust its CA, and see the connection.
 
-Flower says nothing of a TLS mistake but that it retries, so the agent shakes hands with the
-endpoint itself before it starts the container. Connected is read from the SuperNode's own log
-(`exits.peer`) and from the kernel's table of connections, never assumed.
+Flower does not report a TLS mistake; it only retries. So the agent makes a TLS handshake with the
+endpoint before it starts the container. Whether the node is connected comes from the SuperNode's
+own log (`exits.peer`) and from the kernel's table of connections.
 """
 
 import contextlib
@@ -48,31 +48,31 @@ log = structlog.get_logger()
 
 TIMEOUT_S = 3.0
 LOST_AFTER_S = 10.0
-"""A SuperNode that is away for longer looks for its SuperLink anew."""
+"""If the connection is lost for longer, the SuperNode searches for its SuperLink again."""
 
 HOLDS_AFTER_S = 2.0
-"""Flower 1.23 does not say that it has connected; one that is turned away ends sooner than this."""
+"""Flower 1.23 does not log that it has connected; a refused SuperNode ends sooner than this."""
 
 DEAF_AFTER_S = 300.0
-"""A SuperNode that lost a message, and logs of no other for so long, is started again."""
+"""The agent restarts a SuperNode that lost a message and logs no other for this long."""
 
 REPLACE_KEY_AFTER_S = 600.0
-"""A key that worked, and is refused for so long, was unregistered, which is for ever. A SuperLink
+"""After this time, a refused key that once worked was unregistered, which is permanent. A SuperLink
 that lost its database registers all keys again much sooner."""
 
-RESTARTS = "The agent restarts the SuperNode; stop the run, which waits: flower-agent stop RUN"
+RESTARTS = "The agent restarts the SuperNode. Stop the run that waits: flower-agent stop RUN"
 
 OVERLAP = datetime.timedelta(seconds=2)
-"""A log is read again from so long before the last look."""
+"""Each read of a log begins this long before the last read: lines may come late."""
 
 
 @dataclasses.dataclass(slots=True)
 class _LogPosition:
-    """What the log of one container start told so far; only the lines that matter are kept."""
+    """The important lines so far of the log of one container start."""
 
     started_at: datetime.datetime
     since: datetime.datetime
-    """Docker's time from which on lines may not have been read yet."""
+    """Docker's time; later lines may be unread."""
 
     read_at: float
     """Monotonic seconds of the last look."""
@@ -81,7 +81,7 @@ class _LogPosition:
 
 
 class SuperNodeController:
-    """What one SuperNode VM does beside its containers."""
+    """The work of a SuperNode VM apart from its containers."""
 
     def __init__(
         self,
@@ -120,7 +120,9 @@ class SuperNodeController:
         """Return what the first body of a start tells: the key, so that it is enrolled soon."""
         key = None
         if superlink_trust.may_have_key(settings):
-            with contextlib.suppress(AgentError):  # the cycle that follows meets it and reports it
+            with contextlib.suppress(
+                AgentError
+            ):  # the next cycle meets the same error and reports it
                 key = self._key_of(settings, vmid)
         numbered = None
         if settings.is_numbered:  # before a SuperLink that assigns partitions gives it another
@@ -144,6 +146,7 @@ class SuperNodeController:
             now=cycle.seen.monotonic,
             running=cycle.running,
         )
+        # OneGate can be wrong or late: a node with a working connection keeps its endpoint.
         found = self._connected(cycle, found)
         try:
             wanted = self._trust(cycle, found)
@@ -179,7 +182,7 @@ class SuperNodeController:
         return Preparation(trust=wanted, appio=appio_wanted, spec=spec)
 
     def may_start(self, cycle: Cycle) -> None:
-        """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as it should."""
+        """Raise AgentError ``endpoint.…`` while the SuperLink does not answer as expected."""
         settings = cycle.seen.settings
         found = self._superlink_search.find(
             settings, cycle.seen.client, cycle.state, now=cycle.seen.monotonic
@@ -190,7 +193,7 @@ class SuperNodeController:
             self._look.judge(asked, ca_pem, now=cycle.seen.monotonic)
         except AgentError as error:
             if error.finding.code.startswith("endpoint."):
-                self._superlink_search.forget()  # it may have moved
+                self._superlink_search.forget()  # the SuperLink may have another address now
             raise
 
     def check(self, cycle: Cycle, running: Running) -> None:
@@ -201,6 +204,7 @@ class SuperNodeController:
                 container_spec.health(settings, Component.SUPERNODE), TIMEOUT_S
             )
         except AgentError:
+            # A SuperNode can log its end and live on: then only a stop helps.
             cycle.hung = self._gave_up(cycle, running)
             raise
         cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
@@ -224,6 +228,7 @@ class SuperNodeController:
         held = cycle.seen.keyring.held_ca()
         pem = superlink_trust.trusted_ca(settings, found.ca_pem, cycle.state, held)
         seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
+        # The first CA from OneGate is pinned. A CA from the settings needs no pin.
         if not settings.tls_ca_cert:
             cycle.remember(ca_pin=certificates.fingerprint(pem))
         cycle.report.trusts(seen.fingerprint)
@@ -232,23 +237,24 @@ class SuperNodeController:
         )
 
     def _node_key(self, cycle: Cycle, found: SuperLinkOffer) -> NodeKey | None:
-        """Return the key to use, None where the SuperLink wants none; publishes its public half."""
+        """Return the key to use, None if the SuperLink requires none; publish its public half."""
         settings = cycle.seen.settings
         self._key = key = None
         if superlink_trust.may_have_key(settings):
             key = self._key_of(settings, cycle.state.vmid, dry=cycle.seen.dry)
         wanted = self._wants_key(cycle, found, key)
-        if key is None:
+        if key is None:  # a dry cycle creates no key, but its plan shows the key's path
             return NodeKey(str(self._keys.path(cycle.state.vmid)), "", "") if wanted else None
         cycle.report.publish(node_key=key.public)
         if not wanted:
-            cycle.report.set_condition("key", Mark.OFF, "the SuperLink wants no key")
+            cycle.report.set_condition("key", Mark.OFF, "the SuperLink requires no key")
             return None
         if self._unknown_for_long(cycle):
             key = self._replaced(cycle, key)
         self._key, shown = key, model_pem.node_key_fingerprint(key.public)
+        # A key that once worked is registered: then a refusal means the old connection.
         ghost = key.public == cycle.state.worked_key
-        more = ", or still takes its last connection for alive" if ghost else ""
+        more = ", or still counts the last connection as active" if ghost else ""
         if not ghost and settings.node_private_key is None:
             cycle.report.warn(*self._damaged(cycle.state.vmid))
         cycle.awaited = f"the SuperLink does not know the key {shown}{more}"
@@ -256,38 +262,40 @@ class SuperNodeController:
         return key
 
     def _damaged(self, vmid: str | None) -> Iterator[Finding]:
-        """Yield that the key, which has not worked yet, took the place of a damaged one."""
+        """Yield a warning if the key, which has not worked yet, replaced a damaged one."""
         lost = self._keys.damaged(vmid)
         if lost.exists():
             path = self._keys.path(vmid)
-            message = f"{path} was damaged and made anew; what was in it is kept as {lost}"
+            message = (
+                f"{path} was damaged; the agent wrote a new one and kept the old content as {lost}"
+            )
             yield warning("enrol.key_damaged", message)
 
     def _wants_key(self, cycle: Cycle, found: SuperLinkOffer, key: NodeKey | None) -> bool:
-        """Tell whether a key is shown; the SuperLink's own refusal counts more than OneGate.
+        """Return whether the node uses a key; the SuperLink's own refusal overrides OneGate.
 
-        Any VM of the service may have written what OneGate says. So a key that worked is shown
-        whatever that is, until the SuperLink itself, which proves who it is, has refused it for
-        long; and a container that works without a key stays so until it is refused.
+        Any VM of the service may have written OneGate's value. So a working key stays in use until
+        the SuperLink itself, which has proved its identity, has refused it for long. A container
+        that works without a key stays without one until the SuperLink refuses it.
         """
         told = found.node_auth
         worked = key is not None and cycle.state.worked_key == key.public
         refused = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.mismatch"
         if refused:
-            self._superlink_search.forget()  # it may publish by now what it wants
+            self._superlink_search.forget()  # OneGate may have a newer value
             told = True
         elif told is False and worked and not self._unknown_for_long(cycle):
             told = True
         elif told is True and cycle.running and cycle.state.superlink_auth is False:
             told = False
-        if told is not found.node_auth:
+        if told is not found.node_auth:  # then OneGate's value must not count below
             found = dataclasses.replace(found, node_auth=None)
         if told is not None:
             cycle.remember(superlink_auth=told)
         return superlink_trust.wants_key(cycle.seen.settings, found, cycle.state)
 
     def _unknown_for_long(self, cycle: Cycle) -> bool:
-        """Tell whether the SuperLink has refused this node's key for so long that it means it."""
+        """Return whether the SuperLink has refused this node's key for a long time."""
         patience_s = REPLACE_KEY_AFTER_S * self._scale
         unknown = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.waiting"
         return (
@@ -297,10 +305,10 @@ class SuperNodeController:
         )
 
     def _connected(self, cycle: Cycle, found: SuperLinkOffer) -> SuperLinkOffer:
-        """Return `found`, at the endpoint that this node's container has while that works.
+        """Return `found`, with the present endpoint of this node's container while that works.
 
-        What OneGate says then is older than the connection, or another VM wrote it. A SuperLink
-        that moved ends its connections, and does not answer where it was.
+        A different value at OneGate is then older than the connection, or from another VM. A
+        SuperLink that moved ends its connections, and does not answer at the old endpoint.
         """
         known = cycle.state.superlink
         fixed = cycle.seen.settings.server_address is not None
@@ -311,9 +319,10 @@ class SuperNodeController:
         return found
 
     def _answers(self, cycle: Cycle, known: Address) -> bool:
-        """Tell whether a SuperLink that this node trusts answers where it was; or is asked.
+        """Return whether a trusted SuperLink answers at its known endpoint, or the test still runs.
 
-        Over HTTP no connection is held between two calls, and one to a name is not known at once.
+        With HTTP no connection stays open between two calls, and the addresses of a name are not
+        known at once.
         """
         if self._home is None:
             return False
@@ -325,18 +334,18 @@ class SuperNodeController:
         return True
 
     def _ca(self, cycle: Cycle) -> str | None:
-        """Return by whom the SuperLink's certificate must be issued; None: the system's store."""
+        """Return the CA of the SuperLink's certificate; None: the system's store."""
         system = superlink_trust.trust_of(cycle.seen.settings) is Trust.SYSTEM
         return None if system else cycle.seen.keyring.held_ca()
 
     def _key_of(self, settings: Settings, vmid: str | None, *, dry: bool = False) -> NodeKey | None:
-        """Return this VM's key; a dry look makes none."""
+        """Return this VM's key; a dry cycle creates none."""
         if settings.node_private_key is not None:
             return self._keys.give(settings.node_private_key, dry=dry)
         return self._keys.held(vmid) if dry else self._keys.own(vmid)
 
     def _replaced(self, cycle: Cycle, key: NodeKey) -> NodeKey:
-        """Return a new key in the place of one that worked once and was unregistered since."""
+        """Return a new key instead of one that once worked and is now unregistered."""
         own = cycle.seen.settings.node_private_key is None
         if not own or cycle.state.worked_key != key.public or cycle.seen.dry:
             return key
@@ -380,7 +389,7 @@ class SuperNodeController:
         return part
 
     def _gave_up(self, cycle: Cycle, running: Running) -> bool:
-        """Tell whether its log has the end of a SuperNode, which its process may outlive."""
+        """Return whether the log says that the SuperNode gave up; its process may live on."""
         peer = exit_codes.node_connection(self._read(cycle, running).split("\n"))
         return peer.failed or peer.refusal is exit_codes.Refusal.FORGOTTEN
 
@@ -393,10 +402,13 @@ class SuperNodeController:
                 "peer.clock", f"the SuperLink at {endpoint} refuses this VM's clock", retryable=True
             )
         band = flower_versions.band(cycle.seen.settings.version)
+        # Only gRPC keeps a connection open; with HTTP the log alone decides.
         linked = band.fleet is not Transport.GRPC or (
             endpoint is not None and self._connections.held(endpoint, now=cycle.seen.monotonic)
         )
+        # Flower 1.23 logs nothing about a connection, so the open connection must be enough.
         silent = not band.announces_node and not peer.refusal and not peer.failed
+        # A proven silence of the peer counts more than a connection that looks open.
         mute = self._mute(cycle)
         if mute is not None and (linked or mute.finding.code != "peer.lost"):
             self._lose(cycle)
@@ -411,19 +423,20 @@ class SuperNodeController:
             )
             return
         self._lose(cycle)
+        # The log's refusals say more than a missing connection, so they come first.
         if peer.refusal is exit_codes.Refusal.UNREGISTERED:
             raise AgentError("enrol.waiting", cycle.awaited or peer.detail, retryable=True)
         if peer.refusal is exit_codes.Refusal.GHOST:
-            message = f"the SuperLink at {endpoint} still takes the last connection for alive"
+            message = f"the SuperLink at {endpoint} still counts the last connection as active"
             raise AgentError("peer.ghost", message, retryable=True)
         if peer.refusal is exit_codes.Refusal.NO_KEY:
-            raise AgentError("enrol.mismatch", "the SuperLink wants node keys", retryable=True)
+            raise AgentError("enrol.mismatch", "the SuperLink requires node keys", retryable=True)
         code = "peer.lost" if peer.node_id else "peer.waiting"
         because = peer.detail or "no connection is established"
         raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
 
     def _mute(self, cycle: Cycle) -> AgentError | None:
-        """Return what is proven of a SuperLink that does not answer, or not every packet."""
+        """Return the proven fault of a SuperLink that does not answer, or not to large packets."""
         endpoint = cycle.state.superlink
         if self._liveness is None or endpoint is None or cycle.seen.dry:
             return None
@@ -433,7 +446,7 @@ class SuperNodeController:
         return found
 
     def _lose(self, cycle: Cycle) -> None:
-        """Note that the SuperLink is away; for long: it may be somewhere else by now."""
+        """Record that the connection is lost; after a while search for the SuperLink again."""
         if self._lost_at is None:
             self._lost_at = cycle.seen.monotonic
             if self._home is not None:
@@ -442,9 +455,9 @@ class SuperNodeController:
             self._superlink_search.forget()
 
     def _check_messages(self, cycle: Cycle, failed: datetime.datetime | None) -> None:
-        """Tell of a message that got lost; a ClientApp `failed` last at that time.
+        """Report a lost message; the last ClientApp failed at the time `failed`.
 
-        Raises AgentError ``run.message_lost`` where its Flower took no other message for long.
+        Raises AgentError ``run.message_lost`` if Flower accepted no other message for long.
         """
         if self._messages.loss != self._loss:
             self._loss, self._loss_at = self._messages.loss, cycle.seen.now
@@ -455,14 +468,16 @@ class SuperNodeController:
             return
         if self._deaf_since is None:
             self._deaf_since = cycle.seen.monotonic
-        # A run that was stopped looks the same for a minute, and then the node goes on.
+        # After a stopped run the log looks the same for a minute, but then the node continues.
         if cycle.seen.monotonic - self._deaf_since > DEAF_AFTER_S * self._scale:
             cycle.hung = True
-            message = f"Flower {version} takes no message after one that it could not receive"
+            message = (
+                f"Flower {version} accepts no message after a message that it could not receive"
+            )
             raise AgentError(lost_messages.CODE, message, RESTARTS, retryable=True)
 
     def _holds(self, cycle: Cycle, running: Running) -> bool:
-        """Tell whether the connection of a node that says nothing outlived a refusal of its key."""
+        """Return whether the connection lasted longer than after a refused key (Flower 1.23)."""
         if self._linked is None or self._linked[0] != running.started_at:
             self._linked = (running.started_at, cycle.seen.monotonic)
         return (
@@ -471,14 +486,14 @@ class SuperNodeController:
         )
 
     def _read(self, cycle: Cycle, running: Running) -> str:
-        """Return the lines that matter of this container start."""
+        """Return the important lines of this container start."""
         started_at = running.started_at
         if self._seen is None or self._seen.started_at != started_at:
             self._seen = _LogPosition(started_at, started_at, cycle.seen.monotonic)
             self._messages = dataclasses.replace(self._messages, stuck=False)
         passed = datetime.timedelta(seconds=cycle.seen.monotonic - self._seen.read_at)
         since = min(self._seen.since, cycle.seen.now - passed - OVERLAP)
-        # A clock that was set back dates new lines before the start.
+        # After the clock was set back, new lines have times before the start.
         if cycle.seen.now >= started_at:
             since = max(since, started_at)
         text = running.read_log(since)

@@ -1,4 +1,4 @@
-"""What running apps leave on this VM: how their processes ended, and the directories they wrote.
+"""The results of apps on this VM: the ends of their processes, and their directories.
 
 A ServerApp's working directory is taken away from later apps as soon as its process is over, and
 kept as ``runs/RUN/outputs``; a ClientApp's is removed once its run has been quiet for a while. Both
@@ -121,16 +121,16 @@ ENDS = "ends"
 ENDS_MAX = 1000
 NAMES_MAX = 1000
 IDLE_S = 600.0
-"""So long after its last ClientApp a run's directory stays on a node once another run began."""
+"""A run's directory stays this long after its last ClientApp, if another run has begun."""
 
 IDLE_ALONE_S = 86_400.0
-"""The same while no other run began: rounds may be long."""
+"""The same while no other run has begun: rounds may be long."""
 
 RETRY_S = 60.0
 CODE = "run.outputs"
 
 OneShot = Callable[[str, Sequence[str], Mapping[str, tuple[str, bool]]], bytes]
-"""Runs a command in an image, with mounts; returns what it printed."""
+"""Runs a command in an image, with mounts; returns its output."""
 
 
 class AppRuns:
@@ -146,32 +146,32 @@ class AppRuns:
         self._seen: int | None = None
         self._ends: tuple[AppEnd, ...] = ()
         self._work: dict[str, Background[str, None]] = {}
-        """By run, empty for what no run is; one at a time, and what fails holds up nothing else."""
+        """By run, empty for other entries; one at a time, and a failure delays no other."""
 
         self.archived = 0
-        """Directories that were taken away since the start."""
+        """Number of directories that were archived since the start."""
 
         self.trouble: AgentError | None = None
         """Why the last container for outputs failed."""
 
     def changed(self) -> bool:
-        """Return whether an app began or ended since the last `ends`; costs one look."""
+        """Return whether an app began or ended since the last `ends`; a cheap check."""
         return self._stamp() != self._seen
 
     def ends(self) -> tuple[AppEnd, ...]:
-        """Return the processes of apps, as their launchers wrote them down."""
+        """Return the processes of apps, from their launchers' files."""
         stamp = self._stamp()
         if stamp != self._seen:
             self._seen, self._ends = stamp, tuple(self._read_ends())
         return self._ends
 
     def unknown_launches(self) -> bool:
-        """Return whether apps start here in a way that tells no run."""
+        """Return whether apps start here without the id of the run."""
         return bool(_document(self._paths.live_runs / "launches.json").get("unknown"))
 
     def findings(self) -> list[Finding]:
-        """Return what stands in the way of keeping what apps leave."""
-        message = "this Flower starts apps in a way that tells no run"
+        """Return the errors that prevent the archive of apps' files."""
+        message = "this Flower starts apps without the id of the run"
         found = [warning("run.launch_unknown", message)] if self.unknown_launches() else []
         if self.trouble is not None:
             wrong = self.trouble.finding
@@ -179,7 +179,7 @@ class AppRuns:
         return found
 
     def live_bytes(self) -> int:
-        """Return what running apps have written, as their launchers last measured it."""
+        """Return the bytes of running apps, from their launchers' last measurement."""
         told = _document(self._paths.live_runs / "usage.json").get("bytes")
         known = isinstance(told, int) and 0 < told < 1 << 62
         return int(told) if known and self._live() else 0  # type: ignore[arg-type]  # an int
@@ -192,7 +192,7 @@ class AppRuns:
         limit: int,
         finished: Collection[str] = (),
     ) -> None:
-        """Take away what runs left that are over, one at a time, beside the loop.
+        """Archive the files of ended runs, one at a time, beside the loop.
 
         `finished` are runs that Flower calls ended a while ago, whatever their processes wrote.
         """
@@ -245,14 +245,14 @@ class AppRuns:
             return
         self.archived += 1
         if there:
-            log.warning("run.directory_came_back", run=name)  # an app made it again
+            log.warning("run.directory_came_back", run=name)  # an app created it again
 
     def _live(self) -> tuple[str, ...]:
         """Return the names of the directories that apps of a run may write to."""
         return tuple(sorted(name for name in self._beside() if outcome.RUN.fullmatch(name)))
 
     def _junk(self) -> bool:
-        """Return whether something lies beside the runs that is none."""
+        """Return whether the directory has entries that are not runs."""
         known = {ENDS, "launches.json", "usage.json"}
         return any(name not in known for name in self._beside())
 
@@ -264,7 +264,7 @@ class AppRuns:
             return []
 
     def _directory_at(self, name: str) -> float:
-        """Return when a run's directory last changed; 0 where there is none."""
+        """Return when a run's directory last changed; 0 if there is none."""
         try:
             return (self._paths.live_runs / name).stat(follow_symlinks=False).st_mtime
         except OSError:
@@ -281,7 +281,7 @@ class AppRuns:
                 CODE, f"the list of outputs is cut: {error!r}", retryable=True
             ) from None
         files.write_atomic(place / "outputs.json", found, 0o600)
-        # Only now: an agent that ends before this line lists them again.
+        # The list is stored before the removal: after a crash in between it is made again.
         self._tree(image, "live", name)
         log.info("run.outputs_kept", run=name, bytes=size)
 
@@ -307,7 +307,7 @@ class AppRuns:
             return None
 
     def _read_ends(self) -> Iterator[AppEnd]:
-        """Yield the ends; the directory is root's, so that it is no link."""
+        """Yield the records of ends; the directory belongs to root, so it is not a link."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self._paths.live_runs / ENDS, flags)
@@ -325,7 +325,7 @@ class AppRuns:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Over:
-    """Whether runs are over, by what launchers and Flower say. What an app may write is clamped."""
+    """Whether runs have ended, from launchers and Flower. Apps' values are limited."""
 
     ends: tuple[AppEnd, ...]
     host: AppHost
@@ -335,25 +335,25 @@ class _Over:
     def is_over(self, name: str, changed_at: float, idle_s: float) -> bool:
         """Return whether no process of a run lives, and none ended within `idle_s`.
 
-        A process whose container was started after it is over, though nobody wrote that down.
+        A process is also over if its container was restarted later, even without a record.
         """
         if name in self.finished:
             return True
         started = self.host.started_at.timestamp()
         mine = [end for end in self.ends if end.run == name]
-        if not mine:  # its launcher has not written yet, or was killed before it could
+        if not mine:  # its launcher has not written a record yet, or was killed before
             return changed_at < started
         if any(end.ended_at is None and started <= end.began_at <= self.now for end in mine):
             return False
         last = max(min(end.ended_at or end.began_at, self.now) for end in mine)
         newer = any(end.began_at > last for end in self.ends if end.run != name)
-        # A fast node waits for slow ones: its data stays until another run came, or for a day.
+        # A fast node waits for slow nodes: its data stay until another run begins, or for a day.
         wait_s = idle_s if newer or not idle_s else IDLE_ALONE_S
         return self.now - last >= wait_s
 
 
 def _document(path: pathlib.Path) -> dict[str, Any]:
-    """Return a small JSON object that an app may have put there; empty for anything else."""
+    """Return a small JSON object, possibly written by an app; empty for anything else."""
     try:
         found = json.loads(_read(path) or b"{}")
     except (ValueError, RecursionError):
@@ -362,7 +362,7 @@ def _document(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read(path: pathlib.Path | str, directory: int | None = None) -> bytes | None:
-    """Return a file that an app may have put there: only a regular one, and not all of it."""
+    """Return the begin of a file, possibly written by an app; only of a regular file."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, dir_fd=directory)

@@ -1,7 +1,8 @@
-"""The image with what the app of CUSTOM_APP_REPO needs: which one counts, and the way to it.
+"""The image with the dependencies of the app of CUSTOM_APP_REPO: the choice, and the build.
 
-Fetching and making run in the background, tried again ever later. What runs is kept meanwhile: an
-image that cannot be made is a warning, and another one is used only while no app computes.
+Download and build run in the background, with longer and longer pauses after failures. The running
+container stays meanwhile: a failed build is a warning, and the agent changes to another image only
+while no app computes.
 """
 
 import contextlib
@@ -35,25 +36,25 @@ from flower_agent.runs.calls import Repository
 log = structlog.get_logger()
 
 IDLE_S = 60.0
-"""So long no app may have computed before another image is used: rounds have pauses."""
+"""No app may have computed for this long before a change of the image: rounds have pauses."""
 
 LOOK_S = 5.0
 
 FIRST_LINES = 200
-"""A log of so many lines is not that of a container in which nothing ran."""
+"""A container without any app writes fewer lines than this."""
 
 _COMPUTES = re.compile("flwr-(?:client|server)app")
-"""The programs that run apps, as they are called and as they log (``Start `flwr-clientapp` …``)."""
+"""The programs that run apps, in command lines and in logs (``Start `flwr-clientapp` …``)."""
 
 _ENDED = "<defunct>"
-"""How ``ps`` shows a process that has ended; Flower waits for none of those it starts."""
+"""``ps`` shows an ended process this way; Flower does not wait for its child processes."""
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
 class AppBuilder(Protocol):
-    """What makes an image: `baker.Baker`."""
+    """Builds an image: `baker.Baker`."""
 
     def ensure_app(
         self,
@@ -67,35 +68,35 @@ class AppBuilder(Protocol):
         progress: Progress,
         warn: Progress,
     ) -> Image:
-        """Return the image with what an app declares."""
+        """Return the image with an app's dependencies."""
 
 
 class DependencyCheck(Protocol):
-    """What tells what an image lacks: `bundler.Bundler`."""
+    """Finds the packages that an image lacks: `bundler.Bundler`."""
 
     def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
-        """Tell which dependencies an image lacks."""
+        """Return which dependencies an image lacks."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
-    """The image in which apps run, where it is not that of roles."""
+    """The image for apps, if it is not the role's image."""
 
     image: str = ""
-    """Empty: the one of `roles.images` has all."""
+    """Empty: the image of `roles.images` is enough."""
 
     made_of: str = ""
 
     pending: bool = False
-    """It is not known yet, and nothing failed so far: a start is worth waiting."""
+    """Not known yet, without a failure so far: the start should wait."""
 
     short: bool = False
-    """What the app wants is not in it, or that is not known: a run would be in vain."""
+    """Packages of the app are missing, or this is not known: a run would fail."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Order:
-    """An image that is wanted, and what would make a failed try worth another."""
+    """A wanted image, with the facts whose change makes a new try useful."""
 
     reference: str
     made_of: str
@@ -131,19 +132,19 @@ class AppImageResolver:
         self._usual = self._where = where or Wheels()
         self._scale = scale
         self._enough: set[str] = set()
-        """What the images here lack nothing of: `app_images.made_of`."""
+        """Dependencies that the role's image already has: `app_images.made_of`."""
 
         self._large: dict[str, str] = {}
-        """Images that were made here without the CPU builds that were wanted, and why."""
+        """Images that were built without the wanted CPU builds, and the reason."""
 
         self._lacking: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
-        """What an image lacks of what is wanted, as it told itself."""
+        """The missing packages of an image, from a check inside it."""
 
         self._asked: tuple[str, tuple[str, ...]] = ("", ())
-        """The image of the role and what the app wants, in this cycle."""
+        """The role's image and the app's dependencies in this cycle."""
 
         self._pinned: tuple[object, str] = (None, "")
-        """An image in a container, and what ``images.lock`` would say of it."""
+        """The image of a container, and its pin as in ``images.lock``."""
 
         self._idle_since: float | None = None
         self._progress = ""
@@ -179,6 +180,7 @@ class AppImageResolver:
         ):
             cycle.remember(app=None, app_image=None)
             return Choice()
+        # Until the new image is known, the last choice stays in use.
         kept = self._kept(cycle, parent, existing)
         try:
             found = self._found(cycle, parent, pins, baked, registry)
@@ -187,6 +189,7 @@ class AppImageResolver:
             return dataclasses.replace(kept, short=True)
         if found is None:
             return dataclasses.replace(kept, pending=not kept.image, short=True)
+        # A change replaces the container, which would end a computing app.
         busy = self._holds(kept.image or parent, existing) if found != kept else None
         if busy is not None and not cycle.seen.dry and self._computes(cycle, busy):
             _waits(cycle, "its image is there; it waits until no app computes")
@@ -200,9 +203,9 @@ class AppImageResolver:
     def _publish(
         self, cycle: Cycle, parent: str, choice: Choice, existing: Existing | None
     ) -> None:
-        """Tell the service which image runs apps here, and what it lacks of the context's app.
+        """Publish the image that runs apps here, and its missing packages of the context's app.
 
-        The SuperLink, which knows its own, asks nobody.
+        Not on the SuperLink, which knows its own image.
         """
         if cycle.seen.settings.role is Role.SUPERLINK:
             return
@@ -215,7 +218,7 @@ class AppImageResolver:
         cycle.report.publish(app_image=app_images.published(digest, lacking))
 
     def _pin(self, parent: str, existing: Existing | None) -> str:
-        """Return what ``images.lock`` would say of `parent`; it is looked at once a container."""
+        """Return the pin of `parent` as in ``images.lock``; checked once per container."""
         asked = (parent, existing.container_id if existing else "")
         if self._pinned[0] != asked or not self._pinned[1]:
             found = self._engine.image(parent)
@@ -223,16 +226,16 @@ class AppImageResolver:
         return self._pinned[1]
 
     def through(self, proxy: str) -> None:
-        """Let pip use this proxy from now on; empty: the one of the agent's environment."""
+        """Let pip use this proxy from now on; empty: the proxy of the agent's environment."""
         self._where = dataclasses.replace(self._usual, proxy=proxy or self._usual.proxy)
 
     def forget(self) -> None:
-        """Try again at once: with other settings it may well work."""
+        """Try again at once: other settings may help."""
         self._fetching.forget()
         self._making.forget()
 
     def _kept(self, cycle: Cycle, parent: str, existing: Existing | None) -> Choice:
-        """Return what was chosen last, where it still fits; else the image of the role."""
+        """Return the last choice if it is still valid; else the role's image."""
         image, made_of = cycle.state.app_image or ("", "")
         if not image or not app_images.derives(image, parent):
             return Choice()
@@ -250,7 +253,7 @@ class AppImageResolver:
         baked: Mapping[str, AppNeeds],
         registry: Registry | None,
     ) -> Choice | None:
-        """Return the image that counts; None while that is not known. Raises AgentError."""
+        """Return the image for the app; None while it is not known. Raises AgentError."""
         needs = self._needs(cycle, parse_app_source(cycle.seen.settings.app_repo or ""), baked)
         if needs is None:
             return None
@@ -258,7 +261,7 @@ class AppImageResolver:
         self._asked = (parent, wanted)
         base = self._engine.image(parent) if wanted else None
         if not wanted:
-            cycle.report.set_condition("app", Mark.OK, f"{needs} needs nothing beside Flower")
+            cycle.report.set_condition("app", Mark.OK, f"{needs} needs nothing besides Flower")
             return Choice()
         if base is None or image_references.pinned(parent, base, pins.get(parent, "")) is None:
             _waits(cycle, f"{needs} waits for {parent}")
@@ -279,9 +282,9 @@ class AppImageResolver:
             if not needed:
                 self._enough.add(made_of)
         if made_of in self._enough:
-            cycle.report.set_condition("app", Mark.OK, f"{needs} has what it needs in {parent}")
+            cycle.report.set_condition("app", Mark.OK, f"{needs} has its dependencies in {parent}")
             return Choice()
-        cycle.report.set_condition("app", Mark.OK, f"{needs} has what it needs in {reference}")
+        cycle.report.set_condition("app", Mark.OK, f"{needs} has its dependencies in {reference}")
         if reference in self._large:
             cycle.report.warn(warning("image.cpu_builds", self._large[reference]))
         return Choice(reference, made_of)
@@ -313,7 +316,7 @@ class AppImageResolver:
         *,
         cuda: bool,
     ) -> bool:
-        """Make the image where `parent` lacks something; tell whether it was needed."""
+        """Build the image if `parent` lacks something; return whether it was needed."""
         lacking = self._lacking[parent, wanted] = self._scales.lacking(parent, wanted)
         if not lacking:
             return False
@@ -337,7 +340,7 @@ class AppImageResolver:
         request: Request,
         call: Callable[[], Answer],
     ) -> Answer | None:
-        """Return what the work brought, None while it is under way. Raises AgentError."""
+        """Return the result of the work, None while it runs. Raises AgentError."""
         ended = work.take(request, cycle.seen.monotonic)
         if ended is not None:
             self._progress = ""
@@ -353,7 +356,7 @@ class AppImageResolver:
         return None
 
     def _holds(self, reference: str, existing: Existing | None) -> Existing | None:
-        """Return the container where it runs `reference`, as far as can be told."""
+        """Return the container if it seems to run `reference`."""
         if existing is None or not existing.running:
             return None
         now, then = self._engine.image(existing.image), self._engine.image(reference)
@@ -361,23 +364,23 @@ class AppImageResolver:
         return None if other else existing
 
     def _computes(self, cycle: Cycle, existing: Existing) -> bool:
-        """Tell whether an app computed in the container within `IDLE_S`, as far as was looked."""
+        """Return whether an app computed in the container within `IDLE_S`, as far as known."""
         cycle.look_again_in(LOOK_S * self._scale)
         running: tuple[str, ...] | None = None
-        with contextlib.suppress(AgentError):  # wants `ps` on the VM
+        with contextlib.suppress(AgentError):  # needs `ps` on the VM
             running = self._engine.processes(existing.name)
         if any(_COMPUTES.search(command) and _ENDED not in command for command in running or ()):
             self._idle_since = cycle.seen.monotonic
         elif self._idle_since is None:
-            # Rounds have pauses; where no app ever ran there is no round.
+            # Rounds have pauses, but without any app so far there is no round to wait for.
             idle_s = 0.0 if running is None or self._used(existing, running) else IDLE_S
             self._idle_since = cycle.seen.monotonic - idle_s * self._scale
         return cycle.seen.monotonic - self._idle_since < IDLE_S * self._scale
 
     def _used(self, existing: Existing, running: tuple[str, ...]) -> bool:
-        """Tell whether an app ran in the container since its start, as far as can be told."""
+        """Return whether an app ran in the container since its start, if that can be seen."""
         if any(_COMPUTES.search(command) for command in running):
-            return True  # ended, and nobody has asked how
+            return True  # an ended process that nobody waited for
         try:
             said = self._engine.logs(existing.name, since=existing.started_at, tail=FIRST_LINES)
         except AgentError:

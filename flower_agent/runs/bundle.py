@@ -1,4 +1,4 @@
-"""Builds an app's bundle (FAB) with Flower's own ``flwr build``, in a container of its own.
+"""Builds an app's bundle (FAB) with Flower's own ``flwr build``, in a separate container.
 
 What goes into a bundle differs between Flower's versions, so the SuperLink's own image builds it.
 The app's files go in and the bundle comes out as archives over Docker's API: nothing of the app is
@@ -123,7 +123,7 @@ print("done")
 _LACKS, _DONE = "lacks ", "done"
 
 SHOWN = 5
-"""Nodes, or packages, that one sentence names."""
+"""Most nodes or packages in one sentence."""
 
 _MOST_LETTERS = 80
 
@@ -144,7 +144,7 @@ def compared(
     *,
     of_context: bool,
 ) -> tuple[str, ...]:
-    """Return what an app, before it is submitted, will find lacking where, in sentences.
+    """Return, before a submission, which images lack packages of an app, as sentences.
 
     `image` is what the SuperLink's image is pinned by (`images.pin`) and `lacks` what it lacks of
     the app. `nodes` are names with the FLOWER_APP_IMAGE that each published, None for nodes outside
@@ -173,14 +173,14 @@ def _of_node(
     *,
     of_context: bool,
 ) -> str:
-    """Return what is to be said of a node's image; empty: nothing, it has all."""
+    """Return the sentence about a node's image; empty if it has all packages."""
     if published is None:
-        return "is unknown: outside the service nobody tells what it has"
+        return "is unknown: a node outside the service does not publish its packages"
     digest, lacking = app_images.read_published(published)
     if digest and digest == image:
         return f"lacks {_some(lacks)}" if lacks else ""
     if not digest or lacking is None or not of_context:
-        return "is not known to have what the app wants"
+        return "may lack packages that the app needs"
     names = {app_images.name_in(text) for text in wanted}
     known = [name for name in lacking if name in names or name.startswith("+")]
     return f"lacks {_some(known)}" if known else ""
@@ -198,7 +198,7 @@ LABEL = "org.flower-agent.bundler"
 TIMEOUT_S = 120.0
 LEFT_AFTER_S = 300.0
 BUNDLE_BYTES = 16 * 1024 * 1024
-"""More than any Flower takes (10 MiB)."""
+"""More than any Flower accepts (10 MiB)."""
 
 MEMORY_BYTES = 1 << 30
 PIDS = 256
@@ -306,7 +306,7 @@ def _bundle(chunks: Iterable[bytes]) -> bytes:
             file = tar.extractfile(member) if bundle else None
             if file is not None:
                 return file.read()
-    raise AgentError("run.build", "flwr build ended well and left no bundle", retryable=True)
+    raise AgentError("run.build", "flwr build succeeded but wrote no bundle", retryable=True)
 
 
 def _refusal(said: str) -> AgentError:
@@ -315,7 +315,7 @@ def _refusal(said: str) -> AgentError:
 
 
 def _said(api: Any, name: str) -> str:
-    """Return the end of what a container printed, which an app's code may print without end."""
+    """Return the end of a container's output; an app's code may print without end."""
     found = bytearray()
     for chunk in api.logs(name, stream=True):
         found += chunk

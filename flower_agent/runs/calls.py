@@ -21,7 +21,7 @@ from flower_agent.runs.submission import Submission
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 5.0
 LAST_LOOK_S = 60.0
-"""So long the whole log of a run that has ended may take."""
+"""Time limit for the whole log of an ended run."""
 
 
 class Repository(Protocol):
@@ -31,7 +31,7 @@ class Repository(Protocol):
         """Return a commit and the app's files."""
 
     def resolve(self, source: AppSource) -> str:
-        """Return what the ref means now."""
+        """Return the ref's present commit."""
 
 
 class Bundles(Protocol):
@@ -41,18 +41,18 @@ class Bundles(Protocol):
         """Make a bundle of an app's files, given an image of the wanted Flower."""
 
     def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
-        """Tell which dependencies an image lacks."""
+        """Return which dependencies an image lacks."""
 
 
 Build = Callable[[str, Mapping[str, bytes]], bytes]
 
 Connect = Callable[[], Control]
-"""Gives a Control API of one's own."""
+"""Returns a new client of the Control API."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """An app that was fetched, its bundle, and what the context sets of it."""
+    """A fetched app, its bundle, and the context's values for it."""
 
     commit: str
     app: App

@@ -1,6 +1,6 @@
-"""What a VM that runs ClientApps tells of them: which died, and what its SuperLink should know.
+"""Reports of a VM about its ClientApps: failures that its SuperLink should know.
 
-A message that the SuperNode lost is told the same way, since its ClientApp gives no answer either.
+A message that the SuperNode lost is reported in the same way: its ClientApp gives no answer.
 OneGate and the status file get the class of an exception and the run, never what it said.
 """
 
@@ -14,11 +14,11 @@ from flower_agent.runs.app_directories import AppRuns
 from flower_agent.runs.outcome import AppEnd
 
 TOLD_FOR = datetime.timedelta(hours=24)
-"""What is older is nobody's trouble any more."""
+"""Older failures are not reported."""
 
 
 def follow(cycle: Cycle, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
-    """Tell of the last ClientApp that did not do its work, and tidy up after ended runs.
+    """Report the last failed ClientApp, and clean up after ended runs.
 
     Returns when it ended, None where there is none.
     """
@@ -37,7 +37,7 @@ def follow(cycle: Cycle, running: Running, apps: AppRuns, limit: int) -> datetim
 def lost(
     cycle: Cycle, loss: Loss | None, since: datetime.datetime, failed: datetime.datetime | None
 ) -> None:
-    """Tell of a message that the SuperNode lost, unless a ClientApp `failed` after it.
+    """Report a message that the SuperNode lost, unless a ClientApp `failed` after it.
 
     One that failed shortly before may be its consequence: of the two, OneGate gets the later.
     """
@@ -56,7 +56,7 @@ def finding(end: AppEnd) -> Finding:
     what = f"a ClientApp of run {end.run} {end.how()}"
     if end.answered:
         return warning("run.client_failed", what)
-    return warning("run.client_died", f"{what}, without an answer to its SuperLink")
+    return warning("run.client_died", f"{what}, without an answer to the SuperLink")
 
 
 def _age(end: AppEnd, now: datetime.datetime) -> datetime.timedelta:

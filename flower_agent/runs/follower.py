@@ -1,7 +1,7 @@
-"""Follows every run that the SuperLink knows, however it was submitted, and keeps what it leaves.
+"""Follows every run that the SuperLink knows, with any submitter, and keeps its files.
 
-The SuperLink is asked for its runs when an app begins or ends here, every few seconds while a run
-is active, and else each minute. A run's log is read beside the loop, a few at a time.
+The agent asks the SuperLink for its runs when an app begins or ends here, every few seconds while a
+run is active, and otherwise each minute. It reads the logs beside the loop, a few at a time.
 """
 
 import dataclasses
@@ -27,27 +27,27 @@ from flower_agent.runs.store import RunFiles, RunLog
 log = structlog.get_logger()
 
 LOOK_S = 5.0
-"""So long one look at a run's log waits for more; the next begins at once."""
+"""One read of a run's log waits this long for new lines; the next begins at once."""
 
 IDLE_LIST_S = 60.0
 LISTED = 1000
 AT_ONCE = 4
-"""Logs that are read at the same time."""
+"""Number of logs that are read at the same time."""
 
 PROCESS_LOOK_S = 0.5
 PROCESS_END_S = 10.0
-"""So long after a run's end its ServerApp's process may take to end, too."""
+"""Time for a ServerApp's process to end after its run."""
 
 STILL_S = 120.0
 STILL_FIRST_S = 1800.0
 STILL_FACTOR = 4.0
-"""A round stands still that takes so many times the longest before it, and at least `STILL_S`."""
+"""A round stalls if it takes this many times the longest round before it, at least `STILL_S`."""
 
 MOST_NODES = 1000
-"""Nodes that a run's record names."""
+"""Most nodes in the record of a run."""
 
 PRUNE_STEP_BYTES = 16 << 20
-"""Running apps have to write so much more before it is looked again what should go."""
+"""Running apps must write this much more before the next check for files to remove."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class _Watch:
     info: RunInfo
     look: Background[str, RunInfo]
     read: bool = False
-    """The whole log of a run that has ended was read."""
+    """The run has ended, and its whole log was read."""
 
     seen_round: int = 0
     round_at: float = 0.0
@@ -79,13 +79,13 @@ class _Watch:
     """Monotonic seconds at which the end was first seen."""
 
     nodes: dict[str, str | None] = dataclasses.field(default_factory=dict)
-    """The nodes that were connected while it was active, as far as seen: node id → VM."""
+    """The nodes that were seen connected during the run: node id → VM."""
 
     unwritten: AgentError | None = None
-    """Why its end could not be written down."""
+    """Why the record of its end could not be written."""
 
     not_before: float = 0.0
-    """Monotonic seconds before which that is not tried again."""
+    """Monotonic seconds of the next try to write it."""
 
     def saw(self, nodes: Iterable[Node]) -> None:
         """Remember the nodes that are connected now."""
@@ -107,7 +107,7 @@ class Follower:
         self._scale = scale
         self._runs: tuple[RunInfo, ...] = ()
         self._generation = 0
-        """Rises when the last list may lack something: an older answer is dropped."""
+        """Increased when the last list may be incomplete: older answers are dropped."""
 
         self._listing: Background[int, tuple[RunInfo, ...]] = Background(
             threads,
@@ -120,7 +120,7 @@ class Follower:
         )
         self._settled: tuple[int, int, int] | None = None
         self._elsewhere = False
-        """ServerApps run on another VM, and leave their outputs there."""
+        """ServerApps run on another VM, and their outputs stay there."""
 
         self._ends: tuple[AppEnd, ...] = ()
         self._watched: dict[str, _Watch] = {}
@@ -140,24 +140,24 @@ class Follower:
         return any(run.run_id == run_id for run in self._runs)
 
     def expect(self) -> None:
-        """List again: a run was submitted that the last list cannot have."""
+        """List again: a new run was submitted after the last list."""
         self._generation += 1
         self._listing.forget()
 
     @property
     def newest(self) -> Followed | None:
-        """The active run that began last, else the run that ended last."""
+        """The newest active run, else the run that ended last."""
         known = [found for run in self._runs if (found := self.of(run.run_id)) is not None]
         active = [each for each in known if each.outcome is None]
         return (active or known)[-1] if known else None
 
     @property
     def active(self) -> frozenset[str]:
-        """The ids of the runs that are under way."""
+        """The ids of the active runs."""
         return frozenset(run.run_id for run in self._runs if run.active)
 
     def follow(self, cycle: Cycle, running: Running, connect: Connect, limit: int) -> None:
-        """Go on with all runs; `limit` is what their outputs may take, in bytes."""
+        """Follow all runs; `limit` is the size limit of their outputs, in bytes."""
         if cycle.seen.dry:
             return
         self._take_list(cycle.seen.monotonic)
@@ -171,7 +171,7 @@ class Follower:
             self._apps.settle(running.apps, cycle.seen.now, now, limit, finished)
             self._prune(cycle, running.apps.image, limit)
         elif cycle.seen.settings.appio_listen is not None:
-            self._prune(cycle, "", limit)  # no app runs here, so that none left outputs
+            self._prune(cycle, "", limit)  # no app runs here: only logs and metrics to remove
         self._tell(cycle)
 
     def _recent(self) -> tuple[RunInfo, ...]:
@@ -192,14 +192,14 @@ class Follower:
                 self._recall(run)
 
     def _recall(self, run: RunInfo) -> None:
-        """Take a run as over whose end was written down before."""
+        """Treat a run as ended if the record of its end exists."""
         found = self._files.ended(run.run_id)
         if found:
             ended = Outcome(*(str(found.get(name) or "") for name in ("end", "cause", "shown")))
             self._over[run.run_id] = Followed(run, _progress(found.get("rounds")), ended)
 
     def _warn(self, cycle: Cycle) -> None:
-        """Warn of what fails now; what was mended is not told any more."""
+        """Warn of present failures only."""
         watched = self._watched.values()
         troubles = [self._listing.error]
         troubles += [watch.unwritten or watch.look.error for watch in watched]
@@ -208,6 +208,7 @@ class Follower:
             cycle.report.warn(warning(error.code, error.message, error.hint))
 
     def _ask(self, cycle: Cycle, connect: Connect) -> None:
+        # The end of a ServerApp's process is often seen before the SuperLink lists the end.
         ends = self._apps.ends()
         if ends != self._ends:
             self._ends = ends
@@ -233,6 +234,7 @@ class Follower:
                 self._files.journal(run.run_id), run, look, round_at=cycle.seen.monotonic
             )
             self._watched[run.run_id] = watch
+        # Only during the run: later the list of nodes may be another.
         if watch.info.active:
             watch.saw(cycle.report.supernodes)
         ended = watch.look.take(run.run_id, cycle.seen.monotonic)
@@ -241,8 +243,9 @@ class Follower:
             watch.read = not watch.info.active
             self._pace(watch, cycle.seen.monotonic)
         elif ended is not None and _is_gone(ended.error):
-            self.expect()  # see which are there
+            self.expect()  # the SuperLink does not know the run: list the runs again
             return
+        # Finish only after a read of the log that followed the end: it has the last lines.
         if not watch.info.active and watch.read:
             self._finish(watch, cycle)
             return
@@ -257,17 +260,18 @@ class Follower:
     def _pace(self, watch: _Watch, now: float) -> None:
         number = watch.journal.progress.number
         if number != watch.seen_round:
-            # Rounds that came in one piece, after a restart of the agent, tell no pace.
+            # A restarted agent reads several rounds at once: their times mean nothing.
             if watch.seen_round and number == watch.seen_round + 1:
                 watch.longest_s = max(watch.longest_s, now - watch.round_at)
             watch.seen_round, watch.round_at = number, now
 
     def _finish(self, watch: _Watch, cycle: Cycle) -> None:
-        """Write down how a run ended, once its process has ended, too."""
+        """Record the end of a run, after its process has ended too."""
         run, progress = watch.info, watch.journal.progress
         watch.ended_at = cycle.seen.monotonic if watch.ended_at is None else watch.ended_at
         server = runs_outcome.last(self._ends, run.run_id, runs_outcome.SERVERAPP)
         waits_s = cycle.seen.monotonic - watch.ended_at
+        # The process's own end (signal, memory) explains a failure better than Flower does.
         if server is not None and server.ended_at is None and waits_s < PROCESS_END_S * self._scale:
             cycle.look_again_in(PROCESS_LOOK_S)
             return
@@ -277,7 +281,7 @@ class Follower:
         try:
             watch.journal.flush()
             self._files.end(run, ended, progress, self._more(watch, server))
-        except AgentError as error:  # the disk may be full: tried again
+        except AgentError as error:  # the disk may be full: try again later
             watch.unwritten, watch.not_before = error, cycle.seen.monotonic + LOOK_S * self._scale
             return
         self._over[run.run_id] = Followed(run, progress.newest(), ended)
@@ -285,7 +289,7 @@ class Follower:
         log.info("run.ended", run=run.run_id, end=ended.end, cause=ended.shown)
 
     def _more(self, watch: _Watch, server: AppEnd | None) -> dict[str, Any]:
-        """Return what stands in ``run.json`` beside what Flower says."""
+        """Return the fields of ``run.json`` that do not come from Flower."""
         run = watch.info
         known = self._files.read(run.run_id, "submitted")
         document: dict[str, Any] = {
@@ -303,7 +307,7 @@ class Follower:
         return document
 
     def _prune(self, cycle: Cycle, image: str, limit: int) -> None:
-        """Remove what the oldest ended runs left where all together take too much."""
+        """Remove files of the oldest ended runs while all together exceed the limit."""
         if self._pruning.running:
             return
         ended = self._pruning.take("", cycle.seen.monotonic)
@@ -313,7 +317,7 @@ class Follower:
         now = len(self._over), self._apps.archived, live // PRUNE_STEP_BYTES
         rests = self._pruning.error is not None and cycle.seen.monotonic < self._pruning.due_at
         if now == self._settled or rests:
-            return  # a look reads the directory of each run
+            return  # nothing has changed, and a check reads the directory of each run
         found = store.prunable(self._files.kept(), limit - live)
         if found:
             remove = functools.partial(self._remove, image, found[0])
@@ -324,12 +328,12 @@ class Follower:
     def _remove(self, image: str, name: str) -> None:
         if image:
             self._apps.remove(image, name)
-        self._files.clear(name, "made room for newer runs")
+        self._files.clear(name, "removed to make room for newer runs")
         self._files.forget()
         log.info("run.pruned", run=name)
 
     def _tell(self, cycle: Cycle) -> None:
-        """Show the newest run; warn of what is wrong with it and with each active one."""
+        """Show the newest run; warn of its faults and of those of each active run."""
         self._warn(cycle)
         newest = self.newest
         if newest is not None:
@@ -362,7 +366,7 @@ def described(run: Followed) -> str:
 
 
 def warnings(run_id: str, app: str, ended: Outcome) -> list[Any]:
-    """Return what is wrong with how a run ended, without the app's data."""
+    """Return warnings about the end of a run, without the app's data."""
     named = f"run {run_id}{f' of {app}' if app else ''}"
     hint = f"flower-agent runs show {run_id}"
     if ended.end == "failed":
@@ -374,10 +378,10 @@ def warnings(run_id: str, app: str, ended: Outcome) -> list[Any]:
 
 
 def stands_still(watch: _Watch, still_s: float, scale: float) -> bool:
-    """Return whether a round takes longer than it should, by the rounds before it."""
+    """Return whether a round takes too long, compared with the rounds before it."""
     progress = watch.journal.progress
     last = progress.total is not None and progress.number >= progress.total
-    # After the last round come the app's own evaluation and plots: nobody knows for how long.
+    # After the last round the app may evaluate and plot for an unknown time.
     if watch.seen_round == 0 or watch.longest_s == 0.0 or last:
         return still_s > STILL_FIRST_S * scale
     return still_s > max(STILL_S * scale, STILL_FACTOR * watch.longest_s)
@@ -385,8 +389,8 @@ def stands_still(watch: _Watch, still_s: float, scale: float) -> bool:
 
 def _still(name: str, watch: _Watch, still_s: float) -> Any:
     where = f"round {watch.journal.progress}" if watch.seen_round else "the first round"
-    before = f"; the longest before took {watch.longest_s:.0f} s" if watch.longest_s else ""
-    message = f"run {name}: {where} stands still for {still_s / 60:.0f} min{before}"
+    before = f"; the longest round before took {watch.longest_s:.0f} s" if watch.longest_s else ""
+    message = f"run {name}: {where} has made no progress for {still_s / 60:.0f} min{before}"
     return warning("run.stalled", message, f"flower-agent runs show {name}")
 
 
@@ -397,12 +401,12 @@ def _mark(run: Followed) -> Mark:
 
 
 def _is_gone(error: AgentError | None) -> bool:
-    """Return whether the SuperLink does not know a run, which is no trouble."""
+    """Return whether the SuperLink does not know a run, which is no error."""
     return error is not None and error.finding.code == "control.refused"
 
 
 def _progress(rows: object) -> Progress:
-    """Return the rounds of a ``run.json`` as far as a summary needs them."""
+    """Return the rounds of a ``run.json`` that a summary needs."""
     found = []
     for each in rows if isinstance(rows, list) else []:
         if isinstance(each, Mapping) and isinstance(each.get("round"), int):

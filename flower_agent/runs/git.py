@@ -9,10 +9,10 @@ killer (proc(5), oom_score_adj; raising it needs no right).
 
 Git: the files of one commit of a foreign repository, read as data.
 
-Nothing is ever checked out: objects are fetched into a bare repository and read from there, so no
-hook, filter, symlink, submodule or fsmonitor of the repository has a say. The configuration is the
+There is no checkout: git fetches objects into a bare repository and reads them there. So no hook,
+filter, symlink, submodule or fsmonitor of the repository has any effect. The configuration is the
 agent's own (git-config(1), GIT_CONFIG_GLOBAL, GIT_CONFIG_NOSYSTEM, GIT_ALLOW_PROTOCOL). A password
-goes to git-credential-store(1) by a file (0600), never by a URL, argument or environment.
+goes to git-credential-store(1) in a file (0600), never in a URL, argument or environment.
 """
 
 import contextlib
@@ -154,19 +154,19 @@ REPOSITORY_BYTES = 128 * 1024 * 1024
 APP_BYTES = 32 * 1024 * 1024
 APP_FILES = 2000
 DEPTH = 32
-"""So many directories deep an app may lie in its own."""
+"""Most directory levels of an app."""
 
 _LIST_BYTES = 8 * 1024 * 1024
 _WORDS_BYTES = 1024 * 1024
-"""More than a commit's name, or the few refs that are asked for."""
+"""More than a commit's name or the few requested refs."""
 
 _HEAD_BYTES = 256
 """More than the line before each object of ``cat-file --batch``."""
 
 KINDS = (".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl")
 NAMES = ("LICENSE", ".gitignore")
-"""What any Flower from 1.23 to 1.42 puts into an app's bundle (``FAB_INCLUDE_PATTERNS``), or reads
-to know what to leave out."""
+"""Files that any Flower from 1.23 to 1.42 puts into a bundle (``FAB_INCLUDE_PATTERNS``), or reads
+to exclude others."""
 
 _PASSED_ON = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
 _CONFIG = """\
@@ -212,11 +212,11 @@ _NO_TREE = re.compile("Not a valid object name|not a tree object")
 _NO_MEMORY = re.compile(
     "[Oo]ut of memory|Cannot allocate memory|mmap failed|unable to create thread"
 )
-"""How git and its hosts say it (LC_ALL=C)."""
+"""The words of git and its hosts (LC_ALL=C)."""
 
 
 class Git:
-    """Runs git in a directory of its own below `work`, which is made and removed for each call."""
+    """Runs git in a separate directory below `work`, created and removed for each call."""
 
     def __init__(
         self,
@@ -238,15 +238,15 @@ class Git:
         self._limit_bytes = limit_bytes
 
     def through(self, proxies: Mapping[str, str]) -> None:
-        """Reach hosts through the context's proxies from now on, else through the environment's."""
+        """Use the context's proxies from now on, else the environment's."""
         whole = {**self._environment, **proxies}
         self._passed_on = {name: whole[name] for name in _PASSED_ON if name in whole}
 
     def fetch(self, source: AppSource) -> tuple[str, dict[str, bytes]]:
-        """Return the commit that the source means now, and the app's files by their paths.
+        """Return the source's present commit, and the app's files by their paths.
 
-        Only regular files of the kinds that Flower bundles are read; symlinks and submodules are
-        left out. Raises AgentError ``run.…``.
+        Reads only regular files of the kinds that Flower bundles, no symlinks and submodules.
+        Raises AgentError ``run.…``.
         """
         with self._place(source) as place:
             deadline = time.monotonic() + self._timeout_s
@@ -255,6 +255,7 @@ class Git:
             options = ("--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules")
             run("fetch", *options, source.url, source.ref)
             commit = run("rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+            # List with sizes first, so that the limits hold before any content is read.
             listed = _listed(run, commit, source)
             names = "".join(f"{name}\n" for name in listed.values())
             most = APP_BYTES + _HEAD_BYTES * len(listed)
@@ -262,7 +263,7 @@ class Git:
             return commit, _blobs(read, listed)
 
     def resolve(self, source: AppSource) -> str:
-        """Return the commit that the source's branch or tag means now. Raises AgentError."""
+        """Return the present commit of the source's branch or tag. Raises AgentError."""
         with self._place(source) as place:
             run = self._runner(place, source, time.monotonic() + self._timeout_s)
             ref = source.ref
@@ -314,9 +315,9 @@ class Git:
 
 @contextlib.contextmanager
 def for_command(runs: pathlib.Path, proxies: Mapping[str, str]) -> Iterator[Git]:
-    """Give a command a Git beside the daemon's, in a directory below `runs` that goes at the end.
+    """Give a command its own Git, in a directory below `runs` that is removed at the end.
 
-    Directories that commands left which were killed go, too.
+    Also removes directories of killed commands.
     """
     for left in runs.glob("git-*"):
         number = left.name.removeprefix("git-")
@@ -332,7 +333,7 @@ def for_command(runs: pathlib.Path, proxies: Mapping[str, str]) -> Iterator[Git]
 
 
 class _Runner:
-    """Runs one git after the other until a deadline, and watches how much they write."""
+    """Runs one git after the other until a deadline, and limits the written bytes."""
 
     def __init__(
         self,
@@ -353,7 +354,7 @@ class _Runner:
     ) -> bytes:
         """Return the output of one git. Raises AgentError ``run.…``."""
         try:
-            pathlib.Path(self._program).stat()  # else a shell would say it in its own words
+            pathlib.Path(self._program).stat()  # a clear error instead of a shell's message
             ended = run(
                 (self._program, *arguments),
                 environment=self._environment,
@@ -365,7 +366,7 @@ class _Runner:
         except OSError as error:
             raise AgentError("run.no_git", f"{self._program}: {error.strerror}") from error
         except TooMuchError:
-            what = "has too many files" if arguments[0] == "ls-tree" else "says too much"
+            what = "has too many files" if arguments[0] == "ls-tree" else "prints too much"
             limit = f"git {arguments[0]} answered more than {limit_bytes // 1024**2} MiB"
             message = f"{self._source} {what}: {limit}, which ended it"
             raise AgentError("run.too_large", message) from None
@@ -375,7 +376,7 @@ class _Runner:
 
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
-            message = f"{self._source.url} did not come in time"
+            message = f"{self._source.url} did not arrive in time"
             raise AgentError("run.clone", message, retryable=True)
         if _size(pathlib.Path(self._environment["HOME"])) > self._limit_bytes:
             limit = f"{self._limit_bytes // 1024**2} MiB"
@@ -384,17 +385,18 @@ class _Runner:
 
     def _failure(self, ended: GitExit) -> AgentError:
         said, login = ended.said, self._source.login
+        # git repeats the URL in its errors: no part of the login may be shown.
         if login is not None:
             for part in filter(None, (login.reveal(), *login.reveal().split(":", 1))):
                 said = said.replace(part, "***")
         plain = ("".join(filter(str.isprintable, line)).strip() for line in said.splitlines())
         lines = [line for line in plain if line]
         end = f"git ended by signal {-ended.exit_code}" if ended.exit_code < 0 else ""
-        words = "; ".join(lines[-3:])[:400] or end or "git ended without a word"
+        words = "; ".join(lines[-3:])[:400] or end or "git ended without a message"
         message = f"{self._source}: {words}"
         if _NO_MEMORY.search(said):
             limit = f"more than {MEMORY_BYTES // 1024**2} MiB of memory"
-            message = f"{self._source} wants {limit} to be unpacked: {words}"
+            message = f"{self._source} needs {limit} for unpacking: {words}"
             return AgentError("run.too_large", message)
         if _NO_TREE.search(said) and self._source.subdirectory:
             where = f"{self._source.url} has no directory {self._source.subdirectory}"
@@ -411,7 +413,7 @@ def _names(ref: str) -> tuple[str, ...]:
 
 
 def _listed(run: _Runner, commit: str, source: AppSource) -> dict[str, str]:
-    """Return the object of each file of the app that is of use, by its path in the app."""
+    """Return the objects of the app's useful files, by path in the app."""
     tree = run(
         *("ls-tree", "-r", "-z", "-l", f"{commit}:{source.subdirectory}"), limit_bytes=_LIST_BYTES
     )
@@ -420,6 +422,7 @@ def _listed(run: _Runner, commit: str, source: AppSource) -> dict[str, str]:
     for row in tree.split(b"\0"):
         head, _, name = row.partition(b"\t")
         path = name.decode("utf-8", "replace")
+        # Mode 100… is a regular file; 120000 a symlink, 160000 a submodule.
         if not head.startswith(b"100") or not of_use(path):
             continue
         if path.count("/") > DEPTH:
@@ -435,7 +438,7 @@ def _listed(run: _Runner, commit: str, source: AppSource) -> dict[str, str]:
 
 
 def of_use(path: str) -> bool:
-    """Tell whether a file of an app may be of use to Flower, by its path in the app."""
+    """Return whether Flower may use a file of an app, by its path in the app."""
     parts = path.split("/")
     plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
     return plain and (parts[-1].endswith(KINDS) or parts[-1] in NAMES)
@@ -463,10 +466,10 @@ def _size(place: pathlib.Path) -> int:
 
 
 def _quoted(path: pathlib.Path) -> str:
-    """Return a path for git's configuration, whose helper line a shell reads."""
+    """Return a path for git's configuration, where a shell reads the helper's line."""
     text: Sequence[str] = str(path)
     if not all(letter.isalnum() or letter in "/._-+" for letter in text):
-        raise AgentError("run.clone", f"{path} has letters that git's helper cannot take")
+        raise AgentError("run.clone", f"{path} has characters that git's helper cannot accept")
     return str(path)
 
 

@@ -1,9 +1,9 @@
-"""How a run ended, in truth: Flower calls a run completed though every client failed.
+"""How a run really ended: Flower calls a run completed even if every client failed.
 
 ``finished`` means that clients' work went in. What is told at OneGate and in the status file, which
 others read, has counts and the class of an exception; the whole words stay with the run.
 
-How an app's process ended, as its launcher wrote it down (`flower_agent.launcher`).
+How an app's process ended, from its launcher's file (`flower_agent.launcher`).
 
 The file lies where apps can write, so all of it is bounded, and its words are the app's own. Only
 the class of an exception is told to others: its text may hold data.
@@ -36,7 +36,7 @@ _ERROR_CLASS = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AppEnd:
-    """One app process: that it began, and how it ended."""
+    """The begin and the end of one app process."""
 
     run: str
     """What `RUN` matches."""
@@ -48,12 +48,12 @@ class AppEnd:
     """Unix seconds."""
 
     ended_at: float | None = None
-    """None while it runs, or where the launcher was killed, too."""
+    """None while it runs, or if the launcher was killed too."""
 
     status: int | None = None
     signal: int | None = None
     oom: bool = False
-    """The kernel killed it for want of memory."""
+    """The kernel killed it because memory was low."""
 
     own: bool = False
     """Flower's own code ended it, after it answered."""
@@ -62,27 +62,27 @@ class AppEnd:
     """Class of the last exception that it logged or died of."""
 
     text: str = ""
-    """What the exception said; may hold data."""
+    """The exception's text; may contain data."""
 
     reason: str = ""
-    """Which limit it passed, as a sentence; empty for none."""
+    """The exceeded limit, as a sentence; empty for none."""
 
     peak_bytes: int = 0
 
     @property
     def answered(self) -> bool:
-        """Whether its process ended as Flower means it to, be it with an error as the answer."""
+        """Whether its process ended normally for Flower, possibly with an error as the answer."""
         return self.ended_at is not None and self.own and self.signal is None
 
     @property
     def died(self) -> bool:
-        """Whether it is certain that it ended without an answer."""
+        """Whether it certainly ended without an answer."""
         return self.ended_at is not None and not self.answered
 
     def how(self) -> str:
-        """Return how it ended without its data: ``was killed (SIGKILL)``, ``raised ValueError``."""
+        """Return the end without data: ``was killed (SIGKILL)``, ``raised ValueError``."""
         if self.reason:
-            return "took more than it may"
+            return "exceeded its limits"
         if self.oom:
             return "was killed: the memory limit was reached"
         if self.signal is not None:
@@ -93,7 +93,7 @@ class AppEnd:
         return f"ended with status {self.status}"
 
     def short(self) -> str:
-        """Return the same for OneGate, where others read it: ``ValueError; run 7``."""
+        """Return the same for OneGate, where other VMs read it: ``ValueError; run 7``."""
         what = self.how().removeprefix("raised ").replace(": the", " as the")
         return f"{what}; run {self.run}"
 
@@ -158,7 +158,7 @@ def _one_of(pattern: re.Pattern[str], value: str) -> str:
 
 
 def _moment(value: object) -> float:
-    """Return Unix seconds of this age of the world; what an app writes may be anything."""
+    """Return plausible Unix seconds: an app may write anything."""
     seconds = float(value) if isinstance(value, int | float) else math.nan
     if not 0 <= seconds < 1 << 33:  # nan compares as false
         raise ValueError(f"{value!r} is no moment")
@@ -179,7 +179,7 @@ _CLASS = re.compile(
     r"([A-Za-z_]\w{0,79}?(?:Error|Exception|Interrupt|Exit|Warning))(?::|$)",
     re.ASCII,
 )
-"""Only what is named as exceptions are: the first word of other text may be data."""
+"""Only names of exceptions: the first word of other text may be data."""
 
 _CAUSE_MAX = 400
 UNKNOWN = "its log does not say why"
@@ -193,17 +193,17 @@ class Outcome:
     """``finished``, ``stopped`` or ``failed``."""
 
     cause: str = ""
-    """Why it failed, or how clients failed in a run that finished; may hold data."""
+    """Why it failed, or how clients failed in a finished run; may contain data."""
 
     shown: str = ""
-    """The same for others to read."""
+    """The same for other VMs, without data."""
 
     def words(self) -> str:
         """Return ``finished``, ``finished with failures: …``, ``failed: …``, ``stopped``."""
         return words(self.end, self.cause)
 
     def public(self) -> str:
-        """Return the same for others to read."""
+        """Return the same for other VMs, without data."""
         return words(self.end, self.shown)
 
 
@@ -230,7 +230,7 @@ def of(run: RunInfo, progress: Progress, server: AppEnd | None) -> Outcome | Non
 
 
 def _failed(cause: str, shown: str, progress: Progress) -> Outcome:
-    """Return the end of a run that broke off.
+    """Return the end of an interrupted run.
 
     Where no reply ever counted, the ServerApp trips over a model that nobody trained
     (``KeyError: '0'``): the clients' exception comes first.
@@ -252,7 +252,7 @@ def _completed(progress: Progress) -> Outcome:
 
 
 def _counted(progress: Progress) -> bool:
-    """Return whether any reply of any client went in."""
+    """Return whether any client's reply counted."""
     return any(count.results for each in progress.rounds for count in each.replies.values())
 
 

@@ -79,10 +79,10 @@ def read(data: bytes | None, where: str) -> App:
         _hold(name, version, *dependencies)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         why = f"there is no {FILE}" if data is None else _why(error)
-        message = f"{where} is no Flower app: {why}"
+        message = f"{where} is not a Flower app: {why}"
         raise AgentError("run.no_app", message, retryable=True) from None
     if lacking:
-        message = f"{where} is no Flower app: [tool.flwr.app.components] has no {lacking[0]}"
+        message = f"{where} is not a Flower app: [tool.flwr.app.components] has no {lacking[0]}"
         raise AgentError("run.no_app", message, retryable=True)
     return App(name, version, config, dependencies)
 
@@ -139,8 +139,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, _TooMuchError):
         return f"its {FILE} {error}"
     if isinstance(error, tomllib.TOMLDecodeError):
-        return f"its {FILE} is no TOML: {error}"
-    return f"its {FILE} is not of Flower's form"
+        return f"its {FILE} is not TOML: {error}"
+    return f"its {FILE} does not have Flower's form"
 
 
 ROUNDS = (
@@ -209,7 +209,9 @@ def given(pairs: Iterable[tuple[str, str]], app: App) -> tuple[tuple[str, Scalar
         keys = _declared((_plain(key),), declared)
         if not keys:
             known = ", ".join(declared) or "nothing"
-            raise AgentError("run.config", f"{app.name} does not declare {key}", f"It has: {known}")
+            raise AgentError(
+                "run.config", f"{app.name} does not declare {key}", f"The app has: {known}"
+            )
         found[keys[0]] = _typed(key, value, keys[0], declared[keys[0]])
     return tuple(sorted(found.items()))
 
@@ -266,6 +268,6 @@ def _unread(variable: str, names: tuple[str, ...], app: App) -> Finding:
     listed = [name for name in names if not name.startswith("strategy-min-")]
     wanted = names[0] if len(names) == 1 else f"none of {', '.join(listed)}"
     said = f"does not declare {wanted}" if len(names) == 1 else f"declares {wanted}"
-    waits = " The run waits for so many SuperNodes all the same." if names is CLIENTS else ""
+    waits = " The run still waits for that number of SuperNodes." if names is CLIENTS else ""
     hint = f"The app declares: {keys}.{waits}"
     return warning("run.unread", f"{variable} is set, but {app.name} {said}", hint)

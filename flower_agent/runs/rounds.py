@@ -1,4 +1,4 @@
-"""How far a run is and how its clients did, from what its ServerApp wrote. Pure.
+"""The progress of a run and the results of its clients, from its ServerApp's log. Pure.
 
 Leans on what Flower logs: ``flwr.serverapp.strategy`` (1.23 to 1.42) and the older ``flwr.server``
 both write ``[ROUND n…]`` and ``… received N results and M failures``; the former writes each record
@@ -20,7 +20,7 @@ from flower_agent.flower.exit_codes import strip_ansi
 from flower_agent.model.errors import counted
 
 LINE_MAX = 1 << 16
-"""Characters of a line that are looked at."""
+"""Most read characters of a line."""
 
 ROUNDS_MAX = 5000
 METRICS_MAX = 100
@@ -32,10 +32,10 @@ METRICS_LEAST = 5
 
 SUMMARY_ROUNDS = 3
 SHOWN = 4
-"""Metrics that are named where others read them."""
+"""Metrics that other VMs may see."""
 
 CAUSES_MAX = 5
-"""Different causes that are kept of one round."""
+"""Most different causes of one round."""
 
 _CAUSE_MAX = 200
 _NAME_MAX = 100
@@ -43,7 +43,7 @@ _TELLING = re.compile(
     r"\[ROUND |Number of rounds|num_rounds=|eceived|valuation|MetricRecord|fit progress|"
     r"Error|Exception|Interrupt|Exit|Warning"
 )
-"""What a line has that matters; most have nothing of it."""
+"""Parts of important lines; most lines have none of them."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]{1,40}", re.ASCII)
 _ROUND = re.compile(r"\[ROUND (\d{1,9})(?:/(\d{1,9}))?\]")
@@ -78,7 +78,7 @@ class Round:
     metrics: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
 
     replies: Mapping[str, Replies] = dataclasses.field(default_factory=dict)
-    """Of ``train`` and ``evaluate``, as far as the strategy told."""
+    """For ``train`` and ``evaluate``, if the strategy logged them."""
 
     causes: tuple[str, ...] = ()
     """Why replies failed, each once: ``ValueError: no column 'age'``."""
@@ -91,14 +91,14 @@ class Round:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     total: int | None = None
     rounds: tuple[Round, ...] = ()
-    """Those that have begun, in order; the newest `ROUNDS_MAX`."""
+    """The begun rounds in order; the newest `ROUNDS_MAX`."""
 
     part: str = _FIRST
-    """To which part of the round the next record belongs."""
+    """The part of the round of the next record."""
 
     cause: str = ""
     """The last error that the ServerApp wrote, in one line."""
@@ -115,7 +115,7 @@ class Progress:
         return self.rounds[-1].number if self.rounds else 0
 
     def newest(self) -> "Progress":
-        """Return what a summary needs of a run that is over; the rest is in its files."""
+        """Return the part of an ended run that a summary needs; the rest is in its files."""
         return dataclasses.replace(self, rounds=self.rounds[-SUMMARY_ROUNDS:], rest="")
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ def summary(progress: Progress) -> str:
 
 
 def measured(each: Round) -> str:
-    """Return the metrics of a round as seen from farthest: ServerApp, else evaluation, else train.
+    """Return the most general metrics of a round: ServerApp, else evaluation, else train.
 
     Empty where it has none.
     """
@@ -189,7 +189,7 @@ def _words(metrics: Mapping[str, float]) -> str:
 
 
 def replies(each: Round) -> str:
-    """Return how a round's clients did where one failed; empty where all went in.
+    """Return the failures of a round's clients; empty if there was none.
 
     ``0 results, 2 failures: ValueError: no column 'age'``, after ``evaluation:`` where training did
     well.
@@ -209,7 +209,7 @@ def tally(results: int, failures: int) -> str:
 
 @dataclasses.dataclass(slots=True)
 class _Reader:
-    """What is known while lines are read; a round costs no copy of those before it."""
+    """The state while lines are read; a new round does not copy the rounds before it."""
 
     total: int | None
     rounds: list[Round]

@@ -1,4 +1,4 @@
-"""What is kept of runs, below ``/var/lib/flower-agent/runs/``.
+"""The files of runs, below ``/var/lib/flower-agent/runs/``.
 
 ``context.json`` and ``context.fab``: the run of the context. ``RUN/``: ``log.txt`` and
 ``metrics.jsonl``, what a run's ServerApp wrote and its metrics of each round; ``submitted.json``,
@@ -29,10 +29,10 @@ from flower_agent.runs.submission import Submission
 log = structlog.get_logger()
 
 LOG_BYTES = 64 * 1024 * 1024
-"""What is kept of one run's log; the rest is only read for its rounds."""
+"""Most kept bytes of one run's log; the rest is only read for its rounds."""
 
 RUNS = 20
-"""Ended runs that are kept; the oldest make room."""
+"""Most ended runs with files; the oldest are removed first."""
 
 NOTED = 500
 """Ended runs of which at least ``run.json`` stays."""
@@ -50,7 +50,7 @@ class Kept:
     """Unix seconds."""
 
     size_bytes: int
-    """Of its outputs and its log."""
+    """Bytes of its outputs and its log."""
 
 
 class RunFiles:
@@ -78,7 +78,7 @@ class RunFiles:
         files.write_atomic(self._record, submission.dump(known), 0o600)
 
     def bundle(self, known: Submission) -> bytes | None:
-        """Return the bundle of the submission; None where it is not there as it was."""
+        """Return the bundle of the submission; None if it is missing or changed."""
         data = files.read(self._bundle, _BUNDLE_BYTES)
         whole = data is not None and hashlib.sha256(data).hexdigest() == known.bundle
         return data if whole else None
@@ -93,7 +93,7 @@ class RunFiles:
         files.write_atomic(self._place(run_id) / "submitted.json", data, 0o600)
 
     def read(self, run_id: str, name: str) -> dict[str, Any]:
-        """Return a JSON document of a run; empty where there is none that can be read."""
+        """Return a JSON document of a run; empty if it is missing or unreadable."""
         try:
             data = files.read(self.directory / run_id / f"{name}.json", _RECORD_BYTES)
             found = json.loads(data) if data is not None else {}
@@ -107,7 +107,7 @@ class RunFiles:
         return found if found.get("end") else {}
 
     def settled(self, run_id: str) -> bool:
-        """Return whether what a run wrote is taken into safety, as far as it wrote here."""
+        """Return whether a run's outputs on this VM are saved."""
         place = self.directory / run_id
         listed = (place / "outputs.json").exists() or not (place / "outputs").exists()
         return listed and not (self.directory / "live" / run_id).exists()
@@ -128,7 +128,7 @@ class RunFiles:
         return tuple(found)
 
     def clear(self, run_id: str, why: str) -> None:
-        """Remove all that is kept of a run but ``run.json``, which then says why.
+        """Remove a run's files except ``run.json``, which then contains the reason.
 
         Raises AgentError ``state.unwritable``.
         """
@@ -188,7 +188,7 @@ class RunFiles:
 
 
 def prunable(kept: tuple[Kept, ...], limit_bytes: int, most: int = RUNS) -> tuple[str, ...]:
-    """Return the ended runs that make room, the oldest first. Pure."""
+    """Return the ended runs to remove, the oldest first. Pure."""
     newest = sorted(kept, key=lambda run: run.ended_at, reverse=True)
     total, found = 0, []
     for place, run in enumerate(newest):
@@ -200,7 +200,7 @@ def prunable(kept: tuple[Kept, ...], limit_bytes: int, most: int = RUNS) -> tupl
 
 
 class RunLog:
-    """Log and metrics of one run. They are written anew by each agent that follows the run."""
+    """Log and metrics of one run. Each agent that follows the run writes them again."""
 
     def __init__(self, place: pathlib.Path, run_id: str) -> None:
         self.run_id = run_id

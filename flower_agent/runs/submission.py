@@ -1,6 +1,6 @@
 """When what kept the run of the context from being submitted is tried again.
 
-The run of the context: what was submitted, what is due, and how it reads.
+The run of the context: its submission, its next step, and its text.
 
 One small JSON file keeps it (``runs/context.json``), so that a reboot submits nothing again: the
 key of what the context asked for, the commit that it meant then, and the run that came of it.
@@ -20,18 +20,18 @@ from flower_agent.model.errors import AgentError, Finding
 from flower_agent.runs import outcome
 
 SLACK_S = 5.0
-"""The clock of the SuperLink and the agent's are one, their reading is not."""
+"""Both use the same clock, but read it at different moments."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What the context asked for, made ready, and what became of it."""
+    """The requested run: its prepared app and its state."""
 
     key: str
-    """What the context asked for: `key_of`."""
+    """Identifies the requested run: `key_of`."""
 
     vmid: str | None
-    """The VM that made it: a cloned disk submits its own."""
+    """The VM that submitted it: a VM with a cloned disk submits its own run."""
 
     source: str
     """Repository, ref and subdirectory, without credentials."""
@@ -46,26 +46,26 @@ class Submission:
     """Messages and hints of variables that the app does not read."""
 
     dependencies: tuple[str, ...] = ()
-    """What the app wants installed (PEP 508)."""
+    """The app's dependencies (PEP 508)."""
 
     asked_at: float | None = None
-    """Unix seconds at which the SuperLink was asked to start it; it may have, even unanswered."""
+    """Unix seconds of the request to the SuperLink, which may have started it without an answer."""
 
     run_id: str | None = None
     end: str = ""
     """``finished``, ``stopped``, ``failed`` or ``lost``; empty while it may still run."""
 
     shown: str = ""
-    """Why it failed, or how clients did, as others may read it; the rest is in ``run.json``."""
+    """The reason of a failure for other VMs; the rest is in ``run.json``."""
 
     @property
     def active(self) -> bool:
-        """Tell whether its run was submitted and has not ended."""
+        """Return whether its run was submitted and has not ended."""
         return self.run_id is not None and not self.end
 
 
 class Due(enum.StrEnum):
-    """What stands between the context and its run."""
+    """The next step of the context's run."""
 
     PREPARE = "prepare"
     """Fetch the app and build its bundle."""
@@ -74,7 +74,7 @@ class Due(enum.StrEnum):
     """Too few SuperNodes are connected."""
 
     IMAGE = "image"
-    """What the app wants is not here yet: its ServerApp would fail at once."""
+    """The app's packages are missing here: its ServerApp would fail at once."""
 
     SUBMIT = "submit"
     FOLLOW = "follow"
@@ -82,7 +82,7 @@ class Due(enum.StrEnum):
 
 
 def key_of(settings: Settings, source: AppSource) -> str:
-    """Return what changes when the context asks for another run; a new token is no change.
+    """Return a key of the requested run; a new token does not change the key.
 
     To set a variable to what it is anyway is a change: the app's own default may be another.
     """
@@ -98,10 +98,10 @@ def key_of(settings: Settings, source: AppSource) -> str:
 
 
 def carried(known: Submission, settings: Settings, source: AppSource) -> Submission:
-    """Return a submission of an older agent under the key that the same context has now.
+    """Return a submission of an older agent with the present key of the same context.
 
     Older agents passed 3 rounds and FedAvg where nothing was set, and their key said so. What they
-    submitted, or asked for, is not submitted again; what they only prepared is prepared anew.
+    submitted, or asked for, is not submitted again; a run that was only prepared is prepared again.
     """
     before = (
         str(source),
@@ -149,7 +149,7 @@ def awaited(online: int, least: int) -> str:
 
 
 def adopted(known: Submission, runs: Collection[RunInfo]) -> str | None:
-    """Return the run that an unanswered request started after all: of its bundle and since then."""
+    """Return the run of an unanswered request, by its bundle and time."""
     if known.asked_at is None:
         return None
     since = known.asked_at - SLACK_S
@@ -160,7 +160,7 @@ def adopted(known: Submission, runs: Collection[RunInfo]) -> str | None:
 def words(known: Submission) -> str:
     """Return the end of a run that has ended; ``lost`` is one that the SuperLink does not know."""
     if known.end == "lost":
-        return "failed: the SuperLink does not know it any more"
+        return "failed: the SuperLink does not know the run any more"
     return outcome.words(known.end, known.shown)
 
 
@@ -179,7 +179,7 @@ def load(data: bytes) -> Submission:
     try:
         document = json.loads(data)
         if not isinstance(document, dict):
-            raise TypeError(f"{document!r} is no object")  # noqa: TRY301  # as what is wrong inside
+            raise TypeError(f"{document!r} is not an object")  # noqa: TRY301  # as what is wrong inside
         known = [f for f in dataclasses.fields(Submission) if f.name in document]
         fields = {f.name: document[f.name] for f in known}
         for name in fields.keys() & {"overrides", "unread"}:

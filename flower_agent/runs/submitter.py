@@ -1,7 +1,7 @@
 """A SuperLink's run of the context: fetches the app, submits it once, follows it.
 
-Joins what `submission` decides with git, the bundler and the Control API. Everything slow runs in
-the background. A failure here never changes the SuperLink's own state, which depends on no run.
+Joins the decisions of `submission` with git, the bundler and the Control API. Slow calls run in the
+background. A failure here never changes the SuperLink's own state, which depends on no run.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from flower_agent.runs.submission import AGAIN_MAX_S, Due, Submission
 log = structlog.get_logger()
 
 WATCH_S = 600.0
-"""So often a branch is looked at for whether it moved."""
+"""Interval between two checks whether a branch has new commits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Wish:
-    """What is fetched and bundled: for which context, from where, by which Flower."""
+    """A bundle to prepare: the context's key, the source, and the image with Flower."""
 
     key: str
     source: AppSource
@@ -60,7 +60,7 @@ class Submitter:
         self._submitting: Background[tuple[str, str], str] = Background(
             threads, "run-submit", pause, good_for_s=0.0
         )
-        """Asks for a run of a context's key and a bundle's hash; answers its id."""
+        """The request is a context's key and a bundle's hash; the answer is the run's id."""
 
         watch_s = WATCH_S * scale
         self._watching: Background[AppSource, str] = Background(
@@ -69,7 +69,7 @@ class Submitter:
         self._weighing: Background[tuple[str, tuple[str, ...]], tuple[str, ...]] = Background(
             threads, "run-needs", after_failure(AGAIN_MAX_S * scale)
         )
-        """Asks what an image lacks of an app's dependencies."""
+        """Finds the dependencies of an app that an image lacks."""
 
         self._repository = repository
         self._bundler = bundler
@@ -79,12 +79,12 @@ class Submitter:
         self._known: Submission | None = None
         self._loaded = False
         self._said: Finding | None = None
-        """The trouble that the log has already."""
+        """The last logged error."""
 
     def follow(self, cycle: Cycle, online: int, image: str, connect: Connect) -> None:
-        """Go on with the run of the context; what cannot be done is a warning.
+        """Follow the run of the context; a failure is a warning.
 
-        `online` SuperNodes are connected, `image` is the SuperLink's.
+        `online` SuperNodes are connected; `image` is the SuperLink's image.
         """
         if cycle.seen.dry:
             return
@@ -101,6 +101,7 @@ class Submitter:
             return
         source = parse_app_source(cycle.seen.settings.app_repo)
         key, least = submission.key_of(cycle.seen.settings, source), cycle.seen.settings.min_clients
+        # Ended calls first: the decision below needs the newest state.
         self._carry(cycle, source)
         self._take_prepared(cycle, key, source, image)
         self._take_submitted(cycle)
@@ -108,7 +109,7 @@ class Submitter:
         vmid, short = cycle.state.vmid, cycle.app_lacks
         due = submission.due(self._known, key, vmid, online=online, least=least, short=short)
         if self._submitting.running:
-            due = Due.SUBMIT  # which run comes of it must be known before there may be another
+            due = Due.SUBMIT  # the id of this run must be known before another run may start
         match due:
             case Due.PREPARE:
                 self._prepare(cycle, key, source, image)
@@ -124,18 +125,18 @@ class Submitter:
             self._needs(cycle, self._known)
         elif self._known is not None and self._known.active:
             cycle.report.set_condition(
-                "next_run", Mark.WAITING, "the changed context waits for this run's end"
+                "next_run", Mark.WAITING, "the changed context applies after this run"
             )
 
     def _carry(self, cycle: Cycle, source: AppSource) -> None:
-        """Take over what an older agent submitted."""
+        """Take over the submission of an older agent."""
         if self._known is not None:
             carried = submission.carried(self._known, cycle.seen.settings, source)
             if carried != self._known:
                 self._keep(carried)
 
     def _without_app(self, cycle: Cycle) -> None:
-        """Follow a run whose context is gone to its end."""
+        """Follow a run to its end after its variables were removed."""
         self._take_submitted(cycle)
         self._take_end()
         if self._known is not None and self._known.active:
@@ -168,7 +169,7 @@ class Submitter:
         log.info("run.prepared", source=known.source, commit=known.commit, app=known.app)
 
     def _take_submitted(self, cycle: Cycle) -> None:
-        """Take the id of the run that came of the known submission, of no other."""
+        """Take the id of the run of the known submission, and of no other."""
         known = self._known
         if known is None:
             return
@@ -185,7 +186,7 @@ class Submitter:
         log.info("run.submitted", run=ended.answer, commit=known.commit)
 
     def _take_end(self) -> None:
-        """Take the end of the context's run from what follows all runs."""
+        """Take the end of the context's run from the follower."""
         known = self._known
         if known is None or known.run_id is None or known.end:
             return
@@ -197,7 +198,7 @@ class Submitter:
             self._keep(dataclasses.replace(known, end="lost"))
 
     def _note_submitted(self, known: Submission) -> None:
-        """Write beside the run what was submitted, and for whom."""
+        """Record in the run's directory what was submitted, and by whom."""
         document = {"by": "context", "app": known.app, "commit": known.commit}
         more = {"source": known.source, "config": dict(known.overrides)}
         self._files.submitted(known.run_id or "", {**document, **more})
@@ -230,10 +231,11 @@ class Submitter:
             return
         if known is not None and not self._submitting.running:
             bundle = self._files.bundle(known)
-            if bundle is None:  # lost: made again, of the same commit
+            if bundle is None:  # the file is lost: build it again from the same commit
                 source = dataclasses.replace(source, ref=known.commit)
                 self._prepare(cycle, key, source, image)
                 return
+            # Stored before the request: after a lost answer the run is searched for, not repeated.
             if known.asked_at is None:
                 self._keep(dataclasses.replace(known, asked_at=cycle.seen.now.timestamp()))
             federation = flower_versions.band(cycle.seen.settings.version).federation
@@ -245,18 +247,18 @@ class Submitter:
         self._tell(cycle, Mark.WAITING, "submitting")
 
     def _watch(self, cycle: Cycle, source: AppSource, known: Submission) -> None:
-        """Look whether the branch moved, now and then."""
+        """Check sometimes whether the branch has new commits."""
         if source.fixed:
             return
         self._watching.ask(source, lambda: self._repository.resolve(source), cycle.seen.monotonic)
         moved = self._watching.answer
         if moved is not None and moved != known.commit:
             taken, now = known.commit[:10], moved[:10]
-            message = f"{source} is at {now} now; {taken} was taken, and no other is run"
+            message = f"{source} is at {now} now; the run used {taken}, and no other run starts"
             cycle.report.warn(warning("run.moved", message))
 
     def _note(self, error: AgentError | None) -> None:
-        """Log a trouble once."""
+        """Log an error once."""
         if error is None:
             return
         found = submission.finding(error)
@@ -265,7 +267,7 @@ class Submitter:
         self._said = found
 
     def _rests(self, cycle: Cycle, work: Background[Any, Any]) -> bool:
-        """Tell whether nothing is tried just now, and why."""
+        """Return whether the agent waits before the next try; show the reason."""
         if work.error is None or cycle.seen.monotonic >= work.due_at:
             return False
         found = submission.finding(work.error)
@@ -276,7 +278,7 @@ class Submitter:
         return True
 
     def _needs(self, cycle: Cycle, known: Submission) -> None:
-        """Warn of dependencies that the image lacks, where apps run on this VM."""
+        """Warn of dependencies that the image lacks, if apps run on this VM."""
         if known.end or not known.dependencies or cycle.seen.settings.appio_listen is not None:
             return
         asked = (
@@ -287,11 +289,11 @@ class Submitter:
         if cycle.app_image_due:
             return
         for lack in self._weighing.answer or ():
-            message = f"{known.app} wants {lack}, which {asked[0]} lacks"
+            message = f"{known.app} needs {lack}, which {asked[0]} lacks"
             cycle.report.warn(warning("run.dependency", message))
 
     def _tell_run(self, cycle: Cycle) -> None:
-        """Tell of the context's run, unless a newer one is told of already."""
+        """Show the context's run, unless a newer run is shown already."""
         known = self._known
         if known is None or known.run_id is None:
             return

@@ -90,7 +90,7 @@ def canonical(pem: str) -> str:
 
 
 def covers(certificate: Certificate, host: str) -> bool:
-    """Tell whether a client that dials `host` accepts the names of `certificate`."""
+    """Return whether a client that dials `host` accepts the names of `certificate`."""
     wanted = address.canonical_host(host)
     if address.is_ip(wanted):
         return wanted in certificate.addresses
@@ -124,7 +124,7 @@ def check_ca(pem: str, expected_fingerprint: str | None, now: datetime) -> Certi
         raise AgentError(
             "setting.invalid",
             f"the CA certificate cannot be read: {error}",
-            "Look at TLS_CA_CERT, or at what the SuperLink's VM publishes as FLOWER_CA_CERT.",
+            "Check TLS_CA_CERT, or the SuperLink's published FLOWER_CA_CERT.",
         ) from error
     if expected_fingerprint is not None:
         _check_fingerprint(certificates, expected_fingerprint)
@@ -132,7 +132,7 @@ def check_ca(pem: str, expected_fingerprint: str | None, now: datetime) -> Certi
     if not roots:
         raise AgentError(
             "tls.chain",
-            f"'{certificates[0].subject}' is no root: it was issued by '{certificates[0].issuer}'",
+            f"'{certificates[0].subject}' is not a root: its issuer is '{certificates[0].issuer}'",
             "Set TLS_CA_CERT to the self-signed root certificate of the SuperLink's chain.",
         )
     for root in roots:
@@ -147,7 +147,9 @@ def date_fault(certificate: Certificate, now: datetime) -> str:
         start = certificate.not_before
         return f"'{certificate.subject}' is not valid before {_text(start)}; now is {_text(now)}"
     if now > certificate.not_after:
-        return f"'{certificate.subject}' ended {_text(certificate.not_after)}; now is {_text(now)}"
+        return (
+            f"'{certificate.subject}' expired {_text(certificate.not_after)}; now is {_text(now)}"
+        )
     return ""
 
 
@@ -160,7 +162,9 @@ def load(pem: str) -> tuple[x509.Certificate, ...]:
     found = tuple(blocks(pem))
     for label, _ in found:
         if label.endswith("PRIVATE KEY"):
-            raise ValueError("want certificates only, not a private key: that belongs in TLS_KEY")
+            raise ValueError(
+                "want certificates only, not a private key: the key belongs in TLS_KEY"
+            )
         if label != "CERTIFICATE":
             raise ValueError(f"want blocks of -----BEGIN CERTIFICATE-----, not {label}")
     if not found or pem.count("-----BEGIN") != len(found):
@@ -225,7 +229,7 @@ def extension(certificate: x509.Certificate, kind: type[_ExtensionT]) -> _Extens
 
 @functools.lru_cache(maxsize=KEPT)
 def issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    """Tell whether `parent` has the name of `child`'s issuer and made its signature."""
+    """Return whether `parent` has the name of `child`'s issuer and made its signature."""
     try:
         child.verify_directly_issued_by(parent)
     except (*UNREADABLE, InvalidSignature):
@@ -252,7 +256,7 @@ def _check_fingerprint(certificates: list[Certificate], expected: str) -> None:
         raise AgentError(
             "tls.fingerprint",
             f"the CA comes as {len(certificates)} certificates, and a fingerprint vouches for one",
-            "Give the one root certificate alone.",
+            "Give only the root certificate.",
         )
     have, want = certificates[0].fingerprint, expected.replace(":", "").lower()
     if have != want:

@@ -1,8 +1,8 @@
 """The agent's own certification authority, and the SuperLink's certificate that it issues.
 
-Values in, values out; whoever calls keeps the files. Form: RFC 5280, strict enough for OpenSSL's
-VERIFY_X509_STRICT (the default of Python 3.13) and for the BoringSSL in gRPC, whose clients offer
-EC P-256 and P-384 but neither P-521 nor Ed25519.
+Values in, values out; the caller stores the files. Form: RFC 5280, strict enough for OpenSSL's
+VERIFY_X509_STRICT (the default of Python 3.13) and for the BoringSSL in gRPC, whose clients support
+EC P-256 and P-384 but not P-521 and Ed25519.
 """
 
 import dataclasses
@@ -46,10 +46,10 @@ class Pair:
 
 
 def make_ca(now: datetime) -> Pair:
-    """Make a CA: EC P-384, ten years, issues end certificates only.
+    """Create a CA: EC P-384, ten years, for end certificates only.
 
-    Its name ends in random digits: verifiers find an issuer by its name, so two CAs of one name
-    would fail with a bad signature and not with an unknown issuer.
+    Its name ends in random digits: clients find an issuer by its name, so with two CAs of one name
+    they would report a bad signature instead of an unknown issuer.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name(f"flower-agent CA {secrets.token_hex(8)}")
@@ -71,14 +71,14 @@ def make_leaf(
 ) -> Pair:
     """Issue a server certificate for `hosts` and 127.0.0.1: EC P-384, one year.
 
-    It ends no later than its CA. Raises AgentError `tls.ca_lost` when `ca` is no pair,
-    `tls.expired` when it has ended.
+    It ends no later than its CA. Raises AgentError `tls.ca_lost` if `ca` is not a pair,
+    `tls.expired` if the CA has expired.
     """
     issuer, ca_key = _open_ca(ca)
     end = min(now + _LEAF_LIFE, issuer.not_valid_after_utc)
     if end <= now:
         fault = certificates.date_fault(certificates.describe(issuer), now)
-        hint = "Check the VM's clock. A CA that has ended is made anew by: flower-agent reset"
+        hint = "Check the VM's clock. To replace an expired CA: flower-agent reset"
         raise AgentError("tls.expired", f"the agent's own CA {fault}", hint)
     key = ec.generate_private_key(ec.SECP384R1())
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -98,12 +98,12 @@ def make_leaf(
 
 
 def check_ca_pair(pair: Pair) -> None:
-    """Refuse a CA that cannot issue. Raises AgentError `tls.ca_lost` that says why."""
+    """Check that a CA can issue. Raises AgentError `tls.ca_lost` with the reason."""
     _open_ca(pair)
 
 
 def leaf_fault(leaf: Pair, ca: Pair, hosts: Collection[str], now: datetime) -> str:
-    """Return why `leaf` cannot serve and must be made anew; empty when it can.
+    """Return why `leaf` cannot serve and must be replaced; empty if it can serve.
 
     A leaf that can serve may still be due: `certificates.renew_at`.
     """
@@ -114,7 +114,7 @@ def leaf_fault(leaf: Pair, ca: Pair, hosts: Collection[str], now: datetime) -> s
     except ValueError:
         return "its files are damaged"
     if not belongs(key, certificate):
-        return "its key is not its own"
+        return "its key does not belong to it"
     if not certificates.issued(certificate, issuer):
         return "another CA issued it"
     seen = certificates.describe(certificate)
@@ -125,7 +125,7 @@ def leaf_fault(leaf: Pair, ca: Pair, hosts: Collection[str], now: datetime) -> s
 
 
 def load_key(key: Secret) -> ServerKey:
-    """Return the private key in `key`. Raises ValueError that says what was wanted, not what is."""
+    """Return the private key in `key`. The ValueError names the wanted form, never the content."""
     found = [block for block in certificates.blocks(key.reveal()) if "PRIVATE KEY" in block[0]]
     if len(found) != 1:
         raise ValueError("want one PEM private key, from -----BEGIN … to -----END … PRIVATE KEY")
@@ -135,7 +135,7 @@ def load_key(key: Secret) -> ServerKey:
     try:
         private = serialization.load_der_private_key(certificates.decode(body), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The library's words are left out: they may quote what it read.
+        # Without the library's message: it may contain parts of the key.
         raise ValueError("want a PEM private key (PKCS8, PKCS1 or SEC1)") from None
     if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= _RSA_BITS:
         return private
@@ -147,16 +147,16 @@ def load_key(key: Secret) -> ServerKey:
 
 
 def belongs(key: ServerKey, certificate: x509.Certificate) -> bool:
-    """Tell whether `certificate` was issued for `key`."""
+    """Return whether `certificate` was issued for `key`."""
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     try:
         return certificate.public_key().public_bytes(*form) == key.public_key().public_bytes(*form)
     except certificates.UNREADABLE:
-        return False  # a kind of key that the library does not know, so not this one
+        return False  # a kind of key that the library does not support, so another key
 
 
 def dump_key(key: ServerKey) -> Secret:
-    """Return `key` in the one form that every version of Flower takes: PEM, PKCS8."""
+    """Return `key` in the form that every version of Flower accepts: PEM, PKCS8."""
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -172,10 +172,12 @@ def _open_ca(pair: Pair) -> tuple[x509.Certificate, ServerKey]:
     except ValueError as error:
         raise AgentError("tls.ca_lost", f"the agent's own CA cannot be read: {error}") from error
     if not belongs(key, certificate):
-        raise AgentError("tls.ca_lost", "the key of the agent's own CA is not its certificate's")
+        raise AgentError(
+            "tls.ca_lost", "the key of the agent's own CA does not belong to its certificate"
+        )
     seen = certificates.describe(certificate)
     if not seen.is_ca:
-        raise AgentError("tls.ca_lost", f"'{seen.subject}' is in the CA's place and is no CA")
+        raise AgentError("tls.ca_lost", f"'{seen.subject}' is in the CA's file and is not a CA")
     return certificate, key
 
 

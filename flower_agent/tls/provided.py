@@ -1,14 +1,14 @@
-"""A certificate that lies in ``/etc/flower-agent/tls``, where certbot's hook or a person puts it.
+"""A certificate in ``/etc/flower-agent/tls``, from certbot's hook or a person.
 
 The names are certbot's: ``fullchain.pem`` and ``privkey.pem``, and ``root.pem`` for a CA that is
-not in the system's store. Several files are never renewed in one instant, so what changed counts
-when it has stayed the same for a moment.
+not in the system's store. Nobody can renew several files at the same instant, so a change counts
+after the files have stayed the same for a moment.
 
 A certificate that the operator gives (TLS_CERT, TLS_KEY, TLS_CA_CERT), and its faults.
 
-Flower says of an unfit one only that it cannot bind its port, and its clients that they retry, so
-everything is checked before. The rules are what gRPC (BoringSSL) and OpenSSL clients apply; name
-constraints and certificate policies are left to the handshake that the agent does afterwards.
+With a bad certificate Flower only reports that it cannot bind its port, and clients only retry. So
+the agent checks everything before. The rules are those of gRPC (BoringSSL) and OpenSSL clients; the
+agent's own handshake afterwards covers name constraints and certificate policies.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ Chain: TypeAlias = tuple[x509.Certificate, ...]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Names:
-    """What the findings call the three parts."""
+    """The names of the three parts in findings."""
 
     certificate: str
     key: str
@@ -55,7 +55,7 @@ CONTEXT = Names("TLS_CERT", "TLS_KEY", "TLS_CA_CERT")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """A certificate as it was given, not judged yet."""
+    """A certificate from the operator, not checked yet."""
 
     certificate_pem: str
     key: Secret
@@ -63,12 +63,12 @@ class Material:
     names: Names = CONTEXT
 
     watched: bool = False
-    """It lies in files that may be renewed at any time."""
+    """It comes from files that may be renewed at any time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProvidedCertificate:
-    """A given certificate in the form that Flower gets."""
+    """A checked certificate in the form that Flower gets."""
 
     certificate: Certificate
 
@@ -76,15 +76,15 @@ class ProvidedCertificate:
     """The server's certificate, then its intermediates; without the root."""
 
     key_pem: Secret
-    """PKCS8, whatever form was given."""
+    """PKCS8, from any form."""
 
     ca_pem: str
-    """The one root that the chain ends at: what nodes are given."""
+    """The root of the chain, which nodes get."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check of a given certificate came to."""
+    """The result of the check."""
 
     given: ProvidedCertificate | None
     """None when any finding is an error."""
@@ -94,10 +94,10 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Store:
-    """Where roots come from."""
+    """The source of roots."""
 
     name: str
-    """As the findings call it."""
+    """Its name in findings."""
 
     certificates: Chain
 
@@ -112,8 +112,8 @@ def check_provided(
 ) -> Checked:
     """Check a given pair for `hosts`, the addresses that nodes dial, and report all findings.
 
-    Without `ca_pem` the chain has to end in `system_roots`, the text of the system's store (None:
-    there is none). Codes: `setting.invalid`, `tls.key_mismatch`, `tls.chain`, `tls.expired`,
+    Without `ca_pem` the chain must end in `system_roots`, the text of the system's store (None: the
+    VM has none). Codes: `setting.invalid`, `tls.key_mismatch`, `tls.chain`, `tls.expired`,
     `tls.not_covered`, and the warning `tls.expires_soon`.
     """
     findings: list[Finding] = []
@@ -143,7 +143,7 @@ def check_provided(
 
 
 def _called(finding: Finding, names: Names) -> Finding:
-    """Return `finding` with the parts called as whoever gave them knows them."""
+    """Return `finding` with the operator's names of the parts."""
     message, hint = finding.message, finding.hint
     for variable, name in zip(_VARIABLES, dataclasses.astuple(names), strict=True):
         message, hint = message.replace(variable, name), hint.replace(variable, name)
@@ -167,12 +167,14 @@ def _open_store(ca_pem: str | None, system_roots: str | None) -> _Store:
 
 
 def _leaf_first(findings: list[Finding], chain: Chain, key: own_ca.ServerKey) -> Chain:
-    """Return `chain` with the key's certificate in front, so that later findings are about it."""
+    """Return `chain` with the key's certificate first, so that later findings are about it."""
     for place, certificate in enumerate(chain):
         if own_ca.belongs(key, certificate):
             if place:
-                message = f"{_named(certificate)}, TLS_KEY's own, stands behind others in TLS_CERT"
-                hint = "Begin TLS_CERT with the server's certificate, then those that issued it."
+                message = (
+                    f"{_named(certificate)}, which belongs to TLS_KEY, is not the first in TLS_CERT"
+                )
+                hint = "Put the server's certificate first in TLS_CERT, then its issuers."
                 findings.append(Finding("tls.chain", message, hint))
             return (certificate, *chain[:place], *chain[place + 1 :])
     message = f"TLS_KEY does not belong to {_named(chain[0])} in TLS_CERT"
@@ -181,7 +183,7 @@ def _leaf_first(findings: list[Finding], chain: Chain, key: own_ca.ServerKey) ->
 
 
 def _path(findings: list[Finding], chain: Chain, store: _Store, now: datetime) -> Chain:
-    """Return the server's certificate, what issued it, and so on to a root of `store`."""
+    """Return the server's certificate and its issuers, up to a root of `store`."""
     path, rest = chain[:1], chain[1:]
     while True:
         root = _root_of(path[-1], store, now)
@@ -194,7 +196,7 @@ def _path(findings: list[Finding], chain: Chain, store: _Store, now: datetime) -
 
 
 def _root_of(child: x509.Certificate, store: _Store, now: datetime) -> x509.Certificate | None:
-    """Return the root that issued `child` (or is it); of several the one that is valid now."""
+    """Return the root that issued `child` (or `child` itself), a valid one if there are several."""
     roots = [
         one
         for one in store.certificates
@@ -206,25 +208,27 @@ def _root_of(child: x509.Certificate, store: _Store, now: datetime) -> x509.Cert
 
 
 def _broken(child: x509.Certificate, rest: Chain, store: _Store) -> Finding:
-    """Say why no root is found above `child`, the last certificate that could be followed."""
+    """Return why no root was found for `child`, the last certificate of the path."""
     issuer = f"'{tls_certificates.describe(child).issuer}'"
     if _is_weak(child):
-        message = f"the signature of {_named(child)} is of a kind that OpenSSL refuses"
-        return Finding("tls.chain", message, "Order it anew, signed with SHA-256 or better.")
+        message = f"the signature of {_named(child)} uses an algorithm that OpenSSL refuses"
+        return Finding(
+            "tls.chain", message, "Get a new certificate, signed with SHA-256 or better."
+        )
     if _is_root(child):
         message = f"{_named(child)} is self-signed and not in {store.name}"
         return Finding("tls.chain", message, "Set TLS_CA_CERT to that certificate.")
     if any(tls_certificates.issued(child, one) for one in rest):
-        message = f"TLS_CERT is out of order: {issuer} has to follow {_named(child)}"
+        message = f"TLS_CERT is out of order: {issuer} must follow {_named(child)}"
         hint = "Order TLS_CERT: the server's certificate, then each one's issuer."
         return Finding("tls.chain", message, hint)
     if any(tls_certificates.issued(child, one) for one in store.certificates):
-        message = f"{issuer}, the issuer of {_named(child)}, is in {store.name} and is no root"
-        hint = f"Put {issuer} behind {_named(child)} in TLS_CERT, and the root in TLS_CA_CERT."
+        message = f"{issuer}, the issuer of {_named(child)}, is in {store.name} and is not a root"
+        hint = f"Put {issuer} after {_named(child)} in TLS_CERT, and the root in TLS_CA_CERT."
         return Finding("tls.chain", message, hint)
     if any(one.subject == child.issuer for one in (*rest, *store.certificates)):
         message = f"{_named(child)} was not signed by the given {issuer} but by one of that name"
-        return Finding("tls.chain", message, "Give the issuer whose key signed it.")
+        return Finding("tls.chain", message, "Use the issuer whose key signed the certificate.")
     message = f"{issuer}, the issuer of {_named(child)}, is not in TLS_CERT and not in {store.name}"
     return Finding("tls.chain", message)
 
@@ -235,9 +239,9 @@ def _leaf_findings(leaf: x509.Certificate, hosts: Collection[str]) -> Iterator[F
     listed = ", ".join(shown[:_SHOWN]) + (", …" if len(shown) > _SHOWN else "")
     for host in hosts:
         if not tls_certificates.covers(seen, host):
-            message = f"TLS_CERT does not name {host}; its SAN names {listed or 'nothing'}"
+            message = f"TLS_CERT does not contain {host}; its SAN contains {listed or 'nothing'}"
             yield Finding("tls.not_covered", message)
-    hint = "Order it as a server's certificate: digitalSignature, serverAuth."
+    hint = "Get a server's certificate: digitalSignature, serverAuth."
     usage = tls_certificates.extension(leaf, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         yield Finding("tls.chain", f"the key usage of {_named(leaf)} forbids TLS signatures", hint)
@@ -258,7 +262,7 @@ def _path_findings(path: Chain, now: datetime) -> Iterator[Finding]:
                 "Use a CA that may issue for servers.",
             )
     first = tls_certificates.describe(min(path, key=lambda one: one.not_valid_after_utc))
-    # A third of its life, for those that live so short that they always end within 30 days.
+    # A third of its lifetime, for certificates that always end within 30 days.
     soon = min(_SOON, (first.not_after - first.not_before) / 3)
     if first.not_before <= now <= first.not_after <= now + soon:
         message = f"'{first.subject}' ends {first.not_after:%Y-%m-%dT%H:%M:%SZ}"
@@ -266,19 +270,19 @@ def _path_findings(path: Chain, now: datetime) -> Iterator[Finding]:
 
 
 def _authority_fault(certificate: x509.Certificate, below: int) -> str:
-    """Return why `certificate` may not issue, with `below` intermediates under it; else empty."""
+    """Return why `certificate` cannot issue, with `below` intermediates under it; else empty."""
     constraints = tls_certificates.extension(certificate, x509.BasicConstraints)
     usage = tls_certificates.extension(certificate, x509.KeyUsage)
     if constraints is None:
         old_root = certificate.version is x509.Version.v1 and _is_root(certificate)
-        return "" if old_root else "is no CA: it has no basicConstraints"
+        return "" if old_root else "is not a CA: it has no basicConstraints"
     if not constraints.ca:
-        return "is no CA: its basicConstraints say so"
+        return "is not a CA: its basicConstraints forbid it"
     if usage is not None and not usage.key_cert_sign:
-        return "may not issue: its key usage lacks keyCertSign"
+        return "cannot issue certificates: its key usage lacks keyCertSign"
     if constraints.path_length is not None and constraints.path_length < below:
         return f"may have {constraints.path_length} intermediates below it and has {below}"
-    return "" if _serves(certificate) else "may not issue for servers: no serverAuth"
+    return "" if _serves(certificate) else "cannot issue certificates for servers: no serverAuth"
 
 
 def _serves(certificate: x509.Certificate) -> bool:
@@ -312,7 +316,7 @@ CHAIN, KEY, ROOT = "fullchain.pem", "privkey.pem", "root.pem"
 
 
 class CertificateFiles:
-    """The files in one directory, looked at each cycle."""
+    """The files in one directory, read in each cycle."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
@@ -322,14 +326,14 @@ class CertificateFiles:
 
     @property
     def settling(self) -> bool:
-        """Tell whether a change is there that does not count yet."""
+        """Return whether the files have a change that does not count yet."""
         return self._used != self._seen
 
     def read(self, now: float, *, at_once: bool = False) -> Material | None:
-        """Return what counts at `now` (monotonic seconds); None without chain and key.
+        """Return the valid content at `now` (monotonic seconds); None without chain and key.
 
-        Raises AgentError ``setting.missing`` for half a pair, ``setting.invalid`` for what is no
-        PEM, and ``state.…`` for what cannot be read.
+        Raises AgentError ``setting.missing`` for half a pair, ``setting.invalid`` for content that
+        is not PEM, and ``state.…`` for unreadable files.
         """
         found = tuple(files.read(self.directory / name, MAX_BYTES) for name in (CHAIN, KEY, ROOT))
         if found != self._seen:
@@ -346,7 +350,7 @@ class CertificateFiles:
         if chain is None or key is None:
             there, lacks = (KEY, CHAIN) if chain is None else (CHAIN, KEY)
             message = f"{self.directory} has {there} and no {lacks}"
-            raise AgentError("setting.missing", message, f"Put both into {self.directory}.")
+            raise AgentError("setting.missing", message, f"Put both files into {self.directory}.")
         names = Names(*(str(self.directory / name) for name in (CHAIN, KEY, ROOT)))
         try:
             return Material(

@@ -1,8 +1,8 @@
 """The certificate files under ``/var/lib/flower-agent/tls``.
 
-``ca/`` (0700, mounted nowhere) holds the agent's CA, key and certificate in one file, so that no
-crash can leave half of it. ``ca.crt``, ``server.pem`` and ``server.key`` are what containers mount,
-each singly: the key is readable for group 49999, Flower's, and for nobody else.
+``ca/`` (0700, never mounted) contains the agent's CA: key and certificate in one file, so that a
+crash cannot leave half of it. Containers mount ``ca.crt``, ``server.pem`` and ``server.key`` as
+single files; only Flower's group 49999 can read the key.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Keyring:
 
     @property
     def appio(self) -> "Keyring":
-        """The files of the AppIo that a SuperNode offers, with a CA of its own."""
+        """The files of a SuperNode's AppIo, with a separate CA."""
         return Keyring(self._directory / "appio", "flower-agent SuperNode")
 
     @property
@@ -48,11 +48,13 @@ class Keyring:
         return Keyring(self._directory / "loopback", own_ca=self._own_ca)
 
     def held(self, wanted: trust.CertificateSpec, now: datetime.datetime) -> trust.HeldCertificates:
-        """Return what is there now; a leaf that cannot be read counts as absent, a CA never."""
+        """Return the present files; an unreadable leaf counts as absent, a CA never does."""
         own, ca_fault = self._load_own_ca()
         ca_pem, chain_pem, key = (self._text(p) for p in (self.ca, self.chain, self.key))
         leaf = None
-        with contextlib.suppress(ValueError):  # unreadable is as good as absent: it is made again
+        with contextlib.suppress(
+            ValueError
+        ):  # an unreadable leaf counts as absent: the agent issues a new one
             leaf = certificates.inspect(chain_pem) if chain_pem else None
         fault = ""
         if own and leaf:
@@ -89,11 +91,11 @@ class Keyring:
         return Secret(self._text(self.key))
 
     def has_own_ca(self) -> bool:
-        """Tell whether the agent has a CA of its own that it can issue with."""
+        """Return whether the agent has its own usable CA."""
         return self._load_own_ca()[0] is not None
 
     def digests(self) -> dict[str, str]:
-        """Return path and hex SHA-256 of each file that containers mount and that is there."""
+        """Return path and hex SHA-256 of each existing file that containers mount."""
         found = (
             (str(path), files.read(path, MAX_BYTES)) for path in (self.ca, self.chain, self.key)
         )
@@ -102,7 +104,7 @@ class Keyring:
     def apply(
         self, step: trust.CertificateStep, wanted: trust.CertificateSpec, now: datetime.datetime
     ) -> None:
-        """Do one step of `trust.steps`; what a killed agent left half written goes first."""
+        """Do one step of `trust.steps`; first remove temporary files of a killed agent."""
         files.directory(self._directory, 0o755)
         files.sweep(self._directory)
         match step.action:
@@ -123,6 +125,7 @@ class Keyring:
 
     def _write(self, ca_pem: str, chain_pem: str, key: Secret | None) -> None:
         files.write_atomic(self.ca, ca_pem.encode(), 0o444)
+        # The key before the chain: a crash between them shows as a pair that does not fit.
         if chain_pem and key is not None:
             files.write_atomic(self.key, key.reveal().encode(), 0o440, group=FLOWER_UID)
             files.write_atomic(self.chain, chain_pem.encode(), 0o444)

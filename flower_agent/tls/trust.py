@@ -1,7 +1,7 @@
 """Which certificates this VM should hold, and the steps to them.
 
-A SuperLink without given certificates has a CA of its own, kept for ever, and a leaf that follows
-its addresses. A SuperNode holds the CA that it trusts and nothing else.
+A SuperLink without certificates in its settings has its own CA, which never changes, and a leaf
+that follows its addresses. A SuperNode has only the CA that it trusts.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from flower_agent.tls import certificates
 from flower_agent.tls.certificates import Certificate
 
 OWN_ISSUER = "CN=flower-agent CA "
-"""How the issuer of a leaf begins that the agent made: `tls.make_ca`."""
+"""The begin of the issuer's name in the agent's own leaf: `tls.make_ca`."""
 
 
 class CertificateSource(enum.StrEnum):
@@ -31,7 +31,7 @@ class CertificateSource(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateSpec:
-    """What should lie in ``tls/``."""
+    """The wanted content of ``tls/``."""
 
     source: CertificateSource
 
@@ -39,10 +39,10 @@ class CertificateSpec:
     """OWN: every name and address in the leaf, 127.0.0.1 among them, in canonical form."""
 
     renew: bool = False
-    """OWN: a new leaf is asked for, though the old one would do."""
+    """OWN: an operator asked for a new leaf, although the old one is valid."""
 
     defer: bool = False
-    """What is in use stays for now: a run is active, or what was given is refused."""
+    """Keep the present certificate for now: a run is active, or the new one is refused."""
 
     ca_pem: str = ""
     """GIVEN, TRUSTED: the CA that nodes trust."""
@@ -56,20 +56,20 @@ class CertificateSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HeldCertificates:
-    """What lies in ``tls/`` now."""
+    """The present content of ``tls/``."""
 
     own_ca: Certificate | None = None
-    """The agent's CA, whose key is beside it."""
+    """The agent's CA, whose key exists too."""
 
     own_ca_pem: str = ""
 
     own_ca_fault: str = ""
-    """Why the CA's file cannot be used, when it is there and cannot."""
+    """Why an existing CA file cannot be used; empty if it can."""
 
     ca_pem: str = ""
 
     ca_deleted: bool = False
-    """Its file is not there; what mounted it still has its content."""
+    """Its file was deleted; containers that mounted it still have the content."""
 
     chain_pem: str = ""
     key: Secret | None = None
@@ -78,7 +78,7 @@ class HeldCertificates:
     """First of `chain_pem`; None when absent or unreadable."""
 
     leaf_fault: str = ""
-    """OWN: why the leaf cannot serve and must be issued anew; empty when it can."""
+    """OWN: why the leaf cannot serve and must be replaced; empty if it can serve."""
 
 
 class CertificateAction(enum.StrEnum):
@@ -102,7 +102,7 @@ class CertificateStep:
 
 
 def hosts(*, published: str, listen: str, more: Collection[str]) -> frozenset[str]:
-    """Return every host of the leaf: what nodes dial, where it listens, loopback, and `more`."""
+    """Return every host of the leaf: published address, own address, loopback, and `more`."""
     wanted = {published, listen, "127.0.0.1", *more}
     return frozenset(address.canonical_host(host) for host in wanted)
 
@@ -112,7 +112,7 @@ def steps(
 ) -> tuple[CertificateStep, ...]:
     """Return the steps from `held` to `wanted`; empty when they agree.
 
-    Raises AgentError ``tls.ca_lost``: a CA that is there but unusable is never made anew, since
+    Raises AgentError ``tls.ca_lost``: an existing but unusable CA is never replaced, because
     every node would lose its trust.
     """
     match wanted.source:
@@ -130,7 +130,8 @@ def steps(
                 return ()
             return (
                 CertificateStep(
-                    CertificateAction.WRITE, "other certificates given" if held.leaf else "absent"
+                    CertificateAction.WRITE,
+                    "other certificates in the settings" if held.leaf else "absent",
                 ),
             )
         case CertificateSource.OWN:
@@ -140,10 +141,11 @@ def steps(
 def _own_steps(
     wanted: CertificateSpec, held: HeldCertificates, now: datetime.datetime
 ) -> tuple[CertificateStep, ...]:
+    # Both cases: a CA existed and nodes trust it, so a new one must not replace it silently.
     if held.own_ca_fault:
         raise AgentError("tls.ca_lost", f"the agent's CA cannot be used: {held.own_ca_fault}")
     if held.own_ca is None and held.leaf is not None and held.leaf.issuer.startswith(OWN_ISSUER):
-        raise AgentError("tls.ca_lost", "the agent's CA is gone, its certificate is still there")
+        raise AgentError("tls.ca_lost", "the agent's CA is missing, its certificate still exists")
     if held.own_ca is None:
         return (
             CertificateStep(CertificateAction.MAKE_CA, "absent"),
@@ -152,7 +154,7 @@ def _own_steps(
     cause = _why_issue(wanted, held, now)
     if cause:
         return (CertificateStep(CertificateAction.ISSUE, cause),)
-    # The leaf is good and stays: a file that comes back as it was restarts no container.
+    # The leaf is valid and stays: writing the same CA file again restarts no container.
     return (CertificateStep(CertificateAction.WRITE_CA, "absent"),) if held.ca_deleted else ()
 
 
@@ -161,10 +163,10 @@ def _why_issue(wanted: CertificateSpec, held: HeldCertificates, now: datetime.da
         return "absent"
     if held.leaf_fault:
         return held.leaf_fault
-    # A file that was overwritten in place is damaged in the containers, too: they must restart.
+    # A file that was overwritten in place is damaged in the containers too: they must restart.
     if held.ca_pem != held.own_ca_pem and not held.ca_deleted:
-        return "the CA beside it is another one"
+        return "its CA differs from the CA on the disk"
     if wanted.renew:
         return "asked for"
     due = now >= certificates.renew_at(held.leaf) and not wanted.defer
-    return "two thirds of its life have passed" if due else ""
+    return "two thirds of its lifetime have passed" if due else ""

@@ -1,4 +1,4 @@
-"""Copies of the SuperLink's database, made before another Flower version migrates it.
+"""Copies of the SuperLink's database, before another Flower version migrates it.
 
 The container must be stopped meanwhile. A copy is whole or absent: it is made beside its place and
 renamed. Its files belong to the agent and, through their group, to Flower; no capability is needed.
@@ -16,7 +16,7 @@ from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.model.errors import AgentError
 
 ROOM_BYTES = 64 << 20
-"""Left free beside a copy, for the migration itself."""
+"""Free space besides the copy, for the migration itself."""
 
 
 class DatabaseCopy:
@@ -30,7 +30,7 @@ class DatabaseCopy:
         self._room_bytes = room_bytes
 
     def copied_for(self, version: str) -> str | None:
-        """Return for which newer version there is a copy of what `version` worked with."""
+        """Return the newer version for which a copy of `version`'s database exists."""
         found = self._copy_of(version)
         return found.name.partition("+")[2] if found else None
 
@@ -42,9 +42,9 @@ class DatabaseCopy:
         size, free = _size_bytes(self._path), files.room_bytes(self._copies) or 0
         why = ""
         if free < size + self._room_bytes:
-            why = f"a copy of {self._path} wants {size >> 20} MiB, and {free >> 20} MiB are free"
+            why = f"a copy of {self._path} needs {size >> 20} MiB, and {free >> 20} MiB are free"
         elif self._path.stat().st_dev != self._copies.stat().st_dev:
-            why = f"{self._path} is a file system of its own: a copy could not be put in its place"
+            why = f"{self._path} is a separate file system: a copy could not replace it"
         if why:
             raise AgentError("state.unwritable", why, retryable=True)
 
@@ -109,7 +109,7 @@ def _size_bytes(top: pathlib.Path) -> int:
 
 
 def _copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy all; a link stays one, since what it points to is not Flower's to read."""
+    """Copy everything; a link stays a link, because its target may not be Flower's."""
     try:
         shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
     except shutil.Error as error:

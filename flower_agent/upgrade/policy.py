@@ -49,7 +49,7 @@ def for_superlink(wanted: Version, record: State) -> Course:
 def for_supernode(wanted: Version, record: State, superlink: str | None) -> Course:
     """Return the course of a SuperNode: it changes when its SuperLink has.
 
-    `superlink` is the version that the SuperLink publishes; empty where nothing tells, None
+    `superlink` is the version that the SuperLink publishes; empty if unknown, None
     before OneGate has answered.
     """
     held = worked(record)
@@ -59,7 +59,9 @@ def for_supernode(wanted: Version, record: State, superlink: str | None) -> Cour
         return Course(held)
     if same(superlink, wanted) or not same(superlink, held):
         return Course(wanted, before=held)
-    message = f"Flower {held} runs on as on the SuperLink; {wanted} follows when that has changed"
+    message = (
+        f"Flower {held} runs on as on the SuperLink; {wanted} follows after the SuperLink's upgrade"
+    )
     return Course(held, finding=warning("version.follows", message))
 
 
@@ -76,7 +78,7 @@ def settings_for(version: Version, settings: Settings) -> Settings:
 
 
 def same(published: str, version: Version) -> bool:
-    """Tell whether two versions agree in major and minor."""
+    """Return whether two versions agree in major and minor."""
     return published.split(".")[:2] == [str(version.major), str(version.minor)]
 
 

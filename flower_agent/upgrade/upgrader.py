@@ -1,8 +1,8 @@
-"""Takes a VM from one Flower version to another, and back when the new one does not work.
+"""Changes a VM from one Flower version to another, and back if the new one does not work.
 
-The steps are the plan's own; between the end of the old SuperLink and the start of the new one the
-database is copied, or put back, beside the loop. What is to be done follows from the record and
-from which copy is there, so an agent that is killed anywhere goes on from there.
+The steps are the plan's own. Between the end of the old SuperLink and the start of the new one the
+database is copied or restored, beside the loop. The saved state and the existing copy decide what
+to do, so after a crash at any point the agent continues.
 """
 
 import dataclasses
@@ -32,30 +32,30 @@ from flower_agent.upgrade.policy import Course
 log = structlog.get_logger()
 
 GIVE_UP_S = 180.0
-"""A new version that does not work after so long is taken back."""
+"""A new version that does not work after this time is given up."""
 
 PROBATION_S = 20.0
-"""So long a SuperLink's new version must work before it counts, and nodes follow."""
+"""A SuperLink's new version must work for this long before it counts and nodes follow."""
 
 LOOK_AGAIN_S = 30.0
-"""So often a SuperNode that waits for its SuperLink asks OneGate."""
+"""Interval at which a waiting SuperNode asks OneGate for its SuperLink's version."""
 
 Work = tuple[str, Callable[[], None]]
-"""What is done with the database: in words, and the doing."""
+"""Work on the database: its description and its function."""
 
 
 class VersionSource(Protocol):
-    """What the SuperNode's search knows of the SuperLink."""
+    """The SuperNode's search for its SuperLink."""
 
     def version(self, settings: Settings) -> str | None:
-        """Return what it publishes; empty where nothing tells, None before an answer."""
+        """Return the published version; empty if unknown, None before an answer."""
 
     def forget(self) -> None:
         """Ask again."""
 
 
 class Upgrader:
-    """Decides which version a cycle runs, and sees the change through."""
+    """Decides which version a cycle runs, and does the change."""
 
     def __init__(
         self,
@@ -81,10 +81,11 @@ class Upgrader:
         self._look_at = 0.0
 
     def begin(self, cycle: Cycle) -> None:
-        """Let the cycle run the version that it should run now."""
+        """Give the turn the settings of the version that should run now."""
         settings, record = cycle.seen.settings, cycle.state
         self._leads = settings.role is Role.SUPERLINK
         self._wanted = str(settings.version)
+        # Another FLOWER_VERSION: the failure of the last one no longer counts.
         if record.refused is not None and record.refused[0] != self._wanted:
             cycle.state = record = dataclasses.replace(record, refused=None)
         match settings.role:
@@ -110,24 +111,25 @@ class Upgrader:
             cycle.report.set_condition("upgrade", Mark.WAITING, told)
 
     def words(self, cycle: Cycle, steps: tuple[Step, ...]) -> list[str]:
-        """Return the steps as a person reads them, with what happens between."""
+        """Return the steps as text, with the work on the database between them."""
         cut, works = self._between(cycle, steps)
         said = [str(step) for step in steps]
         return [*said[:cut], *(words for words, _ in works), *said[cut:]]
 
     def apply(self, cycle: Cycle, steps: tuple[Step, ...], pins: Mapping[str, str]) -> bool:
-        """Do the steps, and between them what must be done with the database.
+        """Do the steps, and the work on the database between them.
 
-        False: that is under way, and nothing may start before it ended.
+        False: the work runs, and nothing may start before its end.
         """
         if self._copying.running:
-            cycle.report.set_condition("upgrade", Mark.WAITING, "the database is copied")
+            cycle.report.set_condition("upgrade", Mark.WAITING, "copies the database")
             return False
         ended = self._copying.take(self._wanted, cycle.seen.monotonic)
         try:
             if ended is not None and ended.error is not None:
                 raise ended.error
             cut, works = self._between(cycle, steps)
+            # Before the old version stops: without space for a copy nothing changes.
             if works and self._trying:
                 self._database.check_room()
         except AgentError as error:
@@ -142,7 +144,7 @@ class Upgrader:
         return False
 
     def judge(self, cycle: Cycle, unmet: Unmet | None) -> None:
-        """Keep what worked; take back what does not."""
+        """Accept a version that works; give up one that does not."""
         if self._course is None:
             return
         version = str(self._course.version)
@@ -155,6 +157,7 @@ class Upgrader:
         if not self._trying or self._copying.running or self._reconciler.doing:
             self._since = None
             return
+        # Only these phases are the version's fault; a slow pull or OneGate is not.
         if unmet.phase in (Phase.CONTAINER, Phase.HEALTH):
             self._since = cycle.seen.monotonic if self._since is None else self._since
         else:
@@ -167,21 +170,21 @@ class Upgrader:
 
     @property
     def _trying(self) -> bool:
-        """A SuperLink runs, or is to run, a version that has not worked yet."""
+        """A SuperLink has a new version that has not worked yet."""
         course = self._course
         return self._leads and course is not None and course.before is not None
 
     def _proved(self, cycle: Cycle) -> bool:
-        """Tell whether what runs may count: at once, unless a SuperLink's database hangs on it."""
+        """Return whether the running version counts as good: at once, except on a SuperLink."""
         if not self._trying:
             return True
         self._good_since = cycle.seen.monotonic if self._good_since is None else self._good_since
         return cycle.seen.monotonic - self._good_since >= PROBATION_S * self._scale
 
     def _count(self, cycle: Cycle, version: str) -> None:
-        """Let `version` be the one that worked.
+        """Record `version` as working.
 
-        No copy of it may be left from an earlier time: it would be put back over what it writes.
+        An old copy of its database must not stay: a later restore would overwrite newer data.
         """
         before = cycle.state.flower
         if before and self._leads:
@@ -199,7 +202,7 @@ class Upgrader:
         cycle.remember(refused=(self._wanted, why))
 
     def _between(self, cycle: Cycle, steps: tuple[Step, ...]) -> tuple[int, tuple[Work, ...]]:
-        """Return before which step the database is worked on, and how."""
+        """Return the number of steps before the work on the database, and this work."""
         created = (i for i, s in enumerate(steps) if s.action is Action.CREATE)
         cut = next((i for i in created if steps[i].name == self._name), len(steps))
         held = cycle.state.flower
@@ -208,7 +211,7 @@ class Upgrader:
         new = str(self._course.version) if self._course.before else None
         copied = self._database.copied_for(held)
         works: list[Work] = []
-        if copied not in (None, new):  # what it was made for was begun and given up
+        if copied not in (None, new):  # the upgrade of this copy began and was given up
             words = f"put the database of Flower {held} back"
             works.append((words, functools.partial(self._database.restore, held)))
         if new is not None and copied != new:

@@ -67,7 +67,7 @@ class Fleet:
             yield api
 
     def nodes_online(self):
-        """Tell whether all nodes are connected."""
+        """Return whether all nodes are connected."""
         with self.control() as api:
             return sum(str(n.status) == "online" for n in api.list_nodes(TIMEOUT_S)) == NODES
 
@@ -97,7 +97,7 @@ class Fleet:
         raise TimeoutError(f"run {run_id} did not end")
 
     def unsettled(self, run_id):
-        """Tell whether the agent still has to keep what a run left; the script keeps nothing."""
+        """Return whether the agent still has to keep what a run left; the script keeps nothing."""
         runs = self.bed.superlink.root / "var/lib/flower-agent/runs"
         kept = (runs / run_id / "run.json").exists() and not (runs / "live" / run_id).exists()
         return runs.exists() and not kept
@@ -215,7 +215,7 @@ def killed(fleet, bundle):
 
 
 def warned(status, run_id):
-    """Tell whether a status document warns of a ClientApp of this run that died."""
+    """Return whether a status document warns of a ClientApp of this run that died."""
     return any(
         each["code"] == "run.client_died" and f"run {run_id} " in each["message"]
         for each in status.get("warnings", ())
@@ -236,6 +236,6 @@ def app(container):
 
 
 def is_app(words):
-    """Tell whether a command line is that of a ClientApp: Flower's program, by program.py."""
+    """Return whether a command line is that of a ClientApp: Flower's program, by program.py."""
     names = [word.rpartition(b"/")[2] for word in words]
     return b"program.py" in names and CLIENTAPP in names

@@ -107,7 +107,7 @@ class Vm:
         return None
 
     def answers(self):
-        """Tell whether systemd takes orders."""
+        """Return whether systemd takes orders."""
         if self._process.poll() is not None:
             raise AssertionError(f"it went off: {(self.work / 'console.log').read_text()[-2000:]}")
         return self.init is not None and self.try_("systemctl", "show", "-p", "Version")[0] == 0

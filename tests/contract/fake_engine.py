@@ -102,7 +102,7 @@ class FakeEngine:
     def create(self, container, image):
         what = self._begin("create", container.name)
         if container.name in self.kept:
-            raise AgentError("docker.busy", f"Docker is still at it: {what}", retryable=True)
+            raise AgentError("docker.busy", f"Docker still works: {what}", retryable=True)
         if self._find(image) is None:
             raise refused(what, f"No such image: {image}")
         for mount in container.mounts:

@@ -165,7 +165,7 @@ def test_who_is_attached_is_told(node):
         assert node.check(served, tls=False).report.conditions["superexec"].mark is Mark.WAITING
         with socket.create_connection((served.host, served.port)):
             fact = node.check(served, tls=False).report.conditions["superexec"]
-    assert (fact.mark, fact.detail) == (Mark.OK, "attached from 127.0.0.1")
+    assert (fact.mark, fact.detail) == (Mark.OK, "connected from 127.0.0.1")
 
 
 @pytest.mark.parametrize(("held", "days", "renewed"), [(1, 300, 1), (2, 300, 0), (2, 360, 1)])

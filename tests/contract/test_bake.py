@@ -172,7 +172,7 @@ def test_another_lock_makes_another_image(rig):
 def test_a_wheel_that_is_not_the_locked_one_makes_no_image(rig):
     rig.lock = wheel(rig.given)
     wheel(rig.given, module="import os\n")
-    with pytest.raises(AgentError, match="could not be fetched") as caught:
+    with pytest.raises(AgentError, match="could not be downloaded") as caught:
         rig.ensure()
     assert (caught.value.finding.code, caught.value.retryable) == ("image.build", True)
     assert rig.engine.image(rig.reference) is None
@@ -185,7 +185,7 @@ def test_what_was_fetched_before_an_index_went_away_is_kept_for_the_next_try(rig
     found = rig.given / "scikit_learn-1.9.1-py3-none-any.whl"
     data = found.read_bytes()
     found.unlink()
-    with pytest.raises(AgentError, match="could not be fetched") as caught:
+    with pytest.raises(AgentError, match="could not be downloaded") as caught:
         rig.ensure()
     assert caught.value.retryable
     assert [path.name for path in (rig.place / "wheels").iterdir()] == [FETCHED]
@@ -197,7 +197,7 @@ def test_what_was_fetched_before_an_index_went_away_is_kept_for_the_next_try(rig
 def test_a_directory_that_pip_may_not_read_is_named_with_the_remedy(rig):
     rig.lock = wheel(rig.given)
     rig.given.chmod(0o700)
-    with pytest.raises(AgentError, match="closed to the container") as caught:
+    with pytest.raises(AgentError, match="the container cannot read it") as caught:
         rig.ensure()
     assert caught.value.finding.hint == f"chmod -R a+rX {rig.given}"
     rig.given.chmod(0o755)
@@ -275,7 +275,7 @@ def test_a_build_that_wants_all_memory_is_ended_and_says_so(rig):
 def test_a_build_that_takes_the_last_of_the_disk_is_given_up(rig):
     bench = BuildContainers(rig.engine, kept_bytes=1 << 60)
     run = bench.run(PARENT, ("sleep", "60"), mounts={}, online=False)
-    with pytest.raises(AgentError, match="MB left, of which a build takes none"), run:
+    with pytest.raises(AgentError, match="MB left, all of which are reserved"), run:
         pass
     assert rig.left() == []
 
@@ -422,6 +422,6 @@ def test_bake_pins_what_it_found_and_prints_sizes(rig, tmp_path, capsys):
 
 
 def test_bake_refuses_an_app_that_is_no_repository(tmp_path):
-    with pytest.raises(AgentError, match="--app names no repository") as caught:
+    with pytest.raises(AgentError, match="--app is not a repository") as caught:
         bake.run(Paths(tmp_path / "root"), "1.25.0", [], WheelSource(), ["../here"])
     assert caught.value.finding.code == "run.no_app"

@@ -184,7 +184,7 @@ def test_an_answer_that_is_not_flowers_is_unavailable(transport):
         error = failure(api.list_nodes, 2)
         api.close()
     assert error.finding.code == "control.unavailable"
-    assert "something else than Flower's Control API" in error.finding.message
+    assert "an answer that is not from Flower's Control API" in error.finding.message
 
 
 def test_nothing_listening_is_unavailable_at_once(transport):

@@ -316,7 +316,7 @@ def test_a_missing_framework_image_is_made_and_the_status_says_how_far_it_is(lea
     unmet = learning.turn()
     assert (unmet.phase, unmet.finding) == (Phase.IMAGE, None)
     assert learning.last.report.conditions["image"] == Condition(
-        "image", Mark.WAITING, f"makes {SKLEARN}: 3 of 6 wheels"
+        "image", Mark.WAITING, f"builds {SKLEARN}: 3 of 6 wheels"
     )
     assert SUPEREXEC not in learning.engine.kept
     learning.builder.door.set()

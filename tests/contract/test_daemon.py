@@ -267,7 +267,7 @@ def test_status_of_a_killed_agent_is_not_running_and_tells_its_last_word(daemon)
     daemon.process.wait()
     done = daemon.ask("status")
     assert done.returncode == 3
-    assert "its last word was: starting" in done.stdout
+    assert "last status: starting" in done.stdout
 
 
 def test_a_garbled_status_file_is_unknown(daemon):

@@ -132,13 +132,13 @@ def test_what_udev_says_is_not_tried(vm):
 def test_a_disk_without_a_file_system_is_told_with_what_was_tried(vm):
     vm.set(FLOWER_DATA="/dev/vdb")
     found = waits_for_data(vm, "data.filesystem")
-    assert found.message.endswith(f"holds no file system of {', '.join(data_mounts.TYPES)}")
+    assert found.message.endswith(f"has no file system of type {', '.join(data_mounts.TYPES)}")
 
 
 def test_data_that_apps_may_not_read_is_told_with_the_user(vm):
     vm.set(FLOWER_DATA="/srv/data")
     vm.volumes.says = "refused Permission denied\n"
-    assert "49999 may not read it" in waits_for_data(vm, "data.unreadable").message
+    assert "49999 cannot read it" in waits_for_data(vm, "data.unreadable").message
 
 
 def test_a_part_that_apps_may_not_read_is_a_warning(vm):

@@ -145,7 +145,9 @@ def test_without_onegate_the_superlink_that_the_agent_remembers_is_dialled(serve
     served.gate.fault("down")
     _, checks = served.run()
     assert checks["onegate"]["code"] == "onegate.down"
-    assert checks["discover"]["detail"] == f"the SuperLink is VM 28, {address}, from memory"
+    assert (
+        checks["discover"]["detail"] == f"the SuperLink is VM 28, {address}, from the saved state"
+    )
     assert checks["superlink"]["verdict"] == "ok"
     served.context["FLOWER_SERVER_ADDRESS"] = str(closed_port())
     assert served.check("superlink")["code"] == "endpoint.refused"
@@ -348,7 +350,7 @@ def test_a_registry_that_does_not_answer_has_its_name_looked_up_unless_a_proxy_d
 
 def test_doctor_is_never_better_than_the_status_of_a_living_agent(vm):
     own, stamp = process.own(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    error = {"code": "superexec.detached", "message": "it holds no connection", "hint": "look"}
+    error = {"code": "superexec.detached", "message": "it has no connection", "hint": "look"}
     told = {"schema": 1, "state": "degraded", "since": stamp, "written_at": stamp, "error": error}
     vm.paths.runtime.mkdir(parents=True)
     vm.paths.status.write_text(json.dumps({**told, "pid": own.pid, "pid_started": own.started}))

@@ -204,7 +204,7 @@ class Watcher:
         assert self.wakes_within(5), "the stream never stood"
 
     def wakes_within(self, limit_s):
-        """Tell whether it wakes, now or within the limit, since it was last asked."""
+        """Return whether it wakes, now or within the limit, since it was last asked."""
         with self._woke:
             came = self._woke.wait_for(lambda: self._wakes > self._seen, limit_s)
             self._seen = self._wakes
@@ -829,7 +829,7 @@ def test_a_name_that_docker_is_still_at_work_for_refuses_nothing(folder):
     with engine_of(folder, create=(409, {"message": IN_USE})) as (engine, daemon):
         found = refusal(engine.create, WANT, "x")
         assert found.code == "docker.busy"
-        assert found.message == "Docker is still at it: create flower-x"
+        assert found.message == "Docker still works: create flower-x"
         daemon.answers["create"] = (409, {"message": "Conflict of another kind"})
         assert refusal(engine.create, WANT, "x").code == "container.refused"
 

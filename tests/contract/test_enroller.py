@@ -204,7 +204,7 @@ def test_without_a_token_nodes_need_no_keys(make):
 def test_a_first_start_waits_for_onegates_answer_and_then_supposes_a_service(make):
     world = make()
     world.gate.fault("down")
-    with pytest.raises(AgentError, match="asked whether there is a service"):
+    with pytest.raises(AgentError, match="asks OneGate whether there is a service"):
         world.look()
     assert world.record.in_service is None
     world.now += module.ANSWER_S

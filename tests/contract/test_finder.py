@@ -246,7 +246,7 @@ def test_a_node_waits_until_the_superlink_has_published_all(service):
         ({}, "no VM of the service publishes FLOWER_ROLE and FLOWER_ENDPOINT"),
         (
             {"FLOWER_ROLE": "superlink", "FLOWER_ERROR": "port.taken: 9092 is taken"},
-            "VM 28 says port.taken: 9092 is taken",
+            "VM 28 reports port.taken: 9092 is taken",
         ),
         ({"FLOWER_ENDPOINT": str(ENDPOINT), "FLOWER_TLS": "YES"}, "FLOWER_CA_CERT is not publish"),
         ({"FLOWER_CA_CERT": "bm8gUEVN/w=="}, "not base64 of PEM"),
@@ -591,7 +591,7 @@ def look(service, address, ca_pem, *, tls=True, http=False, after_s=0.0):
 def test_a_good_endpoint_passes_and_counts_for_a_minute(service):
     with endpoints.tls_server(loopback_leaf()) as address:
         peer = PeerEndpoint(address, tls=True, http=False)
-        with pytest.raises(AgentError, match="is looked at"):
+        with pytest.raises(AgentError, match="checks the endpoint"):
             service.look.judge(peer, authority().pem, now=service.now)
         service.settle()
         assert look(service, address, authority().pem) is None

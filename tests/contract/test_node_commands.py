@@ -127,8 +127,8 @@ def test_a_node_whose_key_is_none_is_listed_all_the_same(vm):
     [
         (["register", "ssh-rsa AAAA"], 1, "enrol.key_refused"),
         (["unregister", "7"], 1, "Node ID not found"),
-        (["unregister", "seven"], cli.USAGE, "want a node's id"),
-        (["unregister", str(2**64)], cli.USAGE, "want a node's id"),
+        (["unregister", "seven"], cli.USAGE, "want the id of a node"),
+        (["unregister", str(2**64)], cli.USAGE, "want the id of a node"),
         (["forget"], cli.USAGE, "forget"),
     ],
 )

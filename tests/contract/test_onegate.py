@@ -415,7 +415,7 @@ def test_an_endpoint_that_is_no_url_is_down(endpoint, ask):
     with guest(endpoint, **QUICK) as client:
         found = refusal(ask, client)
     assert found.code == "onegate.down"
-    assert found.message.endswith("ONEGATE_ENDPOINT is no http:// URL")
+    assert found.message.endswith("ONEGATE_ENDPOINT is not an http:// URL")
 
 
 # Connections that end

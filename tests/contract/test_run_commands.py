@@ -124,7 +124,7 @@ def test_on_a_vm_of_another_role_they_say_where_to_run_them(link, command):
     code, _, said = link.command(*command)
     assert code == 1
     assert said.startswith("setting.conflict: this VM is a supernode")
-    assert "Run it on the SuperLink's VM." in said
+    assert "Run the command on the SuperLink's VM." in said
 
 
 def test_a_directory_is_read_as_data_without_links_and_environments(tmp_path):

@@ -302,9 +302,7 @@ def test_a_changed_context_is_submitted_after_the_active_run(vm):
     vm.turn(5)
     vm.variables["FL_NUM_ROUNDS"] = "9"
     turn = vm.turn(3)
-    assert (
-        turn.report.conditions["next_run"].detail == "the changed context waits for this run's end"
-    )
+    assert turn.report.conditions["next_run"].detail == "the changed context applies after this run"
     assert len(vm.superlink.runs) == 1
     vm.run.end("completed")
     vm.turn(6)
@@ -371,7 +369,9 @@ def test_a_lost_database_is_told_and_the_run_is_not_made_again(vm):
     vm.turn(5)
     vm.superlink.lose()
     turn = vm.turn(6)
-    assert attributes_of(turn)["FLOWER_RUN"] == "failed: the SuperLink does not know it any more"
+    assert (
+        attributes_of(turn)["FLOWER_RUN"] == "failed: the SuperLink does not know the run any more"
+    )
     assert [found.code for found in turn.report.warnings] == ["run.lost"]
     assert vm.superlink.runs == {}
 
@@ -489,7 +489,7 @@ def test_what_the_image_lacks_is_a_warning_until_the_run_is_over(vm):
     vm.repository.files = {"pyproject.toml": NEEDS}
     vm.turn(4)
     found = vm.warnings()["run.dependency"]
-    assert found.message == "me/mine 1.0 wants torch>=2, which flwr/superexec:1.25.0 lacks"
+    assert found.message == "me/mine 1.0 needs torch>=2, which flwr/superexec:1.25.0 lacks"
     vm.turn(20)
     assert vm.looked == [("flwr/superexec:1.25.0", "numpy", "torch>=2")]
     vm.run.end("completed")
@@ -554,7 +554,10 @@ def test_twenty_runs_are_kept(vm, tmp_path):
     pruned = sorted(run.name for run in runs if not (run / "log.txt").exists())
     assert pruned == sorted(run.name for run in runs)[:3]
     note = json.loads((tmp_path / "runs" / pruned[0] / "run.json").read_text())
-    assert (note["end"], note["outputs_gone"]) == ("finished", "made room for newer runs")
+    assert (note["end"], note["outputs_gone"]) == (
+        "finished",
+        "removed to make room for newer runs",
+    )
 
 
 @pytest.fixture
@@ -588,9 +591,7 @@ def test_a_run_that_was_asked_for_stays_with_its_own_context(slow):
     known = json.loads(slow.file("context.json"))
     assert known["source"] == "https://git.example.org/app@main"
     assert known["run_id"] == str(next(iter(slow.superlink.runs)))
-    assert (
-        turn.report.conditions["next_run"].detail == "the changed context waits for this run's end"
-    )
+    assert turn.report.conditions["next_run"].detail == "the changed context applies after this run"
     slow.run.end("completed")
     slow.now += 60
     turn = released(slow, "run-list", f"run-look-{known['run_id']}", "run-prepare")

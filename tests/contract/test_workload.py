@@ -462,7 +462,7 @@ def test_a_crash_loop_says_when_the_next_try_is_and_the_same_all_the_while(machi
 
 def test_an_absent_container_is_told(machine):
     machine.reconciler.observe(machine.now)
-    assert machine.reconciler.ended(SUPERLINK).finding.message == f"{SUPERLINK} is not there"
+    assert machine.reconciler.ended(SUPERLINK).finding.message == f"{SUPERLINK} does not exist"
 
 
 def test_an_end_is_told_though_docker_gives_no_logs(machine):

@@ -76,7 +76,7 @@ def node_id(federation, machine):
 
 
 def runs(name):
-    """Tell whether a container is there and runs."""
+    """Return whether a container is there and runs."""
     form = ["docker", "inspect", "-f", "{{.State.Running}}", name]
     return subprocess.run(form, check=False, capture_output=True, timeout=60).stdout == b"true\n"
 

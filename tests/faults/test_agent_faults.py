@@ -38,7 +38,7 @@ SOON_S = 5.0
 
 
 def whole(machine):
-    """Tell whether a VM's containers run and have their full CPU share."""
+    """Return whether a VM's containers run and have their full CPU share."""
     form = "{{.State.Running}} {{.HostConfig.CpuShares}}"
     command = ["docker", "inspect", "-f", form, *names(machine)]
     seen = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

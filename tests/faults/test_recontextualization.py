@@ -207,7 +207,7 @@ def test_a_bad_value_leaves_the_federation_running_until_a_good_one_comes(vms, v
             "the finding at OneGate",
         )
         settings = next(f for f in federation.status(machine)["facts"] if f["name"] == "settings")
-        assert "run on with those before" in settings["detail"]
+        assert "continue with the previous settings" in settings["detail"]
     assert (ids(link), ids(node)) == before
     superexec = f"{node.prefix}-flower-superexec"
     docker("kill", superexec)

@@ -71,7 +71,7 @@ def fingerprint(machine):
 
 
 def connected(federation, node, link):
-    """Tell whether the SuperNode works and the SuperLink counts it."""
+    """Return whether the SuperNode works and the SuperLink counts it."""
     return state(federation, node) == "ready" and federation.status(link).get("nodes") == 1
 
 
@@ -280,7 +280,7 @@ def test_a_superlink_with_a_new_ca_is_refused_until_the_context_names_it(anew):
 
 
 def serves(link):
-    """Tell whether Flower shows the certificate that the agent holds."""
+    """Return whether Flower shows the certificate that the agent holds."""
     endpoint = link.variables["FLOWER_ADDRESS"], int(link.variables["FLOWER_FLEET_PORT"])
     try:
         shown = ssl.get_server_certificate(endpoint, timeout=5)

@@ -115,5 +115,5 @@ def said(federation, machine, event):
 
 
 def running(name):
-    """Tell whether a container runs."""
+    """Return whether a container runs."""
     return docker("inspect", "-f", "{{.State.Running}}", name).strip() == "true"

@@ -104,7 +104,7 @@ def warnings(federation, machine):
 
 
 def has(machine, part):
-    """Tell whether a container of a VM can import what the app wants."""
+    """Return whether a container of a VM can import what the app wants."""
     ask = ["docker", "exec", f"{machine.prefix}-flower-{part}", "python", "-c", "import tabulate"]
     return subprocess.run(ask, check=False, capture_output=True, timeout=60).returncode == 0
 
@@ -121,7 +121,7 @@ def test_an_app_with_a_dependency_of_its_own_finishes_a_run(made, lone):
         wait_for(lambda: fact(federation, link, "run").startswith(ends), "the end of the run", 240)
     assert fact(federation, link, "run").startswith("finished")
     for machine in federation.machines:
-        assert "has what it needs in flower-agent/superexec:1.25.0-sklearn-app-" in fact(
+        assert "has its dependencies in flower-agent/superexec:1.25.0-sklearn-app-" in fact(
             federation, machine, "app"
         )
         assert has(machine, "superexec")

@@ -351,7 +351,7 @@ def test_a_clientapp_that_dies_is_told_on_its_node_at_once(site, client, how):
 
     wait_for(told, f"{how} on the node", 90)
     assert f"run {run}" in site.codes(node)["run.client_died"]
-    heard = f"VM {node.vmid} says that a ClientApp of run {run}"
+    heard = f"VM {node.vmid} reports: a ClientApp of run {run}"
     wait_for(lambda: heard in site.codes().get("run.client_died", ""), "the SuperLink's word", 60)
     assert site.federation.agent(site.link, "stop", run).returncode == 0
     wait_for((site.runs / run / "run.json").exists, "the end of the run", 90)
@@ -378,7 +378,7 @@ def test_a_deleted_run_says_so_and_a_named_file_that_is_missing_is_told(site):
     asked = site.federation.agent(site.link, "runs", "fetch", done.run_id, "none.bin")
     assert asked.returncode == 1
     assert asked.stderr.startswith("run.no_outputs: run")
-    assert "It has: model.bin" in asked.stderr
+    assert "The run has: model.bin" in asked.stderr
     assert site.federation.agent(site.link, "runs", "delete", done.run_id).returncode == 0
     assert [path.name for path in done.place.iterdir()] == ["run.json"]
     shown = site.federation.agent(site.link, "runs", "show", done.run_id).stdout

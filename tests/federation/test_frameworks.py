@@ -40,7 +40,7 @@ def test_a_vm_makes_the_image_of_its_framework_at_its_first_boot(unmade, lone):
     federation = lone(23500, "firstboot", FLOWER_VERSION=UNMADE)
     link = federation.superlink
     federation.deploy(link)
-    wait_for(lambda: f"makes {MADE}" in image_line(federation, link), "it says what it makes")
+    wait_for(lambda: f"builds {MADE}" in image_line(federation, link), "it says what it makes")
     wait_for(lambda: "of 6 wheels" in image_line(federation, link), "it says how far it is", 120)
     assert federation.status(link)["phase"] == "image"
     federation.wait_ready(link, 400)

@@ -102,7 +102,7 @@ def shown(federation):
 
 
 def works_with(federation, fingerprint):
-    """Tell whether the SuperLink is ready with that certificate, and its SuperExec attached."""
+    """Return whether the SuperLink is ready with that certificate, and its SuperExec attached."""
     found = federation.status(federation.superlink)
     details = {fact["name"]: fact["detail"] for fact in found.get("facts", ())}
     attached = details.get("superexec", "").startswith("attached")

@@ -174,8 +174,8 @@ def test_where_an_appio_is_offered_no_superexec_is_started(apps):
 def test_both_ends_say_that_they_are_attached(apps):
     for machine, owner in zip(apps.apps, apps.machines, strict=False):
         where = machine.variables["FLOWER_APPIO_ADDRESS"]
-        assert fact(apps, machine, "peer")["detail"].startswith(f"attached to {where} as ")
-        wait_for(lambda o=owner: THERE in fact(apps, o, "superexec")["detail"], "attached from")
+        assert fact(apps, machine, "peer")["detail"].startswith(f"connected to {where} as ")
+        wait_for(lambda o=owner: THERE in fact(apps, o, "superexec")["detail"], "connected from")
 
 
 def test_tls_is_used_where_the_version_has_it_and_its_lack_is_a_warning(apps, version):

@@ -69,14 +69,14 @@ def test_a_lost_message_is_told_on_both_vms_and_the_node_works_again(lone, prefi
 
     wait_for(losers, "the node's word")
     (node,) = losers()
-    message = f"the SuperNode lost a message of run {run}: no ClientApp ever got it"
+    message = f"the SuperNode lost a message of run {run}: no ClientApp got the message"
     assert warnings(federation, node)["run.message_lost"] == message
-    heard = f"VM {node.vmid} says that a ClientApp of run {run} lost its message"
+    heard = f"VM {node.vmid} reports: a ClientApp of run {run} lost its message"
     wait_for(
         lambda: warnings(federation, link).get("run.message_lost") == heard, "the SuperLink's word"
     )
 
-    stop = '"cause": "its Flower works no more"'
+    stop = '"cause": "its Flower gave up"'
     wait_for(lambda: stop in federation.log(node), "the restart", 240)
     federation.agent(link, "stop", run)
     wait_for(lambda: federation.status(node)["state"] == "ready", "ready again", 120)

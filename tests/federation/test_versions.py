@@ -105,7 +105,7 @@ def change(federation, machine, version):
 
 
 def runs(machine, version):
-    """Tell whether a VM's containers run, all of that version."""
+    """Return whether a VM's containers run, all of that version."""
     looked = "{{.Config.Image}} {{.State.Running}}"
     names = (f"{machine.prefix}-flower-{part}" for part in (machine.role, "superexec"))
     seen = [docker("inspect", "-f", looked, name) for name in names]

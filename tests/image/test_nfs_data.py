@@ -138,7 +138,7 @@ def test_what_an_nfs_server_exports_is_read_or_its_lack_is_named(guest, capsys):
 
     closed = look(guest, "/srv/closed")
     assert closed["code"] == "data.unreadable"
-    assert "49999 may not read it" in closed["message"]
+    assert "49999 cannot read it" in closed["message"]
 
     none = look(guest, "/srv/none")
     assert none["code"] == "data.missing"

@@ -59,7 +59,7 @@ def test_zsh_takes_its_completion(program):
         [program("zsh"), "-fn"], input=manual.zsh(), check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "'renew:make a new certificate now'" in manual.zsh()
+    assert "'renew:issue a new certificate now'" in manual.zsh()
 
 
 def test_fish_offers_what_the_parser_takes(program, tmp_path):
@@ -69,4 +69,4 @@ def test_fish_offers_what_the_parser_takes(program, tmp_path):
         [program("fish"), "--no-config", "-c", script],
         check=True, capture_output=True, text=True, env={"HOME": str(tmp_path)},
     )  # fmt: skip
-    assert "renew\tmake a new certificate now" in done.stdout
+    assert "renew\tissue a new certificate now" in done.stdout

@@ -65,7 +65,7 @@ def test_control_characters_and_foreign_class_names_are_dropped():
         (end(status=None, signal=64, own=False), True, "was killed (signal 64)"),
         (end(signal=9, oom=True, own=False), True, "was killed: the memory limit was reached"),
         (end(status=1, own=False, error="IndexError"), True, "raised IndexError"),
-        (end(status=1, error="LimitReachedError", reason="x"), False, "took more than it may"),
+        (end(status=1, error="LimitReachedError", reason="x"), False, "exceeded its limits"),
     ],
 )
 def test_an_end_reads_without_its_data(found, died, words):

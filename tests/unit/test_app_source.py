@@ -39,7 +39,7 @@ def test_a_lone_token_is_a_user_without_a_password():
 
 
 def test_only_https_takes_a_password():
-    with pytest.raises(ValueError, match="want no password in a URL of ssh"):
+    with pytest.raises(ValueError, match="want no password in a URL with ssh"):
         parse_app_source("ssh://git:hunter2@h/app")
 
 

@@ -40,7 +40,7 @@ def test_all_that_are_there_are_counted_of_all_that_should_be():
 def test_one_that_went_offline_is_named_with_its_vm_and_since_when():
     found = seen([node(1, ON), left(2)])
     assert str(found) == "1 of 2 SuperNodes connected"
-    away = "SuperNodes that were connected are away: VM 43 since 2026-03-01T11:00:00Z"
+    away = "SuperNodes that were connected are offline: VM 43 since 2026-03-01T11:00:00Z"
     assert said(found) == {"node.offline": away}
 
 
@@ -53,7 +53,7 @@ def test_one_whose_heartbeats_ended_is_away_since_the_last_of_them():
 def test_what_one_that_is_away_says_itself_is_its_cause():
     told = Claim("43", public(2), state="failed", error="image.pull: no route")
     found = said(seen([left(2)], claims=[told]))
-    assert found["node.offline"].endswith("(it says failed, image.pull: no route)")
+    assert found["node.offline"].endswith("(it reports failed, image.pull: no route)")
     assert set(found) == {"node.offline"}, "one cause is told once"
 
 
@@ -69,9 +69,8 @@ def test_one_that_says_that_it_does_not_work_is_named_though_it_is_connected():
     ]
     found = seen([node(1, ON), node(2, ON)], claims=told)
     assert str(found) == "2 of 2 SuperNodes connected"
-    words = (
-        "SuperNodes say that they do not work: VM 42 says degraded, peer.mtu: packets are dropped"
-    )
+    why = "VM 42 reports degraded, peer.mtu: packets are dropped"
+    words = f"SuperNodes report that they do not work: {why}"
     assert said(found) == {"node.degraded": words}
 
 
@@ -98,7 +97,7 @@ def test_no_node_at_all_is_no_fault():
 def test_a_node_without_a_vm_that_went_offline_is_named_by_its_id():
     found = said(seen([node(1, ON), left(5)], pins=[]))
     assert found["node.offline"].startswith(
-        f"SuperNodes that were connected are away: node {node(5).node_id} since"
+        f"SuperNodes that were connected are offline: node {node(5).node_id} since"
     )
 
 
@@ -122,7 +121,7 @@ def test_dates_of_no_known_form_excuse_nobody():
 
 def test_an_image_that_lacks_something_is_named_with_its_vm():
     told = [Claim("42", public(1), lacks=("torch", "wandb")), Claim("43", public(2))]
-    words = "images that run apps lack what the app wants: VM 42 lacks torch, wandb"
+    words = "images that run apps lack packages of the app: VM 42 lacks torch, wandb"
     assert said(seen([node(1, ON), node(2, ON)], claims=told)) == {"node.image": words}
 
 

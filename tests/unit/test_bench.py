@@ -129,7 +129,7 @@ def test_the_app_itself_is_killed_and_not_its_launcher(words, is_app):
 
 
 def test_the_warning_about_this_run_counts():
-    message = "a ClientApp of run 71 was killed (SIGKILL), without an answer to its SuperLink"
+    message = "a ClientApp of run 71 was killed (SIGKILL), without an answer to the SuperLink"
     status = {"warnings": [{"code": "run.client_died", "message": message}]}
     assert apps.warned(status, "71")
     assert not apps.warned(status, "7")

@@ -108,7 +108,7 @@ def test_a_role_that_cannot_be_read_leaves_the_others_judged():
         BASE,
     )
     assert said(found["worse"]) == [
-        "error template.malformed: the template lacks '=' behind a name at line 2"
+        "error template.malformed: the template lacks '=' after a name at line 2"
     ]
     assert found["node"].variables["FLOWER_NODE_CONFIG"] == "c=3"
 
@@ -117,7 +117,7 @@ def test_a_vm_template_that_is_elsewhere_is_asked_for():
     contents = {"CONTEXT": {"FLOWER_NODE_CONFIG": "$SPLIT"}}
     guest = guests({"node": {"template_id": 12, "template_contents": contents}})["node"]
     assert sorted(said(guest)) == [
-        "warning template.context: its VM template 12 is not in this file and not judged",
+        "warning template.context: its VM template 12 is not in this file and was not checked",
         "warning template.value: FLOWER_NODE_CONFIG has a $NAME that is not in this file",
     ]
     assert all("--vm-template" in found.hint for found in guest.findings)

@@ -174,7 +174,7 @@ def test_a_server_certificate_is_no_ca_unless_it_signed_itself():
 
 def test_an_intermediate_wants_its_root():
     inter = ROOT.issue("inter", ca=True)
-    assert refused(inter.pem).finding.message == "'CN=inter' is no root: it was issued by 'CN=root'"
+    assert refused(inter.pem).finding.message == "'CN=inter' is not a root: its issuer is 'CN=root'"
     assert certificates.check_ca(inter.pem + ROOT.pem, None, NOW).subject == "CN=root"
 
 
@@ -182,7 +182,7 @@ def test_a_ca_outside_its_dates_is_refused_and_tried_again():
     early = refused(ROOT.pem, now=NOW - 2 * DAY)
     assert (early.finding.code, early.retryable) == ("tls.expired", True)
     assert "not valid before 2026-02-28T12:00:00Z" in early.finding.message
-    assert "ended" in refused(ROOT.pem, now=NOW + 3651 * DAY).finding.message
+    assert "expired" in refused(ROOT.pem, now=NOW + 3651 * DAY).finding.message
 
 
 def test_a_bundle_is_trusted_while_one_of_its_roots_is_valid():

@@ -78,7 +78,7 @@ def test_a_shell_reads_the_same(found):
     assert result.stdout.decode().split("\0")[:-1] == list(context.parse(data).values())
 
 
-DOUBLE = "a double-quoted value that has $, ` or \\, or never ends; use single quotes"
+DOUBLE = "a double-quoted value with $, ` or \\, or without its end; use single quotes"
 
 
 @settings(max_examples=30, deadline=None)
@@ -106,18 +106,18 @@ def test_anything_is_read_or_refused_as_malformed(data):
     [
         (b"A='1'\nB='2\0'\n", "line 2 of the context has a NUL byte"),
         (b"A='\n\xff'\n", "line 2 of the context has a byte that is not UTF-8"),
-        (b"A='1'\nB='2\n3\n", "line 2 of the context has a quote that is never closed"),
-        (b"A='1'\nB='2'3\n", "line 2 of the context has text behind a closing quote"),
-        (b"A='1\n2'; reboot\n", "line 2 of the context has text behind a closing quote"),
-        (b"A='1' B='2'\n", "line 1 of the context has text behind a closing quote"),
+        (b"A='1'\nB='2\n3\n", "line 2 of the context has a quote without its closing quote"),
+        (b"A='1'\nB='2'3\n", "line 2 of the context has text after a closing quote"),
+        (b"A='1\n2'; reboot\n", "line 2 of the context has text after a closing quote"),
+        (b"A='1' B='2'\n", "line 1 of the context has text after a closing quote"),
         (b"\nexport A='1'\n", "line 2 of the context has text that is not NAME='VALUE'"),
         (b"A=1\n", "line 1 of the context has text that is not NAME='VALUE'"),
         (b"A='1'\nB=\"$C\"\n", f"line 2 of the context has {DOUBLE}"),
         (b'A="`id`"\n', f"line 1 of the context has {DOUBLE}"),
         (b'A="\\""\n', f"line 1 of the context has {DOUBLE}"),
         (b'A="1\n', f"line 1 of the context has {DOUBLE}"),
-        (b"A=\"1\"'2'\n", "line 1 of the context has text behind a closing quote"),
-        (b"A='1'\r\n", "line 1 of the context has text behind a closing quote"),
+        (b"A=\"1\"'2'\n", "line 1 of the context has text after a closing quote"),
+        (b"A='1'\r\n", "line 1 of the context has text after a closing quote"),
     ],
 )
 def test_a_refusal_names_the_line_and_what_was_seen(data, message):

@@ -32,7 +32,7 @@ def test_a_processor_of_that_level_is_well():
 
 @pytest.mark.parametrize("name", ["tensorflow", "tensorflow-cuda"])
 def test_tensorflow_wants_avx(name):
-    assert told(V2, name) == [f"cpu.old: {name} wants a CPU with avx"]
+    assert told(V2, name) == [f"cpu.old: {name} needs a CPU with avx"]
     assert told(f"{V2} avx", name) == []
 
 

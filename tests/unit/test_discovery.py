@@ -157,7 +157,7 @@ def test_two_that_claim_to_be_the_superlink_are_ambiguous():
     assert error.finding.code == "discover.ambiguous"
     assert not error.retryable
     assert error.finding.message == (
-        "VM 28 (superlink_0_(service_1)) and VM 31 (rogue) each say they are the SuperLink"
+        "VM 28 (superlink_0_(service_1)) and VM 31 (rogue) each claim to be the SuperLink"
     )
 
 
@@ -178,7 +178,7 @@ def test_an_incomplete_superlink_is_waited_for_with_its_own_words(missing):
     attributes = {**WHOLE, missing: "", "FLOWER_ERROR": "tls.chain: no issuer"}
     error = refused(discovery.superlink, [peer(**attributes)])
     assert (error.finding.code, error.retryable) == ("discover.waiting", True)
-    assert error.finding.message.endswith("yet; VM 28 says tls.chain: no issuer")
+    assert error.finding.message.endswith("yet; VM 28 reports tls.chain: no issuer")
 
 
 @pytest.mark.parametrize("nothing", ["", '"'])

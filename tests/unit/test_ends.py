@@ -79,7 +79,7 @@ def test_a_node_whose_last_connection_is_taken_for_alive_waits_too():
     assert container.end() >= AGAIN_S[0]
     wait = container.ends.waiting(NAME)
     assert wait.finding("the key X is not known").code == "peer.ghost"
-    assert "takes its last connection for alive" in wait.finding("the key X is not known").message
+    assert "counts its last connection as active" in wait.finding("the key X is not known").message
 
 
 @pytest.mark.parametrize("exit_code", [0, 143])

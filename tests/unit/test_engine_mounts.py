@@ -55,7 +55,7 @@ def test_without_selinux_all_are_mounts_which_docker_never_makes(mounts):
 
 def test_docker_is_not_left_to_make_a_file_that_is_gone_as_a_directory(tmp_path):
     gone = Mount(str(tmp_path / "ca.crt"), "/app/ca.crt")
-    with pytest.raises(AgentError, match=r"ca\.crt is not there") as caught:
+    with pytest.raises(AgentError, match=r"ca\.crt does not exist") as caught:
         client.bindings((gone,), "default", relabels=True)
     assert caught.value.retryable
 

@@ -87,14 +87,14 @@ def test_oneflows_role_counts_more_than_a_word_that_any_vm_can_write(role):
     decision = decide(claims=[found])
     assert shown(decision) == [("register", public(1), "VM 42")]
     assert codes(decision) == ["enrol.stranger"]
-    assert "VM 42 says " in decision.findings[0].message
+    assert "VM 42 publishes " in decision.findings[0].message
     assert decision.findings[0].message.isprintable()
 
 
 def test_many_strangers_are_one_warning():
     claims = [Claim(str(number), stranger=True, says="x") for number in range(100)]
     (found,) = decide(claims=claims).findings
-    assert "VM 4 says x, and 95 more" in found.message
+    assert "VM 4 publishes x, and 95 more" in found.message
     assert decide(claims=[Claim("42", stranger=True)]).findings == ()
 
 
@@ -136,7 +136,7 @@ def test_a_node_that_lost_its_key_is_said_to_have_lost_it():
     pins = [Pin("42", public(1), own=True)]
     decision = decide(pins, [policy.claim(told)], nodes=[node(1, OFFLINE)])
     assert codes(decision) == ["enrol.key_changed"]
-    assert "it says that the one before was damaged" in decision.findings[0].message
+    assert "it reports that the previous key was damaged" in decision.findings[0].message
     assert "nodes unregister" in decision.findings[0].hint
 
 

@@ -71,7 +71,7 @@ def test_the_warning_has_the_commands_of_that_firewall(name, host, hint):
     found = firewall.drops((name,), Address(host, 9092), 2)
     assert found.code == "firewall.drops"
     assert found.message == (
-        f"{name} is active and none of 2 expected SuperNodes is connected: it may close TCP "
+        f"{name} is active and none of 2 expected SuperNodes is connected: it may block TCP "
         "port 9092"
     )
     assert hint in found.hint

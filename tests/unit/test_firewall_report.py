@@ -88,7 +88,7 @@ def nft(rule="", policy="drop"):
         (nft(COUNTED),
          f"nftables: policy drop in inet filter input, but: {COUNTED}"),
         (nft("tcp dport 9092 drop", policy="accept"),
-         "nftables: policy accept in inet filter input; its rules are not judged"),
+         "nftables: policy accept in inet filter input; its rules were not checked"),
         ({"nftables": ""}, "nftables: no input chain"),
     ],
 )  # fmt: skip

@@ -479,9 +479,9 @@ def test_an_ipv6_address_is_bracketed_only_where_the_port_follows():
 
 
 def test_node_authentication_wants_tls():
-    with pytest.raises(ValueError, match="wants TLS"):
+    with pytest.raises(ValueError, match="requires TLS"):
         superlink("1.25.0", tls=False, node_auth=True)
-    with pytest.raises(ValueError, match="wants TLS"):
+    with pytest.raises(ValueError, match="requires TLS"):
         supernode("1.25.0", trust=Trust.INSECURE, key=True)
 
 

@@ -25,7 +25,7 @@ NOW = datetime.datetime(2026, 11, 30, tzinfo=datetime.UTC)
         ("1048576 bytes left in /var", "12 bytes left in /var"),
         ("pulls: 12.5 MB of 400 MB, 3%", "pulls: 399 MB of 400 MB, 99%"),
         ("next try at 14:05:11", "next try at 15:00:00"),
-        ("the round stands still for 4 min", "the round stands still for 19 min"),
+        ("the round has made no progress for 4 min", "the round has made no progress for 19 min"),
     ],
 )
 def test_what_was_measured_makes_no_new_cause(one, other):

@@ -137,13 +137,13 @@ def test_a_missing_intermediate_is_named():
     assert text.startswith(
         "tls.chain: 'CN=inter', the issuer of 'CN=leaf', is not in TLS_CERT and not in TLS_CA_CERT"
     )
-    assert "behind the leaf" in text
+    assert "after the server's certificate" in text
 
 
 @pytest.mark.parametrize("ca", [INTER.pem, INTER.pem + ROOT.pem])
 def test_an_intermediate_in_the_ca_belongs_into_the_chain(ca):
     text = refusal(LEAF.pem, LEAF.secret, ca)
-    assert "is in TLS_CA_CERT and is no root | Put 'CN=inter' behind 'CN=leaf'" in text
+    assert "is in TLS_CA_CERT and is not a root | Put 'CN=inter' after 'CN=leaf'" in text
 
 
 def test_an_intermediate_alone_is_no_ca_for_nodes():
@@ -158,12 +158,12 @@ def test_a_chain_out_of_order_is_refused():
     end = lower.issue("end", hosts=HOSTS)
     assert check(end.pem + lower.pem + upper.pem, end.secret).given
     text = refusal(end.pem + upper.pem + lower.pem, end.secret)
-    assert "out of order: 'CN=lower' has to follow 'CN=end'" in text
+    assert "out of order: 'CN=lower' must follow 'CN=end'" in text
 
 
 def test_a_leaf_behind_its_issuer_is_refused():
     text = refusal(INTER.pem + LEAF.pem, LEAF.secret)
-    assert "tls.chain: 'CN=leaf', TLS_KEY's own, stands behind others in TLS_CERT" in text
+    assert "tls.chain: 'CN=leaf', which belongs to TLS_KEY, is not the first in TLS_CERT" in text
 
 
 def test_a_remade_ca_of_the_same_name_is_told_apart():
@@ -192,29 +192,29 @@ def test_an_unfit_key_is_shown_by_its_length_only(key):
 
 
 def test_dates_are_checked_for_the_whole_chain():
-    assert "ended 2026-02-28" in refused_leaf(start=NOW - 9 * DAY, end=NOW - DAY)
+    assert "expired 2026-02-28" in refused_leaf(start=NOW - 9 * DAY, end=NOW - DAY)
     assert "not valid before 2026-03-02" in refused_leaf(start=NOW + DAY)
     inter = ROOT.issue("inter", ca=True, start=NOW - 9 * DAY, end=NOW - DAY)
     end = inter.issue("end", hosts=HOSTS)
     assert refusal(end.pem + inter.pem, end.secret).startswith(
-        "tls.expired: certificate 'CN=inter' ended 2026-02-28T12:00:00Z; now is 2026-03-01T12:00"
+        "tls.expired: certificate 'CN=inter' expired 2026-02-28T12:00:00Z; now is 2026-03-01T12:00"
     )
     root = issue("root", ca=True, start=NOW - 9 * DAY, end=NOW - DAY)
     end = root.issue("end", hosts=HOSTS)
-    assert "certificate 'CN=root' ended" in refusal(end.pem, end.secret, root.pem)
+    assert "certificate 'CN=root' expired" in refusal(end.pem, end.secret, root.pem)
 
 
 def test_every_uncovered_address_is_named_with_those_that_are():
     checked = check(PLAIN.pem, PLAIN.secret, hosts=["10.0.0.12", HOST, "x.org"])
     assert [one.message for one in checked.findings] == [
-        f"TLS_CERT does not name {host}; its SAN names 10.0.0.1, link.example.org"
+        f"TLS_CERT does not contain {host}; its SAN contains 10.0.0.1, link.example.org"
         for host in ("10.0.0.12", "x.org")
     ]
 
 
 def test_a_certificate_without_san_covers_nothing():
     issued = leaf(hosts=())
-    assert "its SAN names nothing" in refusal(issued.pem, issued.secret, hosts=[HOST])
+    assert "its SAN contains nothing" in refusal(issued.pem, issued.secret, hosts=[HOST])
 
 
 def test_a_long_san_is_cut():
@@ -233,7 +233,7 @@ def test_a_certificate_for_another_purpose_is_refused():
     ("wishes", "words"),
     [
         ({"ca": None}, "has no basicConstraints"),
-        ({"ca": False}, "its basicConstraints say so"),
+        ({"ca": False}, "its basicConstraints forbid it"),
         ({"ca": True, "usage": "digital_signature"}, "lacks keyCertSign"),
         ({"ca": True, "extended": CLIENT}, "no serverAuth"),
     ],
@@ -256,7 +256,7 @@ def test_a_path_longer_than_its_ca_allows_is_refused():
 def test_a_sha1_signature_is_refused_below_the_root_only():
     root = issue("root", key=rsa_key(), ca=True)
     weak = sign_with_sha1(root.issue("weak", hosts=HOSTS), root)
-    assert "of a kind that OpenSSL refuses" in refusal(weak.pem, weak.secret, root.pem)
+    assert "uses an algorithm that OpenSSL refuses" in refusal(weak.pem, weak.secret, root.pem)
     old = sign_with_sha1(root, root)
     end = old.issue("end", hosts=HOSTS)
     assert check(end.pem, end.secret, old.pem).given

@@ -66,7 +66,7 @@ def machine(tmp_path):
 STORIES = [
     ("no-device", TOOLKIT, "gpu.none: the VM has no NVIDIA GPU"),
     ("no-driver", TOOLKIT, "gpu.no_driver: 1 NVIDIA GPU, but no NVIDIA driver is loaded"),
-    ("nouveau", TOOLKIT, "gpu.no_driver: 1 NVIDIA GPU, but the driver nouveau has it"),
+    ("nouveau", TOOLKIT, "gpu.no_driver: 1 NVIDIA GPU, but the driver nouveau uses it"),
     (
         "driver-not-reached",
         TOOLKIT,

@@ -169,7 +169,7 @@ def test_a_leaf_is_renewed_in_time_and_its_ca_stays(vm):
     vm.turn()
     ca = vm.keyring.held_ca()
     later = NOW + 250 * DAY
-    assert vm.turn(now=later) == ["issue certificate (two thirds of its life have passed)"]
+    assert vm.turn(now=later) == ["issue certificate (two thirds of its lifetime have passed)"]
     assert vm.turn(now=later) == []
     assert vm.keyring.held_ca() == ca
 
@@ -177,7 +177,7 @@ def test_a_leaf_is_renewed_in_time_and_its_ca_stays(vm):
 def test_given_certificates_that_are_taken_back_leave_the_old_ca_in_place(vm, other):
     vm.turn()
     ca = vm.keyring.held_ca()
-    assert vm.turn(other) == ["write certificates (other certificates given)"]
+    assert vm.turn(other) == ["write certificates (other certificates in the settings)"]
     assert vm.keyring.held_ca() == other.ca_pem
     assert vm.turn() == ["issue certificate (another CA issued it)"]
     assert (vm.keyring.held_ca(), vm.turn()) == (ca, [])
@@ -224,7 +224,7 @@ def test_a_ca_file_that_was_overwritten_is_damaged_in_the_containers_too(vm, con
     digests = vm.keyring.digests()
     (vm.directory / "ca.crt").chmod(0o600)
     (vm.directory / "ca.crt").write_bytes(content)
-    assert vm.turn() == ["issue certificate (the CA beside it is another one)"]
+    assert vm.turn() == ["issue certificate (its CA differs from the CA on the disk)"]
     assert vm.keyring.digests() != digests
     assert vm.turn() == []
 
@@ -249,7 +249,7 @@ def test_a_crash_between_key_and_certificate_is_made_good(vm):
     vm.turn()
     leaf = tls_own_ca.make_leaf(own_ca(vm), HOSTS, NOW)
     damage(vm.keyring.key, leaf.key.reveal().encode())
-    assert vm.turn() == ["issue certificate (its key is not its own)"]
+    assert vm.turn() == ["issue certificate (its key does not belong to it)"]
     assert vm.turn() == []
 
 
@@ -321,7 +321,7 @@ def test_a_leaf_is_not_issued_by_a_lost_ca_even_when_asked(vm):
 def test_a_lost_ca_does_not_hinder_given_certificates(vm, other):
     vm.turn()
     (vm.directory / "ca/ca.pem").write_bytes(b"")
-    assert vm.turn(other) == ["write certificates (other certificates given)"]
+    assert vm.turn(other) == ["write certificates (other certificates in the settings)"]
     assert (vm.directory / "ca/ca.pem").read_bytes() == b""
 
 
@@ -389,7 +389,7 @@ def test_a_renewal_behind_haproxy_waits_for_a_run_but_not_for_ever(vm, days, act
     assert wanted.defer is defers
     assert wanted.hosts == {"localhost", "127.0.0.1"}
     assert behind(vm, wanted, now) == (
-        ["issue certificate (two thirds of its life have passed)"]
+        ["issue certificate (two thirds of its lifetime have passed)"]
         if days > 243 and not defers
         else []
     )

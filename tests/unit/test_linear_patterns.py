@@ -314,7 +314,7 @@ def test_every_pattern_is_linear():
 
 def test_the_patterns_of_enums_tables_and_calls_are_found():
     places = [used.where for used in every()]
-    for part in ("exits._Kind", "exit_table.SIGNS", "redaction._LOOKS", "cli:", "machine.gpu:"):
+    for part in ("exit_codes._Kind", "exit_codes.SIGNS", "support._LOOKS", "cli:", "host.gpu:"):
         assert any(part in place for place in places), part
     assert len(places) > 100
 

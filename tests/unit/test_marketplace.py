@@ -171,7 +171,7 @@ def test_an_exported_service_is_one_of_opennebula_7_and_its_vms_would_start(apps
         found = oneflow.boot(oneflow.raw(base, more[role["name"]]), name="vm")
         code, words = checked(found.context, tmp_path, capsys)
         assert words.startswith(
-            f"it would start as {role['name']} with Flower {flower_versions.DEFAULT}\n"
+            f"the agent would start as {role['name']} with Flower {flower_versions.DEFAULT}\n"
         )
         assert code == 0
 
@@ -215,7 +215,9 @@ def test_the_harness_boots_a_superlink_without_a_token(metadata, tmp_path, capsy
     assert "REPORT_READY" not in found.context
     code, words = checked(found.context, tmp_path, capsys)
     assert code == 0
-    assert words.startswith(f"it would start as superlink with Flower {flower_versions.DEFAULT}\n")
+    assert words.startswith(
+        f"the agent would start as superlink with Flower {flower_versions.DEFAULT}\n"
+    )
 
 
 def test_the_context_file_is_the_one_that_the_harness_would_write(folder, metadata):

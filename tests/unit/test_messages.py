@@ -88,11 +88,11 @@ def test_the_words_name_run_and_round_and_nothing_of_flowers_own():
     found = loss.finding()
     assert found.code == "run.message_lost"
     assert found.message == (
-        f"the SuperNode lost a message of run {RUN}, round 2: no ClientApp ever got it"
+        f"the SuperNode lost a message of run {RUN}, round 2: no ClientApp got the message"
     )
     answer = follow("1.25.0", *cut("1.25.0", "Failed to send message")).loss
     assert answer.short() == f"lost its answer; run {RUN}"
-    assert answer.finding().message.endswith("its SuperLink never got the answer")
+    assert answer.finding().message.endswith("the SuperLink never got the answer")
 
 
 @pytest.mark.parametrize("text", ["Failed to receive message", "Failed to send message"])
@@ -102,7 +102,7 @@ def test_a_superlink_reads_what_a_node_tells_of_a_lost_message(text):
     assert report.run == RUN
     found = node_reports.finding(report)
     assert found.code == "run.message_lost"
-    assert found.message.startswith(f"VM 12 says that a ClientApp of run {RUN} lost its ")
+    assert found.message.startswith(f"VM 12 reports: a ClientApp of run {RUN} lost its ")
 
 
 def test_a_loss_whose_run_is_not_known_is_told_to_nobody_else():

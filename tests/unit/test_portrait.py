@@ -129,7 +129,7 @@ def test_a_onegate_that_answers_is_shown_without_the_token():
     assert fact(found, "onegate") == Condition("onegate", Mark.OK, "http://169.254.16.9:5030")
     assert TOKEN not in repr(found)
     heard = Seen(client=Seen(access=access), told_at="2026-03-01T12:00:00Z")
-    told = "http://169.254.16.9:5030, last told 2026-03-01T12:00:00Z"
+    told = "http://169.254.16.9:5030, last report 2026-03-01T12:00:00Z"
     assert fact(draw(reporter=heard), "onegate").detail == told
 
 

@@ -31,7 +31,7 @@ def tree(path):
 
 
 def makes_a_finding(call):
-    """Tell whether `call` is AgentError, Finding or warning: bare or of errors, not a log's."""
+    """Return whether `call` is AgentError, Finding or warning: bare or of errors, not a log's."""
     called = call.func
     if isinstance(called, ast.Attribute):
         if not (isinstance(called.value, ast.Name) and called.value.id == "errors"):

@@ -66,5 +66,5 @@ def test_of_many_the_first_are_named_and_the_loop_has_all():
 def test_one_cause_is_told_once():
     told = {"42": claim("42", CHANGED), "43": claim("43", "peer.mtu: packets are dropped")}
     seen = expected_nodes.expected_nodes(KNOWN, PINS, told, ("42", "43"))
-    words = "SuperNodes say that they do not work: VM 43 says degraded, peer.mtu"
+    words = "SuperNodes report that they do not work: VM 43 reports degraded, peer.mtu"
     assert [each.message.startswith(words) for each in seen.findings] == [True]

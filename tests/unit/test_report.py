@@ -518,7 +518,7 @@ def test_a_value_that_onegate_would_change_is_refused(value):
     ],
 )
 def test_a_body_that_would_open_the_gate_without_being_ready_is_refused(body):
-    with pytest.raises(ValueError, match="only the body that says ready"):
+    with pytest.raises(ValueError, match="only the report of state ready"):
         render(body)
 
 

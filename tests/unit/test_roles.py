@@ -547,13 +547,13 @@ def test_the_fleet_port_is_the_versions_unless_given(version, port):
 
 
 def test_a_supernode_wants_a_superlink():
-    with pytest.raises(ValueError, match="wants a SuperLink"):
+    with pytest.raises(ValueError, match="needs a SuperLink"):
         vm(NODE, superlink=None)
 
 
 def test_a_superexec_wants_an_address():
     found = dataclasses.replace(parse(EXEC), appio_address=None)
-    with pytest.raises(ValueError, match="wants an address"):
+    with pytest.raises(ValueError, match="needs the address"):
         container_spec.containers(found, site(found))
 
 

@@ -64,10 +64,10 @@ def test_an_app_without_config_and_dependencies_is_an_app():
     ("data", "words"),
     [
         (None, "there is no pyproject.toml"),
-        (b"not toml [", "is no TOML"),
-        (b"\xff", "is not of Flower's form"),
+        (b"not toml [", "is not TOML"),
+        (b"\xff", "does not have Flower's form"),
         (b"[project]\nname='x'\n", "lacks tool"),
-        (b"project = 1\n[tool.flwr.app]\ncomponents = 1", "is not of Flower's form"),
+        (b"project = 1\n[tool.flwr.app]\ncomponents = 1", "does not have Flower's form"),
         (APP.replace('publisher = "me"', "").encode(), "lacks publisher"),
         (APP.replace('clientapp = "mine.client:app"', "").encode(), "has no clientapp"),
         (APP.replace('version = "2.1"', "").encode(), "lacks version"),
@@ -75,7 +75,7 @@ def test_an_app_without_config_and_dependencies_is_an_app():
 )
 def test_what_is_no_app_is_told_apart(data, words):
     message = failure(data)
-    assert message.startswith("https://h/app is no Flower app: ")
+    assert message.startswith("https://h/app is not a Flower app: ")
     assert words in message
 
 
@@ -98,8 +98,8 @@ HUGE = 20_000
         ("x = [" + f'"""a"""", {{ {PARTS} = 1 }}, ' * 3 + "]\n", "nests keys"),
         ("x = [" + f"'''a''''', {{ {PARTS} = 1 }}, " * 3 + "]\n", "nests keys"),
         ("[" * HUGE, "nests keys"),
-        ('x = "' + '\\"' * 100_000, "is no TOML"),
-        ("'''" + '"' * 200_000, "is no TOML"),
+        ('x = "' + '\\"' * 100_000, "is not TOML"),
+        ("'''" + '"' * 200_000, "is not TOML"),
         ("x = " + "9" * 200_000, "is"),
         ("#" * 1_048_576, "is larger than 256 KiB"),
         (APP.replace("torch==2.9", "torch" + "=" * 2000), "has more than"),

@@ -124,4 +124,4 @@ def test_a_default_that_the_app_does_not_read_is_no_warning():
 
 def test_min_clients_has_an_effect_all_the_same():
     (found,) = fit({}, FL_MIN_CLIENTS="4").findings
-    assert found.hint.endswith("The run waits for so many SuperNodes all the same.")
+    assert found.hint.endswith("The run still waits for that number of SuperNodes.")

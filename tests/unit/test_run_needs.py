@@ -36,7 +36,7 @@ def test_a_program_that_did_not_end_well_tells_nothing():
 
 HERE, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 WANTED = ("flwr>=1.25", "torch==2.9", "wandb")
-UNKNOWN = "is not known to have what the app wants"
+UNKNOWN = "may lack packages that the app needs"
 
 
 def compared(nodes, *, lacks=(), of_context=True, wanted=WANTED):
@@ -57,7 +57,7 @@ def test_what_lacks_is_said_once_with_all_who_lack_it():
     assert compared(nodes, lacks=("torch==2.9",)) == (
         "the image of the SuperLink, a lacks torch==2.9",
         "the image of b lacks wandb",
-        "the image of c is unknown: outside the service nobody tells what it has",
+        "the image of c is unknown: a node outside the service does not publish its packages",
     )
 
 

@@ -214,7 +214,7 @@ def test_a_bad_renewal_is_a_warning_and_the_one_before_serves_on(link, code):
     assert link.shows() == before
     (found,) = link.last.report.warnings
     assert found.code == code
-    assert f"what lies in {link.folder} is refused" in found.message
+    assert f"the agent refuses the files in {link.folder}" in found.message
     assert "stays in use" in found.message
     assert "TLS_CERT" not in found.message
 
@@ -263,7 +263,7 @@ def test_check_on_the_vm_judges_the_files(link, capsys):
     link.put(issued, chain=issued.pem)
     assert check.run(link.paths, None, as_json=False) == 1
     told = capsys.readouterr().out
-    assert f"tls.not_covered: {link.folder / CHAIN} does not name {NAME}" in told
+    assert f"tls.not_covered: {link.folder / CHAIN} does not contain {NAME}" in told
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])

@@ -180,11 +180,11 @@ def test_an_agent_that_ended_leaves_its_last_word():
         facts=(Condition("tls", Mark.OK, "until 2027-01-01"),),
     )
     assert text(document, running=False).splitlines() == [
-        "not running: no agent runs here; its last word was: ready for 3 hours",
-        "  (SuperLink, Flower 1.25.0-py3.13-ubuntu24.04)",
+        "not running: no agent runs here; last status: ready for 3 hours (SuperLink,",
+        "  Flower 1.25.0-py3.13-ubuntu24.04)",
         "  fix: systemctl start flower-agent",
         "",
-        "what follows is 7 min old",
+        "the details below are 7 min old",
         "",
         "  tls         ok       until 2027-01-01",
     ]
@@ -193,10 +193,10 @@ def test_an_agent_that_ended_leaves_its_last_word():
 def test_an_agent_that_fell_silent():
     document = written(written_at=ago(minutes=7), facts=(Condition("tls", Mark.OK, "until 2027"),))
     assert text(document).splitlines()[:4] == [
-        "unknown: no word for 7 min; the last was: ready for 3 hours (SuperLink, Flower",
+        "unknown: no status for 7 min; last status: ready for 3 hours (SuperLink, Flower",
         "  1.25.0)",
         "",
-        "what follows is 7 min old",
+        "the details below are 7 min old",
     ]
 
 
@@ -208,7 +208,7 @@ def test_a_status_of_another_agent_is_not_guessed_at():
     document = {"schema": 2, "state": "ready", "error": "text", "facts": 7}
     assert text(document) == (
         "unknown: the status has schema 2, this program reads 1\n"
-        "  fix: use the flower-agent command of the agent that runs"
+        "  fix: use the flower-agent command of the running agent"
     )
 
 
@@ -389,7 +389,7 @@ def test_a_hidden_process_is_unknown_and_not_dead(vm, capsys, monkeypatch):
     vm.status.write_text(fresh(GONE))
     code, said = ask(vm, capsys)
     assert code == 4
-    assert "Run it as root." in said.err
+    assert "Run the command as root." in said.err
 
 
 # Before the agent runs: systemd's word

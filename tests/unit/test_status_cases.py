@@ -84,7 +84,10 @@ SCREENS = {
             Node(node_id="12", vmid=None, state="registered", gpu=None, seen_at=None),
         ),
         commands=(
-            ("reach the Control API from elsewhere", "ssh -N -L 9093:127.0.0.1:9093 root@10.0.0.5"),
+            (
+                "reach the Control API from another machine",
+                "ssh -N -L 9093:127.0.0.1:9093 root@10.0.0.5",
+            ),
             ("put into config.toml", '[superlink.x]\naddress = "127.0.0.1:9093"'),
         ),
     ),

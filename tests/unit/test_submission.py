@@ -150,7 +150,7 @@ def test_an_end_reads_as_the_contract_says():
     assert words("failed", "ValueError") == "failed: ValueError"
     failures = "round 2: 0 of 2 results: ValueError"
     assert words("finished", failures) == f"finished with failures: {failures}"
-    assert words("lost") == "failed: the SuperLink does not know it any more"
+    assert words("lost") == "failed: the SuperLink does not know the run any more"
 
 
 def test_a_file_of_another_version_of_the_agent_is_read():

@@ -55,7 +55,7 @@ def test_a_config_is_judged_alone(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text("flower_version: 1.30.0\nfl_num_rounds: 5\n")
     assert cli.main(["check", "--config", str(config)]) == 0
-    assert capsys.readouterr().out == "its defaults can be used\n"
+    assert capsys.readouterr().out == "its defaults are valid\n"
     config.write_text("flower_versoin: 1.30.0\nfl_num_rounds: many\n")
     assert cli.main(["check", "--config", str(config), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)

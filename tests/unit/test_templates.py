@@ -271,7 +271,9 @@ def test_every_vm_gets_what_the_agent_needs_of_opennebula(kind):
 )
 def test_a_vm_of_the_service_would_start(kind, role, tmp_path, capsys):
     code, words = checked(booted(KINDS[kind], role=role).context, tmp_path, capsys)
-    assert words.startswith(f"it would start as {role} with Flower {flower_versions.DEFAULT}\n")
+    assert words.startswith(
+        f"the agent would start as {role} with Flower {flower_versions.DEFAULT}\n"
+    )
     assert code == 0
 
 
@@ -297,7 +299,7 @@ def test_a_vm_by_itself_would_start_with_what_it_must_be_told(name, tmp_path, ca
     plain = "warning: appio.plaintext: " if name == "superexec" else ""  # Flower 1.25 has no other
     assert words.startswith(plain)
     assert words.count("warning: ") == bool(plain)
-    assert f"it would start as {kind.role} with Flower {flower_versions.DEFAULT}\n" in words
+    assert f"the agent would start as {kind.role} with Flower {flower_versions.DEFAULT}\n" in words
     assert code == 0
 
 
@@ -456,14 +458,14 @@ def test_check_says_of_the_written_templates_that_they_would_start(tmp_path, cap
         assert cli.main(["check", "--template", str(tmp_path / f"{name}.tmpl")]) == 0
         words = capsys.readouterr().out
         unknown = "FLOWER_APPIO_ADDRESS is not known before deployment"
-        expected = unknown if name == "superexec" else f"it would start as {kind.role}"
+        expected = unknown if name == "superexec" else f"the agent would start as {kind.role}"
         assert expected in words
     bases = [f"12={tmp_path}/superlink.tmpl", f"13={tmp_path}/supernode.tmpl"]
     more = [word for base in bases for word in ("--vm-template", base)]
     assert cli.main(["check", "--template", str(tmp_path / "service.json"), *more]) == 0
     said = capsys.readouterr().out
-    assert [line.strip() for line in said.splitlines() if "it would" in line] == [
-        f"it would start as superlink with Flower {flower_versions.DEFAULT}",
-        f"it would start as supernode with Flower {flower_versions.DEFAULT}",
+    assert [line.strip() for line in said.splitlines() if "would start" in line] == [
+        f"the agent would start as superlink with Flower {flower_versions.DEFAULT}",
+        f"the agent would start as supernode with Flower {flower_versions.DEFAULT}",
     ]
     assert "warning" not in said

@@ -108,7 +108,7 @@ def test_a_certificate_ends_no_later_than_its_ca(ca):
 
 
 def test_a_ca_that_has_ended_issues_nothing(ca):
-    with pytest.raises(AgentError, match=r"own CA 'CN=flower-agent CA .*' ended 2036") as caught:
+    with pytest.raises(AgentError, match=r"own CA 'CN=flower-agent CA .*' expired 2036") as caught:
         own_ca.make_leaf(ca, HOSTS, NOW.replace(year=2037))
     assert caught.value.finding.code == "tls.expired"
 
@@ -158,9 +158,9 @@ def test_a_certificate_that_cannot_serve_says_why(ca, leaf):
     foreign = own_ca.Pair(leaf.certificate_pem, ca.key)
     damaged = own_ca.Pair("", leaf.key)
     assert own_ca.leaf_fault(leaf, other, HOSTS, NOW) == "another CA issued it"
-    assert own_ca.leaf_fault(foreign, ca, HOSTS, NOW) == "its key is not its own"
+    assert own_ca.leaf_fault(foreign, ca, HOSTS, NOW) == "its key does not belong to it"
     assert own_ca.leaf_fault(damaged, ca, HOSTS, NOW) == "its files are damaged"
-    assert "ended 2027-03-01" in own_ca.leaf_fault(leaf, ca, HOSTS, NOW + 366 * DAY)
+    assert "expired 2027-03-01" in own_ca.leaf_fault(leaf, ca, HOSTS, NOW + 366 * DAY)
     assert "not valid before 2026-02-28" in own_ca.leaf_fault(leaf, ca, HOSTS, NOW - 2 * DAY)
 
 

@@ -86,7 +86,7 @@ def test_a_leaf_that_cannot_serve_is_issued_anew_and_says_why():
 @pytest.mark.parametrize("beside", ["", "a given CA"])
 def test_another_ca_beside_the_leaf_is_put_right(beside):
     held = but(HELD_OWN, ca_pem=beside)
-    assert steps(OWN, held) == ["issue certificate (the CA beside it is another one)"]
+    assert steps(OWN, held) == ["issue certificate (its CA differs from the CA on the disk)"]
 
 
 def test_a_deleted_ca_file_is_written_and_the_leaf_stays():
@@ -98,7 +98,7 @@ def test_a_leaf_is_renewed_when_two_thirds_of_its_life_have_passed():
     held = but(HELD_OWN, leaf=certificate(start=NOW, days=90))
     assert steps(OWN, held, NOW + 59 * DAY) == []
     assert steps(OWN, held, NOW + 60 * DAY) == [
-        "issue certificate (two thirds of its life have passed)"
+        "issue certificate (two thirds of its lifetime have passed)"
     ]
 
 
@@ -131,7 +131,7 @@ def test_given_certificates_that_are_there_are_left_alone():
 )
 def test_any_other_part_is_written_over(differences):
     held = but(HELD_GIVEN, **differences)
-    assert steps(GIVEN, held) == ["write certificates (other certificates given)"]
+    assert steps(GIVEN, held) == ["write certificates (other certificates in the settings)"]
 
 
 def test_given_certificates_are_not_renewed_by_the_agent():

@@ -37,7 +37,7 @@ SURE = {
     "firewall": doctor_results.judge(RULES, Address("10.0.0.5", 9092)),
 }
 ANSWERS = {
-    "all-well": [*SURE.values(), doctor_results.skipped("dns", "no name is needed")],
+    "all-well": [*SURE.values(), doctor_results.skipped("dns", "no name to resolve")],
     "with-a-warning": [
         *SURE.values(),
         doctor_results.docker("20.10.24", live_restore=False),
