@@ -20,7 +20,7 @@ from flower_agent.config.sources import OneGateAccess
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, PeerSilentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import appio_discovery, status_attributes, superlink_search
@@ -329,7 +329,7 @@ class Mute:
 
     def judge(self, peer, _now):
         self.asked = peer
-        return AgentError("peer.mute", "it stands still", retryable=True)
+        return PeerSilentError("peer.mute", "it stands still", retryable=True)
 
     def wait_s(self, _now):
         return 4.0
