@@ -25,12 +25,11 @@ from flower_agent.flower.container_spec import RoleSpec, Site
 from flower_agent.host.connections import Connections
 from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, GpuError, TurnedAwayError
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
 from flower_agent.reconcile import plan, reconciler
-from flower_agent.reconcile.exit_analysis import WAITING
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
 from flower_agent.runs import app_directories
 from flower_agent.tls import trust
@@ -298,7 +297,7 @@ class Stages:
         try:
             done = self._upgrader.apply(cycle, steps, pins)
         except AgentError as error:
-            if error.finding.code.startswith("gpu."):
+            if isinstance(error, GpuError):
                 self._gpu_setup.refuse(cycle, error.finding)
             if self._data is not None and (named := self._data.named(cycle, error)) is not error:
                 cycle.phase = Phase.DATA
@@ -373,7 +372,7 @@ class Stages:
 
     def _excuses(self, cycle: Cycle, main: Existing, error: AgentError) -> bool:
         """Tell whether a young container may fail so; stop one that will never work again."""
-        waits = error.finding.code in WAITING
+        waits = isinstance(error, TurnedAwayError)
         if waits:
             self._reconciler.ends.wait(main.name, error, cycle.seen.monotonic)
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale
