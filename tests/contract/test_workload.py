@@ -18,7 +18,12 @@ from flower_agent.docker.containers import (
     Mount,
 )
 from flower_agent.docker.image_references import Registry
-from flower_agent.model.errors import AgentError, ImageDeniedError, ImagePullError
+from flower_agent.model.errors import (
+    AgentError,
+    ContainerExitedError,
+    ImageDeniedError,
+    ImagePullError,
+)
 from flower_agent.model.secret import Secret
 from flower_agent.reconcile.reconciler import RETRY_PULL_S, Reconciler
 from flower_agent.reconcile.restart_policy import LOOP_AT, delay_s
@@ -451,7 +456,9 @@ def test_a_crash_loop_says_when_the_next_try_is_and_the_same_all_the_while(machi
     machine.clock.sleep(100)
     machine.reconciler.observe(machine.now)
     before = datetime.datetime.now(datetime.UTC)
-    message = machine.reconciler.ended(SUPERLINK).finding.message
+    error = machine.reconciler.ended(SUPERLINK)
+    assert type(error) is ContainerExitedError
+    message = error.finding.message
     told = re.search(r"; next try at (\d\d:\d\d:\d\d) UTC$", message)[1]
     due = before + datetime.timedelta(seconds=delay_s(LOOP_AT))
     assert told in (f"{due:%H:%M:%S}", f"{due + datetime.timedelta(seconds=1):%H:%M:%S}")
