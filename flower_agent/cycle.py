@@ -15,7 +15,12 @@ from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host.gpu import Files
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    KeyMismatchError,
+    KeyUnknownError,
+)
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.published import Published
 from flower_agent.model.state import State
@@ -156,17 +161,9 @@ class Cycle:
 
     def unmet(self, error: AgentError) -> Unmet:
         """Return what `error` means in this phase."""
-        phase = (
-            Phase.ENROL if error.finding.code in ("enrol.waiting", "enrol.mismatch") else self.phase
-        )
-        return Unmet(phase, self._located(error.finding), fatal=not error.retryable)
-
-    def _located(self, found: Finding) -> Finding:
-        """Return a finding about a file with the VM that has it: OneGate shows it to others."""
-        if not found.code.startswith("state.") or self.state.vmid is None:
-            return found
-        message = f"VM {self.state.vmid}: {found.message}"
-        return dataclasses.replace(found, message=message)
+        keyless = isinstance(error, (KeyUnknownError, KeyMismatchError))
+        phase = Phase.ENROL if keyless else self.phase
+        return Unmet(phase, error.finding, fatal=not error.retryable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

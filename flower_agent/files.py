@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from flower_agent import process
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import StateFileError
 
 _LOCK_TRIES = 10
 _LOCK_PAUSE_S = 0.02
@@ -57,11 +57,11 @@ def read(path: pathlib.Path, limit_bytes: int) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise AgentError(
+        raise StateFileError(
             "state.corrupt", f"{path} cannot be read: {error.strerror}", retryable=True
         ) from error
     if len(data) > limit_bytes:
-        raise AgentError("state.corrupt", f"{path} is larger than {limit_bytes} bytes")
+        raise StateFileError("state.corrupt", f"{path} is larger than {limit_bytes} bytes")
     return data
 
 
@@ -125,7 +125,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
             if isinstance(error, PermissionError) and os.geteuid()
             else ""
         )
-        raise AgentError(
+        raise StateFileError(
             "state.unwritable", f"{path} cannot be written: {error.strerror}", hint, retryable=True
         ) from error
 
@@ -185,7 +185,7 @@ def held(path: pathlib.Path) -> bool | None:
     except PermissionError:
         return None
     except OSError as error:
-        raise AgentError("state.corrupt", f"{path} cannot be read: {error.strerror}") from error
+        raise StateFileError("state.corrupt", f"{path} cannot be read: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -20,7 +20,14 @@ from flower_agent.docker import data_mounts
 from flower_agent.docker.containers import Mount
 from flower_agent.flower import container_spec
 from flower_agent.host import machine
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model import errors
+from flower_agent.model.errors import (
+    AgentError,
+    DataFilesystemError,
+    DataRefusedError,
+    Finding,
+    warning,
+)
 from flower_agent.model.status import Mark
 
 log = structlog.get_logger()
@@ -144,7 +151,8 @@ class AppData:
         if source is None or not data_mounts.is_meant(source, error.finding.message):
             return error
         mount = self.mount(cycle) or Mount("", flower_versions.DATA)
-        found = _error(data_mounts.refusal(source, mount, error.finding.message))
+        refusal = data_mounts.refusal(source, mount, error.finding.message)
+        found = errors.of(refusal, retryable=True)
         self._looks.refuted(found, cycle.seen.monotonic)  # the last check is outdated: check again
         return found
 
@@ -201,29 +209,24 @@ def look(volumes: Volumes, asked: _Asked, mounts: tuple[Mount, ...]) -> _Seen:
     Raises AgentError ``data.…``, or `UnusableError` if Docker mounts the data but apps cannot use
     it.
     """
-    tried: list[Finding] = []
+    tried: list[AgentError] = []
     for mount in mounts:
         try:
             said = volumes.look(mount, asked.image)
-        except AgentError as error:
-            if error.finding.code != "data.refused":
-                raise
-            tried.append(data_mounts.refusal(asked.source, mount, error.finding.message))
+        except DataRefusedError as error:
+            refusal = data_mounts.refusal(asked.source, mount, error.finding.message)
+            tried.append(errors.of(refusal, retryable=True))
             # A wrong type says nothing about the next one; any other refusal is final.
-            if tried[-1].code == "data.filesystem":
+            if isinstance(tried[-1], DataFilesystemError):
                 continue
             break
         words, wrong = data_mounts.judge(asked.source, said)
         if wrong:
             raise UnusableError(wrong, mount)
         return _Seen(mount, words)
-    found = tried[-1]
-    if len(mounts) > 1 and found.code == "data.filesystem":
+    failed = tried[-1]
+    if len(mounts) > 1 and isinstance(failed, DataFilesystemError):
         types = ", ".join(dict(mount.volume)["type"] for mount in mounts)
         message = f"FLOWER_DATA is {asked.source.text}, which has no file system of type {types}"
-        found = dataclasses.replace(found, message=message)
-    raise _error(found)
-
-
-def _error(found: Finding) -> AgentError:
-    return AgentError(found.code, found.message, found.hint, retryable=True)
+        failed = failed.reworded(message)
+    raise failed

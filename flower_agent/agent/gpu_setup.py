@@ -16,7 +16,8 @@ from flower_agent.docker.client import Engine
 from flower_agent.docker.containers import Existing
 from flower_agent.host import gpu, nvidia
 from flower_agent.host.gpu import Asked, Gpu, GpuAccess, Offers
-from flower_agent.model.errors import AgentError, Finding, Severity, warning
+from flower_agent.model import errors
+from flower_agent.model.errors import Finding, Severity, warning
 from flower_agent.model.status import Mark
 
 log = structlog.get_logger()
@@ -151,6 +152,6 @@ class GpuSetup:
         if finding is None:
             return
         if must:
-            raise AgentError(finding.code, finding.message, finding.hint)
+            raise errors.of(finding)
         if cycle.seen.gpu.devices:
             cycle.report.warn(warning(finding.code, finding.message, finding.hint))

@@ -13,7 +13,7 @@ from flower_agent.flower import container_spec
 from flower_agent.flower.frameworks import LOCAL
 from flower_agent.host import machine
 from flower_agent.images.builder import BackgroundBuilder
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, StateFileError
 from flower_agent.model.state import AppNeeds
 from flower_agent.model.status import Mark
 from flower_agent.reconcile.reconciler import Reconciler
@@ -120,7 +120,7 @@ def locked(lock: pathlib.Path) -> dict[str, str]:
     try:
         return image_references.parse_lock(files.read(lock, MAX_LOCK_BYTES))
     except ValueError as error:
-        raise AgentError("state.corrupt", f"{lock}: {error}") from error
+        raise StateFileError("state.corrupt", f"{lock}: {error}") from error
 
 
 def locked_apps(lock: pathlib.Path) -> dict[str, AppNeeds]:
@@ -128,7 +128,7 @@ def locked_apps(lock: pathlib.Path) -> dict[str, AppNeeds]:
     try:
         return image_references.parse_apps(files.read(lock, MAX_LOCK_BYTES))
     except ValueError as error:
-        raise AgentError("state.corrupt", f"{lock}: {error}") from error
+        raise StateFileError("state.corrupt", f"{lock}: {error}") from error
 
 
 def registry(settings: Settings) -> Registry | None:

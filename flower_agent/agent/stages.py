@@ -25,13 +25,12 @@ from flower_agent.flower.container_spec import RoleSpec, Site
 from flower_agent.host.connections import Connections
 from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, GpuError, TurnedAwayError
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reconcile import plan, reconciler
-from flower_agent.reconcile.exit_analysis import WAITING
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
 from flower_agent.runs import app_directories
 from flower_agent.tls import trust
@@ -316,7 +315,7 @@ class Stages:
             done = self._upgrader.apply(cycle, steps, pins)
         except AgentError as error:
             # With GPU_ENABLED=AUTO the next cycle makes the container without a GPU.
-            if error.finding.code.startswith("gpu."):
+            if isinstance(error, GpuError):
                 self._gpu_setup.refuse(cycle, error.finding)
             # Docker also mounts the data, so the refusal may be about the data.
             if self._data is not None and (named := self._data.named(cycle, error)) is not error:
@@ -391,8 +390,8 @@ class Stages:
 
     def _excuses(self, cycle: Cycle, main: Existing, error: AgentError) -> bool:
         """Return whether a young container may still fail this way; stop one that gave up."""
-        # These codes mean that the SuperLink refuses the node for now: no failure, but a wait.
-        waits = error.finding.code in WAITING
+        # The SuperLink refuses the node for now: no failure, but a wait.
+        waits = isinstance(error, TurnedAwayError)
         if waits:
             self._reconciler.ends.wait(main.name, error, cycle.seen.monotonic)
         limit_s = (TURNED_AWAY_S if waits else HUNG_AFTER_S) * self._scale

@@ -22,7 +22,7 @@ from flower_agent.host import machine
 from flower_agent.images import app_images, builder
 from flower_agent.images.build_container import BuildContainers
 from flower_agent.images.builder import ImageBuilder, WheelSource
-from flower_agent.model import foreign_text
+from flower_agent.model import errors, foreign_text
 from flower_agent.model.errors import AgentError, Severity
 from flower_agent.model.state import AppNeeds
 from flower_agent.paths import Paths
@@ -65,7 +65,7 @@ def _settings(paths: Paths, version: str) -> Settings:
     parsed = parsing.parse(asked, {**read.config, "flower_role": ""})
     for finding in (*read.findings, *parsed.findings):
         if finding.severity is Severity.ERROR:
-            raise AgentError(finding.code, finding.message, finding.hint)
+            raise errors.of(finding)
     if parsed.settings is None:
         raise ValueError("no settings and no finding")
     return parsed.settings

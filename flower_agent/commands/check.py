@@ -15,7 +15,7 @@ from flower_agent.config.types import Role
 from flower_agent.enrolment import node_key, superlink_trust
 from flower_agent.flower import container_spec
 from flower_agent.model.address import is_ip, parse_address
-from flower_agent.model.errors import AgentError, Finding, Severity
+from flower_agent.model.errors import AgentError, Finding, SettingMissingError, Severity
 from flower_agent.model.secret import Secret
 from flower_agent.paths import Paths
 from flower_agent.roles import server_certificate, superexec
@@ -99,7 +99,7 @@ def deeper(
 def _config(path: pathlib.Path, *, as_json: bool) -> int:
     try:
         parsed = parsing.parse({}, config_sources.read_config(path, required=True))
-        findings = [f for f in parsed.findings if f.code != "setting.missing"]
+        findings = [f for f in parsed.findings if not f.is_a(SettingMissingError)]
     except AgentError as error:
         findings = [error.finding]
     if as_json:

@@ -12,7 +12,13 @@ from flower_agent.config.names import PREFIX
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Inputs
 from flower_agent.config.types import Role
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    NoSourceError,
+    SettingMissingError,
+    warning,
+)
 from flower_agent.onegate import discovery
 
 SUPPLIED = {"FLOWER_SERVER_ADDRESS", "FLOWER_APPIO_ADDRESS", "TLS_CA_CERT"}
@@ -84,7 +90,7 @@ def judge(guest: Guest, defaults: Mapping[str, str]) -> Judged:
         token = {} if guest.whole or "TOKEN" in guest.variables else {"TOKEN": "YES"}
         read = Inputs({**guest.variables, **token}, defaults, (), None, None)
         deeper = check.deeper(found, read, None, offline=True)
-        findings += [f for f in deeper if not (f.code == "discover.no_source" and later & SUPPLIED)]
+        findings += [f for f in deeper if not (later & SUPPLIED and f.is_a(NoSourceError))]
     return Judged(guest, found, (*guest.findings, *findings))
 
 
@@ -125,7 +131,7 @@ def _between(link: Settings, node: Settings, name: str) -> Iterator[Finding]:
 
 
 def _is_awaited(finding: Finding, later: Collection[str]) -> bool:
-    return finding.code == "setting.missing" and finding.message.partition(" ")[0] in later
+    return finding.is_a(SettingMissingError) and finding.message.partition(" ")[0] in later
 
 
 def _awaited(finding: Finding) -> Finding:

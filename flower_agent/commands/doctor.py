@@ -30,7 +30,13 @@ from flower_agent.docker.client import socket_url
 from flower_agent.flower import container_spec, frameworks
 from flower_agent.host import gpu, machine, network, nvidia
 from flower_agent.model.address import is_ip
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    ImageDeniedError,
+    NoServiceError,
+    PortTakenError,
+)
 from flower_agent.onegate import discovery, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
@@ -117,7 +123,7 @@ def _agent(paths: Paths) -> Check:
 
 def _holder(check: Check) -> str:
     """Return who has the port that the agent misses: its unit may not see other processes."""
-    if check.finding is None or check.finding.code != "port.taken":
+    if check.finding is None or not check.finding.is_a(PortTakenError):
         return ""
     port = re.search(r":([0-9]{1,5})\b", check.finding.message)
     return machine.listener(int(port[1])) if port else ""
@@ -219,9 +225,9 @@ def _images(patient: Patient) -> Iterator[Check]:
         try:
             patient.engine.ask_registry(name, images.registry(patient.settings))
         except AgentError as error:
-            code, needed = error.finding.code, bool(absent)
-            patient.registry_answered |= code == "image.denied"
-            if needed or code == "image.denied":
+            denied = isinstance(error, ImageDeniedError)
+            patient.registry_answered |= denied
+            if absent or denied:
                 yield (found if name in absent else mild)("registry", error.finding)
             else:
                 yield skipped("registry", f"not needed; {error.finding.message}")
@@ -281,7 +287,7 @@ def _onegate(patient: Patient) -> Iterator[Check]:
     try:
         service = discovery.parse_service(client.service())
     except AgentError as error:
-        if error.finding.code != "onegate.no_service":
+        if not isinstance(error, NoServiceError):
             yield found("onegate", error.finding)
             return
         patient.skew_s = client.skew_s

@@ -31,7 +31,15 @@ from flower_agent.flower.control_messages import NodeStatus
 from flower_agent.flower.health import ALPN_GRPC, ALPN_HTTP, Prober
 from flower_agent.host import firewall, machine
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    ImagePullError,
+    NoSourceError,
+    OneGateError,
+    StateFileError,
+    StillSearchingError,
+)
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import discovery, endpoint_check, superlink_search
@@ -87,9 +95,7 @@ class Inspector(Engine):
             with self.calling(f"ask the registry for {reference}", "image.pull") as api:
                 ask: Any = api.inspect_distribution  # the stubs lack its types
                 ask(name, auth_config=auth(registry))
-        except AgentError as error:
-            if error.finding.code != "image.pull":
-                raise
+        except ImagePullError as error:
             raise pull_failure(reference, error.finding.message) from error
 
     def describe(self, name: str) -> Any:
@@ -163,7 +169,7 @@ def _read(path: pathlib.Path, pem: str, now: datetime.datetime | None = None) ->
     try:
         seen = certificates.inspect(pem)
     except ValueError as error:
-        raise AgentError("state.corrupt", f"{path} is damaged: {error}", MENDED) from error
+        raise StateFileError("state.corrupt", f"{path} is damaged: {error}", MENDED) from error
     fault = certificates.date_fault(seen, now) if now else ""
     if fault:
         raise AgentError("tls.expired", f"{path}: {fault}")
@@ -176,7 +182,9 @@ def _pair(keyring: Keyring, chain_pem: str) -> None:
     try:
         key = own_ca.load_key(Secret(data.decode("utf-8", "replace")))
     except ValueError as error:
-        raise AgentError("state.corrupt", f"{keyring.key} is damaged: {error}", MENDED) from error
+        raise StateFileError(
+            "state.corrupt", f"{keyring.key} is damaged: {error}", MENDED
+        ) from error
     if not own_ca.belongs(key, certificates.load(chain_pem)[0]):
         message = f"{keyring.key} does not belong to the certificate in {keyring.chain}"
         raise AgentError("tls.key_mismatch", message, MENDED)
@@ -204,7 +212,9 @@ def _flower_reads(path: pathlib.Path) -> None:
     if seen.st_gid == FLOWER_UID and seen.st_mode & stat.S_IRGRP:
         return
     message = f"{path} cannot be read by Flower, which runs as group {FLOWER_UID}"
-    raise AgentError("state.corrupt", message, f"chgrp {FLOWER_UID} {path} && chmod 0440 {path}")
+    raise StateFileError(
+        "state.corrupt", message, f"chgrp {FLOWER_UID} {path} && chmod 0440 {path}"
+    )
 
 
 TIMEOUT_S = 5.0
@@ -276,8 +286,8 @@ def _known(
     """Return the SuperLink that the agent uses, and the source if OneGate does not answer."""
     try:
         return _find(settings, client, record.superlink_vmid), ""
-    except AgentError as error:
-        if record.superlink is None or not error.finding.code.startswith("onegate."):
+    except OneGateError:
+        if record.superlink is None:
             raise
     remembered = discovery.SuperLinkOffer(record.superlink, vmid=record.superlink_vmid)
     fixed = superlink_search.fixed(settings)  # counts more than what was found under other settings
@@ -293,11 +303,11 @@ def _find(
         return fixed
     if client is None:
         lost = superlink_trust.no_source(settings)
-        raise AgentError("discover.no_source", lost.message if lost else "the VM has no OneGate")
+        raise NoSourceError("discover.no_source", lost.message if lost else "the VM has no OneGate")
     vmid = client.access.vmid
     seen = superlink_search.look_up(client, vmid, known, superlink=True, partition=False).superlink
     if seen is None:
-        raise AgentError("discover.waiting", "OneGate lists no SuperLink", retryable=True)
+        raise StillSearchingError("discover.waiting", "OneGate lists no SuperLink", retryable=True)
     return dataclasses.replace(seen, endpoint=fixed.endpoint) if fixed else seen
 
 

@@ -14,7 +14,7 @@ from flower_agent.docker.client import Engine, socket_url
 from flower_agent.docker.containers import Component, Existing
 from flower_agent.docker.one_shot import DataVolumes
 from flower_agent.images.build_container import BuildContainers
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import StateFileError
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reporting import farewell
@@ -108,6 +108,6 @@ def _delete(entry: pathlib.Path) -> None:
         else:
             entry.unlink()
     except OSError as error:
-        raise AgentError(
+        raise StateFileError(
             "state.unwritable", f"{entry} cannot be removed: {error.strerror}"
         ) from error

@@ -28,7 +28,7 @@ from flower_agent.docker.containers import Component, Existing
 from flower_agent.flower import container_spec
 from flower_agent.host import machine
 from flower_agent.model import foreign_text
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, StateFileError
 from flower_agent.paths import Paths
 
 AGENT = "agent"
@@ -315,7 +315,7 @@ def _read(events: tuple[str, ...] | pathlib.Path, ask: Ask) -> str:
                 )
         except OSError as error:
             message = f"{events} cannot be read: {error.strerror}"
-            raise AgentError(
+            raise StateFileError(
                 "state.corrupt", message, "Name the file with the agent's events."
             ) from error
         return "\n".join(rows[max(len(rows) - lines, 0) :])

@@ -11,6 +11,7 @@ from flower_agent.config.types import Role
 from flower_agent.flower import container_spec
 from flower_agent.flower.control_client import Control
 from flower_agent.host import machine
+from flower_agent.model import errors
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.roles import superlink
@@ -37,7 +38,7 @@ def reach(paths: Paths) -> Iterator[OwnSuperLink]:
     settings, findings = sources.judge(read)
     if settings is None:
         first = findings[0]
-        raise AgentError(first.code, first.message, first.hint)
+        raise errors.of(first)
     if settings.role is not Role.SUPERLINK:
         hint = "Run the command on the SuperLink's VM."
         raise AgentError("setting.conflict", f"this VM is a {settings.role}", hint)

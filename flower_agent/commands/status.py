@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from flower_agent import files, process
 from flower_agent.model import status
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, StateFileError
 from flower_agent.paths import Paths
 from flower_agent.reporting import status_text
 
@@ -87,7 +87,7 @@ def look(paths: Paths) -> tuple[dict[str, Any] | None, bool]:
     except PermissionError as error:
         if held is None:
             message = "the command cannot see whether an agent runs: /proc hides its process"
-            raise AgentError("state.corrupt", message, "Run the command as root.") from error
+            raise StateFileError("state.corrupt", message, "Run the command as root.") from error
         lives = held
     return (found if lives or not held else None), lives if held is None else held
 
@@ -132,7 +132,7 @@ def document(paths: Paths) -> dict[str, Any] | None:
         found = None
     wrong = status.damage(found) if isinstance(found, dict) else "it is not a JSON object"
     if wrong:
-        raise AgentError(
+        raise StateFileError(
             "state.corrupt",
             f"the status file {paths.status} is damaged: {wrong}",
             "The running agent writes it again within 30 s; else: systemctl restart flower-agent",

@@ -16,7 +16,7 @@ import yaml
 
 from flower_agent.config import context, parsing
 from flower_agent.config.settings import Settings
-from flower_agent.model.errors import AgentError, Finding, Severity
+from flower_agent.model.errors import AgentError, ContextMissingError, Finding, Severity
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.secret import Secret
 from flower_agent.paths import Paths
@@ -147,11 +147,11 @@ def _read_context(paths: Paths, context_file: pathlib.Path | None) -> Mapping[st
                 raise AgentError("context.too_large", f"{path} is larger than {limit}")
             return context.parse(data)
     if context_file is not None:
-        raise AgentError(
+        raise ContextMissingError(
             "context.missing", f"there is no file {context_file}", "Name a file that exists."
         )
     where = paths.context / "context.sh.{network,online,local}"
-    raise AgentError("context.missing", f"there is no context at {where}", retryable=True)
+    raise ContextMissingError("context.missing", f"there is no context at {where}", retryable=True)
 
 
 def _read_env(path: pathlib.Path) -> Mapping[str, str]:
@@ -240,7 +240,7 @@ class Intake:
         and counts until then: contextualization replaces it.
         """
         first = self.errors[0] if self.errors else None
-        if first is None or first.code != "context.missing":
+        if first is None or not first.is_a(ContextMissingError):
             self._missing_since = None
             return Unmet(Phase.CONTEXT, first, fatal=True) if first else None
         if self._missing_since is None:

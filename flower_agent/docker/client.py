@@ -46,8 +46,14 @@ from flower_agent.docker.image_references import (
     pull_failure,
 )
 from flower_agent.host import gpu
-from flower_agent.model import foreign_text
-from flower_agent.model.errors import AgentError, innermost
+from flower_agent.model import errors, foreign_text
+from flower_agent.model.errors import (
+    AgentError,
+    DockerDownError,
+    ImagePullError,
+    StateFileError,
+    innermost,
+)
 
 TIMEOUT_S = 10
 SLOW_TIMEOUT_S = 600
@@ -114,10 +120,15 @@ class Engine:
 
     @contextlib.contextmanager
     def calling(
-        self, what: str, code: str = "docker.refused", *, timeout_s: int | None = None
+        self,
+        what: str,
+        code: str | Callable[[str], str] = "docker.refused",
+        *,
+        timeout_s: int | None = None,
     ) -> Iterator[docker.APIClient]:
         """Translate every failure of docker-py into an AgentError about `what`.
 
+        A refusal is of the kind of `code`, which may be found by Docker's reason.
         With `timeout_s` the call gets its own client, because it may take long.
         """
         try:
@@ -129,15 +140,14 @@ class Engine:
         except docker.errors.APIError as error:
             self._forget_version(error)
             reason = _reason(error)
-            # A refused GPU has no code of its own: the words of Docker or the toolkit show it.
-            code = gpu.refusal(reason) if code == "container.refused" else code
+            refused = code if isinstance(code, str) else code(reason)
             message = f"Docker refused to {what}: {reason}"
-            raise AgentError(code, message, retryable=True) from error
+            raise errors.kind(refused)(refused, message, retryable=True) from error
         except UNREACHABLE as error:
             cause = innermost(error)
             hint = "Run the command as root." if cause == "permission denied" else ""
             message = f"Docker does not answer at {self._url}: {cause}"
-            raise AgentError("docker.down", message, hint, retryable=True) from error
+            raise DockerDownError("docker.down", message, hint, retryable=True) from error
 
     def _forget_version(self, error: docker.errors.APIError) -> None:
         """Drop the client after an engine upgrade that ended its API version."""
@@ -209,7 +219,7 @@ class Engine:
         AgentError ``docker.busy``, which does not count as a refusal.
         """
         slow_s, what = self._slow_s, f"{verb} {name}"
-        with self.calling(what, "container.refused", timeout_s=slow_s) as api:
+        with self.calling(what, gpu.refusal, timeout_s=slow_s) as api:
             try:
                 yield api
             except requests.ReadTimeout as error:
@@ -331,7 +341,9 @@ class Engine:
             if digest:
                 api.tag(locked_reference(reference, digest), wanted.repository, wanted.tag)
         if self.image(reference) is None:
-            raise AgentError("image.pull", f"the pull of {reference} was cut off", retryable=True)
+            raise ImagePullError(
+                "image.pull", f"the pull of {reference} was cut off", retryable=True
+            )
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` for every event of this agent's containers until the stream ends.
@@ -439,7 +451,7 @@ def bindings(mounts: tuple[Mount, ...], owner: str, *, relabels: bool) -> dict[s
     own = [mount for mount in mounts if relabels and not mount.volume and mount.target != DATA]
     for mount in own:
         if not pathlib.Path(mount.source).exists():
-            raise AgentError("state.corrupt", f"{mount.source} does not exist", retryable=True)
+            raise StateFileError("state.corrupt", f"{mount.source} does not exist", retryable=True)
     return {
         "mounts": [mounted(mount, owner) for mount in mounts if mount not in own],
         "binds": [f"{mount.source}:{mount.target}:{_mode(mount)}" for mount in own] or None,

@@ -23,7 +23,6 @@ _NFS = "soft,timeo=50,retrans=2"
 
 _KERNEL_NAMES = {"ntfs": "ntfs3"}
 
-_NO_NFS = "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils."
 _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
     (re.compile("source path does not exist"), None, "data.missing", ", which does not exist", ""),
     (
@@ -51,7 +50,14 @@ _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
     ),
     (
         re.compile("no such device$"),
-        None,
+        True,
+        "data.filesystem",
+        ", and this kernel knows no {kind}",
+        "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils.",
+    ),
+    (
+        re.compile("no such device$"),
+        False,
         "data.filesystem",
         ", and this kernel does not support {kind}",
         "",
@@ -126,8 +132,7 @@ def refusal(source: DataSource, mount: Mount, reason: str) -> Finding:
         fits = on_network is None or on_network is bool(source.host)
         if fits and pattern.search(reason):
             said = words.format(host=source.host, kind=kind, last=last[-LONGEST:])
-            more = _NO_NFS if kind == "nfs" and code == "data.filesystem" else hint
-            return Finding(code, f"FLOWER_DATA is {source.text}{said}", more)
+            return Finding(code, f"FLOWER_DATA is {source.text}{said}", hint)
     raise AssertionError("the last row fits everything")
 
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flower_agent.model import state
-from flower_agent.model.errors import AgentError
+from flower_agent.model import errors, state
+from flower_agent.model.errors import AgentError, ImagePullError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import AppNeeds
 
@@ -173,7 +173,7 @@ def pull_failure(reference: str, reason: str) -> AgentError:
     said = reason.lower()
     found = (row for row in REASONS if any(words in said for words in row[0]))
     _, code, hint = next(found, ((), "image.pull", ""))
-    if code == "image.pull":
-        message = f"{reference} could not be pulled: {reason}"
-        return AgentError(code, message, hint, retryable=True)
-    return AgentError(code, f"the registry does not give {reference}: {reason}", hint)
+    kind = errors.kind(code)
+    if issubclass(kind, ImagePullError):
+        return kind(code, f"{reference} could not be pulled: {reason}", hint, retryable=True)
+    return kind(code, f"the registry does not give {reference}: {reason}", hint)

@@ -24,7 +24,8 @@ import requests
 from flower_agent.docker import data_mounts
 from flower_agent.docker.client import LOG_OPTIONS, Engine
 from flower_agent.docker.containers import FLOWER_UID, LABEL_NAME, Mount
-from flower_agent.model.errors import AgentError
+from flower_agent.model import errors
+from flower_agent.model.errors import AgentError, DataRefusedError
 from flower_agent.process import OOM_SCORE_ADJ
 
 LOOK_S = 0.1
@@ -153,7 +154,7 @@ def run(
     )
     job = Job(label=LABEL, command=tuple(command), mounts=bound)
     message = f"a one-shot container did not end within {timeout_s:.0f} s"
-    late = AgentError(code, message, retryable=True)
+    late = errors.kind(code)(code, message, retryable=True)
     with engine.calling("run a one-shot container", code) as api:
         sweep(api, LABEL, engine.owner, older_s=LEFT_AFTER_S)
         with created(engine, api, image, job) as made:
@@ -163,7 +164,7 @@ def run(
             if status != 0:
                 lines = _output(api, made, errors=True).decode("utf-8", "replace").splitlines()
                 why = lines[-1][:300] if lines else f"status {status}"
-                raise AgentError(code, f"a one-shot container failed: {why}", retryable=True)
+                raise late.reworded(f"a one-shot container failed: {why}")
     return answer
 
 
@@ -210,7 +211,7 @@ class DataVolumes:
         command = ("python", "-I", "-c", data_mounts.PROGRAM)
         job = Job(label=VOLUME_LABEL, command=command, mounts=(mount,))
         message = f"the data was not read within {self._limit_s} s"
-        late = AgentError("data.refused", message, retryable=True)
+        late = DataRefusedError("data.refused", message, retryable=True)
         with self._engine.calling("mount the data", "data.refused", timeout_s=self._limit_s) as api:
             sweep(api, VOLUME_LABEL, self.owner)
             with created(self._engine, api, image, job) as made:
@@ -235,4 +236,4 @@ class DataVolumes:
             api.start(made)
         except requests.Timeout as error:
             message = f"Docker refused to mount the data within {self._limit_s} s: timed out"
-            raise AgentError("data.refused", message, retryable=True) from error
+            raise DataRefusedError("data.refused", message, retryable=True) from error

@@ -17,7 +17,13 @@ from flower_agent.enrolment.registrar import Registrar
 from flower_agent.flower.control_client import Control
 from flower_agent.flower.control_messages import NodeInfo
 from flower_agent.model import pem
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import (
+    AgentError,
+    ControlRefusedError,
+    Finding,
+    StillSearchingError,
+    warning,
+)
 from flower_agent.model.status import Mark
 
 log = structlog.get_logger()
@@ -61,7 +67,7 @@ class Enroller:
             return cycle.state.in_service
         self._asked_at = cycle.seen.monotonic if self._asked_at is None else self._asked_at
         if cycle.seen.monotonic < self._asked_at + ANSWER_S * self._scale:
-            raise AgentError(
+            raise StillSearchingError(
                 "discover.waiting",
                 "the agent asks OneGate whether there is a service",
                 retryable=True,
@@ -120,15 +126,14 @@ class Enroller:
                 continue
             try:
                 node_id = _do(step, api)
+            except ControlRefusedError as error:
+                self._refuse(cycle, step, error.finding.message)
+                continue
             except AgentError as error:
                 found = error.finding
-                # A refusal is about this key. Any other error is about the SuperLink itself.
-                if found.code != "control.refused":
-                    cycle.report.warn(warning(found.code, found.message, found.hint))
-                    return  # the next cycle tries again
-                self._refuse(cycle, step, found.message)
-                continue
-            cycle.next_s = 0.0  # the next cycle sees the result
+                cycle.report.warn(warning(found.code, found.message, found.hint))
+                return  # the next cycle looks anew
+            cycle.next_s = 0.0  # to see what became of it
             shown = pem.node_key_fingerprint(step.key)
             event = _EVENTS[step.action]
             log.info(event, key=shown, node=node_id, cause=step.cause)

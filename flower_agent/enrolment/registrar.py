@@ -17,7 +17,7 @@ from flower_agent.enrolment import expected_nodes, lookups, policy
 from flower_agent.enrolment.lookups import Absence, Lookup, Rate, Standing
 from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeInfo
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, NoServiceError, OneGateError
 from flower_agent.model.state import Pin
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
@@ -37,7 +37,7 @@ class Known:
     """Of the next look-up."""
 
 
-class InterruptedLookError(AgentError):
+class InterruptedLookError(OneGateError):
     """OneGate failed after some VMs; the result so far is in `known`."""
 
     def __init__(self, error: AgentError, known: "Known", asked: Collection[str]) -> None:
@@ -251,4 +251,4 @@ def _claim(client: OneGate, vmid: str, nodes: Collection[str]) -> Claim:
 
 def _alone(error: AgentError) -> bool:
     """Return whether OneGate says that this VM is in no service, which is no failure."""
-    return error.finding.code == "onegate.no_service"
+    return isinstance(error, NoServiceError)

@@ -6,7 +6,13 @@ pinned, and a fingerprint from the context overrides both.
 
 from flower_agent.config.settings import Settings
 from flower_agent.flower.command_line import Trust
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    KeyMismatchError,
+    NoSourceError,
+    StillSearchingError,
+)
 from flower_agent.model.pem import SYSTEM
 from flower_agent.model.state import State
 from flower_agent.onegate.discovery import SuperLinkOffer
@@ -24,11 +30,11 @@ def trusted_ca(settings: Settings, told_pem: str | None, record: State, held_pem
         return settings.tls_ca_cert
     offered = told_pem or held_pem
     if not offered:
-        raise AgentError("discover.no_source", "no source provides the CA")
+        raise NoSourceError("discover.no_source", "no source provides the CA")
     try:
         seen = certificates.fingerprint(offered)
     except ValueError as error:
-        raise AgentError(
+        raise StillSearchingError(
             "discover.waiting",
             f"the published CA is not a certificate: {error}",
             retryable=True,
@@ -85,7 +91,7 @@ def wants_key(settings: Settings, superlink: SuperLinkOffer, record: State) -> b
         return False
     if settings.node_auth is not None and told is not None and settings.node_auth is not told:
         here, there = ("YES", "none") if settings.node_auth else ("NO", "keys")
-        raise AgentError(
+        raise KeyMismatchError(
             "enrol.mismatch",
             f"FLOWER_NODE_AUTH is {here} here, but {there} at the SuperLink",
             retryable=True,

@@ -19,7 +19,12 @@ import grpc
 from flower_agent.config.flower_versions import Transport
 from flower_agent.flower import control_messages, health, wire
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    ControlDatabaseError,
+    ControlRefusedError,
+    ControlUnavailableError,
+)
 
 T = TypeVar("T")
 
@@ -86,8 +91,8 @@ class Control:
         body = control_messages.encode_register_node(public_key)
         try:
             reply = self.call("RegisterNode", body, timeout_s)
-        except AgentError as error:
-            if error.finding.code == "control.refused" and _IN_USE in error.finding.message:
+        except ControlRefusedError as error:
+            if _IN_USE in error.finding.message:
                 return None
             raise
         return str(self._decoded(wire.decode, reply).integer(1))
@@ -117,7 +122,9 @@ class Control:
         body = control_messages.encode_start_run(bundle, overrides, federation)
         reply = self._decoded(wire.decode, self.call("StartRun", body, timeout_s))
         if not reply.integer(1):  # what Flower answers to a bundle that is too large
-            raise AgentError("control.refused", "The SuperLink refused StartRun without a reason")
+            raise ControlRefusedError(
+                "control.refused", "The SuperLink refused StartRun without a reason"
+            )
         return str(reply.integer(1))
 
     def stream_logs(
@@ -133,7 +140,7 @@ class Control:
         """Stop a run. A finished or unknown one is refused."""
         reply = self.call("StopRun", control_messages.encode_stop_run(run_id), timeout_s)
         if not self._decoded(wire.decode, reply).integer(1):
-            raise AgentError("control.refused", f"The SuperLink did not stop run {run_id}")
+            raise ControlRefusedError("control.refused", f"The SuperLink did not stop run {run_id}")
 
     def call(self, method: str, body: bytes, timeout_s: float) -> bytes:
         """Send one request of the Control service and return its response, both as bytes."""
@@ -231,7 +238,7 @@ class Control:
         try:
             return decode(reply)
         except ValueError as error:
-            raise AgentError(
+            raise ControlUnavailableError(
                 "control.unavailable",
                 f"{self._address} gave an answer that is not from Flower's Control API ({error})",
                 retryable=True,
@@ -241,11 +248,13 @@ class Control:
         self, method: str, words: str, *, refused: bool = False, hint: str = ""
     ) -> AgentError:
         if refused:
-            return AgentError("control.refused", f"The SuperLink refused {method}: {words}")
+            return ControlRefusedError(
+                "control.refused", f"The SuperLink refused {method}: {words}"
+            )
         if broken := _DATABASE.search(words):
             message = f"The SuperLink cannot use its database: {broken[0]}"
-            return AgentError("control.database", message, retryable=True)
-        return AgentError(
+            return ControlDatabaseError("control.database", message, retryable=True)
+        return ControlUnavailableError(
             "control.unavailable",
             f"The Control API at {self._address} does not answer {method}: {words}",
             hint,

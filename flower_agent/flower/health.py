@@ -18,8 +18,9 @@ from collections.abc import Iterator
 import grpc
 
 from flower_agent.flower import wire
+from flower_agent.model import errors
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, EndpointError
 
 ALPN_GRPC = ("h2",)
 """What a gRPC server must select."""
@@ -192,7 +193,7 @@ class Prober:
                 raise _handshake_error(address, name, error) from error
             with secured:
                 if alpn == ALPN_GRPC and secured.selected_alpn_protocol() != ALPN_GRPC[0]:
-                    raise AgentError(
+                    raise EndpointError(
                         "endpoint.not_flower",
                         f"{address} speaks TLS but not gRPC (no ALPN h2)",
                         retryable=True,
@@ -257,7 +258,7 @@ def connect(address: Address, timeout_s: float) -> socket.socket:
     except OSError as error:
         code, reason = "endpoint.timeout", f"{address} cannot be reached ({error.strerror})"
         cause = error
-    raise AgentError(code, reason, retryable=True) from cause
+    raise errors.kind(code)(code, reason, retryable=True) from cause
 
 
 def rpc_status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
@@ -279,7 +280,7 @@ def _new_context(ca_pem: str | None, alpn: tuple[str, ...]) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=ca_pem)
     except (ssl.SSLError, ValueError, TypeError) as error:
-        raise AgentError(
+        raise EndpointError(
             "endpoint.untrusted", f"The trusted CA is not a PEM certificate ({error})"
         ) from error
     return context
@@ -307,4 +308,4 @@ def _handshake_error(address: Address, name: str, error: OSError) -> AgentError:
     else:
         words = getattr(error, "reason", None) or error.strerror or type(error).__name__
         code, message = "endpoint.not_flower", f"{address} refuses a TLS handshake ({words})"
-    return AgentError(code, message, retryable=True)
+    return errors.kind(code)(code, message, retryable=True)

@@ -32,7 +32,12 @@ from typing import Protocol
 from flower_agent.background import AT_ONCE, NEVER, Background, Threads
 from flower_agent.flower import health
 from flower_agent.model.address import Address, is_ip
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    EndpointTimeoutError,
+    PeerLostError,
+    PeerSilentError,
+)
 
 LARGE_S = 5.0
 AGAIN_S = 8.0
@@ -92,7 +97,7 @@ def too_large(peer: PeerEndpoint) -> AgentError:
         f"{peer.address} answers small packets and no large one: on the way there packets of "
         f"{peer.mtu} bytes, which this VM sends, are dropped"
     )
-    return AgentError("peer.mtu", message, retryable=True)
+    return PeerSilentError("peer.mtu", message, retryable=True)
 
 
 def answers(peer: PeerEndpoint, *, small: bool, timeout_s: float) -> bool:
@@ -100,10 +105,10 @@ def answers(peer: PeerEndpoint, *, small: bool, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     try:
         raw = health.connect(peer.address, timeout_s)
-    except AgentError as error:
-        if error.finding.code == "endpoint.timeout":
-            message = f"not connected to {peer.address}: it no longer accepts connections"
-            raise AgentError("peer.lost", message, retryable=True) from error
+    except EndpointTimeoutError as error:
+        message = f"not connected to {peer.address}: it no longer accepts connections"
+        raise PeerLostError("peer.lost", message, retryable=True) from error
+    except AgentError:
         return True  # somebody says no, or nobody knows the name: no sign of a mute peer
     with raw:
         try:
@@ -201,13 +206,12 @@ def _read(raw: socket.socket, length: int, deadline: float) -> bytes:
 
 def _mute(peer: PeerEndpoint) -> AgentError:
     message = f"{peer.address} accepts connections but does not answer: its Flower hangs"
-    return AgentError("peer.mute", message, retryable=True)
+    return PeerSilentError("peer.mute", message, retryable=True)
 
 
 PERIOD_S = (8.0, 10.0)
 NEXT_CHECK_S = 4.0
 PROVEN_S = 15.0
-_COUNT = frozenset({"peer.mute", "peer.mtu", "peer.lost"})
 
 
 class Exchange(Protocol):
@@ -293,4 +297,4 @@ class Liveness:
 
 def _counts(error: AgentError | None) -> bool:
     """Return whether an error is about the peer."""
-    return error is not None and error.finding.code in _COUNT
+    return isinstance(error, PeerSilentError)

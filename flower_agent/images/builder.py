@@ -31,7 +31,7 @@ from flower_agent.flower.frameworks import GIVEN, PLACE, WheelLock
 from flower_agent.images import app_images
 from flower_agent.images.build_container import BuildContainers, BuildExit
 from flower_agent.images.wheels import Resolver, succeeded
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, ImagePullError
 from flower_agent.reconcile import restart_policy
 
 log = structlog.get_logger()
@@ -214,7 +214,7 @@ class ImageBuilder:
             self._engine.pull(parent, digest=digest, registry=registry, progress=progress)
             found = self._engine.image(parent)
         if found is None:
-            raise AgentError("image.pull", f"{parent} was removed meanwhile", retryable=True)
+            raise ImagePullError("image.pull", f"{parent} was removed meanwhile", retryable=True)
         return found
 
     def _python(self, base: Image) -> str:

@@ -64,6 +64,9 @@ class Life:
 
     error: Finding | None = None
 
+    cause: Finding | None = None
+    """What is not met, where `error` says that it took too long."""
+
 
 def born(now: datetime.datetime, monotonic: float) -> Life:
     """Return the life of a new agent."""
@@ -95,6 +98,7 @@ def step(
         phase_since=life.phase_since if phase is life.phase else now,
         was_ready=life.was_ready or state is LifeState.READY,
         error=error,
+        cause=unmet.finding if unmet else None,
     )
 
 

@@ -19,7 +19,7 @@ from flower_agent.config.flower_versions import Version
 from flower_agent.config.types import Plugin
 from flower_agent.model import address
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import AgentError, Finding, StillSearchingError, warning
 from flower_agent.onegate import discovery, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.onegate.discovery import ServiceVm
@@ -62,7 +62,7 @@ def choose(peers: Collection[ServiceVm], wanted: Address, plugin: Plugin) -> Off
             if found
             else "no VM of the service offers this AppIo yet"
         )
-        raise AgentError(
+        raise StillSearchingError(
             "discover.waiting",
             f"the VM with the AppIo at {wanted} is not known: {why}",
             "Set FLOWER_APPIO_LISTEN on that VM, to the address in FLOWER_APPIO_ADDRESS.",
@@ -102,10 +102,14 @@ def _offer(peer: ServiceVm, wanted: Address, plugin: Plugin) -> Offer:
     name = "FLOWER_CA_CERT" if role == "superlink" else "FLOWER_APPIO_CA"
     ca_pem = discovery.published_ca(peer, name)
     if ca_pem is None:
-        off = peer.attributes.get("FLOWER_TLS") == "NO"
-        code = "tls.mismatch" if off else "discover.waiting"
-        why = "TLS is on here and off there" if off else f"its {name} is not published yet"
-        raise AgentError(code, f"VM {peer.vmid} offers {wanted}: {why}", retryable=True)
+        message = f"VM {peer.vmid} offers {wanted}: "
+        if peer.attributes.get("FLOWER_TLS") == "NO":
+            raise AgentError(
+                "tls.mismatch", f"{message}TLS is on here and off there", retryable=True
+            )
+        raise StillSearchingError(
+            "discover.waiting", f"{message}its {name} is not published yet", retryable=True
+        )
     return Offer(peer.vmid, ca_pem, peer.attributes.get("FLOWER_VERSION", ""))
 
 
@@ -151,7 +155,7 @@ class AppIoSearch:
             self._lookup.answer = None  # OneGate says that it is gone
         if self._lookup.answer is not None:
             return self._lookup.answer
-        raise self._lookup.error or AgentError(
+        raise self._lookup.error or StillSearchingError(
             "discover.waiting", f"the agent asks OneGate which VM offers {attach}", retryable=True
         )
 

@@ -25,7 +25,13 @@ import urllib3
 import urllib3.connection
 
 from flower_agent.config.sources import OneGateAccess
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    NoServiceError,
+    OneGateDownError,
+    OneGateFailedError,
+)
 from flower_agent.tls import certificates
 
 CONNECT_TIMEOUT_S = 5.0
@@ -83,7 +89,7 @@ class OneGate:
         answer = self._call("PUT", "/vm", body)
         if answer.strip():  # OneGate says nothing; a captive portal or a proxy says 200 too
             said = self._said(answer)
-            raise AgentError(
+            raise OneGateFailedError(
                 "onegate.garbage",
                 f"OneGate's answer to PUT /vm is not empty: {said}",
                 retryable=True,
@@ -107,15 +113,18 @@ class OneGate:
         try:
             return json.loads(answer)
         except (ValueError, RecursionError) as error:
-            raise AgentError(
+            raise OneGateFailedError(
                 "onegate.garbage", f"OneGate's answer to GET {path} is not JSON", retryable=True
             ) from error
 
     def _call(self, method: str, path: str, body: str | None) -> bytes:
         try:
             answer = self._exchange(method, path, body)
-        except AgentError as error:
-            self.down = error.finding if error.finding.code == "onegate.down" else None
+        except OneGateDownError as error:
+            self.down = error.finding
+            raise
+        except AgentError:
+            self.down = None
             raise
         self.down = None
         return answer
@@ -137,7 +146,7 @@ class OneGate:
                 status = reply.status_code
                 self.skew_s = _skew_s(reply.headers.get("Date", ""))
         except requests.exceptions.InvalidHeader:
-            raise AgentError(
+            raise OneGateDownError(
                 "onegate.down",
                 f"{what} has a token or a VMID that does not fit into a header",
                 retryable=True,
@@ -150,7 +159,7 @@ class OneGate:
         ) as error:
             raise self._down(what, error) from error
         if len(answer) > MAX_ANSWER_BYTES:
-            raise AgentError(
+            raise OneGateFailedError(
                 "onegate.garbage", f"OneGate's answer to {what} never ends", retryable=True
             )
         if status != requests.codes.ok:
@@ -158,8 +167,10 @@ class OneGate:
             # OneFlow lists a new VM only after a moment: such a VM is not outside a service.
             outside = path == "/service" and status == requests.codes.bad_request
             late = "does not contain" in said
-            code = "onegate.no_service" if outside and not late else "onegate.refused"
-            raise AgentError(code, f"OneGate answered {what} with {status}: {said}", retryable=True)
+            message = f"OneGate answered {what} with {status}: {said}"
+            if outside and not late:
+                raise NoServiceError("onegate.no_service", message, retryable=True)
+            raise OneGateFailedError("onegate.refused", message, retryable=True)
         return answer
 
     def _down(self, what: str, error: Exception) -> AgentError:
@@ -170,7 +181,7 @@ class OneGate:
             reason = f"certificate not trusted: {shown} ({distrusted})"
             hint = _TRUST
         message = f"OneGate does not answer {what}: {reason}"
-        return AgentError("onegate.down", message, hint, retryable=True)
+        return OneGateDownError("onegate.down", message, hint, retryable=True)
 
     def _said(self, answer: bytes) -> str:
         """Return the begin of an error's text, without the token if the server repeats it."""

@@ -15,7 +15,13 @@ from typing import Any
 
 from flower_agent.config import flower_versions
 from flower_agent.model.address import Address, parse_address
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import (
+    AgentError,
+    Finding,
+    OneGateFailedError,
+    StillSearchingError,
+    warning,
+)
 from flower_agent.model.state import Partition
 
 MAX_CA_CHARACTERS = 131072
@@ -115,7 +121,7 @@ def parse_service(document: Any) -> Service:
                     members.append(Member(vmid, str(vm.get("NAME") or ""), str(role["name"])))
         return Service(str(service["id"]), tuple(members), tuple(cardinalities))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise AgentError(
+        raise OneGateFailedError(
             "onegate.garbage",
             f"OneGate's service document is incomplete: {error!r}",
             retryable=True,
@@ -130,7 +136,7 @@ def parse_vm(document: Any) -> ServiceVm:
         attributes = {str(k): v for k, v in template.items() if isinstance(v, str)}
         return ServiceVm(str(vm["ID"]), str(vm.get("NAME") or ""), attributes)
     except (KeyError, TypeError, AttributeError) as error:
-        raise AgentError(
+        raise OneGateFailedError(
             "onegate.garbage",
             f"OneGate's VM document is incomplete: {error!r}",
             retryable=True,
@@ -199,7 +205,7 @@ def published_address(peer: ServiceVm, name: str) -> Address:
     try:
         return parse_address(text)
     except ValueError as error:
-        raise AgentError(
+        raise StillSearchingError(
             "discover.waiting",
             f"VM {peer.vmid} publishes {name} {text[:80]!r}: {error}",
             retryable=True,
@@ -217,7 +223,7 @@ def published_ca(peer: ServiceVm, name: str) -> str | None:
     try:
         return base64.b64decode(text, validate=True).decode("ascii")
     except (binascii.Error, ValueError) as error:
-        raise AgentError(
+        raise StillSearchingError(
             "discover.waiting",
             f"VM {peer.vmid} publishes a {name} that is not base64 of PEM: {error}",
             retryable=True,
@@ -233,7 +239,7 @@ def partition(service: Service, own_vmid: str, peers: Collection[ServiceVm]) -> 
     """
     own = service.member(own_vmid)
     if own is None:
-        raise AgentError(
+        raise StillSearchingError(
             "discover.waiting",
             f"OneFlow does not list VM {own_vmid} in its service yet",
             retryable=True,
@@ -307,7 +313,9 @@ def _waiting(why: str, claims: list[ServiceVm]) -> AgentError:
         for p in claims
         if p.attributes.get("FLOWER_ERROR", '"').strip('"')
     )
-    return AgentError("discover.waiting", f"{why}{'; ' + error if error else ''}", retryable=True)
+    return StillSearchingError(
+        "discover.waiting", f"{why}{'; ' + error if error else ''}", retryable=True
+    )
 
 
 def shown(text: str) -> str:

@@ -6,7 +6,7 @@ from flower_agent.background import Background, Threads
 from flower_agent.flower import peer_check
 from flower_agent.flower.health import ALPN_GRPC, ALPN_HTTP, Prober
 from flower_agent.flower.peer_check import PeerEndpoint
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import EndpointTimeoutError, StillSearchingError
 
 TIMEOUT_S = 5.0
 GOOD_FOR_S = 60.0
@@ -46,7 +46,7 @@ class EndpointCheck:
         self._looks.ask(wanted, lambda: dial(self._prober, peer, ca_pem), now)
         if not self._looks.asked:
             message = f"the agent checks the endpoint {peer.address}"
-            raise AgentError("discover.waiting", message, retryable=True)
+            raise StillSearchingError("discover.waiting", message, retryable=True)
         if self._looks.error is not None:
             raise self._looks.error
 
@@ -70,13 +70,12 @@ def _dial(prober: Prober, peer: PeerEndpoint, ca_pem: str | None) -> None:
         prober.probe_tcp(peer.address, TIMEOUT_S)
         if not peer_check.answers(peer, small=True, timeout_s=TIMEOUT_S):
             message = f"{peer.address} accepts connections but does not answer"
-            raise AgentError("endpoint.timeout", message, retryable=True)
+            raise EndpointTimeoutError("endpoint.timeout", message, retryable=True)
         return
     alpn = ALPN_HTTP if peer.http else ALPN_GRPC
     try:
         prober.probe_tls(peer.address, ca_pem, alpn=alpn, timeout_s=TIMEOUT_S)
-    except AgentError as error:
-        silent = error.finding.code == "endpoint.timeout"
-        if silent and peer_check.answers(peer, small=True, timeout_s=TIMEOUT_S):
+    except EndpointTimeoutError as error:
+        if peer_check.answers(peer, small=True, timeout_s=TIMEOUT_S):
             raise peer_check.too_large(peer) from error  # its certificate is large, too
         raise

@@ -11,6 +11,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
+from flower_agent.model.errors import OneGateFailedError
 from flower_agent.model.published import Published
 from flower_agent.model.status import Status
 
@@ -25,9 +26,6 @@ _KEPT = re.compile(r"[^A-Za-z0-9_.:/=+@% ;#?&-]")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/=+@%;-][A-Za-z0-9_.:/=+@% ;#?&-]*")
 _EDGES = " #&?"
 """Not at either end of a value, so that making words of words changes nothing."""
-
-_UNTOLD = frozenset({"onegate.down", "onegate.refused", "onegate.garbage"})
-"""Warnings that OneGate cannot get: a report could reach OneGate only after their end."""
 
 _GATE = re.compile(r"READY\W*=\W*YES")
 
@@ -71,7 +69,10 @@ def attributes(status: Status, published: Published) -> dict[str, str]:
         "FLOWER_STATE": status.state,
         "FLOWER_PHASE": status.phase or "",
         "FLOWER_ERROR": error,
-        "FLOWER_WARNING": "; ".join(str(w) for w in status.warnings if w.code not in _UNTOLD),
+        # A failure of OneGate itself is left out: it would hear of that when it is over.
+        "FLOWER_WARNING": "; ".join(
+            str(found) for found in status.warnings if not found.is_a(OneGateFailedError)
+        ),
         "FLOWER_ROLE": status.role or "",
         "FLOWER_VERSION": status.version or "",
         "FLOWER_AGENT_VERSION": status.agent_version,

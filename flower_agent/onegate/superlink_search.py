@@ -19,7 +19,7 @@ from flower_agent.background import Background, Ended, Pause, Threads
 from flower_agent.config.settings import Settings
 from flower_agent.flower import container_spec
 from flower_agent.model.address import parse_address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, NoServiceError, OneGateError, StillSearchingError
 from flower_agent.model.state import Partition, State
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
@@ -33,7 +33,7 @@ MOST_DOUBLINGS = 2
 
 def is_answer(error: AgentError) -> bool:
     """Return whether OneGate answered, though not with what is looked for."""
-    return not error.finding.code.startswith("onegate.")
+    return not isinstance(error, OneGateError)
 
 
 def policy(rng: random.Random, scale: float) -> Pause:
@@ -128,7 +128,7 @@ class SuperLinkSearch:
         away = trouble is not None and not is_answer(trouble)
         if record.superlink is not None and (away or (running and trouble is None)):
             return known or SuperLinkOffer(record.superlink, vmid=record.superlink_vmid)
-        raise trouble or AgentError(
+        raise trouble or StillSearchingError(
             "discover.waiting", "the agent asks OneGate for the SuperLink", retryable=True
         )
 
@@ -143,7 +143,7 @@ class SuperLinkSearch:
             return None
         if self._lookup.answer is not None and self._lookup.answer.partition is not None:
             return self._lookup.answer.partition
-        raise self._lookup.error or AgentError(
+        raise self._lookup.error or StillSearchingError(
             "discover.waiting", "the agent asks OneGate for this node's partition", retryable=True
         )
 
@@ -189,8 +189,7 @@ class SuperLinkSearch:
 
     def _outside(self) -> bool:
         """Return whether OneGate says that this VM is in no service, which never changes."""
-        error = self._lookup.error
-        return error is not None and error.finding.code == "onegate.no_service"
+        return isinstance(self._lookup.error, NoServiceError)
 
 
 def look_up(

@@ -18,7 +18,7 @@ from flower_agent.flower import health
 from flower_agent.flower.command_line import Endpoints
 from flower_agent.flower.health import Prober
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, EndpointRefusedError
 from flower_agent.paths import Paths
 from flower_agent.proxy import haproxy_config
 from flower_agent.proxy.haproxy_config import ProxySpec
@@ -80,9 +80,7 @@ class FleetProxy:
         """
         try:
             status = self._ask(address, ca_pem, server_hostname, timeout_s)
-        except AgentError as error:
-            if error.finding.code != "endpoint.refused":
-                raise
+        except EndpointRefusedError as error:
             message = f"HAProxy does not listen at {address}"
             raise AgentError("proxy.down", message, retryable=True) from error
         except (OSError, http.client.HTTPException) as error:

@@ -10,13 +10,20 @@ import random
 from flower_agent.docker.client import Engine
 from flower_agent.docker.containers import Existing
 from flower_agent.flower import exit_codes
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model import errors
+from flower_agent.model.errors import (
+    AgentError,
+    ContainerExitedError,
+    Finding,
+    GhostError,
+    KeyUnknownError,
+    TurnedAwayError,
+)
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.reconcile import restart_policy
 from flower_agent.reconcile.restart_policy import Trouble
 
 TAIL_LINES = 30
-WAITING = frozenset({"enrol.waiting", "enrol.mismatch", "peer.ghost"})
 AGAIN_S = (5.0, 15.0)
 FIRST_AGAIN_S = (5.0, 8.0)
 """A SuperLink checks every 5 s for new nodes."""
@@ -39,7 +46,8 @@ class Wait:
     def finding(self, awaited: str) -> Finding:
         """Return the finding for the status; `awaited` is the better message, if known."""
         found = self.error.finding
-        return Finding(found.code, awaited) if awaited and found.code == "enrol.waiting" else found
+        unknown = isinstance(self.error, KeyUnknownError)
+        return Finding(found.code, awaited) if awaited and unknown else found
 
 
 class ExitAnalysis:
@@ -68,7 +76,7 @@ class ExitAnalysis:
         if found.exit_code not in (1, *_STOPPED):
             return new
         error = self.why(found, new.failures)
-        if error.finding.code not in WAITING:
+        if not isinstance(error, TurnedAwayError):
             return new
         self.wait(found.name, error, now)
         waits = self._waits[found.name]
@@ -95,9 +103,10 @@ class ExitAnalysis:
         waits = self._waits.get(name)
         if unmet is None:
             self.forget(name)
-        elif waits is not None and (unmet.finding is None or unmet.finding.code in WAITING):
+        elif waits is not None and (unmet.finding is None or unmet.finding.is_a(TurnedAwayError)):
             found = waits.finding(awaited)
-            return Unmet(Phase.PEER if found.code == "peer.ghost" else Phase.ENROL, found)
+            phase = Phase.PEER if isinstance(waits.error, GhostError) else Phase.ENROL
+            return Unmet(phase, found)
         return unmet
 
     def forget(self, name: str | None = None) -> None:
@@ -110,13 +119,13 @@ class ExitAnalysis:
     def _explain(self, found: Existing, failures: int) -> AgentError:
         told = exit_codes.explain(found.exit_code, found.oom_killed, self._tail(found.name))
         often = f" {failures} times in a row, the last time" if failures > 1 else ""
-        code = told.error
-        if code == "container.exited" and failures >= restart_policy.LOOP_AT:
+        code, kind = told.error, errors.kind(told.error)
+        if issubclass(kind, ContainerExitedError) and failures >= restart_policy.LOOP_AT:
             code = "container.crash_loop"
         status = f"status {found.exit_code}"
         because = f": {told.meaning}" if told.meaning not in ("", status) else ""
         message = f"{found.name} ended{often} with {status}{because}"
-        return AgentError(code, message, told.hint, retryable=True)
+        return kind(code, message, told.hint, retryable=True)
 
     def _tail(self, name: str) -> str:
         try:

@@ -20,7 +20,14 @@ from flower_agent.docker.client import Engine
 from flower_agent.docker.containers import Container, Existing
 from flower_agent.docker.image_references import Image, Registry, pinned
 from flower_agent.host import machine, network
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    ContainerExitedError,
+    ContainerRefusedError,
+    GpuError,
+    ImagePullError,
+    PortTakenError,
+)
 from flower_agent.reconcile import plan, restart_policy
 from flower_agent.reconcile.exit_analysis import ExitAnalysis
 from flower_agent.reconcile.plan import Action, Step
@@ -55,7 +62,7 @@ def free(
         if network.taken(seen, address.host, address.port):
             who = machine.listener(address.port) or "another process"
             message = f"{container.name} cannot listen at {address}: {who} does"
-            raise AgentError("port.taken", message, hint(address.port), retryable=True)
+            raise PortTakenError("port.taken", message, hint(address.port), retryable=True)
 
 
 def hint(port: int) -> str:
@@ -303,9 +310,8 @@ class Reconciler:
         if self._next.get(name, (0.0, ""))[0] != trouble.not_before:  # keep the same text meanwhile
             at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left_s)
             self._next[name] = trouble.not_before, f"{at:%H:%M:%S} UTC"
-        told, at_text = error.finding, self._next[name][1]
-        message = f"{told.message}; next try at {at_text}"
-        return AgentError(told.code, message, told.hint, retryable=error.retryable)
+        message = f"{error.finding.message}; next try at {self._next[name][1]}"
+        return error.reworded(message)
 
     def _ended(self, name: str) -> AgentError:
         found = self.existing(name)
@@ -313,10 +319,14 @@ class Reconciler:
         if name in self._refusals:
             return self._refusals[name]
         if found is None:
-            return AgentError("container.exited", f"{name} does not exist", retryable=True)
+            return ContainerExitedError(
+                "container.exited", f"{name} does not exist", retryable=True
+            )
         if found.status == "created":
             said = found.error or "it was created but not started"
-            return AgentError("container.refused", f"{name} did not start: {said}", retryable=True)
+            return ContainerRefusedError(
+                "container.refused", f"{name} did not start: {said}", retryable=True
+            )
         known = self._troubles.get(name)
         return self.ends.why(found, known.failures if known else 0)
 
@@ -369,7 +379,7 @@ class Reconciler:
         name = pinned(reference, image, pins.get(reference, "")) if image else None
         if name is None:
             self._images.pop(reference, None)
-            raise AgentError("image.pull", f"{reference} was removed", retryable=True)
+            raise ImagePullError("image.pull", f"{reference} was removed", retryable=True)
         return name
 
     def _do_all(self, calls: tuple[_Call, ...]) -> _Done:
@@ -429,7 +439,7 @@ class Reconciler:
 
     def _note_refusal(self, name: str, error: AgentError) -> None:
         """Let a refused container wait like one that ended, and store the reason."""
-        if error.finding.code.startswith(("container.refused", "gpu.")):
+        if isinstance(error, (ContainerRefusedError, GpuError)):
             known = self._troubles.get(name)
             self._troubles[name] = restart_policy.refused(
                 known, now=self._listed_at, scale=self._scale

@@ -1,12 +1,13 @@
 """Builds the `Status` from the loop's results."""
 
+import dataclasses
 import datetime
 
 from flower_agent import __version__
 from flower_agent.config.sources import Intake
 from flower_agent.cycle import Report
 from flower_agent.docker.containers import Component
-from flower_agent.model.errors import Finding, warning
+from flower_agent.model.errors import Finding, StateFileError, warning
 from flower_agent.model.lifecycle import Life
 from flower_agent.model.status import Condition, Mark, Status
 from flower_agent.onegate.publisher import OneGatePublisher
@@ -40,7 +41,7 @@ def build(
         role=good.role.value if good else None,
         version=report.version or (str(good.version) if good else None),
         vmid=intake.inputs.vmid if intake.inputs else None,
-        error=life.error,
+        error=located(life, intake.inputs.vmid if intake.inputs else None),
         errors=intake.errors,
         warnings=_warnings(intake, report, reporter, other_vm),
         facts=_facts(intake, report, reporter),
@@ -55,6 +56,15 @@ def build(
         supernodes=report.supernodes,
         commands=report.commands,
     )
+
+
+def located(life: Life, vmid: str | None) -> Finding | None:
+    """Return an error about a file with the VM that has it: OneGate shows it to others."""
+    error, cause = life.error, life.cause
+    if error is None or cause is None or vmid is None or not cause.is_a(StateFileError):
+        return error
+    named = f"VM {vmid}: {cause.message}"
+    return dataclasses.replace(error, message=error.message.replace(cause.message, named))
 
 
 def _facts(intake: Intake, report: Report, reporter: OneGatePublisher) -> tuple[Condition, ...]:

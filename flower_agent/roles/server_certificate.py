@@ -13,7 +13,7 @@ from datetime import datetime
 from flower_agent.config.settings import Settings
 from flower_agent.cycle import Cycle
 from flower_agent.flower.container_spec import LOOPBACK
-from flower_agent.model import pem
+from flower_agent.model import errors, pem
 from flower_agent.model.errors import AgentError, Finding, Severity, warning
 from flower_agent.model.status import Mark
 from flower_agent.tls import certificates, provided, trust
@@ -68,7 +68,7 @@ class ServerCertificate:
             material = self._files.read(cycle.seen.monotonic, at_once=cycle.seen.renew)
         if material is None:
             if lacks := without_certificate(settings):
-                raise AgentError(lacks.code, lacks.message, lacks.hint)
+                raise errors.of(lacks)
             return None
         checked = self._check(material, settings, hosts, cycle.seen.now)
         cycle.report.warn(*[f for f in checked.findings if f.severity is Severity.WARNING])
@@ -146,10 +146,10 @@ def check(material: Material, settings: Settings, hosts: Collection[str], now: d
 
 def refusal(findings: tuple[Finding, ...]) -> AgentError:
     """Return the error of refused material: the first finding, with the messages of the others."""
-    errors = [f for f in findings if f.severity is Severity.ERROR]
-    first, more = errors[0], len(errors) - 1
-    rest = f" ({'; '.join(f.message for f in errors[1:])})" if more else ""
-    return AgentError(first.code, f"{first.message}{rest}", first.hint)
+    wrong = [f for f in findings if f.severity is Severity.ERROR]
+    first, more = wrong[0], len(wrong) - 1
+    rest = f" ({'; '.join(f.message for f in wrong[1:])})" if more else ""
+    return errors.of(first).reworded(f"{first.message}{rest}")
 
 
 def _due(cycle: Cycle) -> bool:

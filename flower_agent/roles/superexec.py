@@ -19,8 +19,16 @@ from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
 from flower_agent.host.connections import Connections
+from flower_agent.model import errors
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError, Finding, Severity
+from flower_agent.model.errors import (
+    AgentError,
+    EndpointError,
+    Finding,
+    OneGateError,
+    Severity,
+    StillSearchingError,
+)
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.pem import SYSTEM
 from flower_agent.model.status import Mark
@@ -98,10 +106,10 @@ class SuperExecController:
             self._look.judge(peer(settings, cycle.seen.host.mtu), ca_pem, now=cycle.seen.monotonic)
         except AgentError as error:
             found = error.finding
-            if found.code.startswith("endpoint."):
+            if isinstance(error, EndpointError):
                 self._search.forget()  # another VM may have the address now
             hint = HINTS.get(found.code, found.hint)
-            raise AgentError(found.code, found.message, hint, retryable=True) from error
+            raise error.reworded(found.message, hint, retryable=True) from error
 
     def check(self, cycle: Cycle, running: Running) -> None:
         """Raise AgentError while the SuperExec is not connected."""
@@ -153,14 +161,14 @@ class SuperExecController:
         )
         lost = no_source(settings) if cycle.seen.client is None and not held else None
         if lost:
-            raise AgentError(lost.code, lost.message, lost.hint)
+            raise errors.of(lost)
         offer = self._offer(cycle, held)
         if offer is None:
             return held
         mixed = appio_discovery.mixed_versions(settings.version, offer.version)
         if mixed and mixed.severity is Severity.ERROR:
             self._search.forget()
-            raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
+            raise errors.of(mixed, retryable=True)
         if mixed:
             cycle.report.warn(mixed)
         cycle.remember(superlink_vmid=offer.vmid)
@@ -183,9 +191,8 @@ class SuperExecController:
                 known=cycle.state.superlink_vmid,
                 now=cycle.seen.monotonic,
             )
-        except AgentError as error:
-            code = error.finding.code
-            away = code.startswith("onegate.") or (cycle.running and code == "discover.waiting")
+        except (OneGateError, StillSearchingError) as error:
+            away = cycle.running or isinstance(error, OneGateError)
             if away and held:
                 return None
             raise

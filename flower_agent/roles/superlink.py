@@ -30,7 +30,7 @@ from flower_agent.host import network
 from flower_agent.host.firewall import Firewalls
 from flower_agent.host.machine import HostFacts
 from flower_agent.model.address import Address, is_any, is_ip, is_loopback, parse_address
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import AgentError, ControlDatabaseError, Finding, warning
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
 from flower_agent.proxy import fleet_proxy, haproxy_config
@@ -207,7 +207,7 @@ class SuperLinkController:
         room = files.room_bytes(self._database)
         if room is not None and room < ROOM_BYTES:
             message = f"The SuperLink's database cannot grow: {room} bytes left in {self._database}"
-            raise AgentError("control.database", message, retryable=True)
+            raise ControlDatabaseError("control.database", message, retryable=True)
 
     def _enrol(
         self, cycle: Cycle, spec: RoleSpec, nodes: tuple[NodeInfo, ...], api: Control

@@ -27,10 +27,21 @@ from flower_agent.flower.health import Prober
 from flower_agent.flower.lost_messages import Loss, Messages
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
 from flower_agent.host.connections import Connections
-from flower_agent.model import foreign_text
+from flower_agent.model import errors, foreign_text
 from flower_agent.model import pem as model_pem
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError, Finding, Severity, warning
+from flower_agent.model.errors import (
+    AgentError,
+    EndpointError,
+    Finding,
+    GhostError,
+    KeyMismatchError,
+    KeyUnknownError,
+    PeerLostError,
+    Severity,
+    StillSearchingError,
+    warning,
+)
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.pem import SYSTEM
 from flower_agent.model.published import Published
@@ -138,7 +149,7 @@ class SuperNodeController:
         settings = cycle.seen.settings
         lost = superlink_trust.no_source(settings) if cycle.seen.client is None else None
         if lost:
-            raise AgentError(lost.code, lost.message, lost.hint)
+            raise errors.of(lost)
         found = self._superlink_search.find(
             settings,
             cycle.seen.client,
@@ -157,7 +168,7 @@ class SuperNodeController:
         mixed = mixed_versions(settings.version, found.version)
         if mixed and mixed.severity is Severity.ERROR:
             self._superlink_search.forget()
-            raise AgentError(mixed.code, mixed.message, mixed.hint, retryable=True)
+            raise errors.of(mixed, retryable=True)
         if mixed:
             cycle.report.warn(mixed)
         config = self._node_config(cycle, found)
@@ -191,9 +202,8 @@ class SuperNodeController:
         try:
             asked = peer(settings, found.endpoint, cycle.seen.host.mtu)
             self._look.judge(asked, ca_pem, now=cycle.seen.monotonic)
-        except AgentError as error:
-            if error.finding.code.startswith("endpoint."):
-                self._superlink_search.forget()  # the SuperLink may have another address now
+        except EndpointError:
+            self._superlink_search.forget()  # the SuperLink may have another address now
             raise
 
     def check(self, cycle: Cycle, running: Running) -> None:
@@ -220,7 +230,7 @@ class SuperNodeController:
         settings = cycle.seen.settings
         wrong = superlink_trust.mismatch(settings, found)
         if wrong:
-            raise AgentError(wrong.code, wrong.message, wrong.hint, retryable=True)
+            raise errors.of(wrong, retryable=True)
         if not settings.tls:
             return trust.CertificateSpec(source=trust.CertificateSource.OFF)
         if settings.tls_ca_cert == SYSTEM:
@@ -280,7 +290,7 @@ class SuperNodeController:
         """
         told = found.node_auth
         worked = key is not None and cycle.state.worked_key == key.public
-        refused = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.mismatch"
+        refused = cycle.wait is not None and isinstance(cycle.wait.error, KeyMismatchError)
         if refused:
             self._superlink_search.forget()  # OneGate may have a newer value
             told = True
@@ -297,10 +307,9 @@ class SuperNodeController:
     def _unknown_for_long(self, cycle: Cycle) -> bool:
         """Return whether the SuperLink has refused this node's key for a long time."""
         patience_s = REPLACE_KEY_AFTER_S * self._scale
-        unknown = cycle.wait is not None and cycle.wait.error.finding.code == "enrol.waiting"
         return (
             cycle.wait is not None
-            and unknown
+            and isinstance(cycle.wait.error, KeyUnknownError)
             and cycle.seen.monotonic - cycle.wait.since > patience_s
         )
 
@@ -329,8 +338,10 @@ class SuperNodeController:
         asked = peer(cycle.seen.settings, known, cycle.seen.host.mtu)
         try:
             self._home.judge(asked, self._ca(cycle), now=cycle.seen.monotonic)
-        except AgentError as error:
-            return error.finding.code == "discover.waiting"
+        except StillSearchingError:
+            return True
+        except AgentError:
+            return False
         return True
 
     def _ca(self, cycle: Cycle) -> str | None:
@@ -410,7 +421,7 @@ class SuperNodeController:
         silent = not band.announces_node and not peer.refusal and not peer.failed
         # A proven silence of the peer counts more than a connection that looks open.
         mute = self._mute(cycle)
-        if mute is not None and (linked or mute.finding.code != "peer.lost"):
+        if mute is not None and (linked or not isinstance(mute, PeerLostError)):
             self._lose(cycle)
             raise mute
         if linked and (peer.connected or (silent and self._holds(cycle, running))):
@@ -425,15 +436,18 @@ class SuperNodeController:
         self._lose(cycle)
         # The log's refusals say more than a missing connection, so they come first.
         if peer.refusal is exit_codes.Refusal.UNREGISTERED:
-            raise AgentError("enrol.waiting", cycle.awaited or peer.detail, retryable=True)
+            raise KeyUnknownError("enrol.waiting", cycle.awaited or peer.detail, retryable=True)
         if peer.refusal is exit_codes.Refusal.GHOST:
             message = f"the SuperLink at {endpoint} still counts the last connection as active"
-            raise AgentError("peer.ghost", message, retryable=True)
+            raise GhostError("peer.ghost", message, retryable=True)
         if peer.refusal is exit_codes.Refusal.NO_KEY:
-            raise AgentError("enrol.mismatch", "the SuperLink requires node keys", retryable=True)
-        code = "peer.lost" if peer.node_id else "peer.waiting"
-        because = peer.detail or "no connection is established"
-        raise AgentError(code, f"not connected to {endpoint}: {because}", retryable=True)
+            raise KeyMismatchError(
+                "enrol.mismatch", "the SuperLink requires node keys", retryable=True
+            )
+        message = f"not connected to {endpoint}: {peer.detail or 'no connection is established'}"
+        if peer.node_id:
+            raise PeerLostError("peer.lost", message, retryable=True)
+        raise AgentError("peer.waiting", message, retryable=True)
 
     def _mute(self, cycle: Cycle) -> AgentError | None:
         """Return the proven fault of a SuperLink that does not answer, or not to large packets."""

@@ -12,7 +12,7 @@ from flower_agent.config.settings import Settings
 from flower_agent.config.types import AppSource
 from flower_agent.flower.control_client import Control
 from flower_agent.flower.control_messages import RunInfo
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import ControlRefusedError
 from flower_agent.runs import pyproject, submission
 from flower_agent.runs.pyproject import App, RunConfig
 from flower_agent.runs.store import RunLog
@@ -98,7 +98,9 @@ def look(connect: Connect, journal: RunLog, look_s: float) -> RunInfo:
         found = api.list_runs(CALL_TIMEOUT_S, run_id=journal.run_id)
         run = next((run for run in found if run.run_id == journal.run_id), None)
         if run is None:
-            raise AgentError("control.refused", f"The SuperLink has no run {journal.run_id}")
+            raise ControlRefusedError(
+                "control.refused", f"The SuperLink has no run {journal.run_id}"
+            )
         timeout_s = look_s if run.active else LAST_LOOK_S
         for piece in api.stream_logs(journal.run_id, journal.latest, timeout_s):
             journal.add(piece)

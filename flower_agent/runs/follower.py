@@ -14,7 +14,7 @@ import structlog
 from flower_agent.background import Background, Threads, after_failure
 from flower_agent.cycle import Cycle, Running
 from flower_agent.flower.control_messages import NodeStatus, RunInfo
-from flower_agent.model.errors import AgentError, warning
+from flower_agent.model.errors import AgentError, ControlRefusedError, warning
 from flower_agent.model.status import Mark, Node
 from flower_agent.runs import calls, rounds, store
 from flower_agent.runs import outcome as runs_outcome
@@ -402,7 +402,7 @@ def _mark(run: Followed) -> Mark:
 
 def _is_gone(error: AgentError | None) -> bool:
     """Return whether the SuperLink does not know a run, which is no error."""
-    return error is not None and error.finding.code == "control.refused"
+    return isinstance(error, ControlRefusedError)
 
 
 def _progress(rows: object) -> Progress:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flower_agent import files
 from flower_agent.config.types import HEAD, AppSource
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, CloneError
 from flower_agent.process import OOM_SCORE_ADJ
 
 MEMORY_BYTES = 768 * 1024 * 1024
@@ -377,7 +377,7 @@ class _Runner:
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
             message = f"{self._source.url} did not arrive in time"
-            raise AgentError("run.clone", message, retryable=True)
+            raise CloneError("run.clone", message, retryable=True)
         if _size(pathlib.Path(self._environment["HOME"])) > self._limit_bytes:
             limit = f"{self._limit_bytes // 1024**2} MiB"
             message = f"one commit of {self._source.url} is larger than {limit}"
@@ -405,7 +405,7 @@ class _Runner:
             return AgentError("run.no_ref", message, retryable=True)
         if _DENIED.search(said):
             return AgentError("run.denied", message, retryable=True)
-        return AgentError("run.clone", message, retryable=True)
+        return CloneError("run.clone", message, retryable=True)
 
 
 def _names(ref: str) -> tuple[str, ...]:
@@ -469,7 +469,7 @@ def _quoted(path: pathlib.Path) -> str:
     """Return a path for git's configuration, where a shell reads the helper's line."""
     text: Sequence[str] = str(path)
     if not all(letter.isalnum() or letter in "/._-+" for letter in text):
-        raise AgentError("run.clone", f"{path} has characters that git's helper cannot accept")
+        raise CloneError("run.clone", f"{path} has characters that git's helper cannot accept")
     return str(path)
 
 

@@ -16,7 +16,15 @@ from collections.abc import Callable, Collection
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import AppSource
 from flower_agent.flower.control_messages import RunInfo, Scalar
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import (
+    AgentError,
+    CloneError,
+    ControlDatabaseError,
+    ControlRefusedError,
+    ControlUnavailableError,
+    DockerDownError,
+    Finding,
+)
 from flower_agent.runs import outcome
 
 SLACK_S = 5.0
@@ -218,14 +226,15 @@ def _began(run: RunInfo) -> float:
 AGAIN_S = 30.0
 AGAIN_MAX_S = 600.0
 
-_PASSING = ("run.clone", "control.unavailable", "control.database", "docker.down")
+_PASSING = (CloneError, ControlUnavailableError, ControlDatabaseError, DockerDownError)
 """What may well be over soon; the rest wants somebody's hand, and is tried seldom."""
 
 
 def finding(error: AgentError) -> Finding:
     """Return what a failure is called where it concerns the run of the context."""
-    found = error.finding
-    return Finding("run.refused", found.message) if found.code == "control.refused" else found
+    if isinstance(error, ControlRefusedError):
+        return Finding("run.refused", error.finding.message)
+    return error.finding
 
 
 def policy(scale: float) -> Callable[[AgentError | None, int], float]:
@@ -234,7 +243,7 @@ def policy(scale: float) -> Callable[[AgentError | None, int], float]:
     def pause(error: AgentError | None, failures: int) -> float:
         if error is None:
             return 0.0
-        if finding(error).code not in _PASSING:
+        if not isinstance(error, _PASSING):
             return AGAIN_MAX_S * scale
         return min(AGAIN_S * 2.0 ** min(failures - 1, 10), AGAIN_MAX_S) * scale
 

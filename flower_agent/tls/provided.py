@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from flower_agent import files
 from flower_agent.model import pem
-from flower_agent.model.errors import AgentError, Finding, Severity, warning
+from flower_agent.model.errors import AgentError, Finding, SettingMissingError, Severity, warning
 from flower_agent.model.secret import Secret
 from flower_agent.tls import certificates as tls_certificates
 from flower_agent.tls import own_ca
@@ -350,7 +350,9 @@ class CertificateFiles:
         if chain is None or key is None:
             there, lacks = (KEY, CHAIN) if chain is None else (CHAIN, KEY)
             message = f"{self.directory} has {there} and no {lacks}"
-            raise AgentError("setting.missing", message, f"Put both files into {self.directory}.")
+            raise SettingMissingError(
+                "setting.missing", message, f"Put both files into {self.directory}."
+            )
         names = Names(*(str(self.directory / name) for name in (CHAIN, KEY, ROOT)))
         try:
             return Material(

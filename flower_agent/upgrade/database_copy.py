@@ -13,7 +13,7 @@ import tempfile
 
 from flower_agent import files
 from flower_agent.docker.containers import FLOWER_UID
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import StateFileError
 
 ROOM_BYTES = 64 << 20
 """Free space besides the copy, for the migration itself."""
@@ -46,7 +46,7 @@ class DatabaseCopy:
         elif self._path.stat().st_dev != self._copies.stat().st_dev:
             why = f"{self._path} is a separate file system: a copy could not replace it"
         if why:
-            raise AgentError("state.unwritable", why, retryable=True)
+            raise StateFileError("state.unwritable", why, retryable=True)
 
     def copy(self, version: str, new: str) -> None:
         """Copy the directory. Raises AgentError ``state.unwritable`` and leaves nothing then."""

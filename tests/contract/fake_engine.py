@@ -1,4 +1,4 @@
-"""A Docker Engine in memory, with the public methods of `flower_agent.steps.engine.Engine`.
+"""A Docker Engine in memory, with the public methods of `flower_agent.docker.client.Engine`.
 
 `test_engine` runs the same tests on this and on a real Engine, so what it says and how it refuses
 is what Docker does. What a test may do to it beside that: `end`, `say`, `foreign`, `offer`,
@@ -16,7 +16,8 @@ from flower_agent.docker.containers import CPU_SHARES, CPU_SHARES_STARTING, Cont
 from flower_agent.docker.image_references import Image, Reference, locked_reference
 from flower_agent.host import gpu
 from flower_agent.host.gpu import Offers
-from flower_agent.model.errors import AgentError
+from flower_agent.model import errors
+from flower_agent.model.errors import AgentError, DockerDownError, ImageDeniedError
 
 KILLED = 137
 STOPPED = 143
@@ -211,7 +212,7 @@ class FakeEngine:
             raise found
         if found is None:
             words = f"the registry does not give {reference}: manifest unknown"
-            raise AgentError("image.denied", words)
+            raise ImageDeniedError("image.denied", words)
         self.local[reference] = found
 
     def watch(self, wake):
@@ -296,7 +297,7 @@ class FakeEngine:
     def _answer(self):
         if self._down:
             words = "Docker does not answer at fake: its socket is not there"
-            raise AgentError("docker.down", words, retryable=True)
+            raise DockerDownError("docker.down", words, retryable=True)
 
     def _begin(self, call, name):
         self._answer()
@@ -308,7 +309,7 @@ class FakeEngine:
     def _reply(self, call):
         if self.lose_reply == call:
             self.lose_reply = ""
-            raise AgentError(
+            raise DockerDownError(
                 "docker.down", "Docker does not answer at fake: timed out", retryable=True
             )
 
@@ -347,4 +348,4 @@ class FakeEngine:
 
 def refused(what, reason, code="container.refused"):
     code = gpu.refusal(reason) if code == "container.refused" else code
-    return AgentError(code, f"Docker refused to {what}: {reason}", retryable=True)
+    return errors.kind(code)(code, f"Docker refused to {what}: {reason}", retryable=True)

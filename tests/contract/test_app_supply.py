@@ -19,7 +19,7 @@ from flower_agent.cycle import Report
 from flower_agent.docker import image_references
 from flower_agent.images import app_images
 from flower_agent.images.builder import BackgroundBuilder
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, CloneError
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.state import AppNeeds, State
 from flower_agent.model.status import Mark
@@ -116,7 +116,7 @@ def vm(tmp_path):
 
 
 def away():
-    return AgentError("run.clone", "it does not answer", retryable=True)
+    return CloneError("run.clone", "it does not answer", retryable=True)
 
 
 def test_a_first_boot_waits_for_what_the_app_needs_and_then_uses_it(vm):

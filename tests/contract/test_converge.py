@@ -31,7 +31,13 @@ from flower_agent.host.gpu import Answer, Asked, Device, Files, GpuAccess, Offer
 from flower_agent.host.machine import HostFacts
 from flower_agent.images.builder import BackgroundBuilder
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    DataRefusedError,
+    EndpointRefusedError,
+    KeyUnknownError,
+    PeerLostError,
+)
 from flower_agent.model.lifecycle import Phase
 from flower_agent.model.state import State
 from flower_agent.model.status import Condition, Mark
@@ -122,7 +128,7 @@ class Volumes:
         why = self.trouble or ("invalid argument" if kind not in (None, self.of_type) else "")
         if why:
             message = f"Docker refused to mount the data: mount /dev/vdb:/v, flags: 0xf: {why}"
-            raise AgentError("data.refused", message, retryable=True)
+            raise DataRefusedError("data.refused", message, retryable=True)
         return self.says
 
     def sweep(self, keep):
@@ -483,7 +489,7 @@ def test_a_container_that_loads_is_awaited_at_its_health_port_until_it_works(vm)
     for image in vm.images:
         vm.engine.hold(image)
     health = container_spec.health(vm.settings, Component.SUPERNODE)
-    vm.controller.error = AgentError("endpoint.refused", "it loads", retryable=True)
+    vm.controller.error = EndpointRefusedError("endpoint.refused", "it loads", retryable=True)
     vm.turn()
     assert vm.last.opening == health
     vm.turn()
@@ -498,7 +504,7 @@ def test_a_container_that_hangs_after_its_end_is_stopped_and_its_next_start_has_
         vm.engine.hold(image)
     vm.turn()
     vm.controller.error, vm.controller.hung = (
-        AgentError("peer.lost", "it gave up", retryable=True),
+        PeerLostError("peer.lost", "it gave up", retryable=True),
         True,
     )
     vm.turn()
@@ -757,7 +763,7 @@ def test_a_node_that_is_let_in_at_last_waits_no_more(lone):
 
 
 def test_a_node_that_lives_on_after_it_was_turned_away_is_stopped_soon(lone):
-    lone.controller.error = AgentError("enrol.waiting", "turned away", retryable=True)
+    lone.controller.error = KeyUnknownError("enrol.waiting", "turned away", retryable=True)
     lone.controller.hung = True
     assert lone.turn().phase is Phase.ENROL
     assert runs(lone)

@@ -32,8 +32,8 @@ from flower_agent.config import sources
 from flower_agent.config.flower_versions import Transport
 from flower_agent.docker.image_references import Image
 from flower_agent.host import machine
+from flower_agent.model import errors
 from flower_agent.model.address import parse_address
-from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import client, endpoint_check, status_attributes
@@ -305,7 +305,9 @@ class Shelf:
 
     def ask_registry(self, name, _):
         if self.trouble:
-            raise AgentError(self.trouble, f"{name} could not be pulled: no such host")
+            raise errors.kind(self.trouble)(
+                self.trouble, f"{name} could not be pulled: no such host"
+            )
 
     def close(self):
         """Nothing is open."""

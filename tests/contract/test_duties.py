@@ -21,6 +21,7 @@ from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.host.firewall import Firewalls
 from flower_agent.host.machine import HostFacts
 from flower_agent.host.network import Interface
+from flower_agent.model import errors
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.state import Partition, State
@@ -137,7 +138,9 @@ class Proven:
 
     def judge(self, peer, _now):
         self.asked.append(peer)
-        return AgentError(self.code, "as it is proven", retryable=True) if self.code else None
+        if not self.code:
+            return None
+        return errors.kind(self.code)(self.code, "as it is proven", retryable=True)
 
     def wait_s(self, _now):
         return 4.0

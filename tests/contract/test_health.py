@@ -267,7 +267,7 @@ def test_a_silent_health_port_times_out(prober):
 def test_a_warmed_prober_has_loaded_what_a_probe_wants():
     program = """
 import sys
-from flower_agent.probes.health import Prober
+from flower_agent.flower.health import Prober
 
 prober, before = Prober(), set(sys.modules)
 prober.warm()
@@ -282,7 +282,7 @@ def test_probes_leave_nothing_behind_and_grpc_sleeps_between_two():
     program = """
 import os, pathlib, sys, time
 from flower_agent.address import parse_address
-from flower_agent.probes.health import Prober
+from flower_agent.flower.health import Prober
 
 def resident_kib():
     text = pathlib.Path("/proc/self/status").read_text()

@@ -18,7 +18,13 @@ from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.host.connections import Connections
 from flower_agent.images.builder import BackgroundBuilder
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    EndpointError,
+    EndpointRefusedError,
+    ImageDeniedError,
+    NoServiceError,
+)
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import appio_discovery
 from flower_agent.onegate.endpoint_check import EndpointCheck
@@ -27,7 +33,7 @@ from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.reconcile.reconciler import Reconciler
 
 HERE, THERE = Address("10.0.0.1", 9092), Address("10.0.0.2", 9092)
-AWAY = AgentError("endpoint.untrusted", "certificate not trusted")
+AWAY = EndpointError("endpoint.untrusted", "certificate not trusted")
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ class Prober:
         raise AWAY
 
     def probe_tcp(self, *_):
-        raise AgentError("endpoint.refused", "nobody listens there", retryable=True)
+        raise EndpointRefusedError("endpoint.refused", "nobody listens there", retryable=True)
 
 
 @pytest.fixture
@@ -99,7 +105,7 @@ class Client:
 
 
 def gone():
-    raise AgentError("onegate.no_service", "this VM is in no service")
+    raise NoServiceError("onegate.no_service", "this VM is in no service")
 
 
 def test_an_offer_of_another_appio_does_not_count(held):
@@ -198,7 +204,7 @@ class Oven:
     def ensure(self, reference, _, *, registry, **__):
         self.registries.append(registry)
         if registry is None:
-            raise AgentError("image.denied", "log in")
+            raise ImageDeniedError("image.denied", "log in")
         return Image(reference, "sha256:1", ())
 
 
@@ -223,7 +229,7 @@ class Engine:
     def pull(self, _, *, registry, **__):
         self.registries.append(registry)
         if registry is None:
-            raise AgentError("image.denied", "log in")
+            raise ImageDeniedError("image.denied", "log in")
 
 
 def test_a_pull_that_failed_without_a_log_in_does_not_rest_with_one(held):

@@ -17,7 +17,7 @@ from fake_engine import FakeEngine
 from flower_agent import cli
 from flower_agent.commands import logs
 from flower_agent.docker.containers import Component, Container
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import DockerDownError
 from flower_agent.paths import Paths
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def test_what_is_not_there_is_told(engine, capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [AgentError("docker.down", "gone", retryable=True), BrokenPipeError()]
+    "error", [DockerDownError("docker.down", "gone", retryable=True), BrokenPipeError()]
 )
 def test_logs_that_are_followed_end_with_the_error_of_any_container(engine, error, capsys):
     follow = engine.follow

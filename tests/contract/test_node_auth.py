@@ -17,6 +17,7 @@ from flower_agent.docker.containers import Component
 from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
+from flower_agent.model import errors
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.published import Published
@@ -84,7 +85,7 @@ class Vm:
         return key
 
     def turned_away(self, code, since=1000.0):
-        self.wait = Wait(AgentError(code, "turned away", retryable=True), since)
+        self.wait = Wait(errors.kind(code)(code, "turned away", retryable=True), since)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from flower_agent.config.flower_versions import Transport
 from flower_agent.cycle import AppHost, Running
 from flower_agent.flower.control_client import Control
 from flower_agent.host.machine import HostFacts
-from flower_agent.model.errors import AgentError
+from flower_agent.model import errors
+from flower_agent.model.errors import CloneError
 from flower_agent.model.state import State
 from flower_agent.model.status import Mark, Node
 from flower_agent.paths import Paths
@@ -285,7 +286,7 @@ def test_a_branch_is_asked_for_seldom_and_a_silent_host_says_nothing(vm):
     vm.turn(100)
     assert len(asked) == 1
     vm.now += WATCH_S
-    vm.repository.trouble = AgentError("run.clone", "away", retryable=True)
+    vm.repository.trouble = CloneError("run.clone", "away", retryable=True)
     vm.turn(2)
     assert len(asked) == 2
     assert "run.clone" not in vm.warnings()
@@ -377,7 +378,7 @@ def test_a_lost_database_is_told_and_the_run_is_not_made_again(vm):
 
 
 def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
-    vm.repository.trouble = AgentError("run.clone", "could not resolve host", retryable=True)
+    vm.repository.trouble = CloneError("run.clone", "could not resolve host", retryable=True)
     vm.turn()
     for pause in (30, 60, 120, 240, 480, 600, 600):
         turn = vm.turn()
@@ -396,7 +397,7 @@ def test_a_host_that_is_away_is_asked_again_with_growing_pauses(vm):
 
 @pytest.mark.parametrize("code", ["run.denied", "run.no_ref", "run.too_large", "run.build"])
 def test_what_does_not_pass_by_itself_is_a_warning_with_its_remedy_and_asked_seldom(vm, code):
-    vm.repository.trouble = AgentError(code, "so it is", retryable=True)
+    vm.repository.trouble = errors.kind(code)(code, "so it is", retryable=True)
     turn = vm.turn(2)
     assert attributes_of(turn)["FLOWER_RUN"] == f"failed: {code}: so it is"
     (found,) = turn.report.warnings
@@ -600,7 +601,7 @@ def test_a_run_that_was_asked_for_stays_with_its_own_context(slow):
 
 
 def test_a_corrected_repository_does_not_inherit_the_error_of_the_old_one(slow):
-    slow.repository.trouble = AgentError("run.clone", "no such repository")
+    slow.repository.trouble = CloneError("run.clone", "no such repository")
     slow.turn()
     slow.variables |= {"CUSTOM_APP_REPO": "https://git.example.org/right@main"}
     slow.turn()

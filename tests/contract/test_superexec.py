@@ -20,7 +20,8 @@ from flower_agent.config.sources import OneGateAccess
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
-from flower_agent.model.errors import AgentError
+from flower_agent.model import errors
+from flower_agent.model.errors import AgentError, PeerSilentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import appio_discovery, status_attributes, superlink_search
@@ -282,10 +283,13 @@ def may_start(vm, address, after_s=0.0):
             vm.controller.may_start(vm.turn())
             found = None
         except AgentError as error:
-            found = error.finding
+            found, kind = error.finding, type(error)
         vm.settle()
-    assert found is None or "FLOWER_SERVER_ADDRESS" not in found.hint, "that is a SuperNode's"
-    return found.code if found else None
+    if found is None:
+        return None
+    assert "FLOWER_SERVER_ADDRESS" not in found.hint, "that is a SuperNode's"
+    assert kind is errors.kind(found.code), "other words keep the kind"
+    return found.code
 
 
 def trusting(vm, ca):
@@ -329,7 +333,7 @@ class Mute:
 
     def judge(self, peer, _now):
         self.asked = peer
-        return AgentError("peer.mute", "it stands still", retryable=True)
+        return PeerSilentError("peer.mute", "it stands still", retryable=True)
 
     def wait_s(self, _now):
         return 4.0

@@ -23,7 +23,7 @@ from flower_agent.flower.container_spec import RoleSpec
 from flower_agent.host.connections import Connections
 from flower_agent.host.machine import HostFacts
 from flower_agent.images.builder import BackgroundBuilder
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import ControlUnavailableError
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.state import State
 from flower_agent.paths import Paths
@@ -53,7 +53,9 @@ class Serving:
 
     def check(self, turn, _):
         if str(turn.seen.settings.version) in self.broken:
-            raise AgentError("control.unavailable", "it does not answer", retryable=True)
+            raise ControlUnavailableError(
+                "control.unavailable", "it does not answer", retryable=True
+            )
 
 
 class Gated(Threads):

@@ -18,7 +18,12 @@ from flower_agent.docker.containers import (
     Mount,
 )
 from flower_agent.docker.image_references import Registry
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import (
+    AgentError,
+    ContainerExitedError,
+    ImageDeniedError,
+    ImagePullError,
+)
 from flower_agent.model.secret import Secret
 from flower_agent.reconcile.reconciler import RETRY_PULL_S, Reconciler
 from flower_agent.reconcile.restart_policy import LOOP_AT, delay_s
@@ -211,7 +216,7 @@ def test_an_image_that_is_here_needs_no_registry(machine):
 )
 def test_a_failed_pull_is_told_and_tried_again_after_a_wait(retryable, tries, wait_s, scale):
     machine = Machine(scale)
-    failure = AgentError("image.pull", "connection refused", retryable=retryable)
+    failure = ImagePullError("image.pull", "connection refused", retryable=retryable)
     machine.engine.spoil(LINK_IMAGE, failure)
     only = {"images": (LINK_IMAGE,)}
     assert machine.failed_fetch(**only) is failure
@@ -225,7 +230,7 @@ def test_a_failed_pull_is_told_and_tried_again_after_a_wait(retryable, tries, wa
 
 
 def test_an_error_is_told_until_a_pull_succeeds(bare):
-    failure = AgentError("image.pull", "connection refused", retryable=False)
+    failure = ImagePullError("image.pull", "connection refused", retryable=False)
     bare.engine.spoil(LINK_IMAGE, failure)
     bare.failed_fetch()
     bare.clock.sleep(RETRY_PULL_S[1])
@@ -235,13 +240,13 @@ def test_an_error_is_told_until_a_pull_succeeds(bare):
 
 
 def test_one_image_that_fails_does_not_hold_up_the_other(bare):
-    bare.engine.spoil(LINK_IMAGE, AgentError("image.denied", "no"))
+    bare.engine.spoil(LINK_IMAGE, ImageDeniedError("image.denied", "no"))
     bare.failed_fetch()
     assert until(lambda: bare.fetch()[0] == (LINK_IMAGE,))
 
 
 def test_new_credentials_are_tried_at_once(bare):
-    bare.engine.spoil(LINK_IMAGE, AgentError("image.denied", "unauthorized"))
+    bare.engine.spoil(LINK_IMAGE, ImageDeniedError("image.denied", "unauthorized"))
     assert bare.failed_fetch(images=(LINK_IMAGE,))
     bare.engine.offer(LINK_IMAGE)
     bare.fetch_all(images=(LINK_IMAGE,), registry=CREDENTIALS)
@@ -451,7 +456,9 @@ def test_a_crash_loop_says_when_the_next_try_is_and_the_same_all_the_while(machi
     machine.clock.sleep(100)
     machine.reconciler.observe(machine.now)
     before = datetime.datetime.now(datetime.UTC)
-    message = machine.reconciler.ended(SUPERLINK).finding.message
+    error = machine.reconciler.ended(SUPERLINK)
+    assert type(error) is ContainerExitedError
+    message = error.finding.message
     told = re.search(r"; next try at (\d\d:\d\d:\d\d) UTC$", message)[1]
     due = before + datetime.timedelta(seconds=delay_s(LOOP_AT))
     assert told in (f"{due:%H:%M:%S}", f"{due + datetime.timedelta(seconds=1):%H:%M:%S}")

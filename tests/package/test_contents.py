@@ -12,7 +12,7 @@ from flower_agent import __version__
 LISTING = pathlib.Path(__file__).with_name("contents.txt")
 DOCS = "/usr/share/doc/flower-agent"
 LIBRARY = "/usr/lib/flower-agent/python/"
-IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.loop.daemon"
+IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.agent.daemon"
 RELEASE = re.escape(__version__)
 
 

@@ -6,11 +6,11 @@ import threading
 import pytest
 
 from flower_agent.background import AT_ONCE, Background, Ended, Threads, after_failure, doubling
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import OneGateDownError, StillSearchingError
 
 PATIENCE_S = 5.0
-AWAY = AgentError("onegate.down", "it does not answer", retryable=True)
-WAITING = AgentError("discover.waiting", "it is not there", retryable=True)
+AWAY = OneGateDownError("onegate.down", "it does not answer", retryable=True)
+WAITING = StillSearchingError("discover.waiting", "it is not there", retryable=True)
 
 
 class Held(Threads):

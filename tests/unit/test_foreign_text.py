@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from flower_agent.model import foreign_text
-from flower_agent.model.errors import AgentError, Finding
+from flower_agent.model.errors import CloneError, Finding
 
 MEBIBYTE = 1 << 20
 
@@ -123,7 +123,7 @@ def test_a_hostile_mebibyte_is_clean_in_a_moment(piece):
 
 
 def test_every_finding_is_short_and_plain():
-    error = AgentError("run.clone", "git says \x1b]0;owned\x07fatal" + "!" * MEBIBYTE)
+    error = CloneError("run.clone", "git says \x1b]0;owned\x07fatal" + "!" * MEBIBYTE)
     assert str(error).startswith("run.clone: git says fatal!!!")
     assert len(str(error)) < 2 * foreign_text.MESSAGE
     assert Finding("run.clone", "x", "do \x1b[2Jthis").hint == "do this"

@@ -6,8 +6,8 @@ import time
 
 from flower_agent.flower import peer_check
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
+from flower_agent.model import errors
 from flower_agent.model.address import Address
-from flower_agent.model.errors import AgentError
 
 LINK = PeerEndpoint(Address("192.0.2.1", 9092), tls=True, http=False)
 OTHER = PeerEndpoint(Address("192.0.2.2", 9092), tls=True, http=False)
@@ -33,7 +33,7 @@ class Watch:
         self.begun.release()
         assert self.may_end.wait(PATIENCE_S)
         if says is not None:
-            raise AgentError(says, f"{peer.address} says nothing", retryable=True)
+            raise errors.kind(says)(says, f"{peer.address} says nothing", retryable=True)
 
     def judge(self, peer=LINK):
         found = self.liveness.judge(peer, self.now)

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import OneGateDownError, StillSearchingError
 from flower_agent.onegate import superlink_search
 
-DOWN = AgentError("onegate.down", "it does not answer", retryable=True)
-WAITING = AgentError("discover.waiting", "it is not there yet", retryable=True)
+DOWN = OneGateDownError("onegate.down", "it does not answer", retryable=True)
+WAITING = StillSearchingError("discover.waiting", "it is not there yet", retryable=True)
 
 
 class Chance(random.Random):

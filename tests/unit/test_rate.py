@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from flower_agent.enrolment import lookups
 from flower_agent.enrolment.lookups import Rate
 from flower_agent.enrolment.registrar import InterruptedLookError, ask
-from flower_agent.model.errors import AgentError
+from flower_agent.model.errors import AgentError, OneGateDownError, OneGateFailedError
 
 TAKEN = st.floats(0, 60)
 
@@ -94,7 +94,7 @@ def test_the_pace_changes_between_two_look_ups_of_one_batch():
 
 
 def test_after_a_failure_the_next_batch_begins_at_the_least():
-    gate = Gate(0.001, AgentError("onegate.down", "no answer", retryable=True))
+    gate = Gate(0.001, OneGateDownError("onegate.down", "no answer", retryable=True))
     with pytest.raises(InterruptedLookError) as raised:
         ask(gate, ["1", "2", "3"], Rate(200.0), **gate.clock)
     assert raised.value.known.rate == Rate(5.0)
@@ -102,7 +102,9 @@ def test_after_a_failure_the_next_batch_begins_at_the_least():
 
 
 def test_a_vm_that_has_left_the_service_is_an_answer():
-    left = AgentError("onegate.refused", "Virtual machine 1 does not contain", retryable=True)
+    left = OneGateFailedError(
+        "onegate.refused", "Virtual machine 1 does not contain", retryable=True
+    )
     gate = Gate(left)
     known = ask(gate, ["1"], Rate(100.0), **gate.clock)
     assert known.rate.a_second > 100

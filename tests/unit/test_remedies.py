@@ -1,16 +1,16 @@
 """Remedies as an operator reads them at night: the safest first, whole paths, nothing lost."""
 
+import datetime
 import pathlib
 
 import pytest
-from cycles import cycle_of
 
-from flower_agent.host.machine import HostFacts
-from flower_agent.model import deduplication
+from flower_agent.model import deduplication, lifecycle
 from flower_agent.model.error_codes import CATALOGUE
-from flower_agent.model.errors import AgentError
-from flower_agent.model.state import State
+from flower_agent.model.errors import ContainerExitedError, DockerDownError, StateFileError
+from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.reconcile import reconciler
+from flower_agent.reporting import status_builder
 
 LOSES = ("flower-agent reset", "rm -", "mkfs", "unregister")
 """What cannot be taken back."""
@@ -57,32 +57,43 @@ def test_a_taken_port_has_the_command_that_finds_its_owner():
     assert "listens" not in CATALOGUE["port.taken"][0]
 
 
-def turn(vmid):
-    return cycle_of(
-        settings=None,
-        variables={},
-        host=HostFacts((), None, 2**31, "boot"),
-        keyring=None,
-        client=None,
-        now=None,
-        monotonic=0.0,
-        state=State(vmid=vmid),
-    )
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+
+
+def life_with(error, after_s=1.0):
+    """Return the life of an agent that met an error and may take ten seconds."""
+    unmet = Unmet(Phase.TLS, error.finding)
+    born = lifecycle.born(NOW, 0.0)
+    return lifecycle.step(born, unmet, now=NOW, monotonic=after_s, ready_timeout_s=10.0)
 
 
 @pytest.mark.parametrize("code", ["state.corrupt", "state.unwritable"])
 def test_a_file_that_is_in_trouble_is_named_with_its_vm(code):
-    error = AgentError(code, "/var/lib/flower-agent/state.json cannot be read: Input/output error")
-    found = turn("42").unmet(error).finding
-    assert found.message == f"VM 42: {error.finding.message}"
-    assert turn(None).unmet(error).finding == error.finding
-    other = AgentError("docker.down", "gone")
-    assert turn("42").unmet(other).finding == other.finding
+    message = "/var/lib/flower-agent/state.json cannot be read: Input/output error"
+    error = StateFileError(code, message)
+    found = status_builder.located(life_with(error), "42")
+    assert found.message == f"VM 42: {message}"
+    assert (found.code, found.hint) == (code, error.finding.hint)
+    assert status_builder.located(life_with(error), None) == error.finding
+    other = DockerDownError("docker.down", "gone")
+    assert status_builder.located(life_with(other), "42") == other.finding
+    assert status_builder.located(lifecycle.born(NOW, 0.0), "42") is None
+
+
+def test_a_file_that_took_too_long_is_named_with_its_vm():
+    error = StateFileError("state.unwritable", "/var/lib/flower-agent cannot be written")
+    found = status_builder.located(life_with(error, after_s=11.0), "42")
+    assert found.code == "ready.timeout"
+    assert found.message.endswith(
+        "in phase tls: state.unwritable: VM 42: /var/lib/flower-agent cannot be written"
+    )
 
 
 def test_the_time_of_the_next_try_makes_no_new_cause():
     one, other = (
-        AgentError("container.crash_loop", f"x ended 3 times in a row; next try at {at} UTC")
+        ContainerExitedError(
+            "container.crash_loop", f"x ended 3 times in a row; next try at {at} UTC"
+        )
         for at in ("09:10:11", "10:11:12")
     )
     assert deduplication.same(one.finding, other.finding)
