@@ -113,9 +113,9 @@ def test_a_link_is_copied_as_a_link(kept, place, tmp_path):
 
 FAIL_TWICE = """
 import pathlib, sys
-from flower_agent.steps.database import Database
+from flower_agent.upgrade.database_copy import DatabaseCopy
 place = pathlib.Path(sys.argv[1])
-kept = Database(place, place.parent / "copies")
+kept = DatabaseCopy(place, place.parent / "copies")
 for new in ("1.34.0", "1.36.0"):
     kept.copy("1.25.0", new)
     kept.restore("1.25.0")

@@ -34,16 +34,17 @@ LIMIT_S = 60
 
 LOOK = f"""\
 import json, sys, time
-from flower_agent.steps import data_supply
-from flower_agent.steps.data_volumes import DataVolumes
-from flower_agent.steps.engine import Engine
-from flower_agent.wanted import app_data
-source = app_data.parse_source(sys.argv[1])
+from flower_agent.agent import app_data
+from flower_agent.config.data_source import parse_data_source
+from flower_agent.docker import data_mounts
+from flower_agent.docker.client import Engine
+from flower_agent.docker.one_shot import DataVolumes
+source = parse_data_source(sys.argv[1])
 volumes = DataVolumes(Engine({OWNER!r}), limit_s={LIMIT_S})
-asked = data_supply._Asked(source, {IMAGE!r})
-mounts = app_data.mounts(source, {OWNER!r}, "", propagation="rprivate")
+asked = app_data._Asked(source, {IMAGE!r})
+mounts = data_mounts.mounts(source, {OWNER!r}, "", propagation="rprivate")
 began = time.monotonic()
-found = data_supply.look(volumes, asked, mounts)
+found = app_data.look(volumes, asked, mounts)
 error = found.error.finding if found.error else None
 print(json.dumps({{
     "words": found.words, "volume": mounts[0].source, "took_s": time.monotonic() - began,
