@@ -106,23 +106,14 @@ def assemble(
     background_builder = BackgroundBuilder(builder, threads, options.wheels, scale=scale)
     prober, superlink_search = Prober(), SuperLinkSearch(threads, rng=rng, scale=scale)
     connections = Connections(threads, scale=scale)
-    look = EndpointCheck(threads, prober, rng=rng, scale=scale)
-    liveness = Liveness(wake, rng=rng, scale=scale)
     app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
     registrar, submits = Registrar(threads, rng=rng, scale=scale), (run_git, bundler)
     superlink = _superlink(options, threads, registrar, submits, prober=prober, apps=app_runs)
-    home = EndpointCheck(threads, prober, rng=rng, scale=scale, name="endpoint-home")
-    supernode = SuperNodeController(
-        prober,
-        superlink_search,
-        NodeKeys(paths.keys),
-        look,
-        connections,
-        liveness=liveness,
-        home=home,
-        apps=app_runs,
-        assigned=PartitionWatch(threads, rng=rng, scale=scale),
-        scale=scale,
+    look = EndpointCheck(threads, prober, rng=rng, scale=scale)
+    liveness = Liveness(wake, rng=rng, scale=scale)
+    checks = (look, connections, liveness)
+    supernode = _supernode(
+        options, threads, prober, superlink_search, rng=rng, checks=checks, apps=app_runs
     )
     search = AppIoSearch(threads, rng=rng, scale=scale)
     superexec = SuperExecController(
@@ -142,15 +133,15 @@ def assemble(
         scale=scale,
     )
     return Parts(
-        stages,
-        reconciler,
-        prober,
-        superlink_search,
-        supernode,
-        background_builder,
-        apps,
-        app_runs,
-        (app_git, run_git),
+        stages=stages,
+        reconciler=reconciler,
+        prober=prober,
+        superlink_search=superlink_search,
+        supernode=supernode,
+        background_builder=background_builder,
+        apps=apps,
+        app_runs=app_runs,
+        gits=(app_git, run_git),
     )
 
 
@@ -175,6 +166,32 @@ def _superlink(
         follower=follower,
         reports=NodeReports(threads, scale=scale),
         paths=paths,
+    )
+
+
+def _supernode(
+    options: Options,
+    threads: Threads,
+    prober: Prober,
+    search: SuperLinkSearch,
+    *,
+    rng: random.Random,
+    checks: tuple[EndpointCheck, Connections, Liveness],
+    apps: AppRuns,
+) -> SuperNodeController:
+    look, connections, liveness = checks
+    scale = options.scale
+    return SuperNodeController(
+        prober,
+        search,
+        NodeKeys(options.paths.keys),
+        look,
+        connections,
+        liveness=liveness,
+        home=EndpointCheck(threads, prober, rng=rng, scale=scale, name="endpoint-home"),
+        apps=apps,
+        assigned=PartitionWatch(threads, rng=rng, scale=scale),
+        scale=scale,
     )
 
 

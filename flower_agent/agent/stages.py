@@ -33,6 +33,7 @@ from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
 from flower_agent.runs import app_directories
+from flower_agent.runs.app_image import Choice
 from flower_agent.tls import trust
 from flower_agent.tls.store import Keyring
 from flower_agent.upgrade.upgrader import Upgrader
@@ -109,7 +110,7 @@ class Stages:
         if not self.dry:
             self._upgrader.judge(cycle, unmet)
         name = container_spec.name(self._prefix, Component(cycle.seen.settings.role.value))
-        # A refused SuperNode ends and restarts all the time: show one phase, not both in cycle.
+        # A refused SuperNode ends and restarts all the time: show one phase, not both by turns.
         unmet = self._reconciler.ends.steady(name, unmet, cycle.awaited)
         if unmet is not None and cycle.running and unmet.phase in BEFORE_CONTAINERS:
             told = "not applied yet: the containers continue unchanged"
@@ -120,22 +121,12 @@ class Stages:
         cycle.phase = Phase.DOCKER
         self._reconciler.observe(cycle.seen.monotonic)
         cycle.report.set_condition("docker", Mark.OK, "answers")
-        pins = self._image_resolver.pins(cycle)
         first = self._reconciler.existing(
             container_spec.name(self._prefix, Component(cycle.seen.settings.role.value))
         )
         cycle.running = first is not None and first.running
         cycle.wait = self._reconciler.ends.waiting(first.name) if first else None
-        missing = self._image_resolver.missing(cycle, pins)
-        self.planned += [images.word(reference) for reference in missing]
-        if missing and not cycle.running and not self.dry:
-            self._image_resolver.fetch(cycle, missing, pins)  # at the same time as the discovery
-        choice = self._image_resolver.for_app(
-            cycle, pins, self._reconciler.existing(self._runner(cycle))
-        )
-        cycle.app_image, cycle.app_lacks = choice.image, choice.short
-        if choice.image:
-            pins[choice.image] = choice.made_of
+        pins, missing, choice = self._images(cycle)
         computing = (c.gpu for c in self._reconciler.have if c.running and c.gpu)
         access = self._gpu_setup.choose(cycle, next(computing, GpuAccess.NONE))
         if access is None:
@@ -169,6 +160,20 @@ class Stages:
             return Unmet(cycle.phase)
         fresh = _starts(want[0].name, steps) or want[0].name in self._reconciler.started
         return self._check(cycle, want, controller, prepared.spec, fresh=fresh)
+
+    def _images(self, cycle: Cycle) -> tuple[dict[str, str], tuple[str, ...], Choice]:
+        """Return the pinned images, those that are missing, and the one for apps."""
+        pins = self._image_resolver.pins(cycle)
+        missing = self._image_resolver.missing(cycle, pins)
+        self.planned += [images.word(reference) for reference in missing]
+        if missing and not cycle.running and not self.dry:
+            self._image_resolver.fetch(cycle, missing, pins)  # at the same time as the discovery
+        runner = self._reconciler.existing(self._runner(cycle))
+        choice = self._image_resolver.for_app(cycle, pins, runner)
+        cycle.app_image, cycle.app_lacks = choice.image, choice.short
+        if choice.image:
+            pins[choice.image] = choice.made_of
+        return pins, missing, choice
 
     def _held(
         self,
@@ -334,18 +339,7 @@ class Stages:
         *,
         fresh: bool = False,
     ) -> Unmet | None:
-        existing: list[Existing] = []
-        for container in want:
-            found = self._reconciler.existing(container.name)
-            if found is None or not found.running or found.started_at is None:
-                raise self._reconciler.ended(container.name)
-            if found.status == "paused":
-                hint = f"docker unpause {found.name}"
-                raise AgentError(
-                    "container.paused", f"{found.name} is paused", hint, retryable=True
-                )
-            existing.append(found)
-            self._age_s(found, cycle.seen.monotonic)  # the age counts from here, not from a failure
+        existing = [self._alive(cycle, container.name) for container in want]
         main = existing[0]
         cycle.phase = Phase.HEALTH
         health = container_spec.health(
@@ -377,6 +371,17 @@ class Stages:
             data = (m for m in want[-1].mounts if m.target == flower_versions.DATA)
             self._data.settled(cycle, next(data, None))
         return None
+
+    def _alive(self, cycle: Cycle, name: str) -> Existing:
+        """Return a container that runs. Raises AgentError ``container.…`` for any other."""
+        found = self._reconciler.existing(name)
+        if found is None or not found.running or found.started_at is None:
+            raise self._reconciler.ended(name)
+        if found.status == "paused":
+            hint = f"docker unpause {name}"
+            raise AgentError("container.paused", f"{name} is paused", hint, retryable=True)
+        self._age_s(found, cycle.seen.monotonic)  # the age counts from here, not from a failure
+        return found
 
     def _app_host(self, cycle: Cycle, last: Existing) -> AppHost | None:
         """Return the container that runs apps: the VM's last one, unless apps run on another VM."""

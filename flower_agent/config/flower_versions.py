@@ -243,13 +243,7 @@ def _rows() -> tuple[Band, ...]:
     )
     d38 = change(d37, since=(1, 38), plugin=False)
     e40 = change(
-        d38,
-        since=(1, 40),
-        id="E",
-        fleet=http,
-        fleet_flag=HOST_PORT,
-        fleet_port=8000,
-        proxied=True,
+        d38, since=(1, 40), id="E", fleet=http, fleet_flag=HOST_PORT, fleet_port=8000, proxied=True
     )
     return a23, a24, a26, a28, a29, b30, b32, b33, c35, c36, d37, d38, e40
 
