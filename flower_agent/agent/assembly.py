@@ -98,8 +98,8 @@ def assemble(
     paths, scale = options.paths, options.scale
     engine = Engine(options.name or "default", url=options.docker_url)
     reconciler = Reconciler(engine, threads, wake=wake, scale=scale)
-    app_git, run_git = Git(paths.app), Git(paths.runs)
-    builder, bundler = ImageBuilder(engine, BuildContainers(engine), paths.bake), Bundler(engine)
+    app_git, run_git, bundler = Git(paths.app), Git(paths.runs), Bundler(engine)
+    builder = ImageBuilder(engine, BuildContainers(engine), paths.bake)
     apps = AppImageResolver(
         engine, threads, app_git, bundler, builder, where=options.wheels, scale=scale
     )
@@ -107,18 +107,17 @@ def assemble(
     prober, superlink_search = Prober(), SuperLinkSearch(threads, rng=rng, scale=scale)
     connections = Connections(threads, scale=scale)
     app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
-    registrar, submits = Registrar(threads, rng=rng, scale=scale), (run_git, bundler)
-    superlink = _superlink(options, threads, registrar, submits, prober=prober, apps=app_runs)
-    look = EndpointCheck(threads, prober, rng=rng, scale=scale)
+    registrar = Registrar(threads, rng=rng, scale=scale)
+    superlink = _superlink(
+        options, threads, registrar, (run_git, bundler), prober=prober, apps=app_runs
+    )
     liveness = Liveness(wake, rng=rng, scale=scale)
+    look = EndpointCheck(threads, prober, rng=rng, scale=scale)
     checks = (look, connections, liveness)
     supernode = _supernode(
         options, threads, prober, superlink_search, rng=rng, checks=checks, apps=app_runs
     )
-    search = AppIoSearch(threads, rng=rng, scale=scale)
-    superexec = SuperExecController(
-        prober, search, look, connections, liveness=liveness, apps=app_runs, paths=paths
-    )
+    superexec = _superexec(options, threads, prober, rng=rng, checks=checks, apps=app_runs)
     stages = Stages(
         paths,
         options.name,
@@ -133,15 +132,15 @@ def assemble(
         scale=scale,
     )
     return Parts(
-        stages=stages,
-        reconciler=reconciler,
-        prober=prober,
-        superlink_search=superlink_search,
-        supernode=supernode,
-        background_builder=background_builder,
-        apps=apps,
-        app_runs=app_runs,
-        gits=(app_git, run_git),
+        stages,
+        reconciler,
+        prober,
+        superlink_search,
+        supernode,
+        background_builder,
+        apps,
+        app_runs,
+        (app_git, run_git),
     )
 
 
@@ -192,6 +191,22 @@ def _supernode(
         apps=apps,
         assigned=PartitionWatch(threads, rng=rng, scale=scale),
         scale=scale,
+    )
+
+
+def _superexec(
+    options: Options,
+    threads: Threads,
+    prober: Prober,
+    *,
+    rng: random.Random,
+    checks: tuple[EndpointCheck, Connections, Liveness],
+    apps: AppRuns,
+) -> SuperExecController:
+    look, connections, liveness = checks
+    search = AppIoSearch(threads, rng=rng, scale=options.scale)
+    return SuperExecController(
+        prober, search, look, connections, liveness=liveness, apps=apps, paths=options.paths
     )
 
 
