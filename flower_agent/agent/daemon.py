@@ -1,7 +1,4 @@
-"""Starts the agent as a process: lock, signals, log; and ``plan``, a cycle without changes.
-
-Who may act: one process for each root, and one for each name, since a name owns containers.
-"""
+"""Starts the agent as a process: lock, signals, log; and ``plan``, a cycle without changes."""
 
 import contextlib
 import dataclasses

@@ -1,9 +1,4 @@
-"""``doctor``'s connections: to the SuperLink, like this VM's Flower, and to the own APIs.
-
-Questions of ``doctor`` and ``support`` to the Docker Engine.
-
-``doctor``'s verdict on this VM's certificate files and node key; changes nothing.
-"""
+"""What ``doctor`` asks and dials: Docker, the SuperLink, the own APIs, keys and certificates."""
 
 import dataclasses
 import datetime

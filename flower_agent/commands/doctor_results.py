@@ -1,9 +1,7 @@
-"""``doctor``'s verdict on the Fleet port, from the output of a firewall's own tool.
+"""``doctor``'s verdict for each check, with its remedy.
 
 It looks for the port in what the tool lists, and evaluates no rule: sets, marks and senders decide,
 too.
-
-``doctor``'s verdict for each check, with its remedy.
 """
 
 import dataclasses

@@ -3,8 +3,6 @@
 The agent's own events come from the journal of its unit, which only the agent of ``/`` has, or from
 a file that it was started to write.
 
-Lines of several logs as one story, by time.
-
 Docker puts a time in front of each line (``timestamps``); the agent's own lines are JSON (`log`),
 in journalctl's JSON around them or bare, as in a file.
 """

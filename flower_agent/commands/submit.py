@@ -1,6 +1,4 @@
-"""``flower-agent submit`` and ``stop``, on a SuperLink's VM.
-
-Missing packages of an app on each VM, checked before `submit` submits it.
+"""``flower-agent submit`` and ``stop``, on a SuperLink's VM; first says what an app will lack.
 
 The SuperLink's own image is asked; of the nodes' images there is what they publish at OneGate
 (FLOWER_APP_IMAGE). What is not known is said, and nothing here refuses a run.

@@ -1,10 +1,8 @@
-"""The contexts of a template's VMs, after OpenNebula's changes.
+"""What a template's VMs would get: OpenNebula's syntax, and what oned and OneFlow change. Pure.
 
 oned replaces ``$NAME`` in a CONTEXT (src/parsers/vm_var_parser.l); OneFlow replaces
 ``${ROLE.path}`` in a role's template_contents, which goes wrong over newlines, and hands each user
 input to every role (src/flow/lib/models/role.rb, service.rb).
-
-OpenNebula's templates as text: its own syntax and JSON, to names and values.
 
 Syntax: OpenNebula src/parsers/template_parser.l and template_syntax.y. JSON: what ``onetemplate
 show -j`` and ``oneflow-template show -j`` print, and what ``oneflow-template create`` takes.

@@ -1,6 +1,4 @@
-"""The context as the loop uses it: read when a file changes, the last good settings kept.
-
-The VM's input: context files, ``one_env`` and the image builder's config.yaml.
+"""The input of a VM: context files, ``one_env`` and config.yaml, read again when a file changes.
 
 one-contextd writes context.sh.local, .online and .network, one after another with equal content
 (OpenNebula one-apps, src/usr/sbin/one-contextd); the newest stage counts. The files are data and

@@ -4,8 +4,6 @@ Every parser raises ValueError whose text completes "NAME is 'x': …" and never
 since that may be a secret.
 Fact: Flower's ``--node-config`` silently drops what is not ``key=value`` (seen with 1.25 and 1.42).
 
-The source of a Flower app: the parts of CUSTOM_APP_REPO.
-
 Git reads more into a reference than a name (``+a:b`` writes, ``^x`` excludes, ``*`` matches), so
 only names are taken: git-check-ref-format(1), git-fetch(1).
 """

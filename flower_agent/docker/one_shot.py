@@ -1,14 +1,10 @@
-"""The data of apps as Docker mounts it: a check as their user, and the volumes for it.
+"""Small containers for one task, without network and with limits; each is removed afterwards.
 
 The look runs in a container of the image that runs apps, without network, and removes it again. A
 mount that hangs holds up that container alone: every call has a time limit.
 
-A container for one task, without network and with limits, which is then removed.
-
 Whose it is stands in a label of its own, not in the agent's: no plan wants it. What a killed agent
 left is found by that label.
-
-Small containers for one task with files of Flower's user; their output is the answer.
 """
 
 import contextlib

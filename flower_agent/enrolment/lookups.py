@@ -1,4 +1,4 @@
-"""How many look-ups a second a SuperLink asks of OneGate, by how OneGate answers.
+"""Which VMs of the service a SuperLink asks OneGate for, when, and how fast. Pure.
 
 Additive increase, multiplicative decrease (Chiu and Jain, 1989). One look-up follows the other, so
 a OneGate that takes longer than the time between two of them does not keep up: that answer is slow,
@@ -7,8 +7,6 @@ failure begins again at the least.
 
 No two look-ups are under way at the same time. Many OneGates answer one request after the other
 (thin has one thread): a second look-up would only wait there, beside the reports of the VMs.
-
-Which VMs of the service a SuperLink asks OneGate for, and when.
 
 A settled VM (enrolled and online) costs one look, for what it publishes once it works; then one of
 all of them is asked each minute in turn, how it is. One that is not enrolled is asked for every

@@ -1,11 +1,9 @@
-"""What a Flower container's end and its log lines mean.
+"""What the end of a Flower container and its log lines mean. Pure.
 
 A Flower program ends with status 0 or 1 only (2: arguments, 3: its HTTP server did not start).
 The documented exit codes stand in coloured log text (``flwr/{common,supercore}/exit/exit.py``), and
 some ends are not told at all. Texts and ends were seen in live runs of 1.23, 1.25, 1.29, 1.30,
 1.35 to 1.40 and 1.42; ``docs/errors.md`` names the codes used here.
-
-The tables behind `exits`: Flower's exit codes, process codes, and telling log lines.
 
 Codes: ``ExitCode`` of flwr 1.23 to 1.42 (``flwr/{common,supercore}/exit/exit_code.py``); each
 number keeps its meaning over the versions. Log lines: as printed by live runs.

@@ -1,10 +1,8 @@
-"""Whether a connected peer still answers; the tests run beside the loop.
+"""Whether a connected peer still answers, and to large packets too; tests run beside the loop.
 
 An open connection proves little (`exchange`), so the agent tests the peer every ten seconds. One
 failure is no proof: a busy machine may be slow. Two failures in a row, at least fifteen seconds
 from the begin of the first, are a proof. This takes at most 27 s.
-
-One short exchange with a peer: whether its program answers and large packets arrive.
 
 The sockets of a frozen process prove nothing: its kernel still acknowledges data and accepts
 connections. A path that drops large packets passes small ones. So the test sends more than one

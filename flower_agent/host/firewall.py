@@ -1,9 +1,7 @@
-"""Asks systemd which firewall is active, and for ``doctor`` the firewalls' own tools.
+"""Which firewall is active on this VM, and when that is worth a warning.
 
 The daemon has no capability, and needs none to ask systemd, a few times an hour. The tools answer
 root alone.
-
-Which firewall is active on this VM, and when that is worth a warning.
 
 Rules are not evaluated: what a packet meets depends on sets, marks and senders that nobody here
 knows. A firewall that is active is a reason to look at it when SuperNodes do not come.

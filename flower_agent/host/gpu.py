@@ -1,9 +1,7 @@
-"""What a container says of its GPUs when CUDA itself is asked.
+"""Whether an NVIDIA GPU is wanted, can be given to a container, and works inside it. Pure.
 
 nvidia-smi works where CUDA does not (without the nvidia-uvm module, with MIG and no instance), and
 Flower's images have Python. CUDA's functions and codes: cuda.h, ``CUresult``.
-
-Whether an NVIDIA GPU is wanted and can be handed to a container.
 
 `judge` decides from one look at the machine (`nvidia`) and from what Docker offers. The texts are
 those of nvidia-smi (nvidia-smi(1)), of dockerd and of libnvidia-container.

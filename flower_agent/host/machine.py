@@ -1,21 +1,15 @@
-"""What this machine is: its NICs, memory and boot, read from ``/proc`` and ``/sys``.
+"""The machine: NICs, memory, boot, processor, mounts and disks, from ``/proc``, ``/sys`` and udev.
 
 IPv4 addresses come from SIOCGIFCONF (netdevice(7)), which lists the secondary ones too and needs no
 netlink socket, so the unit may forbid those.
-
-What the processor must have for the wheels in the images.
 
 NumPy's wheels are built for x86-64-v2 and end at their import elsewhere ("NumPy was built with
 baseline optimizations"); Flower itself imports NumPy. TensorFlow's want AVX and end by SIGILL.
 QEMU's default CPU model has neither: an OpenNebula template without CPU_MODEL. The levels are those
 of the x86-64 psABI, the names those of ``/proc/cpuinfo``.
 
-Mount propagation, which Docker wants to know before it follows mounts made later.
-
 Format: proc_pid_mountinfo(5). Docker takes ``rslave`` only where the source's mount is shared or a
 slave itself; under a unit with a mount namespace the host's shared mounts are seen as slaves.
-
-What udev knows of a block device, read from its data; a unit without devices may read it.
 
 Format: systemd, src/libsystemd/sd-device: ``/run/udev/data/bMAJOR:MINOR``, a property a line.
 """

@@ -1,9 +1,7 @@
-"""The machine's NICs, and which address of them Flower's Fleet API gets.
+"""NICs and TCP sockets of this machine, and which address Flower's Fleet API gets. Pure.
 
 File formats: the kernel's ``/proc/net/route``, ``ipv6_route`` and ``if_inet6``. OpenNebula names
 NICs by position (``ETH0_MAC``); the guest may name them otherwise, so they meet by MAC.
-
-The TCP sockets of this machine, from the text of ``/proc/net/tcp`` and ``tcp6``.
 
 Format: proc(5) and the kernel's Documentation/networking/proc_net_tcp. Addresses are words in the
 processor's byte order, here little-endian (x86-64, arm64). A gRPC server that is bound to

@@ -1,8 +1,6 @@
-"""Builds missing framework images beside the loop, with growing pauses after failures.
+"""Builds images with a framework or an app's packages: Flower's image and one layer of wheels.
 
 A build takes minutes and never holds up the care for what runs.
-
-Builds a SuperExec image with a framework: Flower's image and one layer of locked wheels.
 
 The wheels are fetched in a container of Flower's own image, whose pip and Python fit, and lie in
 ``/var/lib/flower-agent/bake`` until the image is whole: what was fetched is not fetched again.

@@ -1,10 +1,8 @@
-"""Which wheels an app's image gets: pip's answer, CPU builds without a GPU, and sizes.
+"""Which wheels an image gets, CPU builds where no GPU is used, and how large they are.
 
 pip is asked once for all that the app wants. Where torch or its kin is among the answer and no GPU
 is used, their CPU builds are fetched from an index of their own, by their names alone, and pip is
 asked again with these in its hands. What that index cannot give is taken from the usual one.
-
-How large the wheels are that pip would fetch: asked before a byte of them comes.
 
 pip's installation report has addresses and no sizes, so a program beside pip asks each server with
 HEAD (RFC 9110, Content-Length), by pip's own proxy, login and authorities. A server that does not

@@ -1,9 +1,7 @@
-"""How a SuperExec VM gets the CA of its AppIo: it asks OneGate.
+"""How a SuperExec VM finds the VM that offers its AppIo, and the CA of that AppIo.
 
 It asks until it has found the VM, and again when that was lost: ``/service``, then ``/vms/ID`` of
 each VM outside its own role until one offers the address; the one from before comes first.
-
-Which VM of the service offers the AppIo of a SuperExec VM.
 
 A VM with FLOWER_APPIO_LISTEN publishes FLOWER_APPIO and the CA of its certificate: a SuperLink
 FLOWER_CA_CERT, a SuperNode FLOWER_APPIO_CA. Like all that other VMs write it is checked as input.

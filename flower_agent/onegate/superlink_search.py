@@ -1,9 +1,7 @@
 """How a SuperNode finds its SuperLink: static address or OneGate, then its CA.
 
 The requests run in the background and are few: one ``/service`` and one ``/vms/ID``, repeated only
-while something is missing or the SuperLink is lost (`pace`).
-
-When a search at OneGate goes on.
+while something is missing or the SuperLink is lost (`RETRY_S`).
 
 One that waits for something to appear asks every 5 to 15 s. Where OneGate itself fails, each
 failure in a row doubles that, up to 20 to 60 s: what a thousand VMs ask again then stays below what

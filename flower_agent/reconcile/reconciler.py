@@ -2,8 +2,6 @@
 
 Joins the pure `plan` and `backoff` with the Engine. Docker's events only wake the loop; the state
 always comes from a list.
-
-Whether the ports of new containers are free.
 """
 
 import dataclasses

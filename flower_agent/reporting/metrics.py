@@ -1,6 +1,4 @@
-"""Writes the metrics for node_exporter's textfile collector, where FLOWER_METRICS asks for them.
-
-The status as metrics, in the text that node_exporter's textfile collector takes.
+"""The status as metrics in a file of node_exporter's textfile collector (FLOWER_METRICS).
 
 Format: Prometheus' text exposition, version 0.0.4. Names follow its conventions: base units, no
 time stamps, which the collector refuses. Every metric is a gauge, because a new agent starts from

@@ -1,9 +1,7 @@
-"""Keeps one-apps' files true, where one-apps' directory exists.
+"""The files of one-apps: status, config, log and motd; the agent keeps them true.
 
 Others write them, too: one-apps' own scripts say "success" when they end. So they are compared in
 each cycle. ``/etc/motd`` is a mount of its own inside the unit and can be written, not replaced.
-
-What one-apps' files say of this VM, for its users and its test harness.
 
 one-apps (appliances/lib/functions.sh): ``status`` has one word, ``STAGE_started``, ``_success`` or
 ``_failure``; ``config`` is what an operator wants to know; ``motd`` greets with "All set and ready

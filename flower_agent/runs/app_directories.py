@@ -1,13 +1,9 @@
-"""The results of apps on this VM: the ends of their processes, and their directories.
+"""The directories of apps on this VM: made before they start, kept or removed when they end.
 
 A ServerApp's working directory is taken away from later apps as soon as its process is over, and
 kept as ``runs/RUN/outputs``; a ClientApp's is removed once its run has been quiet for a while. Both
 are done by Flower's user in a one-shot container (`launcher.trees`): the agent has no capability,
 so a directory that an app closed is closed to the agent, too.
-
-The file with the environment of app processes, and its place in a container's mounts.
-
-The places that apps write to, and the launcher's files beside them.
 
 The agent has no capability: what Flower's user (49999) makes is not the agent's to read or move, so
 it makes the directories above, which its own group shares.

@@ -1,18 +1,14 @@
-"""Builds an app's bundle (FAB) with Flower's own ``flwr build``, in a separate container.
+"""Builds an app's bundle (FAB) with Flower's own ``flwr build``; says what failed or lacks.
 
 What goes into a bundle differs between Flower's versions, so the SuperLink's own image builds it.
 The app's files go in and the bundle comes out as archives over Docker's API: nothing of the app is
 a file on the VM. ``flwr build`` imports the packages of an app (seen with 1.25), so its code does
 run there: the container has no network, no mount, no capability, and ends within `TIMEOUT_S`.
 
-Why ``flwr build`` refused an app, from what it printed.
-
 Flower prints by ``rich`` (seen with 1.25 and 1.42): a plain sentence, a box titled Error, or the
 frame of a traceback with the exception below it, after the one that caused it where there is one.
 The frames hold lines of code and values of variables, which are no cause; an app prints what it
 likes beside.
-
-Which of an app's dependencies the image that runs apps lacks.
 
 A program inside the image tells, since only its Python knows what is installed. PEP 508 is read by
 ``packaging``, or by pip's own copy of it; one of the two is in every image. Python starts with

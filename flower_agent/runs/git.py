@@ -1,13 +1,9 @@
-"""The files of an app in a directory of this machine, read as data like those of a repository.
-
-One git: what it may take of this VM, and what it may answer.
+"""The files of one commit of a foreign repository, or of a directory here, read as data.
 
 A repository of some KB can make git write gigabytes or take them as memory (nested trees, deltas
 over a large base). So git's output is read as it comes and only so far, its address space is
 limited (setrlimit(2), RLIMIT_AS), and it does not inherit the agent's place before the kernel's OOM
 killer (proc(5), oom_score_adj; raising it needs no right).
-
-Git: the files of one commit of a foreign repository, read as data.
 
 There is no checkout: git fetches objects into a bare repository and reads them there. So no hook,
 filter, symlink, submodule or fsmonitor of the repository has any effect. The configuration is the

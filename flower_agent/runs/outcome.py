@@ -1,9 +1,7 @@
-"""How a run really ended: Flower calls a run completed even if every client failed.
+"""How a run and each of its app processes really ended. Pure.
 
 ``finished`` means that clients' work went in. What is told at OneGate and in the status file, which
 others read, has counts and the class of an exception; the whole words stay with the run.
-
-How an app's process ended, from its launcher's file (`flower_agent.launcher`).
 
 The file lies where apps can write, so all of it is bounded, and its words are the app's own. Only
 the class of an exception is told to others: its text may hold data.

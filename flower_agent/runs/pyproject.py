@@ -1,9 +1,7 @@
-"""From the variables of a run to the keys that an app declares.
+"""What an app's ``pyproject.toml`` says, and which of its keys the context's variables set. Pure.
 
 Apps name the same thing differently; the names here are those of Flower's own templates and
 examples. What an app does not declare is never sent: newer Flowers refuse it, older ones ignore it.
-
-What a Flower app says of itself: its ``pyproject.toml``, read as data.
 
 Leans on Flower's own reading (flwr/common/config.py, `get_metadata_from_config`, `flatten_dict`),
 alike from 1.23 to 1.42: nested tables of the config are keys with a dot between. Whoever writes a

@@ -1,6 +1,4 @@
-"""When what kept the run of the context from being submitted is tried again.
-
-The run of the context: its submission, its next step, and its text.
+"""The run of the context: its submission, its next step, its text, and when to try again. Pure.
 
 One small JSON file keeps it (``runs/context.json``), so that a reboot submits nothing again: the
 key of what the context asked for, the commit that it meant then, and the run that came of it.

@@ -1,10 +1,8 @@
-"""A certificate in ``/etc/flower-agent/tls``, from certbot's hook or a person.
+"""A certificate that the operator provides, in variables or in files, and its faults.
 
 The names are certbot's: ``fullchain.pem`` and ``privkey.pem``, and ``root.pem`` for a CA that is
 not in the system's store. Nobody can renew several files at the same instant, so a change counts
 after the files have stayed the same for a moment.
-
-A certificate that the operator gives (TLS_CERT, TLS_KEY, TLS_CA_CERT), and its faults.
 
 With a bad certificate Flower only reports that it cannot bind its port, and clients only retry. So
 the agent checks everything before. The rules are those of gRPC (BoringSSL) and OpenSSL clients; the
