@@ -124,11 +124,12 @@ class Reporter:
         if self.client is not None:
             self.client.close()
         self._unreached = None
-        self._logged = self._trouble.code if self._trouble else ""
         if self._remembered is not None and wanted.vmid != self._remembered.vmid:
             self._sent = report.Sent(heartbeat_at=self._sent.heartbeat_at)
         self.client = OneGate(wanted)
         self._remembered = wanted
+        if self.trouble is None:  # what was said of the old one says nothing of this one
+            self._logged = ""
 
     def offer(self, attributes: Mapping[str, str], *, now: float, wall: datetime.datetime) -> None:
         """Send what is due, if no body is under way; never waits.
@@ -170,7 +171,7 @@ class Reporter:
 
     def _log(self) -> None:
         """Log a failure once, by its code, and the recovery from whatever was logged."""
-        found = self._trouble or self._unreached
+        found = self.trouble
         if found is not None and found.code != self._logged:
             log.warning("onegate.failed", code=found.code, message=found.message)
         elif found is None and self._logged:

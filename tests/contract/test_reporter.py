@@ -254,11 +254,15 @@ def test_an_idle_loop_sees_it_within_half_a_minute(gate, boot):
 def test_a_call_of_anybody_that_gets_no_answer_is_trouble_until_one_does(gate, boot):
     settled(boot)
     gate.fault("drop_reply", count=1)
-    with pytest.raises(AgentError):
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(AgentError):
+            boot.reporter.client.service()
+        assert boot.reporter.trouble.code == "onegate.down"
+        boot.offer(READY)
         boot.reporter.client.service()
-    assert boot.reporter.trouble.code == "onegate.down"
-    boot.reporter.client.service()
-    assert boot.reporter.trouble is None
+        assert boot.reporter.trouble is None
+        boot.offer(READY)
+    assert [line["event"] for line in logs] == ["onegate.failed", "onegate.recovered"]
 
 
 def test_a_look_at_the_onegate_before_says_nothing_about_this_one(gate, boot):
