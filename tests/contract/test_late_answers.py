@@ -83,7 +83,7 @@ class Client:
     def __init__(self, tell, vmid="42"):
         self._tell = tell
         self.access = Access("http://onegate", vmid, Secret("t" * 20))
-        self.told = []
+        self.told, self.down = [], None
 
     def service(self):
         return self._tell()
