@@ -52,7 +52,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], bool | None, str, str, str], ...] = (
         re.compile("no such device$"),
         True,
         "data.filesystem",
-        ", and this kernel knows no {kind}",
+        ", and this kernel does not support {kind}",
         "Install the NFS client: nfs-common (Debian, Ubuntu) or nfs-utils.",
     ),
     (

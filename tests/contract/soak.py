@@ -45,6 +45,8 @@ BASE = {
 class Answering:
     """A prober that finds everything well."""
 
+    health_s = None
+
     def probe_serving(self, _address, _timeout_s):
         pass
 

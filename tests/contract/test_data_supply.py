@@ -51,7 +51,7 @@ def test_a_disk_that_is_missing_is_named_and_nothing_starts_until_it_is_there(vm
     vm.set(FLOWER_DATA="LABEL=flower-data")
     vm.volumes.trouble = "no such file or directory"
     found = waits_for_data(vm, "data.missing")
-    assert found.message == "FLOWER_DATA is LABEL=flower-data, and there is no such disk"
+    assert found.message == "FLOWER_DATA is LABEL=flower-data, and this VM has no such disk"
     assert vm.last.report.conditions["data"].mark is Mark.BAD
     assert vm.engine.kept == {}
     vm.volumes.trouble, vm.volumes.of_type = "", "ext4"
@@ -85,7 +85,7 @@ def test_the_container_is_not_made_while_the_look_is_under_way(vm):
     vm.set(FLOWER_DATA="LABEL=x,type=xfs")
     vm.volumes.of_type = "xfs"
     assert waits_for_data(vm) is None
-    assert vm.last.report.conditions["data"].detail == "looks at LABEL=x,type=xfs"
+    assert vm.last.report.conditions["data"].detail == "checks LABEL=x,type=xfs"
     assert vm.engine.kept == {}
     vm.volumes.door.set()
     vm.boot()

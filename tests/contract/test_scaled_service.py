@@ -124,7 +124,7 @@ class Link(Vm):
             firewalls=Firewalls(world.folder, Inline()),
             follower=None,
             reports=None,
-            paths=type("Paths", (), {"superlink": world.folder}),
+            paths=type("Paths", (), {"superlink": world.folder, "proxy": world.folder / "proxy"}),
         )
 
     def look(self):
