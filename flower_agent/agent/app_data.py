@@ -37,7 +37,7 @@ FIRST_S = 2.0
 
 
 class Volumes(Protocol):
-    """Checks the data: `data_volumes.DataVolumes`."""
+    """Checks the data: `one_shot.DataVolumes`."""
 
     @property
     def owner(self) -> str:

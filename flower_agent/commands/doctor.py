@@ -1,6 +1,6 @@
 """``flower-agent doctor``: live looks at all that the agent depends on; changes nothing.
 
-What is seen becomes verdicts in `verdicts`. Each look has a time limit, a resolver its own.
+What is seen becomes verdicts in `doctor_results`. Each look has a time limit, a resolver its own.
 """
 
 import contextlib

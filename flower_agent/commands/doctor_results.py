@@ -162,7 +162,7 @@ def docker(version: str, *, live_restore: bool, proxy: str = "") -> Check:
 def mtus(nics: Sequence[Interface], told: Iterable[tuple[str, Interface, int]]) -> Iterator[Check]:
     """Judge the largest packets that the NICs send by those that the networks carry.
 
-    `nics` are all that other machines see; `told` is what the context says (`interfaces.mtus`).
+    `nics` are all that other machines see; `told` is what the context says (`network.mtus`).
     """
     wrong = [(name, nic, wanted) for name, nic, wanted in told if nic.mtu != wanted]
     for name, nic, wanted in wrong:
@@ -238,7 +238,7 @@ _PORTS = re.compile(r"([0-9]{1,5})(?:[-:]([0-9]{1,5}))?")
 
 
 def judge(outputs: Mapping[str, str], listens: Address) -> Check:
-    """Judge the outputs of `firewall_tools.ask_tools`, of the firewall that is in charge."""
+    """Judge the outputs of `firewall.ask_tools`, of the firewall that is in charge."""
     lines = {name: [line.strip() for line in text.splitlines()] for name, text in outputs.items()}
     if "firewalld" in lines:
         return _firewalld(lines["firewalld"], listens)

@@ -45,7 +45,7 @@ _ACCESS = re.compile(
     r'|(?:fleet|runtime)/agent-probe HTTP/1\.[01]" 404)$'
 )
 """What its web server writes beside that, from 1.37 on, with the caller's address; and of the look
-through HAProxy, from 1.40 on (`flower.PROBE_PATH`)."""
+through HAProxy, from 1.40 on (`flower_versions.PROBE_PATH`)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

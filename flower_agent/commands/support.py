@@ -1,6 +1,6 @@
 """``flower-agent support``: one archive for a bug report, without secrets.
 
-Every file goes through the `redaction`; what a program prints, which may be anything, too.
+Every file goes through a `Redactor`; what a program prints, which may be anything, too.
 
 What is secret is said by the table of variables (`settings`), by names that sound so, and by the
 looks of a thing: private keys, passwords in URLs, headers. A known value is found in each form in

@@ -1,4 +1,4 @@
-"""Docker Engine, through docker-py's low-level client; `workbench` makes images with it.
+"""Docker Engine, through docker-py's low-level client; `build_container` makes images with it.
 
 Leans on what was measured against Engine 20.10 with docker-py 7: the events stream ends silently
 with the daemon and never replays, so events only wake the loop and state is always listed again;

@@ -1,4 +1,4 @@
-"""A container as we want it and as Docker has it. Values only; Docker itself is `engine`."""
+"""A container as we want it and as Docker has it. Values only; Docker itself is `client`."""
 
 import dataclasses
 import datetime

@@ -1,6 +1,6 @@
 """A SuperLink's enrolment: whether nodes need keys, and the registration of the keys.
 
-Joins the view of `registrar`, the decisions of `enrolment`, and the Control API. A failure here
+Joins the view of `registrar`, the decisions of `policy`, and the Control API. A failure here
 never changes the SuperLink's own state, which depends on no SuperNode.
 """
 

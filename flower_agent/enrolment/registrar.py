@@ -2,7 +2,7 @@
 
 Requests run in the background and are few (`lookups`): one ``/service`` every 5 s while a VM is not
 enrolled, else every 60 s; one ``/vms/ID`` for each VM that is not settled, as fast as OneGate
-answers (`rate`); and each minute one settled VM in turn.
+answers (`lookups.Rate`); and each minute one settled VM in turn.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The command lines of Flower's three programs, and where their APIs then listen.
 
 Every API is bound by a flag to the exact address it should have, since the containers use the
-host's network. What differs between versions stands in ``flower.BANDS``, not here.
+host's network. What differs between versions stands in ``flower_versions.BANDS``, not here.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _SUPERNODES = (
 
 
 class Trust(enum.StrEnum):
-    """Whom a client trusts: ``flower.CA_FILE``, the image's own store, or anybody (no TLS)."""
+    """Whom a client trusts: ``flower_versions.CA_FILE``, the image's own store, or anybody (no TLS)."""
 
     CA = "ca"
     SYSTEM = "system"

@@ -33,7 +33,7 @@ class Meaning:
     """Empty means what the error's own entry in the catalogue says."""
 
     error: str = "container.exited"
-    """The code of `catalogue.CATALOGUE` that fits best."""
+    """The code of `error_codes.CATALOGUE` that fits best."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -313,7 +313,7 @@ class Exit:
     """The remedy; empty: the remedy of ``container.exited``."""
 
     error: str = "container.exited"
-    """The code of `catalogue.CATALOGUE` that fits best."""
+    """The code of `error_codes.CATALOGUE` that fits best."""
 
 
 class Refusal(enum.StrEnum):
@@ -343,7 +343,7 @@ class NodeConnection:
     """A SuperNode's connection, from its log since its start."""
 
     node_id: str | None
-    """The last one that it printed; 1.23 prints none (``flower.Band.announces_node``)."""
+    """The last one that it printed; 1.23 prints none (``flower_versions.Band.announces_node``)."""
 
     connected: bool
     """It printed an id, and no trouble since."""

@@ -3,7 +3,7 @@
 Between SuperLink and ClientApp a message can be lost: Flower 1.25 under load fails with ``Both
 bytes_sent and bytes_recv cannot be zero``, and a push session of 1.42 expires. The SuperNode logs
 that, forgets the message without a report, so the run waits for its answer until its time-out.
-Which version logs what: `flower.Band.losses`.
+Which version logs what: `flower_versions.Band.losses`.
 """
 
 import dataclasses

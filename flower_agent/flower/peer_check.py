@@ -1,6 +1,6 @@
 """Whether a connected peer still answers, and to large packets too; tests run beside the loop.
 
-An open connection proves little (`exchange`), so the agent tests the peer every ten seconds. One
+An open connection proves little, so the agent tests the peer every ten seconds. One
 failure is no proof: a busy machine may be slow. Two failures in a row, at least fifteen seconds
 from the begin of the first, are a proof. This takes at most 27 s.
 
@@ -213,7 +213,7 @@ PROVEN_S = 15.0
 
 
 class Exchange(Protocol):
-    """One test, such as `exchange.look`."""
+    """One test, such as `look`."""
 
     def __call__(self, peer: PeerEndpoint, *, doubtful: bool) -> None:
         """Return if the peer answered. Raises AgentError ``peer.…``."""

@@ -212,7 +212,7 @@ def _links(directory: pathlib.Path) -> Iterator[str]:
 
 
 def mountinfo(proc: pathlib.Path = pathlib.Path("/proc")) -> str:
-    """Return this process's mounts, as `mounts.follows` reads them."""
+    """Return this process's mounts, as `follows` reads them."""
     return _text(proc / "self/mountinfo")
 
 

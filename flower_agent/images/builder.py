@@ -321,7 +321,7 @@ def _mb(size_bytes: int) -> str:
 
 
 class FrameworkBuilder(Protocol):
-    """Builds an image: `baker.Baker`."""
+    """Builds an image: `ImageBuilder`."""
 
     def ensure(
         self,

@@ -120,7 +120,7 @@ class Status:
     """SuperNode: its SuperLink."""
 
     supernodes: tuple[Node, ...] = ()
-    """SuperLink: its SuperNodes, at most `roster.MOST`; `nodes` counts all that are connected."""
+    """SuperLink: its SuperNodes, at most `node_table.MOST`; `nodes` counts all that are connected."""
 
     commands: tuple[tuple[str, str], ...] = ()
     """Commands for the operator, each with its purpose."""

@@ -85,7 +85,7 @@ class OneGate:
         return self._json(f"/vms/{vmid}")
 
     def update(self, body: str) -> None:
-        """Send one form body made by `report.render` to the own VM."""
+        """Send one form body made by `status_attributes.render` to the own VM."""
         answer = self._call("PUT", "/vm", body)
         if answer.strip():  # OneGate says nothing; a captive portal or a proxy says 200 too
             said = self._said(answer)

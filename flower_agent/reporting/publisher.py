@@ -1,4 +1,4 @@
-"""Publishes the VM's status: the status file, systemd, and OneGate through `reporter`."""
+"""Publishes the VM's status: the status file, systemd, and OneGate through `onegate.publisher`."""
 
 import dataclasses
 import datetime

@@ -2,7 +2,7 @@
 
 Flower does not report a TLS mistake; it only retries. So the agent makes a TLS handshake with the
 endpoint before it starts the container. Whether the node is connected comes from the SuperNode's
-own log (`exits.peer`) and from the kernel's table of connections.
+own log (`exit_codes.node_connection`) and from the kernel's table of connections.
 """
 
 import contextlib

@@ -54,7 +54,7 @@ Answer = TypeVar("Answer")
 
 
 class AppBuilder(Protocol):
-    """Builds an image: `baker.Baker`."""
+    """Builds an image: `builder.ImageBuilder`."""
 
     def ensure_app(
         self,
@@ -72,7 +72,7 @@ class AppBuilder(Protocol):
 
 
 class DependencyCheck(Protocol):
-    """Finds the packages that an image lacks: `bundler.Bundler`."""
+    """Finds the packages that an image lacks: `bundle.Bundler`."""
 
     def lacking(self, image: str, dependencies: Sequence[str]) -> tuple[str, ...]:
         """Return which dependencies an image lacks."""
@@ -83,7 +83,7 @@ class Choice:
     """The image for apps, if it is not the role's image."""
 
     image: str = ""
-    """Empty: the image of `roles.images` is enough."""
+    """Empty: the image of `container_spec.images` is enough."""
 
     made_of: str = ""
 

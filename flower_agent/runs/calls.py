@@ -35,7 +35,7 @@ class Repository(Protocol):
 
 
 class Bundles(Protocol):
-    """What `bundler.Bundler` does."""
+    """What `bundle.Bundler` does."""
 
     def build(self, image: str, files: Mapping[str, bytes]) -> bytes:
         """Make a bundle of an app's files, given an image of the wanted Flower."""
