@@ -1,4 +1,4 @@
-"""Flower's differences between versions: one table; ``command_line.py`` turns it into command lines.
+"""Flower's differences between versions, in one table; `command_line` makes command lines of it.
 
 Facts: the argument parsers of every flwr wheel from 1.23.0 to 1.42.0; image tags from
 ``framework/dev/build-docker-image-matrix.py``. Flower's command line breaks at 1.35, 1.37 and

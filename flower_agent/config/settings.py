@@ -1,8 +1,8 @@
 """The table of variables: each field of `Settings` carries its row. Pure.
 
 The fields of `Settings` are the one table of variables: parsing, defaults, `check`, the reference
-page and redaction read it; how they must fit each other is in `validation`. What a VM of another role
-reads is not looked at, since OneFlow hands every input to every VM.
+page and redaction read it; how they must fit each other is in `validation`. Variables of another
+role are ignored, since OneFlow hands every input to every VM.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ _SUPERNODES = (
 
 
 class Trust(enum.StrEnum):
-    """Whom a client trusts: ``flower_versions.CA_FILE``, the image's own store, or anybody (no TLS)."""
+    """Whom a client trusts: a CA file, the image's own store, or anybody (no TLS)."""
 
     CA = "ca"
     SYSTEM = "system"

@@ -1,7 +1,7 @@
 """Does it answer: TCP, TLS as Flower would dial it, and the gRPC health service.
 
-With `control_client` the only import of grpc. Leans on what was measured against Flower 1.25 and 1.42:
-a handshake succeeds on any TLS port, so ALPN tells gRPC apart; gRPC takes any certificate of the
+With `control_client` the only import of grpc. Measured with Flower 1.25 and 1.42: a handshake
+succeeds on any TLS port, so ALPN tells gRPC apart; gRPC takes any certificate of the
 given file as an anchor, never a bare CN, and so does the probe. Health protocol: grpc/grpc
 doc/health-checking.md; SERVING is enum value 1. Flower answers SERVING while its process lives.
 """

@@ -1,6 +1,6 @@
 r"""Keys and certificates as text: PEM blocks, OpenSSH keys, fingerprints. Pure, textual only.
 
-Whether they are sound and belong together is asked in `tls`. Parsers as in `config.types`: ValueError
+Whether they are sound and belong together is asked in `tls`. A parser raises ValueError, whose text
 completes "NAME has N characters: …" and never repeats the value.
 Facts: OneFlow turns a newline inside a context value into ``,\n``, so base64 is taken for
 everything of several lines; Flower wants its node keys in OpenSSH form, EC, without a passphrase.

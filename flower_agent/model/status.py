@@ -120,7 +120,7 @@ class Status:
     """SuperNode: its SuperLink."""
 
     supernodes: tuple[Node, ...] = ()
-    """SuperLink: its SuperNodes, at most `node_table.MOST`; `nodes` counts all that are connected."""
+    """SuperLink: its first `node_table.MOST` SuperNodes; `nodes` counts all connected ones."""
 
     commands: tuple[tuple[str, str], ...] = ()
     """Commands for the operator, each with its purpose."""

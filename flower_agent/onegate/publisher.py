@@ -1,4 +1,4 @@
-"""Reports to OneGate: joins the decisions of `status_attributes` with the client, in a separate thread.
+"""Reports to OneGate what `status_attributes` decides, in a thread of its own.
 
 What was sent in this boot is kept in ``/run/flower-agent/onegate.json`` (0600, with the token): an
 agent that is restarted neither repeats itself nor forgets a token that the context lost since.

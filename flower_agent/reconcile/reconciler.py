@@ -1,7 +1,7 @@
 """The containers of this VM: their state in Docker, their images, and the steps to change them.
 
-Joins the pure `plan` and `restart_policy` with the Engine. Docker's events only wake the loop; the state
-always comes from a list.
+Joins the pure `plan` and `restart_policy` with the Engine. Docker's events only wake the loop; the
+state always comes from a list.
 """
 
 import dataclasses

@@ -41,7 +41,7 @@ _LIMIT_BYTES = 4 << 20
 
 
 def keep(path: pathlib.Path, data: bytes | None, *, dry: bool) -> dict[str, str]:
-    """Have the file at `path` hold `data`, or be absent; return fields of `container_spec.Site` for it.
+    """Write or remove the file at `path`; return the fields of `container_spec.Site` for it.
 
     A dry look touches nothing. Raises AgentError ``state.unwritable`` or ``state.corrupt``.
     """
