@@ -95,9 +95,9 @@ class Report:
         """Add warnings to the status."""
         self.warnings.extend(findings)
 
-    def publish(self, **facts: object) -> None:
+    def publish(self, **fields: object) -> None:
         """Set fields of `Published`."""
-        self.published = dataclasses.replace(self.published, **facts)  # type: ignore[arg-type]  # names are checked when it runs
+        self.published = dataclasses.replace(self.published, **fields)  # type: ignore[arg-type]  # names are checked when it runs
 
     def trusts(self, fingerprint: str) -> None:
         """Write down the CA, whole, so that two VMs can be compared."""
@@ -128,7 +128,7 @@ class Cycle:
     """The certificate that the operator asked for was made, or there is none to make here."""
 
     app_image: str = ""
-    """In which apps run, where it is not the image of the role."""
+    """The image in which apps run; empty: the image of the role."""
 
     app_lacks: bool = False
     """The context's app lacks something in that image, as far as is known."""

@@ -1,4 +1,4 @@
-"""How to produce each code of the catalogue; part of ``docs/errors.md``. Pure.
+"""How to produce each error code; part of ``docs/errors.md``. Pure.
 
 What begins with "Check a context with" is tried by a test, word for word.
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flower_agent.agent.app_data import AppData
 from flower_agent.agent.gpu_setup import GpuSetup
-from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config.app_environment import Proxies
@@ -21,6 +21,7 @@ from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.enrolment.node_reports import NodeReports
 from flower_agent.enrolment.partition_watch import PartitionWatch
 from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import Liveness
 from flower_agent.host.connections import Connections
@@ -28,7 +29,6 @@ from flower_agent.host.firewall import Firewalls
 from flower_agent.images.build_container import BuildContainers
 from flower_agent.images.builder import BackgroundBuilder, ImageBuilder, WheelSource
 from flower_agent.onegate.appio_discovery import AppIoSearch
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.paths import Paths
 from flower_agent.reconcile.reconciler import Reconciler
@@ -36,7 +36,7 @@ from flower_agent.roles.server_certificate import ServerCertificate
 from flower_agent.roles.superexec import SuperExecController
 from flower_agent.roles.superlink import SuperLinkController
 from flower_agent.roles.supernode import SuperNodeController
-from flower_agent.runs.app_directories import CODE, AppRuns
+from flower_agent.runs.app_directories import CODE, AppDirectories
 from flower_agent.runs.app_image import AppImageResolver
 from flower_agent.runs.bundle import Bundler
 from flower_agent.runs.follower import Follower
@@ -79,7 +79,7 @@ class Parts:
     supernode: SuperNodeController
     background_builder: BackgroundBuilder
     apps: AppImageResolver
-    app_runs: AppRuns
+    app_runs: AppDirectories
     gits: tuple[Git, ...]
 
     def through(self, proxies: Proxies) -> None:
@@ -106,7 +106,7 @@ def assemble(
     background_builder = BackgroundBuilder(builder, threads, options.wheels, scale=scale)
     prober, superlink_search = Prober(), SuperLinkSearch(threads, rng=rng, scale=scale)
     connections = Connections(threads, scale=scale)
-    app_runs = AppRuns(paths, threads, functools.partial(_one_shot, engine), scale=scale)
+    app_runs = AppDirectories(paths, threads, functools.partial(_one_shot, engine), scale=scale)
     registrar = Registrar(threads, rng=rng, scale=scale)
     superlink = _superlink(
         options, threads, registrar, (run_git, bundler), prober=prober, apps=app_runs
@@ -151,7 +151,7 @@ def _superlink(
     submits: tuple[Git, Bundler],
     *,
     prober: Prober,
-    apps: AppRuns,
+    apps: AppDirectories,
 ) -> SuperLinkController:
     paths, scale = options.paths, options.scale
     run_files = RunFiles(paths.runs)
@@ -176,7 +176,7 @@ def _supernode(
     *,
     rng: random.Random,
     checks: tuple[EndpointCheck, Connections, Liveness],
-    apps: AppRuns,
+    apps: AppDirectories,
 ) -> SuperNodeController:
     look, connections, liveness = checks
     scale = options.scale
@@ -201,7 +201,7 @@ def _superexec(
     *,
     rng: random.Random,
     checks: tuple[EndpointCheck, Connections, Liveness],
-    apps: AppRuns,
+    apps: AppDirectories,
 ) -> SuperExecController:
     look, connections, liveness = checks
     search = AppIoSearch(threads, rng=rng, scale=options.scale)

@@ -17,7 +17,7 @@ from flower_agent import __version__, files
 from flower_agent import log as logging
 from flower_agent.agent import assembly
 from flower_agent.agent.assembly import Options
-from flower_agent.agent.requests import RequestFiles, Requests
+from flower_agent.agent.operator_requests import RequestFiles, Requests
 from flower_agent.background import Threads
 from flower_agent.config import app_environment
 from flower_agent.config.data_source import DataKind

@@ -1,7 +1,8 @@
 """One cycle from settings to working containers: each stage observes, decides, acts, or ends it.
 
-The stages are the phases of the status, in order. The VM waits for the first phase that is not
-complete. An early end of a cycle never stops a container.
+The phases of the status are the stages of `_stages`, in order. The VM waits for the first that is
+not complete; before a container starts, the SuperLink is asked once more (`discover`). An early end
+of a cycle never stops a container.
 """
 
 import contextlib
@@ -12,9 +13,9 @@ from typing import Any
 import structlog
 
 from flower_agent import files
-from flower_agent.agent import images
 from flower_agent.agent.app_data import AppData
 from flower_agent.agent.gpu_setup import GpuSetup
+from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role
@@ -43,7 +44,7 @@ log = structlog.get_logger()
 DETACHED_AFTER_S = 60.0
 DETACHED_LOOK_S = 1.0
 LOADS = (datetime.timedelta(), datetime.timedelta(seconds=0.4))
-"""Within this time after its start no SuperExec has connected: its Python still loads."""
+"""A SuperExec needs at least this long to load and connect, so nobody looks before."""
 
 ATTACHED_LOOK_S = 30.0
 """A seen connection of the SuperExec counts for this long: each check costs milliseconds."""
@@ -74,7 +75,7 @@ class Stages:
         connections: Connections,
         gpu_setup: GpuSetup,
         upgrader: Upgrader,
-        image_resolver: images.ImageResolver,
+        image_resolver: ImageResolver,
         data: AppData | None = None,
         dry: bool = False,
         scale: float = 1.0,
@@ -165,7 +166,7 @@ class Stages:
         """Return the pinned images, those that are missing, and the one for apps."""
         pins = self._image_resolver.pins(cycle)
         missing = self._image_resolver.missing(cycle, pins)
-        self.planned += [images.word(reference) for reference in missing]
+        self.planned += [word(reference) for reference in missing]
         if missing and not cycle.running and not self.dry:
             self._image_resolver.fetch(cycle, missing, pins)  # at the same time as the discovery
         runner = self._reconciler.existing(self._runner(cycle))
@@ -315,7 +316,7 @@ class Stages:
         if not steps:
             return True
         # Before any step: with a taken port, nothing that works is stopped.
-        reconciler.free(want, steps, self._reconciler.existing)
+        reconciler.require_free_ports(want, steps, self._reconciler.existing)
         try:
             done = self._upgrader.apply(cycle, steps, pins)
         except AgentError as error:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from flower_agent import files
-from flower_agent.agent import images
+from flower_agent.agent import image_resolver
 from flower_agent.config import flower_versions, parsing, types
 from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
@@ -74,8 +74,8 @@ def _settings(paths: Paths, version: str) -> Settings:
 def _images(
     engine: Engine, paths: Paths, good: Settings, names: Sequence[str], where: WheelSource
 ) -> Iterator[tuple[str, Image]]:
-    registry = images.registry(good)
-    pins = images.locked(paths.images_lock)
+    registry = image_resolver.registry(good)
+    pins = image_resolver.locked(paths.images_lock)
     for part in PARTS:
         reference = flower_versions.image(good.image_prefix, part, good.version)
         found = engine.image(reference)
@@ -118,7 +118,7 @@ def _app(
     _pin(paths.images_lock, needs=needs)
     print(f"{source}: {needs}")
     wanted = app_images.needed(needs.dependencies)
-    pins = images.locked(paths.images_lock)
+    pins = image_resolver.locked(paths.images_lock)
     builder = ImageBuilder(engine, BuildContainers(engine), paths.bake)
     for parent in parents:
         if not Bundler(engine).lacking(parent, wanted):
@@ -158,7 +158,7 @@ def _source(app: str) -> types.AppSource:
 def _pin(
     lock: pathlib.Path, reference: str = "", pin: str = "", *, needs: AppNeeds | None = None
 ) -> None:
-    rows, apps = images.locked(lock), images.locked_apps(lock)
+    rows, apps = image_resolver.locked(lock), image_resolver.locked_apps(lock)
     if reference:
         rows[reference] = pin
     if needs is not None:

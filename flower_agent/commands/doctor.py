@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from flower_agent import log
-from flower_agent.agent import images
+from flower_agent.agent import image_resolver
 from flower_agent.commands import doctor_checks, doctor_results, status
 from flower_agent.commands.doctor_checks import Inspector
 from flower_agent.commands.doctor_results import Check, Room, found, mild, skipped, well
@@ -223,7 +223,7 @@ def _images(patient: Patient) -> Iterator[Check]:
     wanted = tuple(name for name in wanted if not name.startswith(frameworks.LOCAL))
     for name in wanted:
         try:
-            patient.engine.ask_registry(name, images.registry(patient.settings))
+            patient.engine.ask_registry(name, image_resolver.registry(patient.settings))
         except AgentError as error:
             denied = isinstance(error, ImageDeniedError)
             patient.registry_answered |= denied

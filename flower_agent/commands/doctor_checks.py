@@ -20,7 +20,7 @@ from flower_agent.docker.containers import FLOWER_UID
 from flower_agent.docker.image_references import Reference, Registry, pull_failure
 from flower_agent.enrolment import node_key, superlink_trust
 from flower_agent.enrolment.node_key import NodeKeys
-from flower_agent.flower import container_spec, peer_check
+from flower_agent.flower import container_spec, endpoint_check, peer_check
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.control_messages import NodeStatus
 from flower_agent.flower.health import ALPN_GRPC, ALPN_HTTP, Prober
@@ -37,7 +37,7 @@ from flower_agent.model.errors import (
 )
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
-from flower_agent.onegate import discovery, endpoint_check, superlink_search
+from flower_agent.onegate import discovery, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
 from flower_agent.proxy.fleet_proxy import FleetProxy

@@ -1,7 +1,7 @@
 """``doctor``'s verdict for each check, with its remedy.
 
-It looks for the port in what the tool lists, and evaluates no rule: sets, marks and senders decide,
-too.
+The verdict on a firewall looks for the port in the tool's list and evaluates no rule: sets, marks
+and senders decide, too.
 """
 
 import dataclasses

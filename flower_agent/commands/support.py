@@ -4,7 +4,7 @@ Every file goes through a `Redactor`; what a program prints, which may be anythi
 
 What is secret is said by the table of variables (`settings`), by names that sound so, and by the
 looks of a thing: private keys, passwords in URLs, headers. A known value is found in each form in
-which programs write it: as it is, in JSON, in a URL, as base64 and out of it, line by line.
+which programs write it: as it is, in JSON, in a URL, as base64, and decoded from base64, by lines.
 """
 
 import base64

@@ -2,8 +2,8 @@
 
 import datetime
 
-from flower_agent.agent import requests
-from flower_agent.agent.requests import RequestFiles
+from flower_agent.agent import operator_requests
+from flower_agent.agent.operator_requests import RequestFiles
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.state_file import StateFile
@@ -70,7 +70,7 @@ def trust(paths: Paths, fingerprint: str) -> int:
 
 
 def _followed(paths: Paths, what: str) -> str:
-    when = "now" if requests.tell(paths) else "when the agent starts"
+    when = "now" if operator_requests.tell(paths) else "when the agent starts"
     return f"{what} {when}"
 
 

@@ -357,18 +357,10 @@ class Settings:
         return set(PARTITION_KEYS) <= dict(self.node_config or ()).keys()
 
 
-
 SETTINGS: tuple[Setting[Any], ...] = tuple(
     row_of(field) for field in dataclasses.fields(Settings) if field.metadata
 )
 """The table, FLOWER_ROLE first: which other rows apply depends on it."""
-
-
-
-
-
-
-
 
 
 def secret_names() -> frozenset[str]:

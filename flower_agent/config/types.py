@@ -1,4 +1,4 @@
-"""One string to one value, for each kind of variable. Pure; keys and certificates are in `pem`.
+"""One string to one value, for each kind of variable. Pure. Keys, certificates: `model.pem`.
 
 Every parser raises ValueError whose text completes "NAME is 'x': …" and never repeats the value,
 since that may be a secret.

@@ -1,10 +1,8 @@
 """Small containers for one task, without network and with limits; each is removed afterwards.
 
-The look runs in a container of the image that runs apps, without network, and removes it again. A
-mount that hangs holds up that container alone: every call has a time limit.
-
-Whose it is stands in a label of its own, not in the agent's: no plan wants it. What a killed agent
-left is found by that label.
+A mount that hangs holds up its container alone: every call has a time limit. A separate label
+names the owner of a container, so that `plan` ignores it, and the next agent finds what a killed
+one left.
 """
 
 import contextlib
@@ -200,7 +198,7 @@ class DataVolumes:
         return self._engine.owner
 
     def look(self, mount: Mount, image: str) -> str:
-        """Return what `app_data.PROGRAM` says of the data. Raises AgentError ``data.refused``.
+        """Return what `data_mounts.PROGRAM` says of the data. Raises AgentError ``data.refused``.
 
         The message of the error ends in Docker's own words.
         """

@@ -3,7 +3,7 @@
 Additive increase, multiplicative decrease (Chiu and Jain, 1989). One look-up follows the other, so
 a OneGate that takes longer than the time between two of them does not keep up: that answer is slow,
 and the rate is halved before the next. Each other answer adds its part of `GAIN` a second; a
-failure begins again at the least.
+failure sets the rate to the minimum.
 
 No two look-ups are under way at the same time. Many OneGates answer one request after the other
 (thin has one thread): a second look-up would only wait there, beside the reports of the VMs.

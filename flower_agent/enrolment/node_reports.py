@@ -24,7 +24,7 @@ _CLASS = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class NodeReport:
     """What one VM says of its last ClientApp that did not do its work."""
 
     vmid: str
@@ -38,11 +38,11 @@ class NodeReports:
     """The reports of the SuperNodes of one SuperLink."""
 
     def __init__(self, threads: Threads, *, scale: float = 1.0) -> None:
-        self._asking: Background[str, list[Report]] = Background(
+        self._asking: Background[str, list[NodeReport]] = Background(
             threads, "node-reports", lambda *_: PERIOD_S * scale, good_for_s=PERIOD_S * scale
         )
         self._next = 0
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, NodeReport] = {}
 
     def follow(
         self, client: OneGate | None, vmids: Collection[str], runs: Collection[str], now: float
@@ -67,9 +67,9 @@ class NodeReports:
         return (vmids[start:] + vmids[:start])[:AT_ONCE]
 
 
-def ask(client: OneGate, vmids: Collection[str]) -> list[Report]:
+def ask(client: OneGate, vmids: Collection[str]) -> list[NodeReport]:
     """Return what VMs report; one that does not answer reports nothing new."""
-    found: list[Report] = []
+    found: list[NodeReport] = []
     for vmid in vmids:
         try:
             told = discovery.parse_vm(client.vm(vmid)).attributes
@@ -81,13 +81,13 @@ def ask(client: OneGate, vmids: Collection[str]) -> list[Report]:
     return found
 
 
-def read(vmid: str, text: str) -> Report:
+def read(vmid: str, text: str) -> NodeReport:
     """Return the report in ``FLOWER_APP_ERROR``. Pure."""
     found = _TOLD.fullmatch(text[:200].strip('" '))
-    return Report(vmid, found[1], found[2]) if found else Report(vmid)
+    return NodeReport(vmid, found[1], found[2]) if found else NodeReport(vmid)
 
 
-def finding(report: Report) -> Finding:
+def finding(report: NodeReport) -> Finding:
     """Return the SuperLink's warning about a node's report."""
     failed = _CLASS.fullmatch(report.what) is not None
     what = f"raised {report.what}" if failed else report.what

@@ -1,7 +1,7 @@
 """A SuperLink assigns its SuperNodes' partitions (FLOWER_PARTITIONS), and says who has which.
 
-It joins what the record remembers, whom the `enroller` sees, and the decision in `partitions`. Like
-enrolment it never changes the SuperLink's own state.
+It joins the remembered state, the VMs that the `enroller` sees, and the decision in `partitions`.
+Like enrolment it never changes the SuperLink's own state.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from flower_agent.cycle import Cycle
 from flower_agent.enrolment import partitions, policy
 from flower_agent.enrolment.enroller import Enroller
-from flower_agent.enrolment.partitions import Node
+from flower_agent.enrolment.partitions import PartitionNode
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.model import pem
 from flower_agent.model.errors import warning
@@ -61,20 +61,20 @@ def sites(cycle: Cycle) -> tuple[int, ...] | None:
     return tuple(number for owner, number in cycle.state.partitions if not owner.isdecimal())
 
 
-def _vms(cycle: Cycle, enroller: Enroller) -> Iterator[Node]:
+def _vms(cycle: Cycle, enroller: Enroller) -> Iterator[PartitionNode]:
     """Yield the enrolled VMs of which it is known whether they run already, and as what."""
     for pin in cycle.state.pins:
         told = enroller.claims.get(pin.vmid)
         if told is not None and told.key is not None:
             has = told.partition.partition_id if told.partition else None
-            yield Node(pin.vmid, has, told.index)
+            yield PartitionNode(pin.vmid, has, told.index)
 
 
-def _sites(cycle: Cycle) -> Iterator[Node]:
+def _sites(cycle: Cycle) -> Iterator[PartitionNode]:
     pinned = {pin.key for pin in cycle.state.pins}
     for key in cycle.seen.settings.node_public_keys:
         if key not in pinned:
-            yield Node(pem.node_key_fingerprint(key))
+            yield PartitionNode(pem.node_key_fingerprint(key))
 
 
 def _left(cycle: Cycle, known: dict[bytes, NodeInfo], enroller: Enroller) -> frozenset[str]:

@@ -76,7 +76,7 @@ class PartitionWatch:
         return part
 
     def _assignment(self, text: str) -> Assignment | None:
-        """Return what `text` assigns; read once, since each turn asks."""
+        """Return what `text` assigns; read once, since each cycle asks."""
         if self._read[0] != text:
             self._read = text, partitions.read_assignment(text)
         return self._read[1]

@@ -32,7 +32,7 @@ _PUBLISHED = re.compile(r"([0-9]{1,8})/([0-9]{1,8})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Node:
+class PartitionNode:
     """A SuperNode that should have a partition."""
 
     owner: str
@@ -69,7 +69,7 @@ class Assignment:
 
 
 def assign(
-    before: Mapping[str, int], count: int, nodes: Collection[Node], left: Collection[str]
+    before: Mapping[str, int], count: int, nodes: Collection[PartitionNode], left: Collection[str]
 ) -> dict[str, int]:
     """Return who has which id of `count`; a node without one waits.
 
@@ -189,7 +189,7 @@ def _span(found: re.Match[str]) -> tuple[int, int, int]:
     return low, int(found[2] or low), int(found[3])
 
 
-def _order(node: Node) -> tuple[bool, int, str]:
+def _order(node: PartitionNode) -> tuple[bool, int, str]:
     vm = node.owner.isdecimal()
     return not vm, int(node.owner) if vm else 0, node.owner
 

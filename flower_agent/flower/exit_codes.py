@@ -30,7 +30,7 @@ class Meaning:
     """Half a sentence, to go on from "it ended: "; ``{0}`` is what the line names."""
 
     hint: str = ""
-    """Empty means what the error's own entry in the catalogue says."""
+    """Empty means what the error's own entry in `error_codes` says."""
 
     error: str = "container.exited"
     """The code of `error_codes.CATALOGUE` that fits best."""

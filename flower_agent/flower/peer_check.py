@@ -12,7 +12,7 @@ HTTP/2 frame of an unknown type, which every server ignores (RFC 9113 4.1), and 
 request with a long header.
 
 Behind a proxy neither handshake nor refusal is the peer's: there a call is sent that the proxy
-passes, and any answer to it counts. To a peer that stands still the proxy waits longer than a look.
+passes, and any answer to it counts. If the peer hangs, the proxy waits longer than this test.
 
 Nothing is believed of the peer here and nothing is told, so its certificate is not judged: `health`
 does that before a container starts.

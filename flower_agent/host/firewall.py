@@ -30,7 +30,7 @@ OPEN = {
     ),
     "ufw": "Open it to the federation's subnet: ufw allow proto tcp from SUBNET to any port {port}",
 }
-"""The remedy by firewall; the catalogue has that for rules of nftables."""
+"""The remedy by firewall; `error_codes` has that for rules of nftables."""
 
 
 def active(states: str, ufw_conf: str) -> tuple[str, ...] | None:
@@ -69,7 +69,7 @@ def drops(names: tuple[str, ...], listens: Address, expected: int) -> Finding:
 
 
 def remedy(name: str, listens: Address) -> str:
-    """Return what opens the port in this firewall; empty for the catalogue's words."""
+    """Return what opens the port in this firewall; empty for the words of `error_codes`."""
     ip = "ipv6" if ":" in listens.host else "ipv4"
     return OPEN.get(name, "").format(ip=ip, port=listens.port)
 

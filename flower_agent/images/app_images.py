@@ -103,7 +103,7 @@ def fetch_cpu() -> tuple[str, ...]:
 def published(digest: str, lacking: Iterable[str] | None) -> str:
     """Return FLOWER_APP_IMAGE: the image's digest, and missing packages of the context's app.
 
-    `digest` is what ``images.lock`` would say of it (`images.pin`), so that the same image made on
+    `digest` is what ``images.lock`` would say of it (`pin`), so that the same image made on
     two VMs reads alike. `lacking` are requirements; None: not known. Of names that do not fit, the
     count stands: ``+3``. OneGate keeps all of it as it is. Empty where there is no such digest.
     """

@@ -30,7 +30,7 @@ class Finding:
     """One sentence about this case, with the offending thing in it and no secret."""
 
     hint: str = ""
-    """What to do next; empty means the catalogue's remedy."""
+    """What to do next; empty means the remedy in `error_codes`."""
 
     severity: Severity = Severity.ERROR
 

@@ -20,7 +20,7 @@ class Published:
     """SuperLink: how many SuperNodes are connected."""
 
     partitions: str | None = None
-    """SuperLink: who has which partition, where it assigns them; empty: it does so no more."""
+    """SuperLink: who has which partition; empty: it no longer assigns any."""
 
     ca_pem: str | None = None
     ca_fingerprint: str | None = None

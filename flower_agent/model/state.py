@@ -54,7 +54,7 @@ class AppNeeds:
 
 
 def needs_document(needs: AppNeeds) -> dict[str, object]:
-    """Return what `read` takes, for JSON."""
+    """Return what `read_needs` takes, for JSON."""
     return {
         "source": needs.source,
         "commit": needs.commit,
@@ -152,7 +152,7 @@ def dump(record: State) -> bytes:
 
 
 def load(data: bytes) -> State:
-    """Return the record in a file's content. Raises ValueError for anything else."""
+    """Return the state in a file's content. Raises ValueError for anything else."""
     try:
         document = json.loads(data)
         partition, superlink = document.get("partition"), document.get("superlink")
@@ -183,7 +183,7 @@ def load(data: bytes) -> State:
 
 
 def for_vm(record: State, vmid: str | None) -> tuple[State, bool]:
-    """Return the record as VM `vmid` may use it, and whether it came from another VM.
+    """Return the state as VM `vmid` may use it, and whether it came from another VM.
 
     On another VM the partition is chosen again; OneGate's answer about the service and the working
     key are dropped; CA, pins and images are kept. A VM that lost its token for a while (None) keeps

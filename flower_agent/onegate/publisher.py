@@ -57,7 +57,7 @@ OWN = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Published:
+class Acknowledged:
     """The attributes that OneGate acknowledged in this boot."""
 
     access: OneGateAccess
@@ -228,7 +228,7 @@ class OneGatePublisher:
         if self._remembered is None:
             return
         try:
-            remember(self._memory, Published(self._remembered, self._sent.attributes))
+            remember(self._memory, Acknowledged(self._remembered, self._sent.attributes))
         except AgentError:
             if not self._unwritable:
                 log.warning("state.unwritable", path=str(self._memory))
@@ -255,7 +255,7 @@ def _attributes(client: OneGate) -> Mapping[str, str]:
     return discovery.parse_vm(client.vm(client.access.vmid)).attributes
 
 
-def remember(place: pathlib.Path, told: Published) -> None:
+def remember(place: pathlib.Path, told: Acknowledged) -> None:
     """Store what OneGate acknowledged in this boot. Raises AgentError ``state.unwritable``."""
     document = {
         "endpoint": told.access.endpoint,
@@ -266,7 +266,7 @@ def remember(place: pathlib.Path, told: Published) -> None:
     files.write_atomic(place, json.dumps(document).encode(), 0o600, durable=False)
 
 
-def recall(place: pathlib.Path) -> Published | None:
+def recall(place: pathlib.Path) -> Acknowledged | None:
     """Return what OneGate acknowledged in this boot; None for a missing or unreadable file."""
     try:
         data = files.read(place, MAX_BYTES)
@@ -279,4 +279,4 @@ def recall(place: pathlib.Path) -> Published | None:
         )
     except (AgentError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
-    return Published(access, attributes)
+    return Acknowledged(access, attributes)

@@ -34,7 +34,7 @@ from flower_agent.reconcile.restart_policy import Trouble
 log = structlog.get_logger()
 
 
-def free(
+def require_free_ports(
     want: tuple[Container, ...],
     steps: tuple[Step, ...],
     existing: Callable[[str], Existing | None],
@@ -60,10 +60,10 @@ def free(
         if network.taken(seen, address.host, address.port):
             who = machine.listener(address.port) or "another process"
             message = f"{container.name} cannot listen at {address}: {who} does"
-            raise PortTakenError("port.taken", message, hint(address.port), retryable=True)
+            raise PortTakenError("port.taken", message, port_hint(address.port), retryable=True)
 
 
-def hint(port: int) -> str:
+def port_hint(port: int) -> str:
     """Return the remedy for a port in use by another process."""
     return (
         f"Find the process as root (ss -ltnp 'sport = :{port}'), and stop it if you do not need "

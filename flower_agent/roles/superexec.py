@@ -16,6 +16,7 @@ from flower_agent.enrolment import superlink_trust
 from flower_agent.flower import container_spec
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.container_spec import RoleSpec
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
 from flower_agent.host.connections import Connections
@@ -33,11 +34,10 @@ from flower_agent.model.lifecycle import Phase
 from flower_agent.model.pem import SYSTEM
 from flower_agent.model.status import Mark
 from flower_agent.onegate import appio_discovery
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.paths import Paths
 from flower_agent.roles import appio
 from flower_agent.runs import app_directories, client_apps
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.tls import certificates, trust
 
 TIMEOUT_S = 3.0
@@ -73,7 +73,7 @@ class SuperExecController:
         connections: Connections,
         *,
         liveness: Liveness,
-        apps: AppRuns,
+        apps: AppDirectories,
         paths: Paths,
     ) -> None:
         self._liveness = liveness

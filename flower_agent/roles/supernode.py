@@ -23,6 +23,7 @@ from flower_agent.enrolment.partition_watch import PartitionWatch
 from flower_agent.flower import command_line, container_spec, exit_codes, lost_messages
 from flower_agent.flower.command_line import Trust
 from flower_agent.flower.container_spec import RoleSpec
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.flower.lost_messages import Loss, Messages
 from flower_agent.flower.peer_check import Liveness, PeerEndpoint
@@ -48,11 +49,10 @@ from flower_agent.model.published import Published
 from flower_agent.model.state import Partition
 from flower_agent.model.status import Link, Mark
 from flower_agent.onegate.discovery import MAX_WORDS, SuperLinkOffer, mixed_versions
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.roles import appio
 from flower_agent.runs import client_apps
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.tls import certificates, trust
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ class SuperNodeController:
         *,
         liveness: Liveness | None = None,
         home: EndpointCheck | None = None,
-        apps: AppRuns,
+        apps: AppDirectories,
         assigned: PartitionWatch | None = None,
         scale: float = 1.0,
     ) -> None:

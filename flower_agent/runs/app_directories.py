@@ -1,12 +1,10 @@
 """The directories of apps on this VM: made before they start, kept or removed when they end.
 
 A ServerApp's working directory is taken away from later apps as soon as its process is over, and
-kept as ``runs/RUN/outputs``; a ClientApp's is removed once its run has been quiet for a while. Both
-are done by Flower's user in a one-shot container (`launcher.trees`): the agent has no capability,
-so a directory that an app closed is closed to the agent, too.
-
-The agent has no capability: what Flower's user (49999) makes is not the agent's to read or move, so
-it makes the directories above, which its own group shares.
+kept as ``runs/RUN/outputs``; a ClientApp's is removed once its run has been quiet for a while. The
+agent has no capability, so it may not read or move what Flower's user (49999) makes: it makes the
+directories above, which its own group shares, and Flower's user does the rest in a one-shot
+container (`launcher.trees`).
 """
 
 import contextlib
@@ -129,7 +127,7 @@ OneShot = Callable[[str, Sequence[str], Mapping[str, tuple[str, bool]]], bytes]
 """Runs a command in an image, with mounts; returns its output."""
 
 
-class AppRuns:
+class AppDirectories:
     """The apps' processes and directories of one VM."""
 
     def __init__(

@@ -142,7 +142,7 @@ def compared(
 ) -> tuple[str, ...]:
     """Return, before a submission, which images lack packages of an app, as sentences.
 
-    `image` is what the SuperLink's image is pinned by (`images.pin`) and `lacks` what it lacks of
+    `image` is what the SuperLink's image is pinned by (`pin`) and `lacks` what it lacks of
     the app. `nodes` are names with the FLOWER_APP_IMAGE that each published, None for nodes outside
     the service. With `of_context` the app is that of CUSTOM_APP_REPO, which the nodes know; what a
     node lacks of any other is only known where its image is the SuperLink's. Raises AgentError

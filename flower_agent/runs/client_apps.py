@@ -10,14 +10,16 @@ from flower_agent.cycle import Cycle, Running
 from flower_agent.flower.lost_messages import Loss
 from flower_agent.model.errors import Finding, warning
 from flower_agent.runs import outcome
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.runs.outcome import AppEnd
 
 TOLD_FOR = datetime.timedelta(hours=24)
 """Older failures are not reported."""
 
 
-def follow(cycle: Cycle, running: Running, apps: AppRuns, limit: int) -> datetime.datetime | None:
+def follow(
+    cycle: Cycle, running: Running, apps: AppDirectories, limit: int
+) -> datetime.datetime | None:
     """Report the last failed ClientApp, and clean up after ended runs.
 
     Returns when it ended, None where there is none.

@@ -18,7 +18,7 @@ from flower_agent.model.errors import AgentError, ControlRefusedError, warning
 from flower_agent.model.status import Mark, Node
 from flower_agent.runs import calls, rounds, store
 from flower_agent.runs import outcome as runs_outcome
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.runs.calls import Connect
 from flower_agent.runs.outcome import AppEnd, Outcome
 from flower_agent.runs.rounds import Progress
@@ -99,7 +99,7 @@ class Follower:
     """The runs of one SuperLink."""
 
     def __init__(
-        self, threads: Threads, files: RunFiles, apps: AppRuns, *, scale: float = 1.0
+        self, threads: Threads, files: RunFiles, apps: AppDirectories, *, scale: float = 1.0
     ) -> None:
         self._threads = threads
         self._files = files

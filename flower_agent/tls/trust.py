@@ -16,7 +16,7 @@ from flower_agent.tls import certificates
 from flower_agent.tls.certificates import Certificate
 
 OWN_ISSUER = "CN=flower-agent CA "
-"""The begin of the issuer's name in the agent's own leaf: `tls.make_ca`."""
+"""The begin of the issuer's name in the agent's own leaf: `own_ca.make_ca`."""
 
 
 class CertificateSource(enum.StrEnum):

@@ -81,7 +81,7 @@ class Upgrader:
         self._look_at = 0.0
 
     def begin(self, cycle: Cycle) -> None:
-        """Give the turn the settings of the version that should run now."""
+        """Give the cycle the settings of the version that should run now."""
         settings, record = cycle.seen.settings, cycle.state
         self._leads = settings.role is Role.SUPERLINK
         self._wanted = str(settings.version)

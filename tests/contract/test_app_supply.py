@@ -13,7 +13,7 @@ from inline import Inline
 from test_converge import SUPEREXEC, SUPERNODE, Vm
 from test_submitter import PYPROJECT, Repository
 
-from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.config.types import Role
 from flower_agent.cycle import Report
 from flower_agent.docker import image_references

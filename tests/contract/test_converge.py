@@ -14,7 +14,7 @@ from real_engine import until
 
 from flower_agent.agent.app_data import AppData
 from flower_agent.agent.gpu_setup import GpuSetup
-from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import parsing

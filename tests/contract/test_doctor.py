@@ -31,12 +31,13 @@ from flower_agent.commands.doctor_checks import About
 from flower_agent.config import sources
 from flower_agent.config.flower_versions import Transport
 from flower_agent.docker.image_references import Image
+from flower_agent.flower import endpoint_check
 from flower_agent.host import machine
 from flower_agent.model import errors
 from flower_agent.model.address import parse_address
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
-from flower_agent.onegate import client, endpoint_check, status_attributes
+from flower_agent.onegate import client, status_attributes
 from flower_agent.paths import Paths
 from flower_agent.tls.store import Keyring
 

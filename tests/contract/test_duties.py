@@ -31,7 +31,7 @@ from flower_agent.paths import Paths
 from flower_agent.roles import superexec, superlink
 from flower_agent.roles.server_certificate import ServerCertificate
 from flower_agent.roles.supernode import DEAF_AFTER_S, SuperNodeController
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.runs.bundle import Bundler
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.git import Git
@@ -405,7 +405,7 @@ def test_a_due_renewal_waits_while_a_superlink_that_runs_does_not_answer(tmp_pat
     threads = Threads(lambda: None)
     registrar = Registrar(threads, rng=random.Random(1))
     paths, kept = Paths(tmp_path), RunFiles(tmp_path)
-    follower = Follower(threads, kept, AppRuns(paths, threads, None))
+    follower = Follower(threads, kept, AppDirectories(paths, threads, None))
     submitter = Submitter(threads, Git(tmp_path), Bundler(Engine("duties")), kept, follower)
     certificate = ServerCertificate(CertificateFiles(tmp_path / "given"))
     firewalls = Firewalls(tmp_path, threads)

@@ -12,12 +12,11 @@ from endpoints import loopback_leaf
 
 from flower_agent.background import Threads
 from flower_agent.config import flower_versions, parsing
-from flower_agent.flower import peer_check
+from flower_agent.flower import endpoint_check, peer_check
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
-from flower_agent.onegate import endpoint_check
 from flower_agent.roles import superexec, supernode
 
 SHORT_S = 0.3

@@ -14,7 +14,7 @@ from flower_agent import cli
 from flower_agent.config.sources import OneGateAccess
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import publisher
-from flower_agent.onegate.publisher import Published
+from flower_agent.onegate.publisher import Acknowledged
 from flower_agent.paths import Paths
 from flower_agent.reporting import farewell
 
@@ -57,7 +57,9 @@ def vm(tmp_path):
 
 def remembers(vm, endpoint, token=""):
     told = {"FLOWER_STATE": "ready", "READY": "YES", "FLOWER_ROLE": "superlink"}
-    publisher.remember(vm.onegate, Published(OneGateAccess(endpoint, str(VM), Secret(token)), told))
+    publisher.remember(
+        vm.onegate, Acknowledged(OneGateAccess(endpoint, str(VM), Secret(token)), told)
+    )
 
 
 def test_onegate_gets_one_last_body(vm, gate):

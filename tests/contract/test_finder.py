@@ -17,18 +17,18 @@ from flower_agent.background import Threads
 from flower_agent.config import parsing
 from flower_agent.config.sources import OneGateAccess
 from flower_agent.enrolment import superlink_trust
+from flower_agent.flower import endpoint_check as look_module
 from flower_agent.flower.command_line import Trust
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import Partition, State
-from flower_agent.onegate import endpoint_check as look_module
 from flower_agent.onegate import status_attributes, superlink_search
 from flower_agent.onegate.client import OneGate
 from flower_agent.onegate.discovery import SuperLinkOffer
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.tls import certificates
 

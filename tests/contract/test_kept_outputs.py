@@ -17,7 +17,7 @@ from flower_agent.cycle import AppHost
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
 from flower_agent.runs import app_directories
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 
 NOW = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 T = NOW.timestamp()
@@ -42,7 +42,7 @@ class Vm:
         self.made_anew = ()
         self.monotonic = 1000.0
         self._root = root
-        self.apps = AppRuns(self.paths, Inline(), self.one_shot)
+        self.apps = AppDirectories(self.paths, Inline(), self.one_shot)
         self.host = AppHost("image", NOW - datetime.timedelta(hours=30), keeps=True)
 
     def one_shot(self, image, command, mounts):

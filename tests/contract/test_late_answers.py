@@ -14,6 +14,7 @@ from flower_agent.config.sources import OneGateAccess
 from flower_agent.config.types import Plugin
 from flower_agent.docker.image_references import Image, Registry
 from flower_agent.enrolment.registrar import Registrar
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.peer_check import PeerEndpoint
 from flower_agent.host.connections import Connections
 from flower_agent.images.builder import BackgroundBuilder
@@ -27,7 +28,6 @@ from flower_agent.model.errors import (
 )
 from flower_agent.model.secret import Secret
 from flower_agent.onegate import appio_discovery
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.publisher import OneGatePublisher
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.reconcile.reconciler import Reconciler

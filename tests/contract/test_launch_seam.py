@@ -1,7 +1,7 @@
 """Where the launcher stands in: each Flower wheel has the method and the programs that it leans on.
 
 The wheels come from PyPI; nothing of them is run. What the method is called stands in
-``flower.BANDS``, and ``launcher/program.py`` watches it.
+``flower_versions.BANDS``, and ``launcher/program.py`` watches it.
 """
 
 import ast

@@ -15,6 +15,7 @@ from flower_agent.config import parsing
 from flower_agent.cycle import Running
 from flower_agent.docker.containers import Component
 from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
 from flower_agent.model import errors
@@ -24,7 +25,6 @@ from flower_agent.model.published import Published
 from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate.discovery import SuperLinkOffer
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.reconcile.exit_analysis import Wait
 from flower_agent.roles.supernode import REPLACE_KEY_AFTER_S, SuperNodeController

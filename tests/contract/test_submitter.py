@@ -24,7 +24,7 @@ from flower_agent.model.errors import CloneError
 from flower_agent.model.state import State
 from flower_agent.model.status import Mark, Node
 from flower_agent.paths import Paths
-from flower_agent.runs.app_directories import AppRuns
+from flower_agent.runs.app_directories import AppDirectories
 from flower_agent.runs.follower import Follower
 from flower_agent.runs.store import RunFiles
 from flower_agent.runs.submission import AGAIN_MAX_S, AGAIN_S
@@ -88,7 +88,7 @@ class Vm:
 
     def restart(self, threads=None):
         files, threads = RunFiles(self._directory / "runs"), threads or Inline()
-        apps = AppRuns(Paths(self._directory / "root"), threads, None)
+        apps = AppDirectories(Paths(self._directory / "root"), threads, None)
         self.follower = Follower(threads, files, apps)
         self.submitter = Submitter(threads, self.repository, self, files, self.follower)
 

@@ -18,6 +18,7 @@ from flower_agent.background import Threads
 from flower_agent.config import parsing
 from flower_agent.config.sources import OneGateAccess
 from flower_agent.flower.command_line import Trust
+from flower_agent.flower.endpoint_check import EndpointCheck
 from flower_agent.flower.health import Prober
 from flower_agent.host.machine import HostFacts
 from flower_agent.model import errors
@@ -26,7 +27,6 @@ from flower_agent.model.secret import Secret
 from flower_agent.model.state import State
 from flower_agent.onegate import appio_discovery, status_attributes, superlink_search
 from flower_agent.onegate.client import OneGate
-from flower_agent.onegate.endpoint_check import EndpointCheck
 from flower_agent.roles.superexec import SuperExecController
 from flower_agent.tls import certificates, trust
 from flower_agent.tls.store import Keyring

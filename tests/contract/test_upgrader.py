@@ -12,7 +12,7 @@ from fake_engine import FakeEngine
 from real_engine import until
 
 from flower_agent.agent.gpu_setup import GpuSetup
-from flower_agent.agent.images import ImageResolver
+from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.agent.stages import Stages
 from flower_agent.background import Threads
 from flower_agent.config import parsing

@@ -145,6 +145,16 @@ def test_a_module_that_calls_itself_pure_is_held_to_it():
     assert said <= set(PURE_NAMES)
 
 
+def test_no_class_name_stands_twice():
+    found = [
+        node.name for name in modules() for node in tree_of(name).body
+        if isinstance(node, ast.ClassDef)
+    ]  # fmt: skip
+    assert len(found) > 100
+    assert {name for name in found if found.count(name) > 1} == set()
+
+
 def tree_of(name):
-    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    place = ROOT.joinpath(*name.split("."))
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8"))

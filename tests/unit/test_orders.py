@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from flower_agent.agent.requests import RequestFiles, Requests
+from flower_agent.agent.operator_requests import RequestFiles, Requests
 
 OLD, NEW = "a" * 64, "b" * 64
 

@@ -6,7 +6,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from flower_agent.enrolment import partitions
-from flower_agent.enrolment.partitions import Node
+from flower_agent.enrolment.partitions import PartitionNode
 from flower_agent.model.state import Partition
 
 
@@ -95,7 +95,7 @@ def test_a_fault_is_told_just_where_the_data_is_not_covered_once(parts):
 
 
 def vm(number, has=None, index=None):
-    return Node(str(number), has, index)
+    return PartitionNode(str(number), has, index)
 
 
 def test_a_vm_gets_the_number_that_oneflow_gave_it():
@@ -122,7 +122,7 @@ def test_a_smaller_count_gives_those_beyond_it_a_free_id():
 
 
 def test_sites_get_the_last_ids_so_that_vms_keep_their_numbers():
-    nodes = [Node("SHA256:b"), vm(42, index=0), Node("SHA256:a"), vm(43, index=1)]
+    nodes = [PartitionNode("SHA256:b"), vm(42, index=0), PartitionNode("SHA256:a"), vm(43, index=1)]
     ids = partitions.assign({}, 4, nodes, ())
     assert ids == {"42": 0, "43": 1, "SHA256:a": 3, "SHA256:b": 2}
 
@@ -134,7 +134,9 @@ def test_an_id_that_somebody_says_to_run_as_is_given_to_nobody_else():
 
 OWNERS = st.integers(40, 60).map(str) | st.sampled_from(["SHA256:a", "SHA256:b", "SHA256:c"])
 IDS = st.none() | st.integers(0, 30)
-NODES = st.lists(st.builds(Node, OWNERS, IDS, IDS), max_size=15, unique_by=lambda n: n.owner)
+NODES = st.lists(
+    st.builds(PartitionNode, OWNERS, IDS, IDS), max_size=15, unique_by=lambda n: n.owner
+)
 BEFORE = st.dictionaries(OWNERS, st.integers(0, 30), max_size=15)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flower_agent import files, process
-from flower_agent.agent import requests
+from flower_agent.agent import operator_requests
 from flower_agent.paths import Paths
 from flower_agent.process import Process
 
@@ -77,12 +77,12 @@ def test_an_order_never_signals_another_process_that_has_the_number_now(tmp_path
     with files.lock(paths.lock):
         for text in (f"{child.pid}\n", f"{child.pid} 1\n", "", "x"):
             paths.lock.write_text(text)
-            assert requests.tell(paths)
+            assert operator_requests.tell(paths)
         assert child.poll() is None
         paths.lock.write_text(f"{child.pid} {process.started(child.pid)}\n")
-        assert requests.tell(paths)
+        assert operator_requests.tell(paths)
         assert child.wait(5) == -signal.SIGHUP
-    assert not requests.tell(paths)
+    assert not operator_requests.tell(paths)
 
 
 def test_only_the_standard_library_is_imported_for_the_status():

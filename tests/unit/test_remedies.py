@@ -53,7 +53,7 @@ def test_a_key_that_a_node_lost_is_said_on_both_sides():
 
 
 def test_a_taken_port_has_the_command_that_finds_its_owner():
-    assert "ss -ltnp 'sport = :9092'" in reconciler.hint(9092)
+    assert "ss -ltnp 'sport = :9092'" in reconciler.port_hint(9092)
     assert "listens" not in CATALOGUE["port.taken"][0]
 
 

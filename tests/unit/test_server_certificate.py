@@ -10,7 +10,7 @@ from authority import DAY, NOW, issue, secret
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cycles import cycle_of
 
-from flower_agent.agent.requests import RequestFiles
+from flower_agent.agent.operator_requests import RequestFiles
 from flower_agent.commands import check, tls
 from flower_agent.config import parsing
 from flower_agent.host.machine import HostFacts
