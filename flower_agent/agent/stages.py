@@ -15,7 +15,7 @@ import structlog
 from flower_agent import files
 from flower_agent.agent.app_data import AppData
 from flower_agent.agent.gpu_setup import GpuSetup
-from flower_agent.agent.image_resolver import ImageResolver
+from flower_agent.agent.image_resolver import ImageResolver, word
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Plugin, Role

@@ -18,9 +18,9 @@ UNIT = "usr/lib/systemd/system/flower-agent.service"
 PROGRAM = """\
 import pathlib, sys
 sys.path.insert(0, "/usr/lib/flower-agent/python")
-from flower_agent.config.app_source import parse_source
+from flower_agent.config.types import parse_app_source
 from flower_agent.runs.git import Git
-commit, files = Git(pathlib.Path("/var/lib/flower-agent/fetch")).fetch(parse_source(sys.argv[1]))
+commit, files = Git(pathlib.Path("/var/lib/flower-agent/fetch")).fetch(parse_app_source(sys.argv[1]))
 print(commit, *sorted(files))
 pathlib.Path("/usr/written").touch()
 """

@@ -281,7 +281,7 @@ print(*(set(sys.modules) - before))
 def test_probes_leave_nothing_behind_and_grpc_sleeps_between_two():
     program = """
 import os, pathlib, sys, time
-from flower_agent.address import parse_address
+from flower_agent.model.address import parse_address
 from flower_agent.flower.health import Prober
 
 def resident_kib():
