@@ -20,7 +20,8 @@ import pathlib, sys
 sys.path.insert(0, "/usr/lib/flower-agent/python")
 from flower_agent.config.types import parse_app_source
 from flower_agent.runs.git import Git
-commit, files = Git(pathlib.Path("/var/lib/flower-agent/fetch")).fetch(parse_app_source(sys.argv[1]))
+source = parse_app_source(sys.argv[1])
+commit, files = Git(pathlib.Path("/var/lib/flower-agent/fetch")).fetch(source)
 print(commit, *sorted(files))
 pathlib.Path("/usr/written").touch()
 """
