@@ -24,7 +24,7 @@ STEP_S = 900
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "docker.io", "apparmor", "git", "ca-certificates",
     "init-system-helpers", "iproute2", "procps", "nftables", "python3-firewall",
-    "python3-nftables",
+    "python3-nftables", "haproxy",
 )  # fmt: skip
 """What a cloud image has, and what the package depends on: nothing is fetched when it boots."""
 
@@ -108,6 +108,8 @@ def furnish(tree):
         (units / name).write_text(text)
     contexts = [f"one-context{stage}.service" for stage in ("-local", "-online", "")]
     call("systemctl", f"--root={tree}", "enable", *UNITS, *contexts)
+    # The distribution's own; ours starts HAProxy where a SuperLink needs it.
+    call("systemctl", f"--root={tree}", "disable", "haproxy.service")
     (tree / "etc/docker/daemon.json").parent.mkdir(exist_ok=True)
     (tree / "etc/docker/daemon.json").write_text(DAEMON_JSON)
     for place in ("etc/machine-id", "var/lib/dbus/machine-id"):
