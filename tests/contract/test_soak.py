@@ -11,10 +11,8 @@ SOAK = pathlib.Path(__file__).with_name("soak.py")
 GROWTH_BLOCKS = 3000
 """One object that each of the 10,000 turns left would be more."""
 
-GROWTH_KIB = 8 * 1024
-"""Python's table of interned strings doubles once, and leaves holes of its size; what leaks is seen
-by the blocks above.
-"""
+GROWTH_KIB = 4 * 1024
+"""Python's table of interned strings may double once; what malloc keeps free is given back before."""
 
 
 @pytest.fixture(scope="module")
