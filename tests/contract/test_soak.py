@@ -12,7 +12,7 @@ GROWTH_BLOCKS = 3000
 """One object that each of the 10,000 turns left would be more."""
 
 GROWTH_KIB = 4 * 1024
-"""Python's table of interned strings may double once; what malloc keeps free is given back before."""
+"""Python's table of interned strings may double once; free memory is given back before."""
 
 
 @pytest.fixture(scope="module")
