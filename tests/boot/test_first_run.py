@@ -11,8 +11,8 @@ import subprocess
 import pytest
 import tree
 import vm
+from contexts import reconfigure
 from service import ADDRESS, SUPERLINK, SUPERNODE
-from test_running import reconfigure
 
 from flower_agent.images import builder
 

@@ -5,16 +5,10 @@ import re
 
 import pytest
 import vm
+from contexts import reconfigure
 from service import SUPERLINK, SUPERNODE
 
 AGENT = "flower-agent.service"
-RECONFIGURE = "one-context-reconfigure.service"
-
-
-def reconfigure(booted, role, **changes):
-    """Do what OpenNebula's `onevm updateconf` comes to in the guest."""
-    booted.hand_over(role, **changes)
-    booted.vms[role].run("systemctl", "start", RECONFIGURE)
 
 
 def reloads(machine):

@@ -8,10 +8,10 @@ import dataclasses
 import itertools
 
 import pytest
+from app_repository import PYPROJECT, Repository
 from cycles import attributes_of, seeing
 from inline import Inline
-from test_converge import SUPEREXEC, SUPERNODE, Vm
-from test_submitter import PYPROJECT, Repository
+from one_vm import SUPEREXEC, SUPERNODE, Vm
 
 from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.config.types import Role

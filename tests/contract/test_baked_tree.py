@@ -11,8 +11,8 @@ import subprocess
 
 import engine as recipe
 import pytest
+from private_registry import PASSWORD, USER, PrivateRegistry, publish
 from real_engine import client, load_image, shell_files, unique
-from test_registry import PASSWORD, USER, PrivateRegistry, publish
 
 from flower_agent.docker import image_references
 from flower_agent.docker.client import Engine

@@ -10,8 +10,8 @@ import pathlib
 import re
 
 import pytest
+import superlink_vm
 from endpoints import authority, issue
-from test_node_commands import vm  # noqa: F401  # a fixture
 
 from flower_agent.commands.own_superlink import reach
 from flower_agent.model.state import Pin, State
@@ -30,6 +30,12 @@ MASKS = (
 )
 
 
+@pytest.fixture(params=superlink_vm.VERSIONS)
+def vm(request, tmp_path, capsys):
+    with superlink_vm.running(request.param, tmp_path, capsys) as made:
+        yield made
+
+
 def same(name, text):
     for pattern, masked in MASKS:
         text = re.sub(pattern, masked, text)
@@ -46,7 +52,7 @@ def both(link, name, *words):
 
 
 @pytest.fixture
-def link(vm):  # noqa: F811
+def link(vm):
     vm.command("runs")  # writes the context
     return vm
 

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 import requests
+from one_vm import SUPEREXEC, SUPERNODE, Vm, computing
 from real_engine import until
-from test_converge import SUPEREXEC, SUPERNODE, Vm, computing
 
 from flower_agent.agent import app_data
 from flower_agent.config import data_source

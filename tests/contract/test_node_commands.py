@@ -1,65 +1,19 @@
 """``flower-agent nodes``, against a SuperLink's register behind the port that the context names."""
 
-import contextlib
 import json
 import pathlib
 
 import pytest
-from endpoints import authority, issue
-from fake_superlink import FakeSuperLink
+import superlink_vm
 
 from flower_agent import cli, state_file
-from flower_agent.config.flower_versions import Transport
-from flower_agent.enrolment.node_key import NodeKeys
 from flower_agent.model import pem
 from flower_agent.model.state import Pin, State
-from flower_agent.paths import Paths
 
 
-class Vm:
-    """A SuperLink's VM: its context, its CA, and its Control API."""
-
-    def __init__(self, root, link, port, capsys):
-        self.paths, self.link, self._capsys = Paths(root), link, capsys
-        self.context = {
-            "FLOWER_ROLE": "server",
-            "FLOWER_ADDRESS": "127.0.0.1",
-            "FLOWER_CONTROL_ADDRESS": f"127.0.0.1:{port}",
-        }
-        self.paths.tls.mkdir(parents=True)
-        (self.paths.tls / "ca.crt").write_text(authority().pem)
-        self._numbers = iter(range(100))
-
-    def run(self, *arguments):
-        """Return exit code, output and errors of a ``nodes`` command."""
-        return self.command("nodes", *arguments)
-
-    def command(self, name, *arguments):
-        """Return exit code, output and errors of one command."""
-        self.paths.context.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{name}='{value}'\n" for name, value in self.context.items())
-        (self.paths.context / "context.sh.network").write_text(text)
-        self._capsys.readouterr()
-        try:
-            code = cli.main(["--root", str(self.paths.root), name, *arguments])
-        except SystemExit as end:
-            code = end.code
-        said = self._capsys.readouterr()
-        return code, said.out, said.err
-
-    def key(self):
-        return NodeKeys(self.paths.root / f"node-{next(self._numbers)}").own("9").public
-
-
-@pytest.fixture(params=["1.25.0", "1.39.0"])
+@pytest.fixture(params=superlink_vm.VERSIONS)
 def vm(request, tmp_path, capsys):
-    link = FakeSuperLink()
-    leaf = issue("superlink", authority(), hosts=("127.0.0.1",))
-    transport = Transport.GRPC if request.param < "1.37" else Transport.HTTP
-    with contextlib.ExitStack() as stack:
-        address = stack.enter_context(link.serve(transport, leaf))
-        made = Vm(tmp_path, link, address.port, capsys)
-        made.context["FLOWER_VERSION"] = request.param
+    with superlink_vm.running(request.param, tmp_path, capsys) as made:
         yield made
 
 

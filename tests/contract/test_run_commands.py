@@ -10,7 +10,7 @@ import subprocess
 
 import endpoints
 import pytest
-from test_node_commands import vm  # noqa: F401  # a fixture
+import superlink_vm
 
 from flower_agent.commands.own_superlink import reach
 from flower_agent.model.errors import AgentError
@@ -21,8 +21,14 @@ from flower_agent.runs.submission import Submission
 APP = pathlib.Path(__file__).parents[2] / "contrib/app"
 
 
+@pytest.fixture(params=superlink_vm.VERSIONS)
+def vm(request, tmp_path, capsys):
+    with superlink_vm.running(request.param, tmp_path, capsys) as made:
+        yield made
+
+
 @pytest.fixture
-def link(vm):  # noqa: F811
+def link(vm):
     """A SuperLink's VM; `submit` lets a run be there, as ``flwr run`` does."""
     vm.command("runs")  # writes the context
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 
 import pytest
+from app_repository import PYPROJECT, Repository
 from cycles import attributes_of, cycle_of
 from fake_superlink import FakeSuperLink
 from inline import Held, Inline
@@ -31,43 +32,9 @@ from flower_agent.runs.submission import AGAIN_MAX_S, AGAIN_S
 from flower_agent.runs.submitter import WATCH_S, Submitter
 from flower_agent.tls.store import Keyring
 
-PYPROJECT = b"""
-[project]
-name = "mine"
-version = "1.0"
-[tool.flwr.app]
-publisher = "me"
-[tool.flwr.app.components]
-serverapp = "mine:server"
-clientapp = "mine:client"
-[tool.flwr.app.config]
-num-server-rounds = 1
-lr = 0.1
-"""
 REPO = {"CUSTOM_APP_REPO": "https://bot:hunter2@git.example.org/app@main"}
 IMAGE = "flwr/superlink:1.25.0"
 ROUND = "INFO : [ROUND {}/3]\nINFO :   └──> Aggregated MetricRecord: {{'loss': {}}}\n"
-
-
-class Repository:
-    """One branch; knows how to move and how to be away."""
-
-    def __init__(self):
-        self.commit = "a" * 40
-        self.files = {"pyproject.toml": PYPROJECT}
-        self.trouble = None
-        self.fetched = []
-
-    def fetch(self, source):
-        if self.trouble:
-            raise self.trouble
-        self.fetched.append(source.ref)
-        return (source.ref if source.fixed else self.commit), dict(self.files)
-
-    def resolve(self, _):
-        if self.trouble:
-            raise self.trouble
-        return self.commit
 
 
 class Vm:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import tinyproxy
 from federation import APP
-from test_runs import answers, commit
+from run_listing import answers, commit
 from watched import docker, started, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]

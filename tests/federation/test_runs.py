@@ -6,13 +6,13 @@ The whole story is lived once; each test looks at one side of it. A real git dae
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from types import SimpleNamespace
 
 import pytest
 from federation import APP
+from run_listing import answers, commit
 from watched import WatchedFederation, docker, wait_for
 
 from flower_agent.config.flower_versions import Transport
@@ -31,16 +31,6 @@ VARIABLES = {
 }
 
 
-def commit(repository, message):
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for arguments in (["add", "-A"], [*who, "commit", "-q", "--allow-empty", "-m", message]):
-        subprocess.run(["git", *arguments], cwd=repository, check=True, timeout=60)
-    head = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(
-        head, cwd=repository, check=True, capture_output=True, text=True, timeout=60
-    ).stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A repository with the reference app in a directory, served by git's own daemon."""
@@ -55,14 +45,6 @@ def repository(tmp_path_factory):
         wait_for(lambda: answers(GIT_PORT), "the git daemon")
         yield made
         daemon.terminate()
-
-
-def answers(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 class Watch:

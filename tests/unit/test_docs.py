@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import pytest
+from onegate_attributes import attributes
 
 from flower_agent import cli
 from flower_agent.commands import status as commands_status
@@ -14,8 +15,6 @@ from flower_agent.config import settings
 from flower_agent.model import lifecycle
 from flower_agent.model import status as model_status
 from flower_agent.model.error_codes import CATALOGUE
-from flower_agent.model.published import Published
-from flower_agent.model.state import Partition
 from flower_agent.model.status import Mark, Status
 from flower_agent.onegate import status_attributes
 from flower_agent.reconcile import restart_policy
@@ -80,18 +79,6 @@ def first_cells(text):
 @functools.cache
 def sources():
     return "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-
-
-@functools.cache
-def attributes():
-    """Return what the code tells OneGate, read off the code."""
-    now = lifecycle.born(None, 0).since
-    empty = Status(
-        state="", since=now, phase=None, phase_since=now, written_at=now, agent_version=""
-    )
-    fields = {field.name: "" for field in dataclasses.fields(Published)}
-    everything = Published(**{**fields, "busy": False, "partition": Partition(0, 1)})
-    return {*status_attributes.attributes(empty, everything), "READY", "FLOWER_SEEN"}
 
 
 def subcommands():

@@ -145,6 +145,18 @@ def test_a_module_that_calls_itself_pure_is_held_to_it():
     assert said <= set(PURE_NAMES)
 
 
+def test_no_test_module_imports_another():
+    places = sorted((ROOT / "tests").rglob("*.py"))
+    found = [
+        f"{path.name} imports {name}"
+        for path in places
+        for name in imports(path, {})
+        if name.partition(".")[0].startswith("test_")
+    ]
+    assert places
+    assert found == []
+
+
 def test_no_class_name_stands_twice():
     found = [
         node.name for name in modules() for node in tree_of(name).body

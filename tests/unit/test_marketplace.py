@@ -17,7 +17,7 @@ import vm_templates
 import yaml
 import yamllint.config
 import yamllint.linter
-from test_templates import SCHEMA, checked
+from template_schema import SCHEMA, checked
 
 from flower_agent import __version__
 from flower_agent.config import flower_versions

@@ -4,7 +4,6 @@ Facts: OpenNebula 7.4. The schema is that of service_template.rb, as JSON schema
 """
 
 import json
-import pathlib
 import re
 import stat
 import sys
@@ -18,15 +17,12 @@ import user_inputs
 import vm_templates
 import write
 from hypothesis import given, strategies
-from test_docs import attributes as published
+from onegate_attributes import attributes as published
+from template_schema import DATA, SCHEMA, checked
 
 from flower_agent import cli
-from flower_agent.commands import check
 from flower_agent.config import flower_versions, names, parsing, settings
-from flower_agent.paths import Paths
 
-DATA = pathlib.Path(__file__).parents[1] / "data"
-SCHEMA = json.loads((DATA / "oneflow-service-template.schema.json").read_text(encoding="utf-8"))
 CLOUD = vm_templates.Cloud()
 KINDS = {kind.name: kind for kind in vm_templates.KINDS}
 IDS = {"superlink": 12, "supernode": 13}
@@ -44,15 +40,6 @@ def booted(kind, values=None, role=None):
         more = oneflow.contents(SERVICE, {**VALUES, **(values or {})}, {"Federation": "7"})
         text = oneflow.raw(base, more[role])
     return oneflow.boot(text, name="vm_0", user={"SSH_PUBLIC_KEY": "ssh-ed25519 AAAA"})
-
-
-def checked(context, tmp_path, capsys):
-    """Return exit code and words of ``flower-agent check`` on a context."""
-    path = tmp_path / "context.sh"
-    whole = {**context, "ONEGATE_ENDPOINT": "http://169.254.16.9:5030", "VMID": "29"}
-    quoted = {name: value.replace("'", "'\\''") for name, value in whole.items()}
-    path.write_text("".join(f"{name}='{value}'\n" for name, value in quoted.items()), "utf-8")
-    return check.run(Paths(tmp_path), path, as_json=False), capsys.readouterr().out
 
 
 def every_text(held):
