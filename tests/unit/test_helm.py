@@ -5,46 +5,13 @@ names of their parameters as Flower's documentation lists them (framework/docs/s
 2026).
 """
 
-import pathlib
-
 import helm
 import pytest
 import yaml
-from node_key_pairs import openssh, private, public
+from helm_samples import CHARTS, DATA, PEM, TOGETHER, VECTORS, settings_of
 
-from flower_agent.config import parsing, settings
+from flower_agent.config import settings
 from flower_agent.config.types import Role
-
-DATA = pathlib.Path(__file__).parents[1] / "data"
-CHARTS = {Role.SUPERLINK: "flower-server", Role.SUPERNODE: "flower-client"}
-WORDS = {Role.SUPERLINK: "server", Role.SUPERNODE: "client"}
-PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
-KEY = PEM.replace("CERTIFICATE", "PRIVATE KEY")
-TOGETHER = {
-    "TLS_CERT": {"TLS_CERT": PEM, "TLS_KEY": KEY},
-    "TLS_KEY": {"TLS_CERT": PEM, "TLS_KEY": KEY},
-    "TLS_ENABLED": {"TLS_ENABLED": "NO"},
-    "TLS_CA_CERT": {"TLS_CA_CERT": "system"},
-    "FLOWER_REGISTRY_USER": {"FLOWER_REGISTRY_USER": "puller", "FLOWER_REGISTRY_PASSWORD": "x"},
-    "FLOWER_REGISTRY_PASSWORD": {"FLOWER_REGISTRY_USER": "puller", "FLOWER_REGISTRY_PASSWORD": "x"},
-    "FLOWER_FLEET_PORT": {"FLOWER_FLEET_PORT": "19092"},
-    "FLOWER_NODE_AUTH": {"FLOWER_NODE_AUTH": "YES"},
-    "FLOWER_NODE_PRIVATE_KEY": {"FLOWER_NODE_PRIVATE_KEY": openssh(private(1)).decode()},
-    "FLOWER_NODE_PUBLIC_KEYS": {"FLOWER_NODE_PUBLIC_KEYS": public(1)},
-    "FLOWER_CA_FINGERPRINT": {"FLOWER_CA_FINGERPRINT": "ab" * 32},
-}
-"""Where the row's own sample is the default, or no value by itself."""
-
-
-def settings_of(role, **variables):
-    where = {} if role is Role.SUPERLINK else {"FLOWER_SERVER_ADDRESS": "flower.example.org"}
-    found = parsing.parse({"FLOWER_ROLE": WORDS[role], **where, **variables}, {})
-    assert found.settings, found.findings
-    return found.settings
-
-
-VECTORS = {"supernode.node.config", "superexec.resources"}
-"""Parameters that take whatever is in them."""
 
 
 def leaves(held, path=""):

@@ -12,7 +12,7 @@ import subprocess
 import helm
 import pytest
 import yaml
-from test_helm import CHARTS, DATA, TOGETHER, VECTORS, settings_of
+from helm_samples import CHARTS, DATA, TOGETHER, VECTORS, settings_of
 
 from flower_agent.config import flower_versions
 from flower_agent.config.types import Role

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_roles import EXEC, GIVEN, LINK, NODE, SUBPROCESS, site
+from vm_samples import EXEC, GIVEN, LINK, NODE, SUBPROCESS, site
 
 from flower_agent.config import parsing, settings
 from flower_agent.flower import container_spec

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from test_status_cases import NOW, SCREENS
+from status_samples import NOW, SCREENS
 
 from flower_agent.model.status import Condition, Mark
 from flower_agent.reporting import metrics
