@@ -1,7 +1,7 @@
 """A changed context, for real: exactly the containers that a variable reaches are replaced.
 
-Which those are for every variable is a table in tests/unit/test_roles.py; here Docker is asked for
-six of them, at a SuperLink and a SuperNode with a SuperExec each.
+Which those are for every variable is a table in tests/unit/test_container_spec.py; here Docker is
+asked for six of them, at a SuperLink and a SuperNode with a SuperExec each.
 """
 
 import json

@@ -219,14 +219,14 @@ def test_what_can_fail_is_told_as_it_was_tried():
     assert met - codes - {"setting.near_miss", "agent.bug"} == set()
     others = (
         "tests/contract/test_bake.py",
-        "tests/contract/test_data_supply.py",
-        "tests/contract/test_exchange.py",
-        "tests/contract/test_finder.py",
+        "tests/contract/test_app_data_checks.py",
+        "tests/contract/test_peer_check.py",
+        "tests/contract/test_superlink_search.py",
         "tests/contract/test_node_auth.py",
         "tests/contract/test_registry.py",
         "tests/federation/test_enrolment.py",
         "tests/unit/test_firewall.py",
-        "tests/unit/test_images.py",
+        "tests/unit/test_image_references.py",
     )
     also = {code for name in others for code in CODE.findall((ROOT / name).read_text("utf-8"))}
     assert codes - met - also == set()
