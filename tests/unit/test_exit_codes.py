@@ -112,6 +112,16 @@ def test_a_refusal_is_over_once_the_node_is_connected():
     assert (found.connected, found.refusal, found.failed) == (True, None, False)
 
 
+def test_a_node_that_gave_up_and_does_not_end_has_failed_until_it_is_back():
+    gave_up = "WARNING :   Giving up reconnection after 17.67 seconds and 3 tries."
+    lines = ["INFO :      SuperNode ID: 7", RETRY, gave_up]
+    assert exit_codes.node_connection(lines).failed
+    assert not exit_codes.node_connection(lines[:2]).failed
+    back = [*lines, "INFO :      Connection successful after 20.00 seconds and 4 tries."]
+    assert not exit_codes.node_connection(back).failed
+    assert exit_codes.node_connection(back).connected
+
+
 @pytest.mark.parametrize("name", ["1.30.0-node-forgotten", "1.36.0-node-unregistered"])
 def test_a_node_whose_process_outlives_its_failure_has_failed(name):
     assert peer(name).failed
