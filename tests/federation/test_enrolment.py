@@ -167,7 +167,7 @@ def test_a_superlink_names_a_node_that_went_away_and_one_that_does_not_work(vms)
     try:
         wait_for(
             lambda: (
-                f"VM {other.vmid} says degraded, container.paused"
+                f"VM {other.vmid} reports degraded, container.paused"
                 in warned(federation, link).get("node.degraded", "")
             ),
             "node.degraded",

@@ -105,7 +105,7 @@ def works_with(federation, fingerprint):
     """Return whether the SuperLink is ready with that certificate, and its SuperExec attached."""
     found = federation.status(federation.superlink)
     details = {fact["name"]: fact["detail"] for fact in found.get("facts", ())}
-    attached = details.get("superexec", "").startswith("attached")
+    attached = details.get("superexec", "").startswith("connected")
     return found.get("state") == "ready" and attached and shown(federation) == fingerprint
 
 

@@ -21,7 +21,7 @@ describe 'Appliance Certification' do
         execution = @info[:vm].ssh('flower-agent check')
 
         expect(execution.success?).to be(true), execution.stdout
-        expect(execution.stdout).to include('it would start as superlink')
+        expect(execution.stdout).to include('the agent would start as superlink')
     end
 
     it 'has nothing left to do' do
