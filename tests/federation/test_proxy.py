@@ -334,7 +334,7 @@ def test_a_superexec_elsewhere_attaches_through_the_proxy_which_passes_appio_alo
         federation.deploy(federation.apps)
         federation.wait_ready(federation.apps)
         facts = {row["name"]: row["detail"] for row in federation.status(federation.apps)["facts"]}
-        assert facts["peer"].startswith(f"attached to 127.0.0.1:{federation.port}")
+        assert facts["peer"].startswith(f"connected to 127.0.0.1:{federation.port}")
         calls = ["POST /v1/control/list-nodes", "POST /v1/fleet/pull-messages", "GET /docs"]
         asked = run(sys.executable, "-c", ASK, "127.0.0.1", str(federation.port), *calls)
         assert asked == [f"404 {call}" for call in calls]
