@@ -250,7 +250,7 @@ def test_a_given_certificate_is_the_proxys_and_its_renewal_restarts_nothing(lone
     assert shows() == first
     before = started(f"{link.prefix}-flower-superlink")
     facts = {row["name"]: row["detail"] for row in federation.status(link)["facts"]}
-    assert facts["superexec"].startswith("attached")
+    assert facts["superexec"].startswith("connected")
     second = give()
     assert federation.agent(link, "tls", "renew").returncode == 0
     wait_for(lambda: shows() == second, "the renewed certificate")
