@@ -95,10 +95,6 @@ class Report:
         """Add warnings to the status."""
         self.warnings.extend(findings)
 
-    def publish(self, **fields: object) -> None:
-        """Set fields of `Published`."""
-        self.published = dataclasses.replace(self.published, **fields)  # type: ignore[arg-type]  # names are checked when it runs
-
     def trusts(self, fingerprint: str) -> None:
         """Write down the CA, whole, so that two VMs can be compared."""
         self.ca_fingerprint = fingerprint
@@ -114,7 +110,7 @@ class Cycle:
 
     seen: Observation
     state: State
-    """What is remembered; replaced whole by `remember`, and saved by the loop."""
+    """What is remembered; replaced whole, and saved by the loop."""
 
     report: Report = dataclasses.field(default_factory=Report)
 
@@ -150,10 +146,6 @@ class Cycle:
 
     next_s: float = float("inf")
     """Seconds until somebody wants another cycle."""
-
-    def remember(self, **changes: object) -> None:
-        """Replace fields of the state."""
-        self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]  # names are checked when it runs
 
     def look_again_in(self, seconds: float) -> None:
         """Ask for another cycle within so many seconds."""

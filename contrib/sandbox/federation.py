@@ -115,7 +115,7 @@ class Federation:
 
     @property
     def proxied(self) -> bool:
-        """Tell whether HAProxy stands in front of the SuperLink."""
+        """Return whether HAProxy stands in front of the SuperLink."""
         return flower_versions.band(self.version).proxied
 
     @property

@@ -4,6 +4,7 @@ nvidia-smi and the test may take seconds, so both run in the background. The las
 until a newer one; a cycle waits only before the first answer.
 """
 
+import dataclasses
 import datetime
 from collections.abc import Callable
 
@@ -148,7 +149,7 @@ class GpuSetup:
         cycle.report.set_condition(
             "gpu", Mark.BAD if bad else Mark.OK if used else Mark.OFF, detail
         )
-        cycle.report.publish(gpu=detail)
+        cycle.report.published = dataclasses.replace(cycle.report.published, gpu=detail)
         if finding is None:
             return
         if must:

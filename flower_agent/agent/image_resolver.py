@@ -1,5 +1,6 @@
 """The images of a cycle: their pins, missing images, and the pulls beside the loop."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -107,7 +108,7 @@ class ImageResolver:
         new = {reference: digest for reference, digest in found.items() if digest}
         if new:
             recorded = tuple(sorted({**dict(cycle.state.images), **new}.items()))
-            cycle.remember(images=recorded)
+            cycle.state = dataclasses.replace(cycle.state, images=recorded)
 
 
 def word(reference: str) -> str:

@@ -6,6 +6,7 @@ of a cycle never stops a container.
 """
 
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Mapping
 from typing import Any
@@ -471,7 +472,7 @@ class Stages:
             if any("flwr-clientapp" in command for command in running):
                 self._computed_at = cycle.seen.monotonic
         busy = cycle.seen.monotonic - self._computed_at < BUSY_FOR_S * self._scale
-        cycle.report.publish(busy=busy)
+        cycle.report.published = dataclasses.replace(cycle.report.published, busy=busy)
 
 
 def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:

@@ -54,7 +54,7 @@ def renew(paths: Paths) -> int:
 
 
 def _shows_own(keyring: Keyring) -> bool:
-    """Tell whether nodes see a certificate of the agent's CA; behind HAProxy one exists anyway."""
+    """Return whether nodes see a certificate of the agent's CA; HAProxy may show another."""
     try:
         leaf = certificates.inspect(keyring.held_chain())
     except ValueError:

@@ -62,7 +62,7 @@ class Enroller:
             return cycle.state.in_service is True  # the token may be missing only for a while
         self._registrar.begin(cycle.seen.client, cycle.seen.monotonic)
         if cycle.state.in_service is None:
-            cycle.remember(in_service=self._registrar.in_service)
+            cycle.state = dataclasses.replace(cycle.state, in_service=self._registrar.in_service)
         if cycle.state.in_service is not None:
             return cycle.state.in_service
         self._asked_at = cycle.seen.monotonic if self._asked_at is None else self._asked_at

@@ -25,9 +25,11 @@ def tell(cycle: Cycle, *, node_auth: bool) -> None:
     count, known = cycle.seen.settings.partitions, cycle.state.partitions
     if count is not None and node_auth:
         kept = {owner: number for owner, number in known if number < count}
-        cycle.report.publish(partitions=partitions.write(count, kept))
+        cycle.report.published = dataclasses.replace(
+            cycle.report.published, partitions=partitions.write(count, kept)
+        )
     elif known:
-        cycle.report.publish(partitions="")
+        cycle.report.published = dataclasses.replace(cycle.report.published, partitions="")
 
 
 def assign(cycle: Cycle, found: Collection[NodeInfo], enroller: Enroller) -> None:

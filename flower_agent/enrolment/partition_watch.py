@@ -72,7 +72,7 @@ class PartitionWatch:
             why = _waiting(offer, cycle.state.vmid).finding.message
             message = f"this node has {part.partition_id} until it is restarted; {why}"
             cycle.report.warn(warning("partition.none_free", message))
-        cycle.remember(partition=part, assigned=True)
+        cycle.state = dataclasses.replace(cycle.state, partition=part, assigned=True)
         return part
 
     def _assignment(self, text: str) -> Assignment | None:
@@ -85,7 +85,7 @@ class PartitionWatch:
         """Return the partition while nothing is published that can be read."""
         have, given_up = cycle.state.partition, seen is not None and not seen.partitions.strip('"')
         if given_up:
-            cycle.remember(assigned=False)
+            cycle.state = dataclasses.replace(cycle.state, assigned=False)
         elif seen is not None and have is None:
             message = "the SuperLink publishes a FLOWER_PARTITIONS that is none"
             raise AgentError("partition.waiting", message, retryable=True)

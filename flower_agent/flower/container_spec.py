@@ -173,7 +173,7 @@ def endpoints(settings: Settings, fleet_host: str) -> Endpoints:
 
 
 def proxied(settings: Settings) -> bool:
-    """Tell whether HAProxy stands in front of this VM's SuperLink."""
+    """Return whether HAProxy stands in front of this VM's SuperLink."""
     return settings.role is Role.SUPERLINK and flower_versions.band(settings.version).proxied
 
 

@@ -44,7 +44,7 @@ class Finding:
         return f"{self.code}: {self.message}"
 
     def is_a(self, wanted: type["AgentError"]) -> bool:
-        """Tell whether it says what an error of the `wanted` kind says."""
+        """Return whether it says what an error of the `wanted` kind says."""
         return issubclass(kind(self.code), wanted)
 
 

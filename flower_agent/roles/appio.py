@@ -5,6 +5,8 @@ SuperLink's CA never leaves the SuperLink: a SuperNode's agent has a separate CA
 ``tls/appio``, and publishes it. It publishes the offer after the AppIo has answered.
 """
 
+import dataclasses
+
 from flower_agent.config import flower_versions
 from flower_agent.config.flower_versions import Transport
 from flower_agent.config.settings import Settings
@@ -44,7 +46,7 @@ def check(cycle: Cycle, prober: Prober, offered: Endpoint, ca_pem: str, name: st
     else:
         prober.probe_tcp(offered.dial, TIMEOUT_S)
     where = named(cycle, offered.listen)
-    cycle.report.publish(appio=where)
+    cycle.report.published = dataclasses.replace(cycle.report.published, appio=where)
     cycle.report.set_condition(
         "appio", Mark.OK, f"AppIo answers at {where} with{'' if offered.tls else 'out'} TLS"
     )
@@ -62,7 +64,7 @@ def check_supernode(cycle: Cycle, prober: Prober, offered: Endpoint) -> None:
     ca_pem = cycle.seen.keyring.appio.held_ca() if offered.tls else ""
     check(cycle, prober, offered, ca_pem, LOOPBACK)
     if ca_pem:
-        cycle.report.publish(appio_ca_pem=ca_pem)
+        cycle.report.published = dataclasses.replace(cycle.report.published, appio_ca_pem=ca_pem)
         shown = certificates.format_fingerprint(certificates.fingerprint(ca_pem))
         half = len(shown) // 2
         cycle.report.set_condition("appio_ca", Mark.OK, f"{shown[: half + 1]} {shown[half + 1 :]}")

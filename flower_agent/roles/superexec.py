@@ -150,7 +150,7 @@ class SuperExecController:
         pem = settings.tls_ca_cert or self._offered(cycle)
         seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
         if not settings.tls_ca_cert:
-            cycle.remember(ca_pin=certificates.fingerprint(pem))
+            cycle.state = dataclasses.replace(cycle.state, ca_pin=certificates.fingerprint(pem))
         cycle.report.trusts(seen.fingerprint)
         return certificates.canonical(pem)
 
@@ -171,7 +171,7 @@ class SuperExecController:
             raise errors.of(mixed, retryable=True)
         if mixed:
             cycle.report.warn(mixed)
-        cycle.remember(superlink_vmid=offer.vmid)
+        cycle.state = dataclasses.replace(cycle.state, superlink_vmid=offer.vmid)
         try:
             return superlink_trust.trusted_ca(settings, offer.ca_pem, cycle.state, held)
         except AgentError:

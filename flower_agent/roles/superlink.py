@@ -88,7 +88,9 @@ class SuperLinkController:
         places = container_spec.endpoints(settings, host)
         public = published(settings, _named(host, cycle))
         node_auth = self._enroller.wants_keys(cycle)
-        cycle.report.publish(endpoint=public, node_auth=node_auth)
+        cycle.report.published = dataclasses.replace(
+            cycle.report.published, endpoint=public, node_auth=node_auth
+        )
         partition_assigner.tell(cycle, node_auth=node_auth)
         wanted = self._trust(cycle, host, public)
         spec = RoleSpec(fleet_host=host, node_auth=node_auth)
@@ -221,7 +223,7 @@ class SuperLinkController:
 
     def _note_nodes(self, cycle: Cycle, nodes: tuple[NodeInfo, ...], listens: Address) -> int:
         online = sum(node.status is NodeStatus.ONLINE for node in nodes)
-        cycle.report.publish(nodes=online)
+        cycle.report.published = dataclasses.replace(cycle.report.published, nodes=online)
         enroller = self._enroller
         pins = cycle.state.pins
         seen = expected_nodes.expected_nodes(
@@ -252,7 +254,9 @@ class SuperLinkController:
 
     def _tell_ca(self, cycle: Cycle, ca_pem: str, nodes: tuple[NodeInfo, ...]) -> None:
         fingerprint, enroller = certificates.fingerprint(ca_pem), self._enroller
-        cycle.report.publish(ca_pem=ca_pem, ca_fingerprint=fingerprint)
+        cycle.report.published = dataclasses.replace(
+            cycle.report.published, ca_pem=ca_pem, ca_fingerprint=fingerprint
+        )
         cycle.report.trusts(fingerprint)
         found = refusals.finding(
             nodes, cycle.state.pins, enroller.claims, enroller.members, fingerprint
@@ -323,7 +327,7 @@ def commands(
 
 
 def _attaches_here(settings: Settings, places: Endpoints) -> bool:
-    """Tell whether a SuperExec on this VM dials the AppIo by the certificate that nodes see."""
+    """Return whether a SuperExec on this VM dials the AppIo by the certificate that nodes see."""
     shown = places.appio.tls and not container_spec.proxied(settings)
     return shown and container_spec.has_superexec(settings)
 

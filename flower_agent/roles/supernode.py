@@ -172,8 +172,12 @@ class SuperNodeController:
         if mixed:
             cycle.report.warn(mixed)
         config = self._node_config(cycle, found)
-        cycle.remember(superlink=found.endpoint, superlink_vmid=found.vmid)
-        cycle.report.publish(endpoint=found.endpoint, busy=False)
+        cycle.state = dataclasses.replace(
+            cycle.state, superlink=found.endpoint, superlink_vmid=found.vmid
+        )
+        cycle.report.published = dataclasses.replace(
+            cycle.report.published, endpoint=found.endpoint, busy=False
+        )
         version = found.version[:MAX_WORDS] or None
         cycle.report.superlink = Link(
             endpoint=str(found.endpoint), vmid=found.vmid, version=version
@@ -240,7 +244,7 @@ class SuperNodeController:
         seen = certificates.check_ca(pem, settings.ca_fingerprint, cycle.seen.now)
         # The first CA from OneGate is pinned. A CA from the settings needs no pin.
         if not settings.tls_ca_cert:
-            cycle.remember(ca_pin=certificates.fingerprint(pem))
+            cycle.state = dataclasses.replace(cycle.state, ca_pin=certificates.fingerprint(pem))
         cycle.report.trusts(seen.fingerprint)
         return trust.CertificateSpec(
             source=trust.CertificateSource.TRUSTED, ca_pem=certificates.canonical(pem)
@@ -255,7 +259,7 @@ class SuperNodeController:
         wanted = self._wants_key(cycle, found, key)
         if key is None:  # a dry cycle creates no key, but its plan shows the key's path
             return NodeKey(str(self._keys.path(cycle.state.vmid)), "", "") if wanted else None
-        cycle.report.publish(node_key=key.public)
+        cycle.report.published = dataclasses.replace(cycle.report.published, node_key=key.public)
         if not wanted:
             cycle.report.set_condition("key", Mark.OFF, "the SuperLink requires no key")
             return None
@@ -301,7 +305,7 @@ class SuperNodeController:
         if told is not found.node_auth:  # then OneGate's value must not count below
             found = dataclasses.replace(found, node_auth=None)
         if told is not None:
-            cycle.remember(superlink_auth=told)
+            cycle.state = dataclasses.replace(cycle.state, superlink_auth=told)
         return superlink_trust.wants_key(cycle.seen.settings, found, cycle.state)
 
     def _unknown_for_long(self, cycle: Cycle) -> bool:
@@ -361,9 +365,9 @@ class SuperNodeController:
         if not own or cycle.state.worked_key != key.public or cycle.seen.dry:
             return key
         log.warning("node_key.replaced", key=model_pem.node_key_fingerprint(key.public))
-        cycle.remember(worked_key=None)
+        cycle.state = dataclasses.replace(cycle.state, worked_key=None)
         made = self._keys.renew(cycle.state.vmid)
-        cycle.report.publish(node_key=made.public)
+        cycle.report.published = dataclasses.replace(cycle.report.published, node_key=made.public)
         return made
 
     def _node_config(
@@ -378,7 +382,9 @@ class SuperNodeController:
             config = (*(pair for pair in automatic if pair[0] not in given), *config)
         number, count = (command_line.scalar(dict(config)[key]) for key in PARTITION_KEYS)
         if type(number) is int and type(count) is int and number >= 0 and count >= 0:
-            cycle.report.publish(partition=Partition(number, count))
+            cycle.report.published = dataclasses.replace(
+                cycle.report.published, partition=Partition(number, count)
+            )
             cycle.report.set_condition("partition", Mark.OK, f"{number} of {count}")
         cycle.report.set_condition("node_config", Mark.OK, command_line.node_config_words(config))
         return config
@@ -396,7 +402,7 @@ class SuperNodeController:
                 warning("partition.default", "outside a service this node has partition 0 of 1")
             )
             return Partition(0, 1)
-        cycle.remember(partition=part)
+        cycle.state = dataclasses.replace(cycle.state, partition=part)
         return part
 
     def _gave_up(self, cycle: Cycle, running: Running) -> bool:
@@ -426,9 +432,11 @@ class SuperNodeController:
             raise mute
         if linked and (peer.connected or (silent and self._holds(cycle, running))):
             if peer.node_id:
-                cycle.report.publish(node_id=peer.node_id)
+                cycle.report.published = dataclasses.replace(
+                    cycle.report.published, node_id=peer.node_id
+                )
             if self._key is not None:
-                cycle.remember(worked_key=self._key.public)
+                cycle.state = dataclasses.replace(cycle.state, worked_key=self._key.public)
             cycle.report.set_condition(
                 "peer", Mark.OK, f"connected to {endpoint} as node {peer.node_id or '?'}"
             )

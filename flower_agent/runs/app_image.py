@@ -178,7 +178,7 @@ class AppImageResolver:
         if cycle.seen.settings.app_repo is None or not container_spec.runs_apps(
             cycle.seen.settings
         ):
-            cycle.remember(app=None, app_image=None)
+            cycle.state = dataclasses.replace(cycle.state, app=None, app_image=None)
             return Choice()
         # Until the new image is known, the last choice stays in use.
         kept = self._kept(cycle, parent, existing)
@@ -197,7 +197,7 @@ class AppImageResolver:
         self._idle_since = None
         if not cycle.seen.dry:
             held = (found.image, found.made_of) if found.image else None
-            cycle.remember(app_image=held)
+            cycle.state = dataclasses.replace(cycle.state, app_image=held)
         return found
 
     def _publish(
@@ -215,7 +215,9 @@ class AppImageResolver:
         elif choice.short and not choice.image:
             lacking = self._lacking.get(self._asked)
         digest = choice.made_of or self._pin(parent, existing)
-        cycle.report.publish(app_image=app_images.published(digest, lacking))
+        cycle.report.published = dataclasses.replace(
+            cycle.report.published, app_image=app_images.published(digest, lacking)
+        )
 
     def _pin(self, parent: str, existing: Existing | None) -> str:
         """Return the pin of `parent` as in ``images.lock``; checked once per container."""
@@ -304,7 +306,7 @@ class AppImageResolver:
                 return None
             log.info("app.needs", source=name, commit=known.commit, needs=known.dependencies)
         if not cycle.seen.dry:
-            cycle.remember(app=known)
+            cycle.state = dataclasses.replace(cycle.state, app=known)
         return known
 
     def _make(

@@ -4,6 +4,7 @@ A message that the SuperNode lost is reported in the same way: its ClientApp giv
 OneGate and the status file get the class of an exception and the run, never what it said.
 """
 
+import dataclasses
 import datetime
 
 from flower_agent.cycle import Cycle, Running
@@ -29,7 +30,9 @@ def follow(
     apps.settle(running.apps, cycle.seen.now, cycle.seen.monotonic, limit)
     end = outcome.trouble(apps.ends())
     recent = end is not None and _age(end, cycle.seen.now) < TOLD_FOR
-    cycle.report.publish(app_error=end.short() if end is not None and recent else "")
+    cycle.report.published = dataclasses.replace(
+        cycle.report.published, app_error=end.short() if end is not None and recent else ""
+    )
     if end is not None and recent:
         cycle.report.warn(finding(end))
     cycle.report.warn(*apps.findings())
@@ -46,10 +49,12 @@ def lost(
     if cycle.seen.dry:
         return
     before = cycle.report.published.app_error or ""
-    cycle.report.publish(app_error=before)
+    cycle.report.published = dataclasses.replace(cycle.report.published, app_error=before)
     if loss is not None and cycle.seen.now - since < TOLD_FOR:
         if failed is None or failed <= since:
-            cycle.report.publish(app_error=loss.short() or before)
+            cycle.report.published = dataclasses.replace(
+                cycle.report.published, app_error=loss.short() or before
+            )
         cycle.report.warn(loss.finding())
 
 

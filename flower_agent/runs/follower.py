@@ -338,7 +338,7 @@ class Follower:
         newest = self.newest
         if newest is not None:
             shown = state(newest)
-            cycle.report.publish(run=shown)
+            cycle.report.published = dataclasses.replace(cycle.report.published, run=shown)
             cycle.report.set_condition("run", _mark(newest), described(newest))
             if newest.outcome is not None:
                 cycle.report.warn(*warnings(newest.info.run_id, newest.info.fab_id, newest.outcome))

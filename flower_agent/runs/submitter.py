@@ -142,7 +142,7 @@ class Submitter:
         if self._known is not None and self._known.active:
             self._tell_run(cycle)
         elif self._follower.newest is None and self._known is not None:
-            cycle.report.publish(run="")
+            cycle.report.published = dataclasses.replace(cycle.report.published, run="")
 
     def _take_prepared(self, cycle: Cycle, key: str, source: AppSource, image: str) -> None:
         wish = self._wish
@@ -220,7 +220,7 @@ class Submitter:
         )
         if begun:
             log.info("run.prepare", source=str(source))
-        cycle.report.publish(run="preparing")
+        cycle.report.published = dataclasses.replace(cycle.report.published, run="preparing")
         cycle.report.set_condition("run", Mark.WAITING, f"fetches {source} and bundles it")
 
     def _submit(
@@ -272,7 +272,7 @@ class Submitter:
             return False
         found = submission.finding(work.error)
         cycle.look_again_in(work.due_at - cycle.seen.monotonic)
-        cycle.report.publish(run=f"failed: {found}")
+        cycle.report.published = dataclasses.replace(cycle.report.published, run=f"failed: {found}")
         cycle.report.set_condition("run", Mark.BAD, "the app cannot be submitted: see the warning")
         _warn(cycle, found)
         return True
@@ -322,7 +322,7 @@ class Submitter:
         known = self._known
         if known is None:
             return
-        cycle.report.publish(run=words)
+        cycle.report.published = dataclasses.replace(cycle.report.published, run=words)
         cycle.report.set_condition(
             "run", mark, detail or f"{words}; {known.app} at {known.commit[:10]}"
         )

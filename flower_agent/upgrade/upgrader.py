@@ -194,12 +194,12 @@ class Upgrader:
                 cycle.report.warn(warning(error.finding.code, error.finding.message))
                 return
             log.info("upgrade.done", version=version, before=before)
-        cycle.remember(flower=version)
+        cycle.state = dataclasses.replace(cycle.state, flower=version)
 
     def _refuse(self, cycle: Cycle, why: str) -> None:
         log.error("upgrade.failed", version=self._wanted, reason=why)
         self._since = None
-        cycle.remember(refused=(self._wanted, why))
+        cycle.state = dataclasses.replace(cycle.state, refused=(self._wanted, why))
 
     def _between(self, cycle: Cycle, steps: tuple[Step, ...]) -> tuple[int, tuple[Work, ...]]:
         """Return the number of steps before the work on the database, and this work."""
