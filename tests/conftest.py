@@ -25,6 +25,13 @@ ALL_MUST_RUN = bool(os.environ.get("CI") or os.environ.get("FLOWER_AGENT_TESTS_R
 START_IT = "run contrib/sandbox/engine.sh"
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what Hypothesis feeds, so that it can run again and again with other inputs."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
+
+
 def pytest_sessionfinish(session):
     """Where everything must run, a test that was skipped for any reason fails the session."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
