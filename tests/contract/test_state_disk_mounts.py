@@ -385,6 +385,28 @@ def test_the_agent_writes_nothing_before_its_disk_is_there(vm, disk, tmp_path):
             daemon.terminate()
 
 
+def test_the_state_of_the_vm_before_is_no_clone(vm, disk, tmp_path):
+    first, second, device = vm("first"), vm("second"), disk()
+    first.wants(**superlink(device)).mount()
+    first.paths.record.write_text(json.dumps({"schema": 1, "vmid": "6", "pins": {}}))
+    first.off()
+    second.wants(**superlink(device, ETH0_IP="127.0.0.1", VMID="7")).mount()
+    command = [sys.executable, "-m", "flower_agent", "run", "--root", second.paths.root]
+    environment = os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/no-docker.sock"}
+    with subprocess.Popen(
+        [*map(str, command), "--name", f"state-{os.getpid()}"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    ) as daemon:
+        try:
+            until(second, lambda s: s.get("phase") == "docker")
+            record = json.loads(second.paths.record.read_text())
+            assert record["vmid"] == "7"
+            assert "state.other_vm" not in json.dumps(read(second)["warnings"])
+        finally:
+            daemon.terminate()
+
+
 def read(machine):
     try:
         return json.loads(machine.paths.status.read_text())

@@ -1,6 +1,7 @@
 """The units by themselves: systemd takes them, orders them without a cycle, and they are shut."""
 
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -156,6 +157,28 @@ def test_the_state_disk_is_looked_for_again_when_the_context_changes_or_it_was_m
     assert watched["PathChanged"] == ["/run/one-context"]
     service = settings(SYSTEMD / "flower-state.service", "Service")
     assert (service["Type"], service["Restart"]) == (["oneshot"], ["on-failure"])
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [
+        ("FLOWER_ROLE='server'", True),
+        ("ONEAPP_FLOWER_ROLE='superlink'", True),
+        ("VMID='7'", True),
+        ("ONEAPP_FLOWER_ROLE=''", True),
+        ("FLOWER_ROLE='client'", False),
+        ("VMID='7'\nONEAPP_FLOWER_ROLE='SuperNode'", False),
+        ('FLOWER_ROLE="superexec"', False),
+        (None, True),
+    ],
+)
+def test_only_a_vm_that_may_be_a_superlink_looks_for_a_state_disk(text, looks, tmp_path):
+    (command,) = settings(SYSTEMD / "flower-state.service", "Service")["ExecCondition"]
+    command = command.replace("/run/one-context", str(tmp_path))
+    if text is not None:
+        (tmp_path / "context.sh.local").write_text(f"# Context variables\n{text}\n")
+    done = subprocess.run(shlex.split(command), check=False)
+    assert (done.returncode == 0) is looks
 
 
 def test_a_mount_of_the_state_disk_is_seen_by_the_whole_vm():
