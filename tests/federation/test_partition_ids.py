@@ -10,7 +10,7 @@ from watched import WatchedFederation, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.federation]
 
-LIGHT = {"FLOWER_ISOLATION": "subprocess", "ML_FRAMEWORK": ""}
+LIGHT = {"FLOWER_ISOLATION": "subprocess", "ML_FRAMEWORK": "", "FLOWER_READY_TIMEOUT": "6000"}
 AWAY_S = 45.0
 """Longer than a VM that left needs for its id to be free."""
 
@@ -69,7 +69,7 @@ def test_an_id_belongs_to_its_node_until_its_vm_leaves_the_service(federation):
 
     # A third VM gets none, and both sides say so.
     federation.deploy(third)
-    wait_for(lambda: error(federation, third) == "partition.waiting", "the third node waits")
+    wait_for(lambda: error(federation, third) == "partition.none_free", "the third node waits")
     wait_for(lambda: "partition.none_free" in warnings(federation), "the SuperLink's warning")
 
     # Merely away: its id stays its own for longer than a VM that left would have it.
@@ -77,7 +77,7 @@ def test_an_id_belongs_to_its_node_until_its_vm_leaves_the_service(federation):
     assert federation.agent(first, "down").returncode == 0
     end = time.monotonic() + AWAY_S
     while time.monotonic() < end:
-        assert error(federation, third) == "partition.waiting"
+        assert error(federation, third) == "partition.none_free"
         assert assigned(federation) == f"2;{first.vmid}-{second.vmid}:0"
         time.sleep(1)
     federation.start_agent(first)
