@@ -57,6 +57,9 @@ class Observation:
     data_propagation: str = "rprivate"
     """How the data directory is mounted: `machine.follows`."""
 
+    state_outlives_vm: bool = False
+    """The state is on the disk of FLOWER_STATE_DISK, which the next VM takes over."""
+
     dry: bool = False
     """Nothing may be changed: `plan` asks."""
 

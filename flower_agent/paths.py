@@ -106,6 +106,11 @@ class Paths:
         return self.root / "run/flower-agent"
 
     @property
+    def state_disk(self) -> pathlib.Path:
+        """What flower-state.service did with FLOWER_STATE_DISK in this boot."""
+        return self.root / "run/flower-agent-state/disk.json"
+
+    @property
     def proxy(self) -> pathlib.Path:
         """What HAProxy reads, in front of a SuperLink (0750, its group)."""
         return self.runtime / "proxy"

@@ -121,7 +121,7 @@ def describe(
         "description": DESCRIPTION if target.form is Form.DEB else DESCRIPTION.partition("\n")[2],
         "license": "Apache-2.0",
         "mtime": _date(source.epoch),
-        "depends": [*target.depends, GLIBC[target.form], "systemd"],
+        "depends": [*target.depends, GLIBC[target.form], "systemd", "e2fsprogs"],
         "recommends": list(target.recommends),
         "suggests": list(target.suggests),
         "conflicts": list(CONFLICTS),
@@ -167,6 +167,7 @@ def _program(
         ("configure", f"{LIBRARY}/configure"),
         ("proxy-reload", f"{LIBRARY}/proxy-reload"),
         ("retire", f"{LIBRARY}/retire"),
+        ("state-disk", f"{LIBRARY}/state-disk"),
     ):
         payload.text(at, _filled(HERE / "installed" / name, target), 0o755)
     payload.file(f"{LIBRARY}/certbot-hook", ROOT / "contrib/certbot/flower-agent", 0o755)

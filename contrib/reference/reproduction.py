@@ -227,6 +227,20 @@ REPRODUCTION: dict[str, str] = {
     "setting.no_effect": (
         f"{CHECK}`FLOWER_ROLE=server`, `ML_FRAMEWORK=sklearn`, `FLOWER_ISOLATION=subprocess`."
     ),
+    "state.beneath_mount": (
+        "Run a SuperLink without `FLOWER_STATE_DISK`, set it to an empty disk, and reboot the VM."
+    ),
+    "state.disk_changed": (
+        "On a SuperLink with `FLOWER_STATE_DISK=/dev/vdb` set `FLOWER_STATE_DISK=/dev/vdc`."
+    ),
+    "state.disk_failed": (
+        "Rename `/usr/lib/systemd/systemd-makefs`, and boot a SuperLink with an empty "
+        "`FLOWER_STATE_DISK`."
+    ),
+    "state.disk_missing": "Boot a SuperLink with `FLOWER_STATE_DISK=/dev/vdz`.",
+    "state.disk_refused": (
+        "`mkfs.ext4 /dev/vdb`, then boot a SuperLink with `FLOWER_STATE_DISK=/dev/vdb`."
+    ),
     "state.corrupt": "Write nonsense into `/usr/share/flower-agent/images.lock`.",
     "state.other_vm": "Clone the disk of a VM that has run, and start another VM from the clone.",
     "state.unwritable": "Mount `/var/lib/flower-agent` read-only.",

@@ -41,6 +41,7 @@ LOST: Mapping[str, str] = {
     "FL_STRATEGY": "say it with flwr run --run-config",
     "FL_MIN_CLIENTS": "say it with flwr run --run-config",
     "FL_CONFIG_<KEY>": "say it with flwr run --run-config",
+    "FLOWER_STATE_DISK": "a volume claim, where the chart has one",
     "FLOWER_PARTITIONS": "a release for each partition, with supernode.node.config",
     "FLOWER_ADDRESS": "a pod has one address; the chart's Service stands before it",
     "FLOWER_CONTROL_ADDRESS": "the chart's Service offers the Control API to the whole cluster",

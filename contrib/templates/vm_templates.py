@@ -21,6 +21,9 @@ Attributes = dict[str, str | Vector | list[Vector]]
 DATACENTER_GPU = {"VENDOR": "10de", "CLASS": "0302"}
 """Any NVIDIA device of PCI class "3D controller"."""
 
+STATE_TARGET = "vdb"
+"""Second disk of a VM whose disks all are virtio: the image's is ``vda``, the context's a CD."""
+
 REMOTE = ("FLOWER_SERVER_ADDRESS", "TLS_CA_CERT")
 """What a SuperNode must be told that cannot ask the SuperLink's OneGate."""
 
@@ -41,6 +44,9 @@ class Cloud:
     netcfg: str = "interfaces"
     """NETCFG_TYPE of the image: with ``interfaces`` a Debian VM boots 25 s sooner than with
     ``networkd``."""
+
+    state_image: int | None = None
+    """Number of the persistent image that keeps the SuperLink's state."""
 
     gpu: tuple[tuple[str, str], ...] = tuple(DATACENTER_GPU.items())
     """The PCI attribute: VENDOR, DEVICE, CLASS in hexadecimal, or SHORT_ADDRESS."""
@@ -95,6 +101,14 @@ KINDS = (
 )  # fmt: skip
 
 
+def with_state_disk(kind: Kind, cloud: Cloud) -> Kind:
+    """Return the kind as the cloud has it: a SuperLink may have a disk for its state."""
+    if cloud.state_image is None or kind.role is not Role.SUPERLINK:
+        return kind
+    fixed = (*kind.fixed, ("FLOWER_STATE_DISK", f"/dev/{STATE_TARGET}"))
+    return dataclasses.replace(kind, fixed=fixed)
+
+
 def rows(kind: Kind) -> tuple[Setting[Any], ...]:
     """Return the variables that a VM of `kind` is asked for, the mandatory ones first."""
     fixed = dict(kind.fixed)
@@ -104,6 +118,7 @@ def rows(kind: Kind) -> tuple[Setting[Any], ...]:
 
 def attributes(kind: Kind, cloud: Cloud) -> Attributes:
     """Return the whole VM template."""
+    kind = with_state_disk(kind, cloud)
     asked = user_inputs.inputs(rows(kind), kind.mandatory)
     found: Attributes = {
         "NAME": kind.title,
@@ -123,8 +138,8 @@ def attributes(kind: Kind, cloud: Cloud) -> Attributes:
         "USER_INPUTS": asked,
         "USER_INPUTS_METADATA": user_inputs.metadata(rows(kind)),
     }
-    if cloud.image:
-        found["DISK"] = [{"IMAGE": cloud.image, "IMAGE_UNAME": "oneadmin"}]
+    if disks := _disks(kind, cloud):
+        found["DISK"] = disks
     if cloud.network:
         found["NIC"] = [{"NETWORK": cloud.network, "NETWORK_UNAME": cloud.network_owner}]
     return found | (_passthrough(kind, cloud) if kind.gpu else {})
@@ -141,6 +156,15 @@ def render(template: Mapping[str, str | Vector | list[Vector]]) -> str:
                 inner = ",\n".join(f"  {key} = {_quoted(text)}" for key, text in value.items())
                 lines.append(f"{name} = [\n{inner} ]")
     return "\n".join(lines) + "\n"
+
+
+def _disks(kind: Kind, cloud: Cloud) -> list[Vector]:
+    """Return the disks in the order in which the VM sees them."""
+    disks = [{"IMAGE": cloud.image, "IMAGE_UNAME": "oneadmin"}] if cloud.image else []
+    if cloud.state_image is not None and kind.role is Role.SUPERLINK:
+        number = str(cloud.state_image)
+        disks.append({"IMAGE_ID": number, "DEV_PREFIX": "vd", "TARGET": STATE_TARGET})
+    return disks
 
 
 def _context(kind: Kind, cloud: Cloud, asked: Mapping[str, str]) -> Vector:

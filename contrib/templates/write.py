@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         network_owner=options.network_owner,
         netcfg=options.netcfg,
         gpu=_gpu(options.gpu),
+        state_image=options.state_image,
     )
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -121,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         default="interfaces",
         choices=("interfaces", "netplan", "networkd", "nm"),
         help="NETCFG_TYPE that fits the image (default %(default)s)",
+    )
+    parser.add_argument(
+        "--state-image",
+        type=int,
+        metavar="NUMBER",
+        help="persistent, empty image that keeps the SuperLink's state; makes one federation",
     )
     parser.add_argument(
         "--gpu",

@@ -18,6 +18,7 @@ from flower_agent import log as logging
 from flower_agent.agent import assembly
 from flower_agent.agent.assembly import Options
 from flower_agent.agent.operator_requests import RequestFiles, Requests
+from flower_agent.agent.state_mount import StateMount
 from flower_agent.background import Threads
 from flower_agent.config import app_environment
 from flower_agent.config.data_source import DataKind
@@ -81,6 +82,7 @@ class Agent:
         self._exporter = Exporter(self._paths, self._keyring)
         self._life = lifecycle.born(_now(), now)
         self._intake = Intake(options.paths, options.context_file)
+        self._state_mount = StateMount(options.paths)
         self._state_file = StateFile(options.paths.record)
         self._requests = RequestFiles(options.paths.requests)
         self._cycle: Cycle | None = None
@@ -151,6 +153,9 @@ class Agent:
         refusal = self._intake.refusal(now=time.monotonic(), scale=self._scale)
         if self._intake.good is None:
             return refusal
+        # Nothing below the state directory is read or written before its disk is there.
+        if away := self._state_mount.check(self._intake.good):
+            return refusal or Unmet(Phase.CONTEXT, away.finding, fatal=not away.retryable)
         requests = self._requests.read()
         self._cycle = cycle = self._begin(self._intake.good, requests)
         unmet = self._stages.run(cycle)
@@ -197,9 +202,14 @@ class Agent:
             now=_now(),
             monotonic=time.monotonic(),
             data_propagation="rslave" if follows else "rprivate",
+            state_outlives_vm=self._state_mount.mounted,
             dry=self._stages.dry,
         )
-        return Cycle(seen=seen, state=state)
+        cycle = Cycle(seen=seen, state=state)
+        cycle.report.warn(*self._state_mount.findings(good))
+        if where := self._state_mount.words():
+            cycle.report.set_condition("state", Mark.OK, where)
+        return cycle
 
     def _take(self, good: Settings) -> None:
         """Use new settings from now on."""
@@ -248,7 +258,8 @@ class Agent:
             report=self._cycle.report if self._cycle else Report(),
             reconciler=self._parts.reconciler,
             reporter=self._reporter,
-            other_vm=self._state_file.other_vm,
+            # A disk of its own is there to be taken over by the next VM.
+            other_vm=self._state_file.other_vm and not self._state_mount.mounted,
             name=self._options.name,
             now=now,
         )

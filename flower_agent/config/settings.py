@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from flower_agent.config import data_source, flower_versions, names, types
+from flower_agent.config.state_disk import StateDisk, parse_state_disk
 from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
 from flower_agent.model import pem
 from flower_agent.model.address import Address
@@ -305,6 +306,12 @@ class Settings:
         "Source of the apps' `/app/data`, read-only: a directory, a disk by `LABEL=…`, `UUID=…` "
         "or device, or `nfs://HOST/EXPORT`.",
         unset="`/var/lib/flower-agent/data`", roles=NODE + EXEC, sample="LABEL=flower-data")
+    state_disk: StateDisk | None = setting(
+        "FLOWER_STATE_DISK", parse_state_disk,
+        "A disk that keeps `/var/lib/flower-agent`, so that another VM can take it over: "
+        "`LABEL=…`, `UUID=…` or a device. A whole, empty disk named by its device gets a file "
+        "system. A change applies at the next boot.",
+        unset="the VM's own disk", roles=LINK, sample="/dev/vdb")
     outputs_limit: int | None = setting(
         "FLOWER_OUTPUTS_LIMIT", types.size_bytes(types.OUTPUTS_FLOOR_BYTES),
         "Disk space for the outputs of all runs on this VM. The agent removes ended runs first, "

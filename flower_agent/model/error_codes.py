@@ -726,11 +726,52 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "A variable is set that has no effect here.",
         "Remove the variable, or set the variables that it needs.",
     ),
+    "state.beneath_mount": (
+        (
+            "FLOWER_STATE_DISK is mounted over a directory that has a CA of its own: the SuperLink "
+            "ran on the VM's own disk before. Nothing beneath the mount is used or deleted."
+        ),
+        (
+            "If the state beneath is the right one, copy it to the disk as docs/operating.md "
+            "shows. Otherwise remove it there."
+        ),
+    ),
     "state.corrupt": (
         "The agent cannot read a file of its state.",
         (
             "Keep a copy of the file in the message. If nothing is lost, the agent creates the "
             "file again; otherwise restore it from a backup."
+        ),
+    ),
+    "state.disk_changed": (
+        (
+            "FLOWER_STATE_DISK changed while the SuperLink runs. The change is refused until a "
+            "reboot: another disk would hide the CA and the database."
+        ),
+        "Set FLOWER_STATE_DISK as it was, or reboot the VM.",
+    ),
+    "state.disk_failed": (
+        "A program failed that looks at, formats or mounts the disk of FLOWER_STATE_DISK.",
+        "Read the program's words: journalctl -u flower-state. The VM tries again.",
+    ),
+    "state.disk_missing": (
+        (
+            "The disk of FLOWER_STATE_DISK is not mounted. Until then the SuperLink does not "
+            "start, and no new CA is made."
+        ),
+        (
+            "Attach the disk to the VM, or correct FLOWER_STATE_DISK; lsblk -f shows the disks, "
+            "journalctl -u flower-state what was tried."
+        ),
+    ),
+    "state.disk_refused": (
+        (
+            "The disk of FLOWER_STATE_DISK is not used, because it may hold something else. Only "
+            "a whole, empty disk without any signature is formatted."
+        ),
+        (
+            "Look at the disk: lsblk -f; wipefs DEVICE. If nothing on it is needed, empty it: "
+            "wipefs -a DEVICE; blkdiscard -z DEVICE."
         ),
     ),
     "state.other_vm": (

@@ -106,7 +106,9 @@ class Submitter:
         self._take_prepared(cycle, key, source, image)
         self._take_submitted(cycle)
         self._take_end()
-        vmid, short = cycle.state.vmid, cycle.app_lacks
+        # On a state disk the run of the VM before is this VM's run: it is not submitted again.
+        vmid = None if cycle.seen.state_outlives_vm else cycle.state.vmid
+        short = cycle.app_lacks
         due = submission.due(self._known, key, vmid, online=online, least=least, short=short)
         if self._submitting.running:
             due = Due.SUBMIT  # the id of this run must be known before another run may start

@@ -38,6 +38,8 @@ class Vm:
         self._process = None
         self.root = self.work / "root"
         self.docker = tree.CACHE / f"docker-{name}"
+        self.devices = ()
+        """Block devices of this machine that it has, too."""
 
     def make(self):
         """Put the disk together."""
@@ -67,6 +69,7 @@ class Vm:
             "--keep-unit", f"--network-namespace-path=/run/netns/{self._network}",
             "--capability=all", "--system-call-filter=@known", "--link-journal=no",
             "--console=pipe", f"--bind={self.docker}:/var/lib/docker",
+            *(f"--bind={device}" for device in self.devices),
         )  # fmt: skip
         with (self.work / "console.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -448,6 +448,16 @@ def test_a_cloned_disk_submits_its_own_run(vm):
     assert len(vm.superlink.runs) == 2
 
 
+def test_the_next_vm_of_a_state_disk_does_not_submit_the_run_again(vm):
+    vm.turn(4, state_outlives_vm=True)
+    vm.run.end("completed")
+    vm.turn(2, state_outlives_vm=True)
+    vm.vmid = "99"
+    vm.restart()
+    vm.turn(4, state_outlives_vm=True)
+    assert len(vm.superlink.runs) == 1
+
+
 NEEDS = PYPROJECT.replace(
     b'version = "1.0"', b'version = "1.0"\ndependencies = ["numpy", "torch>=2"]'
 )

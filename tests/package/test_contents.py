@@ -101,9 +101,11 @@ def test_the_program_tells_package_commit_and_flower_versions(program, target, t
     )
 
 
-@pytest.mark.parametrize("place", ["usr/bin/flower-agent", "usr/lib/flower-agent/live-restore"])
+@pytest.mark.parametrize(
+    "place", ["bin/flower-agent", "lib/flower-agent/live-restore", "lib/flower-agent/state-disk"]
+)
 def test_programs_run_by_the_interpreter_of_the_libraries(tree, target, place):
-    assert (tree / place).read_text().startswith(f"#!/usr/bin/python{target.python} -IBS\n")
+    assert (tree / "usr" / place).read_text().startswith(f"#!/usr/bin/python{target.python} -IBS\n")
 
 
 def test_the_deb_depends_on_what_it_runs(target, deb):
@@ -113,6 +115,7 @@ def test_the_deb_depends_on_what_it_runs(target, deb):
         "docker.io | docker-ce",
         "apparmor",
         "git",
+        "e2fsprogs",
         "libc6 (>= 2.34)",
     ):
         assert name in depends
@@ -124,6 +127,6 @@ def test_the_deb_depends_on_what_it_runs(target, deb):
 def test_the_rpm_depends_on_what_it_runs(program, rpm):
     program("rpm")
     requires = output("rpm", "-qp", "--requires", rpm).splitlines()
-    assert {"python3.12", "docker-ce", "git-core", "glibc >= 2.34"} <= set(requires)
+    assert {"python3.12", "docker-ce", "git-core", "glibc >= 2.34", "e2fsprogs"} <= set(requires)
     assert output("rpm", "-qp", "--recommends", rpm).split() == ["haproxy", "nftables"]
     assert output("rpm", "-qp", "--conflicts", rpm) == "podman-docker\n"

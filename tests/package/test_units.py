@@ -1,6 +1,7 @@
 """The units by themselves: systemd takes them, orders them without a cycle, and they are shut."""
 
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -13,6 +14,7 @@ SYSTEMD = ROOT / "systemd"
 UNIT = SYSTEMD / "flower-agent.service"
 EXPOSURE_LIMIT = 2.0
 PROXY = ("flower-proxy.path", "flower-proxy.service", "flower-proxy-reload.service")
+STATE = ("flower-state.path", "flower-state.service")
 STAND_INS = ROOT / "tests" / "boot" / "one-context"
 """one-context's units as its package orders them."""
 
@@ -45,6 +47,7 @@ def root(tree, tmp_path):
         "usr/bin/true",
         "usr/bin/flower-agent",
         "usr/lib/flower-agent/proxy-reload",
+        "usr/lib/flower-agent/state-disk",
         "usr/sbin/haproxy",
         "usr/sbin/one-contextd",
     ):
@@ -77,7 +80,8 @@ def verify(program, root, *units):
 
 
 def test_systemd_takes_the_units_and_orders_them_without_a_cycle(program, root):
-    units = ["flower-agent.service", "flower-agent-online.target", *PROXY, *one_context()]
+    units = ["flower-agent.service", "flower-agent-online.target", *PROXY, *STATE]
+    units += one_context()
     assert verify(program, root, "multi-user.target", *units) == ""
 
 
@@ -136,6 +140,50 @@ def test_the_proxy_has_a_user_of_its_own_whose_group_the_agent_is_in():
     proxy = settings(SYSTEMD / "flower-proxy.service", "Service")
     assert (proxy["User"], proxy["CapabilityBoundingSet"]) == (["flower-proxy"], [""])
     assert settings(UNIT, "Service")["SupplementaryGroups"] == ["49999 flower-proxy"]
+
+
+def test_the_state_disk_comes_before_the_agent_which_does_not_depend_on_it():
+    agent = settings(UNIT, "Unit")
+    assert "flower-state.service" in agent["After"]
+    assert "flower-state.service flower-state.path" in agent["Wants"]
+    assert not {"Requires", "RequiresMountsFor", "BindsTo"} & set(agent)
+    state = settings(SYSTEMD / "flower-state.service", "Unit")
+    assert state["Before"] == ["flower-agent.service docker.service"]
+    assert state["After"] == ["one-context-local.service"]
+
+
+def test_the_state_disk_is_looked_for_again_when_the_context_changes_or_it_was_missing():
+    watched = settings(SYSTEMD / "flower-state.path", "Path")
+    assert watched["PathChanged"] == ["/run/one-context"]
+    service = settings(SYSTEMD / "flower-state.service", "Service")
+    assert (service["Type"], service["Restart"]) == (["oneshot"], ["on-failure"])
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [
+        ("FLOWER_ROLE='server'", True),
+        ("ONEAPP_FLOWER_ROLE='superlink'", True),
+        ("VMID='7'", True),
+        ("ONEAPP_FLOWER_ROLE=''", True),
+        ("FLOWER_ROLE='client'", False),
+        ("VMID='7'\nONEAPP_FLOWER_ROLE='SuperNode'", False),
+        ('FLOWER_ROLE="superexec"', False),
+        (None, True),
+    ],
+)
+def test_only_a_vm_that_may_be_a_superlink_looks_for_a_state_disk(text, looks, tmp_path):
+    (command,) = settings(SYSTEMD / "flower-state.service", "Service")["ExecCondition"]
+    command = command.replace("/run/one-context", str(tmp_path))
+    if text is not None:
+        (tmp_path / "context.sh.local").write_text(f"# Context variables\n{text}\n")
+    done = subprocess.run(shlex.split(command), check=False)
+    assert (done.returncode == 0) is looks
+
+
+def test_a_mount_of_the_state_disk_is_seen_by_the_whole_vm():
+    walls = {"PrivateMounts", "ProtectSystem", "PrivateTmp", "ProtectHome", "MountFlags"}
+    assert not walls & set(settings(SYSTEMD / "flower-state.service", "Service"))
 
 
 def test_the_proxys_files_are_watched_whenever_the_agent_runs():

@@ -23,14 +23,14 @@ PURE = {
     "commands": "template_model",
     "config": (
         "app_environment context data_source flower_versions names "
-        "parsing settings types validation"
+        "parsing settings state_disk types validation"
     ),
     "docker": "containers data_mounts image_references",
     "enrolment": "expected_nodes lookups partitions policy refusals",
     "flower": (
         "command_line container_spec control_messages exit_codes frameworks lost_messages wire"
     ),
-    "host": "gpu network",
+    "host": "gpu network state_disk",
     "images": "app_images",
     "model": (
         "address deduplication error_codes errors foreign_text lifecycle pem published secret "

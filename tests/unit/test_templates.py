@@ -334,6 +334,33 @@ def test_only_a_gpu_node_needs_oneadmin():
         assert bool(restricted) is (name == "supernode-gpu")
 
 
+STATE_CLOUD = vm_templates.Cloud(state_image=8)
+
+
+def test_a_superlink_may_have_a_persistent_disk_for_its_state(tmp_path, capsys):
+    template = vm_templates.attributes(KINDS["superlink"], STATE_CLOUD)
+    first, second = template["DISK"]
+    assert first["IMAGE"] == "Flower"
+    assert second == {"IMAGE_ID": "8", "DEV_PREFIX": "vd", "TARGET": "vdb"}
+    assert template["CONTEXT"]["FLOWER_STATE_DISK"] == "/dev/vdb"
+    assert "ONEAPP_FLOWER_STATE_DISK" not in template["USER_INPUTS"]
+    more = oneflow.contents(SERVICE, VALUES, {"Federation": "7"})
+    found = oneflow.boot(oneflow.raw(template, more["superlink"]), name="vm_0", user={})
+    code, _ = checked(found.context, tmp_path, capsys)
+    assert code == 0
+    assert str(parsing.parse(found.context, {}).settings.state_disk.name) == "/dev/vdb"
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "superlink"])
+def test_only_a_superlink_has_a_state_disk(name):
+    kind = KINDS[name]
+    assert vm_templates.attributes(kind, STATE_CLOUD) == vm_templates.attributes(kind, CLOUD)
+
+
+def test_a_service_asks_for_no_state_disk_that_its_vms_may_not_have():
+    assert "ONEAPP_FLOWER_STATE_DISK" not in SERVICE["user_inputs"]
+
+
 # --- the command -----------------------------------------------------------------------------
 
 CLI = '''#!{python}
@@ -379,6 +406,19 @@ def test_the_command_puts_one_service_with_its_vm_templates_into_the_cloud(openn
     roles = json.loads((opennebula / "service").read_text())["roles"]
     titles = [(opennebula / f"vm-{r['template_id']}").read_text().split('"')[1] for r in roles]
     assert titles == ["Flower SuperLink", "Flower SuperNode"]
+
+
+def test_the_command_gives_the_superlink_its_state_image(opennebula, tmp_path):
+    options = ["--network-id", "5", "--state-image", "8", "--import"]
+    assert write.main(["--output", str(tmp_path / "out"), *options]) == 0
+    roles = json.loads((opennebula / "service").read_text())["roles"]
+    superlink, supernode = [
+        (opennebula / f"vm-{role['template_id']}").read_text() for role in roles
+    ]
+    golden = (DATA.parent / "cases/templates/good/state-disk/template.txt").read_text()
+    assert superlink.endswith(golden[golden.index("DISK = [") :])
+    assert '  FLOWER_STATE_DISK = "/dev/vdb",' in superlink.splitlines()
+    assert 'IMAGE_ID = "8"' not in supernode
 
 
 def test_the_service_may_have_nodes_with_gpus(opennebula, tmp_path):
