@@ -99,6 +99,7 @@ def _add_commands(commands: Any) -> None:
     _add_bake(command("bake", _bake, "for image builders: pull or build images, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
     _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, delete"))
+    _add_audit(command("audit", _audit, "show the record of who did what, or verify it"))
     made = command("stop", _stop, "stop a run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     command("down", _down, "stop the agent and remove its containers")
@@ -188,6 +189,23 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
     made.set_defaults(run=_runs_delete)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        type=_since,
+        metavar="TIME",
+        help="only entries since 10m, 2h or RFC 3339",
+    )
+    parser.add_argument("--json", action="store_true", help="the lines of the record as they are")
+    parser.add_argument(
+        "--verify", action="store_true", help="name the first line that was removed, changed or cut"
+    )
+    parser.add_argument(
+        "--head", type=_fingerprint, metavar="HASH",
+        help="with --verify: a hash from the journal that the record must have",
+    )  # fmt: skip
 
 
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
@@ -421,6 +439,14 @@ def _stop(options: argparse.Namespace) -> int:
     from flower_agent.commands import submit
 
     return submit.stop(_paths(options), options.run_id)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from flower_agent.commands import audit
+
+    if options.verify or options.head:
+        return audit.verify(_paths(options), options.head or "")
+    return audit.show(_paths(options), options.since, as_json=options.json)
 
 
 def _bake(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from flower_agent import log as logging
 from flower_agent.agent import assembly
 from flower_agent.agent.assembly import Options
 from flower_agent.agent.operator_requests import RequestFiles, Requests
+from flower_agent.agent.record_keeper import RecordKeeper
 from flower_agent.background import Threads
 from flower_agent.config import app_environment
 from flower_agent.config.data_source import DataKind
@@ -82,6 +83,7 @@ class Agent:
         self._life = lifecycle.born(_now(), now)
         self._intake = Intake(options.paths, options.context_file)
         self._state_file = StateFile(options.paths.record)
+        self._record = RecordKeeper(options.paths, dry=dry)
         self._requests = RequestFiles(options.paths.requests)
         self._cycle: Cycle | None = None
         self._opening: Address | None = None
@@ -92,12 +94,14 @@ class Agent:
         """Run cycles until `stop` is set; the containers then continue."""
         files.sweep(self._paths.runtime)
         log.info("agent.start", version=__version__, root=str(self._paths.root))
+        self._record.begin()
         self._parts.reconciler.watch(stop)
         while not stop.is_set():
             pause = self._cycle_safely()
             self._rest(pause, stop)
         self._publisher.stopping()
         self._exporter.remove()
+        self._record.end()
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
@@ -142,6 +146,7 @@ class Agent:
         if self._intake.changed():
             first = self._intake.inputs is None
             new = self._intake.read()
+            self._record.read(self._intake, new=new)
             if self._intake.inputs is not None:
                 self._reporter.use(self._intake.inputs.access)
             if new and self._intake.good is not None:
@@ -153,7 +158,10 @@ class Agent:
             return refusal
         requests = self._requests.read()
         self._cycle = cycle = self._begin(self._intake.good, requests)
-        unmet = self._stages.run(cycle)
+        try:
+            unmet = self._stages.run(cycle)
+        finally:
+            self._record.took(cycle)
         if refusal is not None and cycle.running:
             told = "not applied: the containers continue with the previous settings"
             cycle.report.set_condition("settings", Mark.WAITING, told)
@@ -169,6 +177,7 @@ class Agent:
 
     def _remember(self, cycle: Cycle) -> bool:
         """Store the new state; a disk that cannot be written is a warning, not a failure."""
+        self._record.settle(cycle, self._state_file.recall(cycle.state.vmid))
         try:
             self._state_file.keep(cycle.state)
         except AgentError as error:

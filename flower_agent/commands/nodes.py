@@ -4,11 +4,12 @@ import contextlib
 import json
 import pathlib
 
-from flower_agent.commands import own_superlink
+from flower_agent.commands import own_superlink, recording
 from flower_agent.enrolment import policy
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.model import foreign_text, pem
 from flower_agent.model.errors import AgentError
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.state_file import StateFile
 
@@ -42,7 +43,9 @@ def register(paths: Paths, text: str) -> int:
     for key in _keys(text):
         shown = pem.node_key_fingerprint(key)
         with own_superlink.reach(paths) as own:
-            node_id = own.api.register_node(pem.node_key_pem(key), TIMEOUT_S)
+            with recording.attempted(paths, Entry(what=Event.KEY_REGISTERED, key=shown)) as noted:
+                node_id = own.api.register_node(pem.node_key_pem(key), TIMEOUT_S)
+                noted.add(node=node_id or "", message="" if node_id else "it is known already")
             if node_id is not None:
                 print(f"registered {shown} as node {node_id}")
                 continue
@@ -55,7 +58,8 @@ def register(paths: Paths, text: str) -> int:
 
 def unregister(paths: Paths, node_id: str) -> int:
     """Unregister a node; its key can never return."""
-    with own_superlink.reach(paths) as own:
+    entry = Entry(what=Event.KEY_UNREGISTERED, node=node_id)
+    with own_superlink.reach(paths) as own, recording.attempted(paths, entry):
         own.api.unregister_node(node_id, TIMEOUT_S)
     print(f"node {node_id} is unregistered; Flower never takes its key again")
     return 0

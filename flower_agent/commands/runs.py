@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flower_agent import files
-from flower_agent.commands import own_superlink
+from flower_agent.commands import own_superlink, recording
 from flower_agent.flower.control_messages import RunInfo
 from flower_agent.model import foreign_text
 from flower_agent.model.errors import AgentError, counted
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.runs import outcome, rounds
 from flower_agent.runs.calls import CALL_TIMEOUT_S
@@ -213,7 +214,8 @@ def delete(paths: Paths, run_ids: Sequence[str]) -> int:
         _known(kept, run_id)
         if not kept.settled(run_id) or not (kept.ended(run_id) or kept.read(run_id, "outputs")):
             raise AgentError("run.active", f"run {run_id} has not ended")
-        kept.clear(run_id, "deleted by an operator")
+        with recording.attempted(paths, Entry(what=Event.RUN_DELETED, run=run_id)):
+            kept.clear(run_id, "deleted by an operator")
         print(f"run {run_id}: outputs, log and metrics are removed")
     return 0
 
