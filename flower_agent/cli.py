@@ -98,7 +98,7 @@ def _add_commands(commands: Any) -> None:
     _add_nodes(command("nodes", _nodes_list, "manage the SuperNodes of this SuperLink"))
     _add_bake(command("bake", _bake, "for image builders: pull or build images, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
-    _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, delete"))
+    _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, report, delete"))
     _add_audit(command("audit", _audit, "show the record of who did what, or verify it"))
     made = command("stop", _stop, "stop a run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
@@ -160,7 +160,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
-    kinds = parser.add_subparsers(metavar="show|log|fetch|delete")
+    kinds = parser.add_subparsers(metavar="show|log|fetch|report|delete")
     made = kinds.add_parser("show", help="show config, rounds, failures and outputs of one run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     made.add_argument("--json", action="store_true", help="as JSON")
@@ -182,6 +182,16 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
         help="target directory (default: ./run-RUN)",
     )
     made.set_defaults(run=_runs_fetch)
+    made = kinds.add_parser("report", help="write one run with its plots as one HTML file")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
+    made.add_argument(
+        "-o",
+        "--output",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the file (default: ./run-RUN.html)",
+    )
+    made.set_defaults(run=_runs_report)
     made = kinds.add_parser("delete", help="remove outputs, log and metrics of ended runs")
     made.add_argument(
         "run_ids", nargs="+", metavar="RUN", type=_id, help="run ids, as `runs` shows them"
@@ -427,6 +437,12 @@ def _runs_fetch(options: argparse.Namespace) -> int:
     from flower_agent.commands import runs
 
     return runs.fetch(_paths(options), options.run_id, options.names, options.output)
+
+
+def _runs_report(options: argparse.Namespace) -> int:
+    from flower_agent.commands import report
+
+    return report.write(_paths(options), options.run_id, options.output)
 
 
 def _runs_delete(options: argparse.Namespace) -> int:

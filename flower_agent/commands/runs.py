@@ -88,11 +88,11 @@ def row(run: RunInfo, kept: RunFiles, of_context: str | None = None) -> dict[str
 def show(paths: Paths, run_id: str, *, as_json: bool) -> int:
     """Print everything about one run. Raises AgentError ``run.unknown``."""
     kept = RunFiles(paths.runs)
-    document = _document(kept, run_id)
+    found = document(kept, run_id)
     if as_json:
-        print(json.dumps({"schema": 1, **document}, indent=1))
+        print(json.dumps({"schema": 1, **found}, indent=1))
         return 0
-    for line in described(kept, run_id, document):
+    for line in described(kept, run_id, found):
         print(printable(line))
     return 0
 
@@ -268,8 +268,8 @@ def _known(kept: RunFiles, run_id: str) -> None:
         raise AgentError("run.unknown", message, "See: flower-agent runs")
 
 
-def _document(kept: RunFiles, run_id: str) -> dict[str, Any]:
-    """Return what ``runs show --json`` prints."""
+def document(kept: RunFiles, run_id: str) -> dict[str, Any]:
+    """Return what ``runs show --json`` prints. Raises AgentError ``run.unknown``."""
     _known(kept, run_id)
     found = {**kept.read(run_id, "submitted"), **kept.read(run_id, "run")}
     if not found.get("rounds"):

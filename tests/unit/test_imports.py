@@ -39,7 +39,7 @@ PURE = {
     "onegate": "discovery status_attributes",
     "proxy": "haproxy_config",
     "reconcile": "plan restart_policy",
-    "reporting": "node_table status_text",
+    "reporting": "node_table plots run_report status_text",
     "runs": "outcome pyproject rounds submission",
     "upgrade": "policy",
 }
