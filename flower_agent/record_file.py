@@ -298,7 +298,8 @@ def reading(path: pathlib.Path) -> Iterator[tuple[Iterator[Held], Head | None]]:
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as alone:
             with contextlib.suppress(AgentError):  # read-only: nobody writes there
-                alone.enter_context(locked(path))
+                if path.with_suffix(".lock").exists():
+                    alone.enter_context(locked(path))
             opened = []
             for place in (*rotated_files(path), path):
                 try:

@@ -94,7 +94,6 @@ class Agent:
         """Run cycles until `stop` is set; the containers then continue."""
         files.sweep(self._paths.runtime)
         log.info("agent.start", version=__version__, root=str(self._paths.root))
-        self._record.begin()
         self._parts.reconciler.watch(stop)
         while not stop.is_set():
             pause = self._cycle_safely()

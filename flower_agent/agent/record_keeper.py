@@ -52,47 +52,30 @@ class RecordKeeper:
         self._record = Record(paths.audit)
         self._known = KnownSettings(paths.audit.with_suffix(".settings.json"))
         self._errors: tuple[Finding, ...] = ()
-        self._said_at = float("-inf")
+        self._said_at = clock()
         self._said: tuple[object, int] = (None, 0)
         self._unwritable = False
-
-    def begin(self) -> None:
-        """Record another version of the agent, and make the link beside the logs."""
-        if self._dry:
-            return
-        try:
-            record_file.link(self._paths.audit, self._paths.audit_link)
-        except AgentError as error:  # a unit of an older package may not write there
-            log.info("record.no_link", reason=error.finding.message)
-        before = self._known.version
-        if before != __version__:
-            words = f"from {before} to {__version__}" if before else __version__
-            self._record.append(Entry(what=Event.AGENT_VERSION, message=words))
-            self._known.use_version(__version__)
-        self._flush()
+        self._begun = False
+        self._given: dict[str, str] | None = None
+        """Settings that the record does not know yet."""
 
     def read(self, intake: Intake, *, new: bool) -> None:
-        """Record the names of changed variables, or why a context is refused."""
+        """Take the names of changed variables, or why a context is refused; `settle` writes it."""
         if self._dry:
             return
         errors = tuple(f for f in intake.errors if not f.is_a(ContextMissingError))
-        if errors != self._errors:
-            fresh = [found for found in errors if found not in self._errors]
-            self._errors = errors
-            for found in fresh[:MOST_REFUSALS]:
-                refused = Entry(
-                    what=Event.SETTINGS_REFUSED,
-                    who=CONTEXT,
-                    result=Result.REFUSED,
-                    message=str(found),
-                )
-                self._record.append(refused, now=self._clock())
+        fresh = [found for found in errors if found not in self._errors]
+        self._errors = errors
+        for found in fresh[:MOST_REFUSALS]:
+            refused = Entry(
+                what=Event.SETTINGS_REFUSED,
+                who=CONTEXT,
+                result=Result.REFUSED,
+                message=str(found),
+            )
+            self._record.append(refused, now=self._clock())
         if new and intake.inputs is not None:
-            values = given(intake.inputs)
-            for words in _pieces(self._known.differences(values)):
-                self._record.append(Entry(what=Event.SETTINGS_CHANGED, who=CONTEXT, message=words))
-            self._known.use_settings(values)
-        self._flush()
+            self._given = given(intake.inputs)
 
     def took(self, cycle: Cycle) -> None:
         """Take what the stages of a cycle did; `settle` writes it."""
@@ -104,6 +87,10 @@ class RecordKeeper:
         """Record the changes of the state, and warn while the record cannot be written."""
         if self._dry:
             return
+        if not self._begun:
+            self._begin()
+        if self._given is not None:
+            self._settings(self._given)
         self._record.append(*changes(before, cycle.state), now=self._clock())
         found = self._flush()
         if found is not None:
@@ -111,9 +98,31 @@ class RecordKeeper:
 
     def end(self) -> None:
         """Write what waits, and the last hash."""
-        if not self._dry:
+        if self._begun:
             self._flush()
             self._say(last=True)
+
+    def _begin(self) -> None:
+        """Record another version of the agent, and make the link beside the logs.
+
+        Not before the first cycle: until then the state's disk may be missing.
+        """
+        self._begun = True
+        try:
+            record_file.link(self._paths.audit, self._paths.audit_link)
+        except AgentError as error:  # a unit of an older package may not write there
+            log.info("record.no_link", reason=error.finding.message)
+        before = self._known.version
+        if before != __version__:
+            words = f"from {before} to {__version__}" if before else __version__
+            self._record.append(Entry(what=Event.AGENT_VERSION, message=words))
+            self._known.use_version(__version__)
+
+    def _settings(self, values: Mapping[str, str]) -> None:
+        for words in _pieces(self._known.differences(values)):
+            self._record.append(Entry(what=Event.SETTINGS_CHANGED, who=CONTEXT, message=words))
+        self._known.use_settings(values)
+        self._given = None
 
     def _flush(self) -> Finding | None:
         found = self._record.flush(self._clock())

@@ -38,6 +38,7 @@ class Day:
 
     def __init__(self, vm):
         self.vm, self.paths, self.now, self.state = vm, vm.paths, 1000.0, State()
+        self._stack, self.api = contextlib.ExitStack(), None
         self.restart()
 
     def restart(self):
@@ -47,7 +48,6 @@ class Day:
         apps = AppDirectories(self.paths, threads, None)
         self.follower = Follower(threads, files, apps)
         self.submitter = Submitter(threads, Repository(), self, files, self.follower)
-        self.keeper.begin()
 
     def build(self, _image, files):
         return json.dumps({name: data.decode() for name, data in files.items()}).encode()
@@ -60,6 +60,9 @@ class Day:
         self.vm.context |= changes
         self.vm.command("runs")
         self.keeper.read(self.intake, new=self.intake.read())
+        if self.api is None:
+            self.api = self._stack.enter_context(own_superlink.reach(self.paths)).api
+        self.turn()
 
     def turn(self, times=1):
         for _ in range(times):
@@ -68,20 +71,13 @@ class Day:
                 host=HostFacts((), None, 2**31, "boot"), keyring=Keyring(self.paths.tls),
                 now=datetime.datetime.now(datetime.UTC), monotonic=self.now, state=self.state,
             )  # fmt: skip
-            connect = contextlib.closing(self._api())
-            with connect as api:
-                apps = AppHost(IMAGE, made.seen.now, keeps=True)
-                running = Running(made.seen.now, None, IMAGE, apps)
-                self.follower.follow(made, running, lambda: _Kept(api), 1 << 30)
-                self.submitter.follow(made, 2, IMAGE, lambda: _Kept(api))
+            running = Running(made.seen.now, None, IMAGE, AppHost(IMAGE, made.seen.now, keeps=True))
+            self.follower.follow(made, running, lambda: _Kept(self.api), 1 << 30)
+            self.submitter.follow(made, 2, IMAGE, lambda: _Kept(self.api))
             self.keeper.took(made)
             self.keeper.settle(made, self.state)
             self.state = made.state
             self.now += 1
-
-    def _api(self):
-        context = own_superlink.reach(self.paths)
-        return _Reached(context)
 
     def by_flwr(self):
         """Submit a run as ``flwr run`` does through a tunnel."""
@@ -115,20 +111,6 @@ class Day:
         return [tuple(each.get(key, "") for key in keys) for each in self.entries()]
 
 
-class _Reached:
-    """The Control API of the VM, to be closed."""
-
-    def __init__(self, context):
-        self._context = context
-        self._own = context.__enter__()
-
-    def __getattr__(self, name):
-        return getattr(self._own.api, name)
-
-    def close(self):
-        self._context.__exit__(None, None, None)
-
-
 class _Kept:
     """The same API for another call, which must not close it."""
 
@@ -149,6 +131,7 @@ def day(tmp_path, capsys, monkeypatch):
         made = Day(vm)
         made.context()
         yield made
+        made._stack.close()
 
 
 def test_the_record_answers_who_ran_what_where_for_a_day(day):

@@ -32,7 +32,6 @@ class Daemon:
     def restart(self):
         self.keeper = RecordKeeper(self.paths, clock=lambda: self.now)
         self.intake = Intake(self.paths)
-        self.keeper.begin()
 
     def read(self, **changes):
         """Read a context with other variables."""
@@ -41,6 +40,8 @@ class Daemon:
         self.paths.context.mkdir(parents=True, exist_ok=True)
         (self.paths.context / "context.sh.network").write_text(text)
         self.keeper.read(self.intake, new=self.intake.read())
+        if self.intake.good is not None:
+            self.cycle()
 
     def cycle(self, *entries, before=None, **after):
         made = cycle_of(
@@ -69,19 +70,30 @@ def daemon(tmp_path):
 
 
 def test_the_agents_version_is_recorded_once(daemon):
+    daemon.read()
     daemon.restart()
-    assert daemon.said() == [("agent.version", __version__)]
+    daemon.read()
+    assert [words for what, words in daemon.said() if what == "agent.version"] == [__version__]
 
 
 def test_another_version_of_the_agent_is_recorded(daemon, monkeypatch):
+    daemon.read()
     monkeypatch.setattr(record_keeper, "__version__", "9.9.9")
     daemon.restart()
-    assert daemon.said()[1:] == [("agent.version", f"from {__version__} to 9.9.9")]
+    daemon.read()
+    assert daemon.said()[2:] == [("agent.version", f"from {__version__} to 9.9.9")]
 
 
 def test_the_record_is_linked_beside_the_logs(daemon):
+    daemon.read()
     assert daemon.paths.audit_link.readlink() == daemon.paths.audit
     assert daemon.paths.audit_link.read_bytes() == daemon.paths.audit.read_bytes()
+
+
+def test_nothing_is_written_before_the_first_cycle(daemon):
+    daemon.keeper.read(daemon.intake, new=daemon.intake.read())
+    daemon.keeper.end()
+    assert not daemon.paths.state.exists()
 
 
 def test_the_names_of_changed_variables_are_recorded_and_never_a_value(daemon):
@@ -129,14 +141,16 @@ def test_very_many_names_become_entries_without_a_cut_name(daemon):
 def test_a_refused_context_is_recorded_once(daemon):
     for _ in range(3):
         daemon.read(FLOWER_FLEET_PORT="99999")
-    (_, refused) = daemon.entries()
+    daemon.read(FLOWER_FLEET_PORT="")
+    (refused,) = [each for each in daemon.entries() if each["what"] == "settings.refused"]
     assert (refused["what"], refused["result"]) == ("settings.refused", "refused")
     assert refused["message"].startswith("setting.invalid: FLOWER_FLEET_PORT")
 
 
 def test_a_context_that_is_late_is_no_entry(daemon):
     daemon.keeper.read(daemon.intake, new=daemon.intake.read())
-    assert daemon.said() == [("agent.version", __version__)]
+    daemon.read()
+    assert [what for what, _ in daemon.said()] == ["agent.version", "settings.changed"]
 
 
 def test_what_a_cycle_did_and_what_it_changed_is_written_at_its_end(daemon):
@@ -163,23 +177,23 @@ def test_a_record_that_cannot_be_written_is_a_warning_of_each_cycle_until_it_can
     assert [each.get("run") for each in daemon.entries()[-2:]] == ["7", "7"]
 
 
-def test_the_journal_gets_the_head_first_then_hourly_and_at_the_end(daemon):
+def test_the_journal_gets_the_head_hourly_and_at_the_end(daemon):
     def heads():
         return [each["seq"] for each in logged if each["event"] == "record.head"]
 
     with structlog.testing.capture_logs() as logged:
         daemon.restart()
         daemon.read()
-        assert heads() == [2]
         daemon.cycle(Entry(what=Event.RUN_ENDED, run="7"))
+        assert heads() == []
         daemon.now += record_keeper.HEAD_S
         daemon.cycle(Entry(what=Event.RUN_ENDED, run="8"))
         daemon.cycle()
-        assert heads() == [2, 4]
+        assert heads() == [4]
         daemon.cycle(Entry(what=Event.RUN_ENDED, run="9"))
         daemon.keeper.end()
         daemon.keeper.end()
-        assert heads() == [2, 4, 5]
+        assert heads() == [4, 5]
     shown = [each["sha256"] for each in logged if each["event"] == "record.head"]
     with record_file.reading(daemon.paths.audit) as (lines, head):
         assert record.walk(lines, head, shown[0]).fault == ""
@@ -195,10 +209,11 @@ def test_the_journal_gets_the_head_of_each_rotation(daemon):
 
 
 def test_a_torn_line_is_said_once(daemon):
+    daemon.read()
     with daemon.paths.audit.open("ab") as file:
         file.write(b"{")
     with structlog.testing.capture_logs() as logged:
-        daemon.read()
+        daemon.cycle(Entry(what=Event.RUN_ENDED, run="6"))
         daemon.cycle(Entry(what=Event.RUN_ENDED, run="7"))
     assert [each["event"] for each in logged].count("record.recovered") == 1
 
@@ -214,7 +229,6 @@ def test_a_damaged_file_of_known_settings_records_them_again(daemon):
 def test_a_dry_agent_writes_nothing(tmp_path):
     paths = Paths(tmp_path)
     keeper = RecordKeeper(paths, dry=True)
-    keeper.begin()
     keeper.read(Intake(paths), new=False)
     keeper.end()
     assert list(tmp_path.iterdir()) == []
