@@ -37,6 +37,9 @@ BATCH = 200
 MOST_WAITING = 1000
 """Entries that wait in memory while the disk is full; the rest is counted."""
 
+ROOM_BYTES = 1 << 16
+"""With less room nothing is begun: the last bytes are for the database and the agent's state."""
+
 RETRY_S = 10.0
 BLOCKED_S = 30.0
 """Another process writes an entry within milliseconds."""
@@ -100,6 +103,8 @@ class Record:
             return self._finding
         try:
             files.directory(self._path.parent, 0o755)
+            with files.writing(self._path):
+                _require_room(self._path.parent)
             with files.writing(self._path), locked(self._path) as alone:
                 if alone:
                     self._write()
@@ -371,6 +376,12 @@ def _append(descriptor: int, data: bytes) -> None:
         with contextlib.suppress(OSError):  # what stays is repaired by the next writer
             os.ftruncate(descriptor, before)
         raise
+
+
+def _require_room(directory: pathlib.Path) -> None:
+    room = files.room_bytes(directory)
+    if room is not None and room < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

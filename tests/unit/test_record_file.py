@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from flower_agent import record_file
+from flower_agent import files, record_file
 from flower_agent.model import record
 from flower_agent.model.record import Entry, Event, Result
 from flower_agent.record_file import Record
@@ -232,6 +232,18 @@ def test_a_full_disk_is_a_finding_and_its_entries_are_written_later(path, monkey
     assert kept.flush(record_file.RETRY_S) is None
     assert [each["run"] for each in read(path)] == ["1", "2", "3"]
     assert fault(path) == ""
+
+
+def test_a_disk_without_room_gets_no_file_at_all(path, monkeypatch):
+    kept = Record(path)
+    path.parent.mkdir()
+    kept.append(entry(1), now=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "room_bytes", lambda _: record_file.ROOM_BYTES - 1)
+        assert "No space left on device" in kept.flush(0.0).message
+    assert list(path.parent.iterdir()) == []
+    assert kept.flush(record_file.RETRY_S) is None
+    assert [each["run"] for each in read(path)] == ["1"]
 
 
 def test_what_memory_does_not_hold_meanwhile_is_counted(path, monkeypatch):
