@@ -89,6 +89,11 @@ class Enroller:
         """The other VMs of the service; None while that is not known."""
         return self._registrar.members
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The name of each VM of the service, by VMID."""
+        return self._registrar.names
+
     def gone(self, now: float) -> frozenset[str]:
         """Return the enrolled VMs that have left the service for good."""
         return self._registrar.gone(now)
