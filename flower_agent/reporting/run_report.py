@@ -91,17 +91,18 @@ def render(run_id: str, found: Mapping[str, object], version: str, at: datetime.
     end, cause = _word(found.get("end")), _word(found.get("cause"))
     said = outcome.words(end, cause) or "has not ended"
     kind, shape = _STATES.get(end, ("off", "○"))
-    made = f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if end == "finished" and cause:  # clients failed: not all is well
+        kind, shape = "off", "◐"
     body = (
         f"<h1>Run {text(run_id)}</h1>",
         f'<p class="state {kind}">{shape} {text(said)}</p>',
         *_facts(found, rows),
-        *_failures(end, cause, found, rows),
+        *_failures(run_id, found, rows),
         *_plots(rows),
         *_table_of_rounds(rows),
         *_nodes(found.get("nodes")),
         *_files(found),
-        f'<p class="soft">Made by flower-agent {text(version)} at {made}.</p>',
+        f'<p class="soft">Made by flower-agent {text(version)} at {_shown_time(at)}.</p>',
     )
     return "\n".join((*_head(f"Run {run_id}: {end or 'not ended'}"), *body, *_TAIL)) + "\n"
 
@@ -156,9 +157,9 @@ def _facts(found: Mapping[str, object], rows: Sequence[RoundRow]) -> Iterator[st
         ("SHA-256 of the app", _word(found.get("fab_hash"))),
         ("Source", f"{source} {commit}".strip()),
         ("Submitted by", _word(found.get("by")) or "unknown: flwr run does not say"),
-        ("Submitted", _word(found.get("pending_at"))),
-        ("Began", _word(found.get("running_at"))),
-        ("Ended", _word(found.get("finished_at"))),
+        ("Submitted", _time(found.get("pending_at"))),
+        ("Began", _time(found.get("running_at"))),
+        ("Ended", _time(found.get("finished_at"))),
         ("Took", _took(found)),
         ("Rounds", str(len(rows)) if rows else ""),
     ]
@@ -191,14 +192,13 @@ def _fact_table(caption: str, facts: Iterable[tuple[str, str]]) -> Iterator[str]
     yield "</tbody></table></div>"
 
 
-def _failures(
-    end: str, cause: str, found: Mapping[str, object], rows: Sequence[RoundRow]
-) -> Iterator[str]:
+def _failures(run_id: str, found: Mapping[str, object], rows: Sequence[RoundRow]) -> Iterator[str]:
     """Yield what went wrong: cause and remedy in the words of the page of errors."""
     bad = [row for row in rows if row.failed or row.causes]
     server = found.get("serverapp")
     server = server if isinstance(server, Mapping) else {}
     raised = ": ".join(filter(None, (_word(server.get("error")), _word(server.get("text")))))
+    end, cause = _word(found.get("end")), _word(found.get("cause"))
     code = {"failed": "run.failed", "finished": "run.clients_failed"}.get(end, "")
     yield '<section aria-labelledby="failures">'
     yield '<h2 id="failures">Failures</h2>'
@@ -206,17 +206,18 @@ def _failures(
         yield "<p>None.</p></section>"
         return
     if code and (cause or end == "failed"):
-        yield from _explained(code, cause)
+        yield from _explained(code, cause, run_id)
     if raised:
         yield f"<p>The ServerApp raised <code>{text(raised)}</code></p>"
     if bad:
-        yield from _explained("run.client_failed", "")
+        yield from _explained("run.client_failed", "", run_id)
         yield from _causes(bad)
     yield "</section>"
 
 
-def _explained(code: str, cause: str) -> Iterator[str]:
+def _explained(code: str, cause: str, run_id: str) -> Iterator[str]:
     meaning, remedy = CATALOGUE[code]
+    remedy = remedy.replace(" RUN", f" {run_id}")
     yield f"<h3><code>{code}</code></h3>"
     if cause:
         yield f"<p><code>{text(cause)}</code></p>"
@@ -452,6 +453,18 @@ def _value(value: float | None) -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _time(value: object) -> str:
+    """Return Flower's ISO text as people read it; other text as it is."""
+    try:
+        return _shown_time(datetime.datetime.fromisoformat(_word(value)))
+    except (OverflowError, ValueError):
+        return _word(value)
+
+
+def _shown_time(at: datetime.datetime) -> str:
+    return f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC" if at.tzinfo else str(at)
 
 
 def _took(found: Mapping[str, object]) -> str:

@@ -90,7 +90,26 @@ def test_failures_have_the_words_of_the_page_of_errors(code):
     page = Page(render(document()))
     meaning, remedy = CATALOGUE[code]
     assert meaning in page.text
-    assert f"What to do: {remedy}" in page.text
+    assert f"What to do: {remedy.replace(' RUN', ' 7')}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-11-30T10:31:05.123+00:00", "2026-11-30 10:31:05 UTC"),
+        ("2026-11-30T12:31:05+02:00", "2026-11-30 10:31:05 UTC"),
+        ("2026-11-30T10:31:05", "2026-11-30 10:31:05"),
+        ("0001-01-01T00:00:00+23:00", "0001-01-01T00:00:00+23:00"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_times_are_for_people(text, shown):
+    assert f"Submitted {shown} " in Page(render({"pending_at": text})).text
+
+
+def test_a_run_whose_clients_failed_is_not_all_well():
+    assert "◐ finished with failures: x" in Page(render({"end": "finished", "cause": "x"})).text
+    assert "● finished " in Page(render({"end": "finished"})).text
 
 
 def test_a_failed_run_names_its_exception_and_the_remedy():
