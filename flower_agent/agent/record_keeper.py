@@ -132,6 +132,8 @@ class RecordKeeper:
         if self._record.repaired:
             log.warning("record.recovered", what=self._record.repaired)
             self._record.repaired = ""
+        if not self._record.waiting:  # not before: an agent that dies finds the change again
+            self._known.save()
         self._say()
         return found
 
@@ -155,6 +157,7 @@ class KnownSettings:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self._document: dict[str, object] | None = None
+        self._saved = True
 
     @property
     def version(self) -> str:
@@ -162,7 +165,7 @@ class KnownSettings:
         return str(self._load().get("agent") or "")
 
     def use_version(self, version: str) -> None:
-        """Remember the agent's version."""
+        """Remember the agent's version; `save` keeps it."""
         self._keep({**self._load(), "agent": version})
 
     def differences(self, found: Mapping[str, str]) -> dict[str, list[str]]:
@@ -175,8 +178,18 @@ class KnownSettings:
         }
 
     def use_settings(self, found: Mapping[str, str]) -> None:
-        """Remember the settings."""
+        """Remember the settings; `save` keeps them."""
         self._keep({**self._load(), "settings": self._digests(found)})
+
+    def save(self) -> None:
+        """Write what changed; what cannot be written is recorded again after a restart."""
+        if self._saved:
+            return
+        with contextlib.suppress(AgentError):
+            files.directory(self._path.parent, 0o755)
+            data = json.dumps(self._document).encode() + b"\n"
+            files.write_atomic(self._path, data, 0o600)
+            self._saved = True
 
     def _settings(self) -> dict[str, str]:
         found = self._load().get("settings")
@@ -201,11 +214,7 @@ class KnownSettings:
         return self._document
 
     def _keep(self, document: dict[str, object]) -> None:
-        self._document = document
-        # Not on the disk: the same change is recorded again after a restart, which is no harm.
-        with contextlib.suppress(AgentError):
-            files.directory(self._path.parent, 0o755)
-            files.write_atomic(self._path, json.dumps(document).encode() + b"\n", 0o600)
+        self._document, self._saved = document, False
 
 
 def given(inputs: Inputs) -> dict[str, str]:

@@ -177,6 +177,18 @@ def test_a_record_that_cannot_be_written_is_a_warning_of_each_cycle_until_it_can
     assert [each.get("run") for each in daemon.entries()[-2:]] == ["7", "7"]
 
 
+def test_a_change_whose_entry_was_never_written_is_found_after_a_restart(daemon):
+    daemon.read()
+    daemon.paths.audit.rename(daemon.paths.state / "aside")
+    daemon.paths.audit.mkdir()
+    daemon.read(FL_NUM_ROUNDS="7")
+    daemon.restart()
+    daemon.paths.audit.rmdir()
+    (daemon.paths.state / "aside").rename(daemon.paths.audit)
+    daemon.read()
+    assert daemon.said()[2:] == [("settings.changed", "set: FL_NUM_ROUNDS")]
+
+
 def test_the_journal_gets_the_head_hourly_and_at_the_end(daemon):
     def heads():
         return [each["seq"] for each in logged if each["event"] == "record.head"]
