@@ -75,6 +75,7 @@ class Record:
         self.rotations = 0
         """How often this process rotated the file."""
 
+        self._repairs: list[str] = []
         self.repaired = ""
         """What was wrong with the end of the file when this process repaired it."""
 
@@ -136,19 +137,19 @@ class Record:
 
     def _write(self) -> None:
         """Write the next entries, after the end of the file was repaired."""
-        before, repair = self._mend()
+        before = self._mend()
         descriptor = os.open(self._path, _OPEN, 0o600)
         try:
             if self._due(descriptor):
                 os.close(descriptor)
                 descriptor = -1
-                self._path.rename(self._path.with_name(f"audit-{before.number:012d}.jsonl"))
+                self._path.rename(self._aside(before.number))
                 files.sync(self._path.parent)
                 self.rotations += 1
                 descriptor = os.open(self._path, _OPEN, 0o600)
             begun = os.fstat(descriptor).st_size > 0
             gone = () if begun else self._superfluous()
-            extra = self._own(before, repair, gone, begun=begun)
+            extra = self._own(before, gone, begun=begun)
             taken = self._waiting[:BATCH]
             data, head = self._lines((*extra, *taken), before)
             _append(descriptor, data)
@@ -159,7 +160,7 @@ class Record:
             files.sync(self._path.parent)
         del self._waiting[: len(taken)]
         self._lost, self.head, self._blocked_at = 0, head, None
-        self.repaired = repair or self.repaired
+        self.repaired, self._repairs = "; ".join(self._repairs) or self.repaired, []
         for path in gone:
             path.unlink(missing_ok=True)
         self._keep_head(head)
@@ -176,7 +177,7 @@ class Record:
         return b"".join(rows), head
 
     def _own(
-        self, before: Head, repair: str, gone: tuple[pathlib.Path, ...], *, begun: bool
+        self, before: Head, gone: tuple[pathlib.Path, ...], *, begun: bool
     ) -> Iterator[tuple[Entry, datetime.datetime]]:
         """Yield the entries about the record itself."""
         at = self._clock()
@@ -190,38 +191,47 @@ class Record:
                 ),
                 at,
             )
-        if repair:
-            yield Entry(what=Event.RECORD_RECOVERED, message=repair), at
+        if self._repairs:
+            yield Entry(what=Event.RECORD_RECOVERED, message="; ".join(self._repairs)), at
         if self._lost:
             words = f"{counted(self._lost, 'entry', 'entries')} could not be kept"
             yield Entry(what=Event.RECORD_LOST, message=words, count=self._lost), at
 
-    def _mend(self) -> tuple[Head, str]:
-        """Return the entry that the next one follows, and what is wrong with the end of the file.
+    def _mend(self) -> Head:
+        """Return the entry that the next one follows; note what is wrong with the end of the file.
 
         A line without its end is what a crash leaves: it is kept aside and cut off. Entries that
         were written and are gone leave a gap in the numbers, which `record.walk` finds.
         """
         told, tail = head_of(self._path), _tail(self._path)
         cut = tail.rfind(b"\n") + 1
-        torn, repairs = tail[cut:], []
+        torn = tail[cut:]
         if torn:
-            repairs.append(
-                f"an entry of {len(torn)} bytes without its end is kept in audit.torn.txt"
-            )
+            self._repair(f"an entry of {len(torn)} bytes without its end is kept in audit.torn.txt")
             self._cut(torn)
         rotated = rotated_files(self._path)
         whole = tail[:cut] or (_tail(rotated[-1]) if rotated else b"")
         found = _newest(whole)
         if whole and found is None:
-            repairs.append("the last line is no entry")
-            return told or record.GENESIS, "; ".join(repairs)
+            self._repair("the last line is no entry")
+            return told or record.GENESIS
         found = found or record.GENESIS
         if told is not None and told.number > found.number:
             gone = record.entries_words(found.number + 1, told.number)
-            repairs.append(f"{gone} removed from the end")
+            self._repair(f"{gone} removed from the end")
             found = told
-        return found, "; ".join(repairs)
+        return found
+
+    def _repair(self, words: str) -> None:
+        """Note a repair until it is written; a try that fails finds the same again."""
+        if words not in self._repairs:
+            self._repairs.append(words)
+
+    def _aside(self, number: int) -> pathlib.Path:
+        """Return the name of a rotated file; one that is there is never replaced."""
+        while (path := self._path.with_name(f"audit-{number:012d}.jsonl")).exists():
+            number += 1
+        return path
 
     def _cut(self, torn: bytes) -> None:
         """Keep what stands behind the last line feed in a file of its own."""

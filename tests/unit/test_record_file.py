@@ -91,6 +91,30 @@ def test_a_torn_last_line_is_kept_aside_and_said(path):
     assert fault(path) == ""
 
 
+def test_a_torn_line_is_said_though_the_disk_is_full_after_its_repair(path, monkeypatch):
+    write(Record(path), entry(1))
+    with path.open("ab") as file:
+        file.write(b"torn")
+    kept = Record(path)
+    kept.append(entry(2), now=0.0)
+    with monkeypatch.context() as patched:
+        full(patched, 0)
+        assert kept.flush(0.0) is not None
+    assert kept.flush(record_file.RETRY_S) is None
+    assert [each["what"] for each in read(path)] == [
+        "run.ended", "record.recovered", "run.ended",
+    ]  # fmt: skip
+
+
+def test_a_rotated_file_is_never_replaced(path):
+    write(Record(path), entry(1))
+    there = path.with_name("audit-000000000001.jsonl")
+    there.write_bytes(b"evidence\n")
+    write(Record(path, file_bytes=1), entry(2))
+    assert there.read_bytes() == b"evidence\n"
+    assert path.with_name("audit-000000000002.jsonl").exists()
+
+
 def test_zeros_that_a_power_cut_leaves_are_cut_off(path):
     write(Record(path), entry(1))
     with path.open("ab") as file:
