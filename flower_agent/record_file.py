@@ -390,7 +390,8 @@ def _append(descriptor: int, data: bytes) -> None:
 
 def _require_room(directory: pathlib.Path) -> None:
     room = files.room_bytes(directory)
-    if room is not None and room < ROOM_BYTES:
+    # A read-only file system has no room either; the lock says so in better words.
+    if room is not None and room < ROOM_BYTES and os.access(directory, os.W_OK):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
