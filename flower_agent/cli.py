@@ -98,7 +98,8 @@ def _add_commands(commands: Any) -> None:
     _add_nodes(command("nodes", _nodes_list, "manage the SuperNodes of this SuperLink"))
     _add_bake(command("bake", _bake, "for image builders: pull or build images, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
-    _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, delete"))
+    _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, report, delete"))
+    _add_audit(command("audit", _audit, "show the record of who did what, or verify it"))
     made = command("stop", _stop, "stop a run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     command("down", _down, "stop the agent and remove its containers")
@@ -159,7 +160,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
-    kinds = parser.add_subparsers(metavar="show|log|fetch|delete")
+    kinds = parser.add_subparsers(metavar="show|log|fetch|report|delete")
     made = kinds.add_parser("show", help="show config, rounds, failures and outputs of one run")
     made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
     made.add_argument("--json", action="store_true", help="as JSON")
@@ -181,6 +182,16 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
         help="target directory (default: ./run-RUN)",
     )
     made.set_defaults(run=_runs_fetch)
+    made = kinds.add_parser("report", help="write one run with its plots as one HTML file")
+    made.add_argument("run_id", metavar="RUN", type=_id, help="the run's id, as `runs` shows it")
+    made.add_argument(
+        "-o",
+        "--output",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the file (default: ./run-RUN.html)",
+    )
+    made.set_defaults(run=_runs_report)
     made = kinds.add_parser("delete", help="remove outputs, log and metrics of ended runs")
     made.add_argument(
         "run_ids", nargs="+", metavar="RUN", type=_id, help="run ids, as `runs` shows them"
@@ -188,6 +199,23 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
     made.set_defaults(run=_runs_delete)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        type=_since,
+        metavar="TIME",
+        help="only entries since 10m, 2h or RFC 3339",
+    )
+    parser.add_argument("--json", action="store_true", help="the lines of the record as they are")
+    parser.add_argument(
+        "--verify", action="store_true", help="name the first line that was removed, changed or cut"
+    )
+    parser.add_argument(
+        "--head", type=_fingerprint, metavar="HASH",
+        help="with --verify: a hash from the journal that the record must have",
+    )  # fmt: skip
 
 
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
@@ -411,6 +439,12 @@ def _runs_fetch(options: argparse.Namespace) -> int:
     return runs.fetch(_paths(options), options.run_id, options.names, options.output)
 
 
+def _runs_report(options: argparse.Namespace) -> int:
+    from flower_agent.commands import report
+
+    return report.write(_paths(options), options.run_id, options.output)
+
+
 def _runs_delete(options: argparse.Namespace) -> int:
     from flower_agent.commands import runs
 
@@ -421,6 +455,14 @@ def _stop(options: argparse.Namespace) -> int:
     from flower_agent.commands import submit
 
     return submit.stop(_paths(options), options.run_id)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from flower_agent.commands import audit
+
+    if options.verify or options.head:
+        return audit.verify(_paths(options), options.head or "")
+    return audit.show(_paths(options), options.since, as_json=options.json)
 
 
 def _bake(options: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from flower_agent.model.errors import (
 )
 from flower_agent.model.lifecycle import Phase, Unmet
 from flower_agent.model.published import Published
+from flower_agent.model.record import Entry
 from flower_agent.model.state import State
 from flower_agent.model.status import Condition, Link, Mark, Node
 from flower_agent.onegate.client import OneGate
@@ -149,6 +150,13 @@ class Cycle:
 
     next_s: float = float("inf")
     """Seconds until somebody wants another cycle."""
+
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    """What the cycle did and the record keeps; the loop writes it."""
+
+    def note(self, entry: Entry) -> None:
+        """Add an entry to the record, after something was done or refused."""
+        self.entries.append(entry)
 
     def look_again_in(self, seconds: float) -> None:
         """Ask for another cycle within so many seconds."""

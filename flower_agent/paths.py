@@ -46,6 +46,16 @@ class Paths:
         return self.state / "state.json"
 
     @property
+    def audit(self) -> pathlib.Path:
+        """The record of who did what; older parts, head and lock lie beside it (0600)."""
+        return self.state / "audit.jsonl"
+
+    @property
+    def audit_link(self) -> pathlib.Path:
+        """A link to it, where people look for logs."""
+        return self.root / "var/log/flower-agent/audit.jsonl"
+
+    @property
     def requests(self) -> pathlib.Path:
         """What operators asked of the daemon and it has not done yet."""
         return self.state / "orders"

@@ -122,6 +122,7 @@ FILES = (
     ("/run/one-context/", "The context; read, never written."),
     ("/run/flower-agent/status.json", "The status."),
     ("/var/lib/flower-agent/", "State that survives a reboot: CA, keys, database, training data."),
+    ("/var/lib/flower-agent/audit.jsonl", "The record of who did what."),
 )
 
 

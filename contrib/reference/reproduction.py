@@ -188,6 +188,13 @@ REPRODUCTION: dict[str, str] = {
     ),
     "port.taken": "With the agent stopped and its containers gone: `nc -l 9092`, and start it.",
     "ready.timeout": "`FLOWER_READY_TIMEOUT=10` on a SuperNode without a SuperLink.",
+    "record.damaged": (
+        "Change a letter in `/var/lib/flower-agent/audit.jsonl`: `flower-agent audit --verify`"
+    ),
+    "record.unwritable": (
+        "`rm /var/lib/flower-agent/audit.jsonl; mkdir /var/lib/flower-agent/audit.jsonl`, then "
+        "change a variable."
+    ),
     "run.active": "`flower-agent runs delete RUN` during the run.",
     "run.build": (
         "In the app of `CUSTOM_APP_REPO`, set `serverapp` to a module that does not exist."

@@ -18,6 +18,7 @@ from flower_agent import log as logging
 from flower_agent.agent import assembly
 from flower_agent.agent.assembly import Options
 from flower_agent.agent.operator_requests import RequestFiles, Requests
+from flower_agent.agent.record_keeper import RecordKeeper
 from flower_agent.agent.state_mount import StateMount
 from flower_agent.background import Threads
 from flower_agent.config import app_environment
@@ -84,6 +85,7 @@ class Agent:
         self._intake = Intake(options.paths, options.context_file)
         self._state_mount = StateMount(options.paths)
         self._state_file = StateFile(options.paths.record)
+        self._record = RecordKeeper(options.paths, dry=dry)
         self._requests = RequestFiles(options.paths.requests)
         self._cycle: Cycle | None = None
         self._opening: Address | None = None
@@ -100,6 +102,7 @@ class Agent:
             self._rest(pause, stop)
         self._publisher.stopping()
         self._exporter.remove()
+        self._record.end()
         log.info("agent.stop", containers="left running")
 
     def wake(self, *, again: bool = False) -> None:
@@ -144,6 +147,7 @@ class Agent:
         if self._intake.changed():
             first = self._intake.inputs is None
             new = self._intake.read()
+            self._record.read(self._intake, new=new)
             if self._intake.inputs is not None:
                 self._reporter.use(self._intake.inputs.access)
             if new and self._intake.good is not None:
@@ -158,7 +162,10 @@ class Agent:
             return refusal or Unmet(Phase.CONTEXT, away.finding, fatal=not away.retryable)
         requests = self._requests.read()
         self._cycle = cycle = self._begin(self._intake.good, requests)
-        unmet = self._stages.run(cycle)
+        try:
+            unmet = self._stages.run(cycle)
+        finally:
+            self._record.took(cycle)
         if refusal is not None and cycle.running:
             told = "not applied: the containers continue with the previous settings"
             cycle.report.set_condition("settings", Mark.WAITING, told)
@@ -174,6 +181,7 @@ class Agent:
 
     def _remember(self, cycle: Cycle) -> bool:
         """Store the new state; a disk that cannot be written is a warning, not a failure."""
+        self._record.settle(cycle, self._state_file.recall(cycle.state.vmid))
         try:
             self._state_file.keep(cycle.state)
         except AgentError as error:

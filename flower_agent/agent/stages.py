@@ -29,6 +29,7 @@ from flower_agent.host.gpu import GpuAccess
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, GpuError, TurnedAwayError
 from flower_agent.model.lifecycle import Phase, Unmet
+from flower_agent.model.record import Entry, Event
 from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
@@ -36,7 +37,7 @@ from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
 from flower_agent.runs import app_directories
 from flower_agent.runs.app_image import Choice
-from flower_agent.tls import trust
+from flower_agent.tls import certificates, trust
 from flower_agent.tls.store import Keyring
 from flower_agent.upgrade.upgrader import Upgrader
 
@@ -226,6 +227,7 @@ class Stages:
             for step in steps:
                 log.info("tls.step", action=step.action.value, cause=step.cause)
                 keyring.apply(step, wanted, cycle.seen.now)
+                cycle.note(_recorded(step, keyring))
             cycle.renewed = cycle.seen.renew
 
     def _site(self, cycle: Cycle, spec: RoleSpec, access: GpuAccess) -> Site:
@@ -483,3 +485,20 @@ def _makes(name: str, steps: tuple[plan.Step, ...]) -> bool:
 def _starts(name: str, steps: tuple[plan.Step, ...]) -> bool:
     """Return whether `steps` start the container of that name."""
     return any(step.name == name and step.action is plan.Action.START for step in steps)
+
+
+_CERTIFICATE_EVENTS = {
+    trust.CertificateAction.MAKE_CA: Event.CA_MADE,
+    trust.CertificateAction.ISSUE: Event.CERTIFICATE_ISSUED,
+    trust.CertificateAction.WRITE: Event.CERTIFICATE_WRITTEN,
+    trust.CertificateAction.WRITE_CA: Event.CERTIFICATE_WRITTEN,
+}
+
+
+def _recorded(step: trust.CertificateStep, keyring: Keyring) -> Entry:
+    """Return what the record keeps of a step, with the fingerprint that can be compared."""
+    made = keyring.own_fingerprint() if step.action is trust.CertificateAction.MAKE_CA else None
+    if made is None:
+        with contextlib.suppress(ValueError):
+            made = certificates.fingerprint(keyring.held_chain() or keyring.held_ca())
+    return Entry(what=_CERTIFICATE_EVENTS[step.action], key=made or "", message=step.cause)

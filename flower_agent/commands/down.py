@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 
 from flower_agent.agent import daemon
+from flower_agent.commands import recording
 from flower_agent.docker import one_shot
 from flower_agent.docker.client import Engine, socket_url
 from flower_agent.docker.containers import Component, Existing
 from flower_agent.docker.one_shot import DataVolumes
 from flower_agent.images.build_container import BuildContainers
 from flower_agent.model.errors import StateFileError
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reporting import farewell
@@ -31,7 +33,8 @@ def down(paths: Paths, name: str) -> int:
     """
     with _only_one(paths, name):
         _tell_onegate(paths)
-        _remove(Engine(name or "default", url=socket_url()))
+        with recording.attempted(paths, Entry(what=Event.AGENT_DOWN)):
+            _remove(Engine(name or "default", url=socket_url()))
         ProxyFiles(paths.proxy).clear()
         farewell.to_files(paths, _now())
     print("the containers are removed; the state stays")

@@ -4,11 +4,12 @@ import contextlib
 import json
 import pathlib
 
-from flower_agent.commands import own_superlink
+from flower_agent.commands import own_superlink, recording, status
 from flower_agent.enrolment import policy
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
 from flower_agent.model import foreign_text, pem
 from flower_agent.model.errors import AgentError
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.state_file import StateFile
 
@@ -22,18 +23,20 @@ def show(paths: Paths, *, as_json: bool) -> int:
         nodes = own.api.list_nodes(TIMEOUT_S)
     pins = StateFile(paths.record).recall(None).pins
     vms = {pem.node_key_pem(pin.key).strip(): pin.vmid for pin in pins}
-    rows = [_row(node, vms.get(node.public_key.strip())) for node in nodes]
+    names = _names(paths)
+    rows = [_row(node, vms.get(node.public_key.strip()), names) for node in nodes]
     if as_json:
         print(json.dumps({"schema": 1, "nodes": rows}, indent=1))
         return 0
     if not rows:
         print("the SuperLink has no SuperNodes")
         return 0
-    line = "{:<20}  {:<12}  {:>7}  {}"
-    print(line.format("SUPERNODE", "STATE", "VM", "KEY"))
+    line = "{:<20}  {:<12}  {:>7}  {:<50}  {}"
+    named = any(row["name"] for row in rows)
+    print(line.format("SUPERNODE", "STATE", "VM", "KEY", "NAME" if named else "").rstrip())
     for row in rows:
-        shown = line.format(row["node_id"], row["status"], row["vmid"] or "-", row["key"])
-        print(foreign_text.message(shown))
+        texts = (row["node_id"], row["status"], row["vmid"] or "-", row["key"], row["name"] or "")
+        print(foreign_text.message(line.format(*texts).rstrip()))
     return 0
 
 
@@ -42,7 +45,9 @@ def register(paths: Paths, text: str) -> int:
     for key in _keys(text):
         shown = pem.node_key_fingerprint(key)
         with own_superlink.reach(paths) as own:
-            node_id = own.api.register_node(pem.node_key_pem(key), TIMEOUT_S)
+            with recording.attempted(paths, Entry(what=Event.KEY_REGISTERED, key=shown)) as noted:
+                node_id = own.api.register_node(pem.node_key_pem(key), TIMEOUT_S)
+                noted.add(node=node_id or "", message="" if node_id else "it is known already")
             if node_id is not None:
                 print(f"registered {shown} as node {node_id}")
                 continue
@@ -55,7 +60,8 @@ def register(paths: Paths, text: str) -> int:
 
 def unregister(paths: Paths, node_id: str) -> int:
     """Unregister a node; its key can never return."""
-    with own_superlink.reach(paths) as own:
+    entry = Entry(what=Event.KEY_UNREGISTERED, node=node_id)
+    with own_superlink.reach(paths) as own, recording.attempted(paths, entry):
         own.api.unregister_node(node_id, TIMEOUT_S)
     print(f"node {node_id} is unregistered; Flower never takes its key again")
     return 0
@@ -74,11 +80,20 @@ def _keys(text: str) -> tuple[str, ...]:
         ) from None
 
 
-def _row(node: NodeInfo, vmid: str | None) -> dict[str, str | None]:
+def _names(paths: Paths) -> dict[str, str | None]:
+    """Return the names of VMs that the daemon's status has, by VMID."""
+    with contextlib.suppress(AgentError):
+        found = (status.document(paths) or {}).get("supernodes") or ()
+        return {row["vmid"]: row.get("name") for row in found if row["vmid"]}
+    return {}
+
+
+def _row(node: NodeInfo, vmid: str | None, names: dict[str, str | None]) -> dict[str, str | None]:
     return {
         "node_id": node.node_id,
         "status": str(node.status),
         "vmid": vmid,
+        "name": names.get(vmid) if vmid is not None else None,
         "key": _fingerprint(node.public_key),
         "registered_at": node.registered_at,
     }

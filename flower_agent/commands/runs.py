@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flower_agent import files
-from flower_agent.commands import own_superlink
+from flower_agent.commands import own_superlink, recording
 from flower_agent.flower.control_messages import RunInfo
 from flower_agent.model import foreign_text
 from flower_agent.model.errors import AgentError, counted
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.runs import outcome, rounds
 from flower_agent.runs.calls import CALL_TIMEOUT_S
@@ -87,11 +88,11 @@ def row(run: RunInfo, kept: RunFiles, of_context: str | None = None) -> dict[str
 def show(paths: Paths, run_id: str, *, as_json: bool) -> int:
     """Print everything about one run. Raises AgentError ``run.unknown``."""
     kept = RunFiles(paths.runs)
-    document = _document(kept, run_id)
+    found = document(kept, run_id)
     if as_json:
-        print(json.dumps({"schema": 1, **document}, indent=1))
+        print(json.dumps({"schema": 1, **found}, indent=1))
         return 0
-    for line in described(kept, run_id, document):
+    for line in described(kept, run_id, found):
         print(printable(line))
     return 0
 
@@ -213,7 +214,8 @@ def delete(paths: Paths, run_ids: Sequence[str]) -> int:
         _known(kept, run_id)
         if not kept.settled(run_id) or not (kept.ended(run_id) or kept.read(run_id, "outputs")):
             raise AgentError("run.active", f"run {run_id} has not ended")
-        kept.clear(run_id, "deleted by an operator")
+        with recording.attempted(paths, Entry(what=Event.RUN_DELETED, run=run_id)):
+            kept.clear(run_id, "deleted by an operator")
         print(f"run {run_id}: outputs, log and metrics are removed")
     return 0
 
@@ -266,8 +268,8 @@ def _known(kept: RunFiles, run_id: str) -> None:
         raise AgentError("run.unknown", message, "See: flower-agent runs")
 
 
-def _document(kept: RunFiles, run_id: str) -> dict[str, Any]:
-    """Return what ``runs show --json`` prints."""
+def document(kept: RunFiles, run_id: str) -> dict[str, Any]:
+    """Return what ``runs show --json`` prints. Raises AgentError ``run.unknown``."""
     _known(kept, run_id)
     found = {**kept.read(run_id, "submitted"), **kept.read(run_id, "run")}
     if not found.get("rounds"):

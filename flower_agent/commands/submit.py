@@ -6,14 +6,13 @@ The SuperLink's own image is asked; of the nodes' images there is what they publ
 
 import contextlib
 import dataclasses
-import os
+import hashlib
 import pathlib
-import pwd
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from flower_agent.commands import own_superlink, runs
+from flower_agent.commands import own_superlink, recording, runs
 from flower_agent.commands.own_superlink import OwnSuperLink
 from flower_agent.commands.runs import printable
 from flower_agent.config import app_environment, flower_versions
@@ -26,6 +25,7 @@ from flower_agent.flower import container_spec
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus, RunInfo, Scalar
 from flower_agent.model import pem
 from flower_agent.model.errors import AgentError
+from flower_agent.model.record import Entry, Event
 from flower_agent.onegate import discovery
 from flower_agent.onegate.client import OneGate
 from flower_agent.paths import Paths
@@ -119,7 +119,15 @@ def submit(
         bundle = _bundle(name, own.settings, found.files)
         _warn_of_images(paths, name, own, found.app, of_context=where is None)
         band = flower_versions.band(own.settings.version)
-        run_id = own.api.start_run(bundle, found.config, band.federation, START_TIMEOUT_S)
+        entry = Entry(
+            what=Event.RUN_SUBMITTED,
+            app=hashlib.sha256(bundle).hexdigest(),
+            name=str(found.app),
+            message=f"{found.source} {found.commit}",
+        )
+        with recording.attempted(paths, entry) as noted:
+            run_id = own.api.start_run(bundle, found.config, band.federation, START_TIMEOUT_S)
+            noted.add(run=run_id)
         print(f"run {run_id}: {found.app} from {found.source} {found.commit[:10]}".rstrip())
         _note(paths, run_id, found)
         if detach:
@@ -146,14 +154,15 @@ def _warn_of_images(
 
 def _note(paths: Paths, run_id: str, found: _Found) -> None:
     """Write beside the run who submitted what; the daemon keeps the rest."""
-    document = {"by": _caller(), "app": str(found.app), "source": found.source}
+    document = {"by": recording.caller(), "app": str(found.app), "source": found.source}
     more = {"commit": found.commit, "config": dict(found.config)}
     RunFiles(paths.runs).submitted(run_id, {**document, **more})
 
 
 def stop(paths: Paths, run_id: str) -> int:
     """Stop a run. Raises AgentError ``control.refused`` for one that is over or unknown."""
-    with own_superlink.reach(paths) as own:
+    entry = Entry(what=Event.RUN_STOP_REQUESTED, run=run_id)
+    with own_superlink.reach(paths) as own, recording.attempted(paths, entry):
         own.api.stop_run(run_id, START_TIMEOUT_S)
     print(f"run {run_id} is stopped")
     return 0
@@ -242,14 +251,3 @@ def _show_rounds(progress: Progress, shown: int, *, ended: bool) -> int:
         said = "; ".join(filter(None, (rounds.measured(each), rounds.replies(each))))
         print(printable(f"round {each.number}{of}{': ' + said if said else ''}"), flush=True)
     return max(len(over), shown)
-
-
-def _caller() -> str:
-    """Return who submits: behind sudo the user who called it."""
-    name = os.environ.get("SUDO_USER", "")
-    if name:
-        return name
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

@@ -9,6 +9,7 @@ which programs write it: as it is, in JSON, in a URL, as base64, and decoded fro
 
 import base64
 import binascii
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -25,7 +26,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flower_agent import __version__, files, log
+from flower_agent import __version__, files, log, record_file
 from flower_agent.agent import daemon
 from flower_agent.commands import check, doctor, nodes, tls
 from flower_agent.commands import status as commands_status
@@ -174,6 +175,7 @@ def _decoded(secret: str) -> Iterator[str]:
 
 
 LOG_LINES = 3000
+RECORD_LINES = 1000
 TIMEOUT_S = 20
 MAX_BYTES = 1 << 22
 
@@ -240,6 +242,7 @@ def gather(
     for file, command in commands.items():
         yield file, _printed(command)
     yield "state.json", _text(paths.record)
+    yield "record.jsonl", _record(paths)
     yield "images.lock", _text(paths.images_lock)
     yield "files.txt", "\n".join([*_listed(paths.state), *_listed(paths.runtime)])
     yield from _docker(name)
@@ -334,6 +337,16 @@ def _ran(program: tuple[str, ...]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}\n"
     return foreign_text.decoded(done.stdout)
+
+
+def _record(paths: Paths) -> str:
+    """Return the newest entries of the record."""
+    try:
+        with record_file.reading(paths.audit) as (lines, _):
+            newest = collections.deque(lines, maxlen=RECORD_LINES)
+    except AgentError as error:
+        return f"{error}\n"
+    return "".join(held.data.decode("utf-8", "replace") for held in newest)
 
 
 def _listed(folder: pathlib.Path) -> Iterator[str]:

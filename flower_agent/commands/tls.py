@@ -4,7 +4,9 @@ import datetime
 
 from flower_agent.agent import operator_requests
 from flower_agent.agent.operator_requests import RequestFiles
+from flower_agent.commands import recording
 from flower_agent.model.errors import AgentError
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.state_file import StateFile
 from flower_agent.tls import certificates
@@ -44,7 +46,8 @@ def renew(paths: Paths) -> int:
         raise AgentError(
             "tls.not_own", "the agent did not issue this VM's certificate and cannot renew it"
         )
-    RequestFiles(paths.requests).ask_renew()
+    with recording.attempted(paths, Entry(what=Event.RENEWAL_REQUESTED)):
+        RequestFiles(paths.requests).ask_renew()
     made = "the agent issues a new certificate; SuperNodes still trust the CA"
     taken = (
         f"the agent uses the files in {paths.certificates}, unless the context has a certificate"
@@ -64,7 +67,8 @@ def _shows_own(keyring: Keyring) -> bool:
 
 def trust(paths: Paths, fingerprint: str) -> int:
     """Ask to trust another CA than the pinned one, by its fingerprint."""
-    RequestFiles(paths.requests).ask_trust(fingerprint)
+    with recording.attempted(paths, Entry(what=Event.TRUST_REQUESTED, key=fingerprint)):
+        RequestFiles(paths.requests).ask_trust(fingerprint)
     print(_followed(paths, f"the CA {certificates.format_fingerprint(fingerprint)} is trusted"))
     return 0
 

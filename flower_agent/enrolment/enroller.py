@@ -24,6 +24,7 @@ from flower_agent.model.errors import (
     StillSearchingError,
     warning,
 )
+from flower_agent.model.record import Entry, Event, Result
 from flower_agent.model.status import Mark
 
 log = structlog.get_logger()
@@ -36,6 +37,10 @@ REFUSED_FOR_S = 60.0
 """A key that Flower refused is tried again after this time."""
 
 _EVENTS = {KeyAction.REGISTER: "enrol.registered", KeyAction.UNREGISTER: "enrol.unregistered"}
+_RECORDED = {
+    KeyAction.REGISTER: Event.KEY_REGISTERED,
+    KeyAction.UNREGISTER: Event.KEY_UNREGISTERED,
+}
 
 
 class Enroller:
@@ -83,6 +88,11 @@ class Enroller:
     def members(self) -> frozenset[str] | None:
         """The other VMs of the service; None while that is not known."""
         return self._registrar.members
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The name of each VM of the service, by VMID."""
+        return self._registrar.names
 
     def gone(self, now: float) -> frozenset[str]:
         """Return the enrolled VMs that have left the service for good."""
@@ -137,11 +147,16 @@ class Enroller:
             shown = pem.node_key_fingerprint(step.key)
             event = _EVENTS[step.action]
             log.info(event, key=shown, node=node_id, cause=step.cause)
+            what = _RECORDED[step.action]
+            cycle.note(Entry(what=what, key=shown, node=node_id, message=step.cause))
 
     def _refuse(self, cycle: Cycle, step: KeyStep, message: str) -> None:
         found = warning("enrol.key_refused", f"{step.cause}: {message}")
         self._refused[step.key] = found, cycle.seen.monotonic + REFUSED_FOR_S * self._scale
         log.warning("enrol.refused", cause=step.cause, message=message)
+        shown = pem.node_key_fingerprint(step.key)
+        what, words = _RECORDED[step.action], f"{step.cause}: {message}"
+        cycle.note(Entry(what=what, result=Result.REFUSED, key=shown, message=words))
 
     def _note(self, cycle: Cycle) -> None:
         enrolled, whole = self._registrar.counts()

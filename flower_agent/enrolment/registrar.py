@@ -124,6 +124,11 @@ class Registrar:
         """The other VMs of the service; None while that is not known."""
         return frozenset(self._others()) if self._service is not None else None
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The name of each VM of the service as OpenNebula has it, by VMID."""
+        return {m.vmid: m.name for m in self._service.members} if self._service else {}
+
     def growing(self, now: float) -> bool:
         """Return whether VMs are awaited: to be deployed by OneFlow, or to be enrolled."""
         limit = now - lookups.PATIENCE_S * self._scale

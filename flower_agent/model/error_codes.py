@@ -586,6 +586,20 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The VM was not ready within FLOWER_READY_TIMEOUT. The agent continues to try.",
         "The phase and its error show the reason.",
     ),
+    "record.damaged": (
+        "The record of who did what is not whole: entries were removed, changed or cut.",
+        (
+            "Keep a copy of /var/lib/flower-agent/audit*, and compare it with the hashes in the "
+            "journal and with a backup: journalctl -u flower-agent --grep record.head"
+        ),
+    ),
+    "record.unwritable": (
+        "The agent cannot write its record of who did what; entries wait in memory.",
+        (
+            "Check the path in the message: df -h PATH; findmnt -T PATH; ls -ld PATH. The agent "
+            "tries again every 10 s."
+        ),
+    ),
     "run.active": (
         "The run has not ended, so its files cannot be removed yet.",
         "Stop the run first: flower-agent stop RUN",

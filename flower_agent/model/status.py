@@ -82,6 +82,9 @@ class Node:
     seen_at: str | None
     """When it was last online; None if it is online or never was."""
 
+    name: str | None = None
+    """The VM's name at OpenNebula; None if unknown."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -212,7 +215,7 @@ _TABLES = {
     "warnings": _FINDING,
     "facts": ("name", "mark", "detail"),
     "containers": ("name", "status"),
-    "supernodes": ("node_id", "vmid?", "state", "gpu?", "seen_at?"),
+    "supernodes": ("node_id", "vmid?", "state", "gpu?", "seen_at?", "name?"),
 }
 """Lists with the text fields of their rows; ``?`` marks a field that may be null."""
 

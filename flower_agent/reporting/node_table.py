@@ -6,31 +6,39 @@ from collections.abc import Collection, Mapping
 from flower_agent.enrolment import policy
 from flower_agent.enrolment.policy import Claim
 from flower_agent.flower.control_messages import NodeInfo, NodeStatus
+from flower_agent.model import foreign_text
 from flower_agent.model.state import Pin
 from flower_agent.model.status import Node, stamp
 
+NAME_MAX = 64
 MOST = 200
 """So many at most: the status file is written and read often."""
 
 
 def node_table(
-    nodes: Collection[NodeInfo], pins: Collection[Pin], claims: Mapping[str, Claim]
+    nodes: Collection[NodeInfo],
+    pins: Collection[Pin],
+    claims: Mapping[str, Claim],
+    names: Mapping[str, str],
 ) -> tuple[Node, ...]:
     """Return the nodes that may still come or are there: first VMs' that are away, then the rest.
 
-    A VM is known by the key that was pinned for it, its GPU by what it publishes at OneGate.
+    A VM is known by the key that was pinned for it, its GPU by what it publishes at OneGate, its
+    name by OpenNebula (`names`, by VMID).
     """
     known = policy.by_key(nodes)
     owners = {node.node_id: pin.vmid for pin in pins if (node := policy.node_of(pin.key, known))}
     rows = [
-        _row(node, owners.get(node.node_id), claims)
+        _row(node, owners.get(node.node_id), claims, names)
         for node in nodes
         if node.status is not NodeStatus.UNREGISTERED
     ]
     return tuple(sorted(rows, key=_order)[:MOST])
 
 
-def _row(node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim]) -> Node:
+def _row(
+    node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim], names: Mapping[str, str]
+) -> Node:
     told = claims.get(vmid) if vmid is not None else None
     return Node(
         node_id=node.node_id,
@@ -38,6 +46,9 @@ def _row(node: NodeInfo, vmid: str | None, claims: Mapping[str, Claim]) -> Node:
         state=str(node.status),
         gpu=(told.gpu or None) if told else None,
         seen_at=_seen_at(node),
+        name=(foreign_text.printable(names.get(vmid, ""), limit=NAME_MAX) or None)
+        if vmid is not None
+        else None,
     )
 
 

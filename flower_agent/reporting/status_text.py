@@ -205,15 +205,24 @@ def _nodes(document: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     nodes = document.get("supernodes") or ()
     if not nodes:
         return
+    named = any(node.get("name") for node in nodes[:NODES])
     line = "  {:<20}  {:>7}  {:<10}  {:<11}  {}"
-    yield from ["", line.format("SUPERNODE", "VM", "STATE", "LAST SEEN", "GPU")]
+    last = "NAME, GPU" if named else "GPU"
+    yield from ["", line.format("SUPERNODE", "VM", "STATE", "LAST SEEN", last)]
     for node in nodes[:NODES]:
         texts = (node["node_id"], node["vmid"] or "-", node["state"], _seen(node, now))
-        gpu = node["gpu"] or "-"
-        text = line.format(*texts, UNUSED if gpu.startswith(UNUSED) else gpu)
+        gpu = node["gpu"] or ""
+        more = (_short(node), UNUSED if gpu.startswith(UNUSED) else gpu)
+        text = line.format(*texts, ", ".join(filter(None, more)) or "-")
         yield text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…"
     if len(nodes) > NODES:
         yield f"  and {len(nodes) - NODES} more: flower-agent nodes"
+
+
+def _short(node: dict[str, Any]) -> str:
+    """Return the name of a node's VM without the service that OneFlow appends; empty for none."""
+    name = str(node.get("name") or "")
+    return name.partition("_(service_")[0] or name
 
 
 def _seen(node: dict[str, Any], now: datetime.datetime) -> str:

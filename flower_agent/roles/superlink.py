@@ -238,7 +238,9 @@ class SuperLinkController:
             "nodes", Mark.OK if seen.online >= seen.whole else Mark.WAITING, str(seen)
         )
         cycle.report.warn(*seen.findings)
-        cycle.report.supernodes = node_table.node_table(nodes, pins, enroller.claims)
+        cycle.report.supernodes = node_table.node_table(
+            nodes, pins, enroller.claims, enroller.names
+        )
         expected = max(seen.whole, enroller.expected)
         self._note_firewall(cycle, listens, expected=expected, online=online)
         return online

@@ -15,6 +15,7 @@ from flower_agent.background import Background, Threads, after_failure
 from flower_agent.cycle import Cycle, Running
 from flower_agent.flower.control_messages import NodeStatus, RunInfo
 from flower_agent.model.errors import AgentError, ControlRefusedError, warning
+from flower_agent.model.record import CONTEXT, UNKNOWN, Entry, Event, Result
 from flower_agent.model.status import Mark, Node
 from flower_agent.runs import calls, rounds, store
 from flower_agent.runs import outcome as runs_outcome
@@ -45,6 +46,9 @@ STILL_FACTOR = 4.0
 
 MOST_NODES = 1000
 """Most nodes in the record of a run."""
+
+SUBMITTER_S = 10.0
+"""Whoever submits a run on this VM has written within this time that it did."""
 
 PRUNE_STEP_BYTES = 16 << 20
 """Running apps must write this much more before the next check for files to remove."""
@@ -86,6 +90,12 @@ class _Watch:
 
     not_before: float = 0.0
     """Monotonic seconds of the next try to write it."""
+
+    seen_at: float = 0.0
+    """Monotonic seconds at which the run was first seen."""
+
+    recorded: bool = False
+    """Its begin was given to the record."""
 
     def saw(self, nodes: Iterable[Node]) -> None:
         """Remember the nodes that are connected now."""
@@ -233,7 +243,9 @@ class Follower:
             watch = _Watch(
                 self._files.journal(run.run_id), run, look, round_at=cycle.seen.monotonic
             )
+            watch.seen_at = cycle.seen.monotonic
             self._watched[run.run_id] = watch
+        self._record_begin(cycle, watch)
         # Only during the run: later the list of nodes may be another.
         if watch.info.active:
             watch.saw(cycle.report.supernodes)
@@ -256,6 +268,27 @@ class Follower:
             look_s = LOOK_S * self._scale
             call = functools.partial(calls.look, connect, watch.journal, look_s)
             watch.look.start(run.run_id, call, cycle.seen.monotonic)
+
+    def _record_begin(self, cycle: Cycle, watch: _Watch) -> None:
+        """Record a run's begin once, and that nobody here submitted it where that is so."""
+        run, waited_s = watch.info, cycle.seen.monotonic - watch.seen_at
+        if watch.recorded:
+            return
+        known = self._files.read(run.run_id, "submitted")
+        if not known and run.active and waited_s < SUBMITTER_S * self._scale:
+            return
+        watch.recorded = True
+        by = str(known.get("by") or "")
+        who = f"local:{by}" if by and by != CONTEXT else by or UNKNOWN
+        begun = Entry(
+            what=Event.RUN_STARTED, who=who, run=run.run_id, app=run.fab_hash, name=_app(run),
+            once=True,
+        )  # fmt: skip
+        if not known:
+            words = "by flwr or another client of the Control API"
+            what = Event.RUN_SUBMITTED
+            cycle.note(dataclasses.replace(begun, what=what, message=words))
+        cycle.note(begun)
 
     def _pace(self, watch: _Watch, now: float) -> None:
         number = watch.journal.progress.number
@@ -287,13 +320,23 @@ class Follower:
         self._over[run.run_id] = Followed(run, progress.newest(), ended)
         self._watched.pop(run.run_id, None)
         log.info("run.ended", run=run.run_id, end=ended.end, cause=ended.shown)
+        cycle.note(
+            Entry(
+                what=Event.RUN_ENDED,
+                result=_RESULTS.get(ended.end, Result.DONE),
+                run=run.run_id,
+                app=run.fab_hash,
+                name=_app(run),
+                message=ended.public(),
+            )
+        )
 
     def _more(self, watch: _Watch, server: AppEnd | None) -> dict[str, Any]:
         """Return the fields of ``run.json`` that do not come from Flower."""
         run = watch.info
         known = self._files.read(run.run_id, "submitted")
         document: dict[str, Any] = {
-            "app": f"{run.fab_id} {run.fab_version}".strip(),
+            "app": _app(run),
             "config": dict(run.config),
             "by": "",
             **known,
@@ -347,6 +390,13 @@ class Follower:
             if watch.info.active and stands_still(watch, still_s, self._scale):
                 cycle.report.warn(_still(name, watch, still_s))
         cycle.report.warn(*self._apps.findings())
+
+
+_RESULTS = {"failed": Result.FAILED, "stopped": Result.STOPPED}
+
+
+def _app(run: RunInfo) -> str:
+    return f"{run.fab_id} {run.fab_version}".strip()
 
 
 def state(run: Followed) -> str:

@@ -15,7 +15,8 @@ from flower_agent.config import flower_versions
 from flower_agent.config.types import AppSource, parse_app_source
 from flower_agent.cycle import Cycle
 from flower_agent.flower import container_spec
-from flower_agent.model.errors import AgentError, Finding, warning
+from flower_agent.model.errors import AgentError, ControlRefusedError, Finding, warning
+from flower_agent.model.record import CONTEXT, Entry, Event, Result
 from flower_agent.model.status import Mark
 from flower_agent.runs import calls, submission
 from flower_agent.runs import follower as runs_follower
@@ -178,9 +179,20 @@ class Submitter:
         ended = self._submitting.take((known.key, known.bundle), cycle.seen.monotonic)
         if ended is None:
             return
+        entry = Entry(
+            what=Event.RUN_SUBMITTED,
+            who=CONTEXT,
+            app=known.bundle,
+            name=known.app,
+            message=f"{known.source} {known.commit}",
+        )
         if ended.answer is None:
+            refused = isinstance(ended.error, ControlRefusedError)
+            result = Result.REFUSED if refused else Result.FAILED
+            cycle.note(dataclasses.replace(entry, result=result, message=str(ended.error)))
             self._note(self._submitting.error)
             return
+        cycle.note(dataclasses.replace(entry, run=ended.answer))
         self._said = None
         self._keep(dataclasses.replace(known, run_id=ended.answer))
         self._follower.expect()

@@ -94,6 +94,11 @@ class Keyring:
         """Return whether the agent has its own usable CA."""
         return self._load_own_ca()[0] is not None
 
+    def own_fingerprint(self) -> str | None:
+        """Return the SHA-256 of the agent's own CA; None where it has none."""
+        own, _ = self._load_own_ca()
+        return certificates.fingerprint(own.certificate_pem) if own is not None else None
+
     def digests(self) -> dict[str, str]:
         """Return path and hex SHA-256 of each existing file that containers mount."""
         found = (

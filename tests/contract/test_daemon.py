@@ -330,3 +330,37 @@ def test_a_lock_that_cannot_be_looked_at_is_unknown(daemon):
 def test_systemd_never_gives_up_starting_it():
     unit = (ROOT / "systemd/flower-agent.service").read_text().splitlines()
     assert {"Restart=always", "RestartSec=1", "StartLimitIntervalSec=0"} <= set(unit)
+
+
+def test_the_record_outlives_a_killed_daemon_and_sees_what_changed_meanwhile(daemon):
+    def told():
+        done = daemon.ask("audit", "--json")
+        assert done.returncode == 0, done.stderr
+        rows = map(json.loads, done.stdout.splitlines())
+        return [(row["who"], row["what"], row.get("message", "")) for row in rows]
+
+    daemon.context("FLOWER_ROLE='server'\n")
+    daemon.start()
+    daemon.wait(lambda: len(told()) == 2, "two entries")
+    first = told()
+    assert [what for _, what, _ in first] == ["agent.version", "settings.changed"]
+    daemon.process.kill()
+    daemon.process.wait()
+    with (daemon.root / "var/lib/flower-agent/audit.jsonl").open("ab") as file:
+        file.write(b'{"schema":1,"seq"')  # as if it was killed in the middle of an entry
+    daemon.context("FLOWER_ROLE='server'\nFL_NUM_ROUNDS='7'\n")
+    daemon.start()
+    daemon.wait(lambda: len(told()) == 4, "two more")
+    assert [row[1:] for row in told()[2:]] == [
+        ("record.recovered", "an entry of 17 bytes without its end is kept in audit.torn.txt"),
+        ("settings.changed", "set: FL_NUM_ROUNDS"),
+    ]
+    assert daemon.ask("tls", "trust", "ab" * 32).returncode == 0
+    daemon.wait(lambda: ("agent", "trust.ca_pinned", "the first one") in told(), "the pin")
+    assert [what for _, what, _ in told()[4:]] == ["trust.requested", "trust.ca_pinned"]
+    assert daemon.ask("audit", "--verify").returncode == 0
+    daemon.process.terminate()
+    daemon.process.wait()
+    lines = (daemon.root / "log").read_text().splitlines()
+    (head,) = [json.loads(line) for line in lines if '"record.head"' in line]
+    assert daemon.ask("audit", "--verify", "--head", head["sha256"]).returncode == 0

@@ -48,7 +48,7 @@ class World:
         self.folder, self.gate, self.link, self.api = folder, gate, link, api
         self.now, self.record, self.turn = 1000.0, State(), None
         self.context = {"FLOWER_ROLE": "server"}
-        self.tokens, self.asked = {}, []
+        self.tokens, self.asked, self.noted = {}, [], []
         self.dry = False
         gate.add_service(SERVICE, "flower", [("superlink", 1), ("supernode", nodes)])
         self.add(LINK, "superlink_0_(service_7)", "superlink")
@@ -112,6 +112,7 @@ class World:
             self.enroller.enrol(self.turn, self.api.list_nodes(5), self.api)
         finally:
             self.record = self.turn.state
+            self.noted += self.turn.entries
             came = [r.path for r in self.gate.requests[before:] if r.method == "GET"]
             self.asked += [(self.now, path) for path in came]
         return True
@@ -240,6 +241,10 @@ def test_nodes_are_enrolled_soon_after_they_publish_their_keys(make):
     assert world.turn.report.conditions["enrolment"].mark is Mark.OK
     assert [pin.vmid for pin in world.record.pins] == ["42", "43"]
     assert world.codes() == []
+    assert [(str(each.what), each.key) for each in world.noted] == [
+        ("key.registered", pem.node_key_fingerprint(key)) for key in keys
+    ]
+    assert all(each.node and "VM 4" in each.message for each in world.noted)
 
 
 def test_a_vm_that_publishes_no_key_yet_is_waited_for(make):
@@ -473,6 +478,9 @@ def test_a_key_that_flower_refuses_is_said_and_not_offered_in_every_turn(make):
     assert world.link.calls.count("RegisterNode") == 1
     assert world.codes() == ["enrol.key_refused"]
     assert "VM 42" in world.turn.report.warnings[0].message
+    assert [(str(each.what), str(each.result)) for each in world.noted] == [
+        ("key.registered", "refused")
+    ]
     world.live(60)
     assert world.status(key) == "registered"
     assert world.codes() == []

@@ -38,6 +38,21 @@ def test_a_key_is_registered_listed_and_unregistered(vm):
     assert "unregistered" in vm.run()[1]
 
 
+def test_the_names_of_vms_are_those_of_the_agents_status(vm):
+    key = vm.key()
+    vm.run("register", key)
+    state_file.StateFile(vm.paths.record).keep(State(pins=(Pin("42", key, own=True),)))
+    row = {"node_id": "1", "vmid": "42", "state": "online", "gpu": None, "seen_at": None}
+    vm.paths.status.parent.mkdir(parents=True)
+    status = {"schema": 1, "supernodes": [{**row, "name": "hospital-b"}]}
+    vm.paths.status.write_text(json.dumps(status))
+    head, line = vm.run("list")[1].splitlines()
+    assert (head.split()[-1], line.split()[-1]) == ("NAME", "hospital-b")
+    assert json.loads(vm.run("list", "--json")[1])["nodes"][0]["name"] == "hospital-b"
+    vm.paths.status.write_text("damaged")
+    assert "NAME" not in vm.run("list")[1]
+
+
 def test_a_key_that_is_known_is_no_mistake_and_one_that_was_unregistered_is(vm):
     key = vm.key()
     node_id = vm.run("register", key)[1].split()[-1]

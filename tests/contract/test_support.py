@@ -15,8 +15,10 @@ from onegate import OneGate as Gate
 from real_engine import client, load_image, shell_files, unique
 
 from flower_agent import cli
+from flower_agent.commands import recording
 from flower_agent.docker.containers import LABEL_NAME
 from flower_agent.enrolment.node_key import NodeKeys
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 
 # docker-py leaves a socket to the garbage collector where nothing listens.
@@ -163,13 +165,15 @@ def test_nothing_secret_of_context_config_and_state_is_in_the_archive(vm, capsys
 
 
 def test_what_a_maintainer_needs_is_in_the_archive(vm, capsys):
+    recording.note(vm.paths, Entry(what=Event.AGENT_DOWN))
     files = archive(vm, "nobody", capsys)
     assert set(files) >= {
         "README.txt", "context.txt", "config.yaml.txt", "status.txt", "status.json", "check.txt",
         "doctor.txt", "plan.txt", "certificates.txt", "nodes.txt", "state.json", "files.txt",
-        "system/versions.txt", "docker/error.txt",
+        "record.jsonl", "system/versions.txt", "docker/error.txt",
     }  # fmt: skip
     assert "docker.down" in files["docker/error.txt"]
+    assert json.loads(files["record.jsonl"])["what"] == "agent.down"
     assert "flower-agent: " in files["system/versions.txt"]
     assert "node-42.key" in files["files.txt"]
     assert "agent.stopped" in files["doctor.txt"]

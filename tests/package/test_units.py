@@ -127,6 +127,7 @@ def test_every_ordering_of_the_service_says_why():
         ("LimitCORE", "0"),
         ("CapabilityBoundingSet", ""),
         ("StateDirectory", "flower-agent"),
+        ("LogsDirectory", "flower-agent"),
         ("RuntimeDirectory", "flower-agent"),
     ],
 )

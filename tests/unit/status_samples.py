@@ -56,11 +56,12 @@ SCREENS = {
         supernodes=(
             Node(
                 node_id="7304751771220924946", vmid="44", state="offline", gpu=None,
-                seen_at="2026-03-01T11:57:00Z",
+                seen_at="2026-03-01T11:57:00Z", name="supernode_2_(service_7)",
             ),
             Node(
                 node_id="3665007903818352308", vmid="42", state="online", seen_at=None,
                 gpu="1 NVIDIA GPU: NVIDIA A10 23028 MiB; driver 550.54.14",
+                name="hospital-b",
             ),
             Node(
                 node_id="18446744073709551615", vmid="43", state="online",

@@ -15,6 +15,7 @@ from flower_agent.config import settings
 from flower_agent.model import lifecycle
 from flower_agent.model import status as model_status
 from flower_agent.model.error_codes import CATALOGUE
+from flower_agent.model.record import Event
 from flower_agent.model.status import Mark, Status
 from flower_agent.onegate import status_attributes
 from flower_agent.reconcile import restart_policy
@@ -118,7 +119,12 @@ def test_every_variable_that_is_named_exists(page):
 def test_every_code_that_is_named_is_in_the_catalogue(page):
     spans = {span for span in SPAN.findall(read(page)) if CODE.fullmatch(span)}
     codes = {span for span in spans if not re.search(rf"\.{FILES}$", span)}
-    assert codes - NO_CODES - set(CATALOGUE) == set()
+    assert codes - NO_CODES - set(CATALOGUE) - set(Event) == set()
+
+
+def test_the_page_of_the_record_has_every_event():
+    page = section("docs/record.md", "What")
+    assert sorted(first_cells(page)) == sorted(Event)
 
 
 @pytest.mark.parametrize("page", PAGES)

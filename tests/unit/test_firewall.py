@@ -174,7 +174,7 @@ def test_the_tools_are_asked_in_english_and_one_that_fails_tells_nothing(machine
 class Beside:
     """What a SuperLink does beside its nodes, left out here."""
 
-    active, claims, members, expected = frozenset(), {}, None, 2
+    active, claims, names, members, expected = frozenset(), {}, {}, None, 2
 
     def close(self):
         """Nothing is open."""

@@ -10,9 +10,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = "flower_agent"
 
 ORDER = (
-    "model", "process", "files", "paths", "log", "state_file", "background", "config", "host",
-    "docker", "tls", "flower", "proxy", "onegate", "reconcile", "cycle", "images", "enrolment",
-    "runs", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
+    "model", "process", "files", "paths", "log", "state_file", "record_file", "background",
+    "config", "host", "docker", "tls", "flower", "proxy", "onegate", "reconcile", "cycle", "images",
+    "enrolment", "runs", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
 )  # fmt: skip
 """Each package or module imports only itself and those before it."""
 
@@ -33,13 +33,13 @@ PURE = {
     "host": "gpu network state_disk",
     "images": "app_images",
     "model": (
-        "address deduplication error_codes errors foreign_text lifecycle pem published secret "
-        "state status"
+        "address deduplication error_codes errors foreign_text lifecycle pem published record "
+        "secret state state_changes status"
     ),
     "onegate": "discovery status_attributes",
     "proxy": "haproxy_config",
     "reconcile": "plan restart_policy",
-    "reporting": "node_table status_text",
+    "reporting": "node_table plots run_report status_text",
     "runs": "outcome pyproject rounds submission",
     "upgrade": "policy",
 }

@@ -15,8 +15,9 @@ CAME, LEFT = "2026-03-01T10:00:00+00:00", "2026-03-01T11:00:00.123456+00:00"
 UNTIL = datetime.datetime(2026, 3, 1, 10, 30, tzinfo=datetime.UTC)
 
 
-def listed(nodes, pins=(), claims=()):
-    return node_table.node_table(nodes, pins, {claim.vmid: claim for claim in claims})
+def listed(nodes, pins=(), claims=(), names=()):
+    by_vm = {claim.vmid: claim for claim in claims}
+    return node_table.node_table(nodes, pins, by_vm, dict(names))
 
 
 def dated(number, status, **dates):
@@ -35,6 +36,21 @@ def test_a_node_is_known_by_the_key_that_was_pinned_for_its_vm():
 def test_of_a_node_without_a_pin_neither_vm_nor_gpu_is_known():
     (row,) = listed([node(1, NodeStatus.ONLINE)], [], [Claim("42", public(1), gpu="x")])
     assert (row.vmid, row.gpu) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("supernode_0_(service_7)", "supernode_0_(service_7)"), ("", None),
+        ("\x1b[2Jhospital\u202e", "hospital"), ("x" * 500, "x" * 64 + " […]"),
+    ],
+)  # fmt: skip
+def test_a_node_has_the_name_of_its_vm(name, shown):
+    pins = [Pin("42", public(1), own=True)]
+    (row,) = listed([node(1, NodeStatus.ONLINE)], pins, names={"42": name, "43": "other"})
+    assert row.name == shown
+    assert listed([node(1, NodeStatus.ONLINE)], pins)[0].name is None
+    assert listed([node(1, NodeStatus.ONLINE)], names={"42": name})[0].name is None
 
 
 @pytest.mark.parametrize(
