@@ -6,6 +6,9 @@ What begins with "Check a context with" is tried by a test, word for word.
 CHECK = "Check a context with "
 
 REPRODUCTION: dict[str, str] = {
+    "account.exists": "Twice: `flower-agent accounts add alice --role viewer`.",
+    "account.invalid": "`flower-agent accounts add 'a b' --role viewer`",
+    "account.missing": "`flower-agent accounts remove nobody`",
     "address.ambiguous": "Give a SuperLink two NICs, and remove its default route.",
     "address.two_routes": (
         "Add a second default route without a metric: `ip route add default dev eth1`."
@@ -117,6 +120,9 @@ REPRODUCTION: dict[str, str] = {
         "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot. Wait two "
         "minutes, or run `flower-agent doctor` at once."
     ),
+    "gateway.agent_away": "`systemctl stop flower-agent`, then `curl` an address of `flwr pull`.",
+    "gateway.config": "`echo > /run/flower-agent/gateway/gateway.json`",
+    "gateway.database": "Fill the file system of `/var/lib/flower-agent`, then run `flwr login`.",
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
     "gpu.inforom": "A GPU with a damaged infoROM; not tried.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",

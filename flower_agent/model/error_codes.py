@@ -4,6 +4,18 @@ Codes are public: they are added to, never renamed. One table, so longer than a 
 """
 
 CATALOGUE: dict[str, tuple[str, str]] = {
+    "account.exists": (
+        "There is a local account of this name already.",
+        "Choose another name, or: flower-agent accounts passwd NAME",
+    ),
+    "account.invalid": (
+        "The name, role or password of a local account is not acceptable.",
+        "Do what the message says. Nothing was changed.",
+    ),
+    "account.missing": (
+        "There is no local account of this name.",
+        "flower-agent accounts list shows the accounts.",
+    ),
     "address.ambiguous": (
         "The VM has several addresses and no default route, so the agent cannot choose one.",
         "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",
@@ -327,6 +339,21 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "Accept the port from the federation's subnet before the rule that drops packets: "
             "/usr/share/doc/flower-agent/examples/fleet-port.nft"
         ),
+    ),
+    "gateway.agent_away": (
+        (
+            "The gateway does not reach the agent. Log-ins and runs work; outputs cannot be "
+            "pulled, and entries for the record wait."
+        ),
+        "systemctl status flower-agent",
+    ),
+    "gateway.config": (
+        "The gateway cannot read what the agent wrote about the SuperLink.",
+        "systemctl restart flower-agent flower-gateway; journalctl -u flower-gateway",
+    ),
+    "gateway.database": (
+        "The gateway's file of accounts and log-ins cannot be used.",
+        "Check the disk: df -h /var/lib/flower-agent. Then: systemctl restart flower-gateway",
     ),
     "gpu.cdi_stale": (
         "The CDI specification lists files of another driver version than the installed one.",
