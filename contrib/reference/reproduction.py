@@ -9,6 +9,7 @@ REPRODUCTION: dict[str, str] = {
     "account.exists": "Twice: `flower-agent accounts add alice --role viewer`.",
     "account.invalid": "`flower-agent accounts add 'a b' --role viewer`",
     "account.missing": "`flower-agent accounts remove nobody`",
+    "account.no_gateway": "`flower-agent accounts` on the VM of a SuperNode.",
     "address.ambiguous": "Give a SuperLink two NICs, and remove its default route.",
     "address.two_routes": (
         "Add a second default route without a metric: `ip route add default dev eth1`."

@@ -92,7 +92,7 @@ def wanted(header: str | None, whole: int) -> tuple[int, int] | None:
         return None
     first = int(match[1])
     last = int(match[2]) if match[2] else whole - 1
-    if last < first:
+    if match[2] and last < first:
         return None
     if first >= whole:
         raise ValueError(f"the archive has {whole} bytes")

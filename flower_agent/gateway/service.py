@@ -7,8 +7,6 @@ has a user of its own, no Docker socket and no key; see SECURITY.md.
 import argparse
 import asyncio
 import contextlib
-import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -24,6 +22,12 @@ from flower_agent.gateway.control_methods import AccountRole
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.downloads import Downloads
 from flower_agent.gateway.gate import Gate
+from flower_agent.gateway.gateway_config import (
+    DATABASE_FILE,
+    FIRST_PASSWORD_FILE,
+    GatewayConfig,
+    read_config,
+)
 from flower_agent.model.errors import AgentError
 
 log = structlog.get_logger()
@@ -32,45 +36,9 @@ CONFIG = pathlib.Path("/run/flower-agent/gateway/gateway.json")
 AGENT = pathlib.Path("/run/flower-agent/gateway/agent.sock")
 STATE = pathlib.Path("/var/lib/flower-agent/gateway")
 SOCKETS = pathlib.Path("/run/flower-gateway")
-DATABASE = "gateway.sqlite"
-FIRST_PASSWORD = "first-password"  # noqa: S105  # a file's name
 FIRST_ADMIN = "admin"
 CARE_S = 60.0
 STOP_S = 5.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class GatewayConfig:
-    """What the agent tells the gateway of its SuperLink."""
-
-    version: str
-    transport: Transport
-    control: str
-    """Address of the Control port, ``127.0.0.1:9093``."""
-
-    ca_pem: bytes | None
-    """Of the SuperLink's certificate; None: no TLS on loopback."""
-
-    server_hostname: str | None
-    url: str
-    """How people reach the gateway, ``https://host:9443``."""
-
-
-def read_config(path: pathlib.Path) -> GatewayConfig:
-    """Read the agent's file; raises AgentError ``gateway.config``."""
-    try:
-        said = json.loads(path.read_bytes())
-        ca_pem = pathlib.Path(said["ca"]).read_bytes() if said["ca"] else None
-        return GatewayConfig(
-            str(said["version"]),
-            Transport(said["transport"]),
-            str(said["control"]),
-            ca_pem,
-            said["server_hostname"],
-            str(said["url"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AgentError("gateway.config", f"{path} cannot be used: {error}") from None
 
 
 def first_admin(gate: Gate, state: pathlib.Path) -> None:
@@ -78,7 +46,7 @@ def first_admin(gate: Gate, state: pathlib.Path) -> None:
     if gate.accounts.list():
         return
     password = accounts.made_password()
-    file = state / FIRST_PASSWORD
+    file = state / FIRST_PASSWORD_FILE
     with contextlib.suppress(FileNotFoundError):
         file.unlink()
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -99,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.configure("INFO", tty=sys.stderr.isatty())
     try:
         config = read_config(asked.config)
-        database = Database(asked.state / DATABASE)
+        database = Database(asked.state / DATABASE_FILE)
     except AgentError as error:
         code, message = error.finding.code, error.finding.message
         log.error(code, message=message, hint=error.finding.hint)  # noqa: TRY400  # said whole

@@ -16,6 +16,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "There is no local account of this name.",
         "flower-agent accounts list shows the accounts.",
     ),
+    "account.no_gateway": (
+        "This VM has no gateway, so there are no accounts.",
+        "Set FLOWER_GATEWAY=YES in the SuperLink's context, and run the command on its VM.",
+    ),
     "address.ambiguous": (
         "The VM has several addresses and no default route, so the agent cannot choose one.",
         "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",

@@ -12,7 +12,7 @@ PACKAGE = "flower_agent"
 ORDER = (
     "model", "process", "files", "paths", "log", "state_file", "background", "config", "host",
     "docker", "tls", "flower", "proxy", "onegate", "reconcile", "cycle", "images", "enrolment",
-    "runs", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
+    "runs", "gateway", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
 )  # fmt: skip
 """Each package or module imports only itself and those before it."""
 
@@ -30,6 +30,7 @@ PURE = {
     "flower": (
         "command_line container_spec control_messages exit_codes frameworks lost_messages wire"
     ),
+    "gateway": "archive control_methods",
     "host": "gpu network",
     "images": "app_images",
     "model": (
