@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sockets", type=pathlib.Path, default=SOCKETS)
     asked = parser.parse_args(arguments)
     logging.configure("INFO", tty=sys.stderr.isatty())
+    os.umask(0o007)  # sockets are for HAProxy, which is in their group
     try:
         config = read_config(asked.config)
         database = Database(asked.state / DATABASE_FILE)
@@ -88,9 +90,9 @@ async def _serve(config: GatewayConfig, database: Database, asked: argparse.Name
     if speaks_grpc:
         over_grpc = grpc_front.GrpcUpstream(config.control, config.ca_pem, config.server_hostname)
         upstreams.append(over_grpc)
-        socket = asked.sockets / "grpc.sock"
-        socket.unlink(missing_ok=True)
-        servers.append(await grpc_front.serve(gate, over_grpc, str(socket)))
+        place = asked.sockets / "grpc.sock"
+        place.unlink(missing_ok=True)
+        servers.append(await grpc_front.serve(gate, over_grpc, str(place)))
     else:
         over_http = http_front.HttpUpstream(config.control, config.ca_pem, config.server_hostname)
         upstreams.append(over_http)
@@ -98,7 +100,6 @@ async def _serve(config: GatewayConfig, database: Database, asked: argparse.Name
     web = uvicorn.Server(
         uvicorn.Config(
             app,
-            uds=str(asked.sockets / "http.sock"),
             access_log=False,
             log_config=None,
             server_header=False,
@@ -112,13 +113,21 @@ async def _serve(config: GatewayConfig, database: Database, asked: argparse.Name
         asyncio.create_task(_care(gate, upstreams[0])),
     ]
     log.info("gateway.started", version=config.version, url=config.url)
-    await web.serve()  # until SIGTERM, which it takes
+    await web.serve([_listen(asked.sockets / "http.sock")])  # until SIGTERM, which it takes
     for server in servers:
         await server.stop(STOP_S)
     for task in background:
         task.cancel()
     for upstream in upstreams:
         await upstream.close()
+
+
+def _listen(path: pathlib.Path) -> socket.socket:
+    """Listen at a Unix socket; uvicorn would open one to everybody."""
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    return made
 
 
 async def _care(gate: Gate, upstream: grpc_front.GrpcUpstream | http_front.HttpUpstream) -> None:
