@@ -166,6 +166,8 @@ REPRODUCTION: dict[str, str] = {
         "Set `CUSTOM_APP_REPO` to an app that needs wandb, on a node without a package index."
     ),
     "node.offline": "`onevm poweroff` a SuperNode's VM, and wait a minute.",
+    "oidc.refused": "Sign in through the provider, and refuse its question.",
+    "oidc.unusable": "Set `FLOWER_OIDC_ISSUER=https://127.0.0.1:1`, and sign in.",
     "onegate.down": "Stop the OneGate service of the cloud.",
     "onegate.garbage": "Put a web server at `ONEGATE_ENDPOINT`.",
     "onegate.no_service": (

@@ -156,9 +156,9 @@ class Gate:
         self.note("gateway.login", f"account:{name}", origin)
         return self.sessions.open_browser(name, None, origin)
 
-    def approve(self, code: str, caller: Caller, role: AccountRole | None, origin: str) -> bool:
+    def approve(self, code: str, caller: Caller, origin: str) -> bool:
         """Let the client of a shown code in; whether one still waited."""
-        done = self.sessions.approve(code, caller.account, role)
+        done = self.sessions.approve(code, caller)
         result = "ok" if done else "refused"
         self.note("gateway.approve", f"account:{caller.account}", origin, result)
         return done

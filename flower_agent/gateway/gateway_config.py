@@ -5,11 +5,28 @@ import json
 import pathlib
 
 from flower_agent.config.flower_versions import Transport
+from flower_agent.gateway import oidc_policy
+from flower_agent.gateway.oidc_policy import AllowRule
 from flower_agent.model.errors import AgentError
+from flower_agent.model.secret import Secret
 
 CONFIG_FILE = "gateway.json"
 DATABASE_FILE = "gateway.sqlite"
 FIRST_PASSWORD_FILE = "first-password"  # noqa: S105  # a file's name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OidcConfig:
+    """An OpenID Connect provider whose people may sign in."""
+
+    issuer: str
+    client_id: str
+    client_secret: Secret
+    """Empty for a public client."""
+
+    allow: tuple[AllowRule, ...]
+    scopes: str = ""
+    """What is asked for; empty: openid, email and profile."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +45,9 @@ class GatewayConfig:
     url: str
     """How people reach the gateway, ``https://host:9443``."""
 
+    oidc: OidcConfig | None = None
+    """None: local accounts alone."""
+
 
 def read_config(path: pathlib.Path) -> GatewayConfig:
     """Read the agent's file; raises AgentError ``gateway.config``."""
@@ -41,6 +61,17 @@ def read_config(path: pathlib.Path) -> GatewayConfig:
             ca_pem,
             said["server_hostname"],
             str(said["url"]),
+            _oidc(said["oidc"]) if said.get("oidc") else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AgentError("gateway.config", f"{path} cannot be used: {error}") from None
+
+
+def _oidc(said: dict[str, str]) -> OidcConfig:
+    return OidcConfig(
+        str(said["issuer"]),
+        str(said["client_id"]),
+        Secret(str(said.get("client_secret", ""))),
+        oidc_policy.parse(str(said["allow"])),
+        str(said.get("scopes", "")),
+    )

@@ -19,6 +19,7 @@ from flower_agent.gateway import browser_pages, control_methods
 from flower_agent.gateway.control_methods import ControlMethod, Handling
 from flower_agent.gateway.downloads import Downloads
 from flower_agent.gateway.gate import LOG_IN, Gate, Refused, UpstreamRefused, Why
+from flower_agent.gateway.oidc import OidcProvider
 from flower_agent.model.errors import AgentError
 
 BODY_MAX_BYTES = 64 << 20
@@ -155,9 +156,14 @@ class ControlFront:
         return _protobuf(await self._gate.answer(method, caller, body, origin, upstream))
 
 
-def application(gate: Gate, upstream: HttpUpstream | None, downloads: Downloads) -> Starlette:
+def application(
+    gate: Gate,
+    upstream: HttpUpstream | None,
+    downloads: Downloads,
+    provider: OidcProvider | None = None,
+) -> Starlette:
     """Return everything that is answered at the HTTP socket."""
-    pages = browser_pages.BrowserPages(gate)
+    pages = browser_pages.BrowserPages(gate, provider)
     return Starlette(
         routes=[
             Route("/v1/control/{name}", ControlFront(gate, upstream).__call__, methods=["POST"]),

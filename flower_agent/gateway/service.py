@@ -29,6 +29,7 @@ from flower_agent.gateway.gateway_config import (
     GatewayConfig,
     read_config,
 )
+from flower_agent.gateway.oidc import OidcProvider
 from flower_agent.model.errors import AgentError
 
 log = structlog.get_logger()
@@ -82,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(config: GatewayConfig, database: Database, asked: argparse.Namespace) -> None:
     recorder = agent_socket.RecordSender(asked.agent)
     gate = Gate(database, config.url, recorder)
-    first_admin(gate, asked.state)
+    provider = None
+    if config.oidc is None:
+        first_admin(gate, asked.state)
+    else:
+        provider = OidcProvider(config.oidc, config.url)
     speaks_grpc = config.transport is Transport.GRPC
     upstreams: list[grpc_front.GrpcUpstream | http_front.HttpUpstream] = []
     over_http = None
@@ -96,7 +101,7 @@ async def _serve(config: GatewayConfig, database: Database, asked: argparse.Name
     else:
         over_http = http_front.HttpUpstream(config.control, config.ca_pem, config.server_hostname)
         upstreams.append(over_http)
-    app = http_front.application(gate, over_http, Downloads(gate, asked.agent))
+    app = http_front.application(gate, over_http, Downloads(gate, asked.agent), provider)
     web = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -120,6 +125,8 @@ async def _serve(config: GatewayConfig, database: Database, asked: argparse.Name
         task.cancel()
     for upstream in upstreams:
         await upstream.close()
+    if provider is not None:
+        await provider.close()
 
 
 def _listen(path: pathlib.Path) -> socket.socket:

@@ -93,10 +93,11 @@ class Sessions:
         )
         return str(rows[0][0]) if rows else None
 
-    def approve(self, code: str, account: str, role: AccountRole | None) -> bool:
-        """Let the client under a code in as an account; whether it still waited.
+    def approve(self, code: str, caller: Caller) -> bool:
+        """Let the client under a code in as the account of a browser; whether it still waited.
 
-        `role` None asks the local account at every call.
+        The role comes from where the browser's comes from: the local account, asked at each call,
+        or what the provider said.
         """
         now = self._now()
         with self._database.change() as connection:
@@ -107,7 +108,12 @@ class Sessions:
             if row is None:
                 return False
             device, origin = row
-            session = self._new_session(account, role, str(origin), SESSION_S)
+            (role,) = connection.execute(
+                "SELECT role FROM sessions WHERE id = ?", (caller.session,)
+            ).fetchone() or (None,)
+            session = self._new_session(
+                caller.account, role and AccountRole(role), str(origin), SESSION_S
+            )
             connection.execute(
                 "UPDATE grants SET session = ?, ends = ? WHERE device = ?",
                 (session, now + GRANT_S, device),

@@ -489,6 +489,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "a node will never return: flower-agent nodes unregister"
         ),
     ),
+    "oidc.refused": (
+        "A sign-in through the OpenID Connect provider did not succeed.",
+        "Try again. The message has the provider's words; the rest is in the provider's log.",
+    ),
+    "oidc.unusable": (
+        "The OpenID Connect provider does not answer as one, so nobody can sign in through it.",
+        (
+            "Check FLOWER_OIDC_ISSUER with: curl ISSUER/.well-known/openid-configuration. Local "
+            "accounts still work."
+        ),
+    ),
     "onegate.down": (
         "OneGate does not answer. Flower continues; reports wait.",
         "Nothing to do on this VM. Check ONEGATE_ENDPOINT and the OneGate service of the cloud.",

@@ -53,7 +53,7 @@ class UnixConnection(http.client.HTTPConnection):
 class RunningGateway:
     """A gateway before the SuperLink at `control`; an account for each role."""
 
-    def __init__(self, directory, transport, control):
+    def __init__(self, directory, transport, control, *, oidc=None, environment=None):
         self.directory, self.transport = pathlib.Path(directory), transport
         self.state, self.sockets = self.directory / "state", self.directory / "sockets"
         for path in (self.state, self.sockets):
@@ -62,10 +62,12 @@ class RunningGateway:
         said = {
             "version": VERSIONS[transport], "transport": str(transport), "control": str(control),
             "ca": None, "server_hostname": None, "url": URL,
+            "oidc": oidc,
         }  # fmt: skip
         self.config.write_text(json.dumps(said))
         self.agent = self.directory / "agent.sock"
         self.process = None
+        self.environment = {**os.environ, **(environment or {})}
 
     def add_accounts(self):
         with contextlib.closing(Database(self.state / DATABASE_FILE)) as database:
@@ -78,7 +80,7 @@ class RunningGateway:
             "--agent", self.agent, "--state", self.state, "--sockets", self.sockets,
         ]  # fmt: skip
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ})
+            self.process = subprocess.Popen(command, stderr=log, env=self.environment)
         ends = time.monotonic() + START_S
         while time.monotonic() < ends:
             with contextlib.suppress(OSError):
@@ -111,7 +113,9 @@ class RunningGateway:
         with contextlib.closing(UnixConnection(self.sockets / "http.sock")) as connection:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return response.status, dict(response.getheaders()), response.read()
+            # Of several cookies the first is ours; a browser keeps all.
+            seen = dict(reversed(response.getheaders()))
+            return response.status, seen, response.read()
 
     def sign_in(self, name, password=PASSWORD, **more):
         """Return the cookie of a browser that signed in; raises Refusal."""

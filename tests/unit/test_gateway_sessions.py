@@ -37,9 +37,13 @@ def sessions(database, clock):
     return Sessions(database, clock)
 
 
+def browser_of(sessions):
+    return sessions.browser(sessions.open_browser("alice", None, "192.0.2.1"))
+
+
 def logged_in(sessions):
     grant = sessions.ask("192.0.2.1")
-    assert sessions.approve(grant.code, "alice", None)
+    assert sessions.approve(grant.code, browser_of(sessions))
     return sessions.collect(grant.device_code)
 
 
@@ -47,19 +51,19 @@ def test_a_login_waits_until_it_is_approved_and_gives_its_tokens_once(sessions):
     grant = sessions.ask("192.0.2.1")
     assert sessions.waiting(grant.code) == "192.0.2.1"
     assert sessions.collect(grant.device_code) is None
-    assert sessions.approve(grant.code.lower(), "alice", None)
+    assert sessions.approve(grant.code.lower(), browser_of(sessions))
     assert sessions.waiting(grant.code) is None
     pair = sessions.collect(grant.device_code)
     assert sessions.caller(pair.access).account == "alice"
     assert sessions.collect(grant.device_code) is None
-    assert not sessions.approve(grant.code, "alice", None)
+    assert not sessions.approve(grant.code, browser_of(sessions))
 
 
 def test_a_login_that_nobody_approves_ends(sessions, clock):
     grant = sessions.ask("192.0.2.1")
     clock.time += module.GRANT_S + 1
     assert sessions.waiting(grant.code) is None
-    assert not sessions.approve(grant.code, "alice", None)
+    assert not sessions.approve(grant.code, browser_of(sessions))
     assert sessions.collect(grant.device_code) is None
 
 
@@ -143,7 +147,8 @@ def test_tokens_survive_a_restart_and_none_stands_in_the_file(sessions, tmp_path
 
 def test_the_role_of_another_provider_stays_with_the_login(sessions):
     grant = sessions.ask("192.0.2.1")
-    sessions.approve(grant.code, "bob@example.org", AccountRole.VIEWER)
+    cookie = sessions.open_browser("bob@example.org", AccountRole.VIEWER, "192.0.2.1")
+    sessions.approve(grant.code, sessions.browser(cookie))
     pair = sessions.collect(grant.device_code)
     assert sessions.caller(pair.access).role is AccountRole.VIEWER
 

@@ -30,7 +30,7 @@ PURE = {
     "flower": (
         "command_line container_spec control_messages exit_codes frameworks lost_messages wire"
     ),
-    "gateway": "archive control_methods",
+    "gateway": "archive control_methods oidc_policy",
     "host": "gpu network",
     "images": "app_images",
     "model": (
