@@ -37,7 +37,7 @@ PURE = {
         "state status"
     ),
     "onegate": "discovery status_attributes",
-    "proxy": "haproxy_config",
+    "proxy": "gateway_frontend haproxy_config",
     "reconcile": "plan restart_policy",
     "reporting": "node_table status_text",
     "runs": "outcome pyproject rounds submission",
