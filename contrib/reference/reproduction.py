@@ -117,6 +117,11 @@ REPRODUCTION: dict[str, str] = {
         "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot. Wait two "
         "minutes, or run `flower-agent doctor` at once."
     ),
+    "gateway.address": (
+        "With `FLOWER_GATEWAY=YES` set `FLOWER_GATEWAY_ADDRESS=192.0.2.1:9443`, which the VM does "
+        "not have."
+    ),
+    "gateway.down": "With `FLOWER_GATEWAY=YES`: `systemctl stop flower-gateway.service`.",
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
     "gpu.inforom": "A GPU with a damaged infoROM; not tried.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",

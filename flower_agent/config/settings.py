@@ -288,7 +288,7 @@ class Settings:
         "VM. HAProxy serves the gateway at `FLOWER_GATEWAY_ADDRESS`.",
         default="NO", roles=LINK, sample="YES")
     gateway_address: Address | None = setting(
-        "FLOWER_GATEWAY_ADDRESS", types.listen(types.GATEWAY_PORT),
+        "FLOWER_GATEWAY_ADDRESS", types.own_listen(types.GATEWAY_PORT),
         "Where the gateway listens: `address:port`, port 1024 or higher. Without a port: 9443.",
         unset="`FLOWER_ADDRESS`, port 9443", roles=LINK, sample="10.0.0.5:9443")
     gateway_url: str | None = setting(

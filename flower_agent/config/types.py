@@ -228,6 +228,18 @@ def listen(default_port: int | None = None) -> Callable[[str], address.Address]:
     return parse
 
 
+def own_listen(default_port: int) -> Callable[[str], address.Address]:
+    """Return a parser for where to listen that takes no name: nobody looks one up."""
+
+    def parse(text: str) -> address.Address:
+        where = address.parse_address(_zoneless(text), default_port)
+        if not address.is_ip(where.host):
+            raise ValueError("want an IP address of this VM, with or without a port")
+        return where
+
+    return parse
+
+
 def peer(text: str) -> address.Address:
     """Return the address of a peer, with its port."""
     return _dialled(address.parse_address(_zoneless(text)))

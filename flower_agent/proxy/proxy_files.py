@@ -45,6 +45,8 @@ class GatewayShown:
     listen: Address
     chain_pem: str
     key_pem: Secret
+    sockets: str = gateway_frontend.SOCKETS
+    """Directory of the sockets behind it."""
 
 
 class ProxyFiles:
@@ -120,6 +122,7 @@ class ProxyFiles:
             listen=gateway.listen,
             certificate_file=str(self._gateway),
             digest=hashlib.sha256(pem).hexdigest(),
+            sockets=gateway.sockets,
         )
         return gateway_frontend.config(spec, frontend)
 

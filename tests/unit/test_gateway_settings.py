@@ -59,6 +59,11 @@ def test_the_address_may_come_without_a_port(text, address):
     assert parsed.settings.gateway_address == address
 
 
+@pytest.mark.parametrize("text", ["fl.example.org", "fl.example.org:9443", "fe80::1%eth0", "ETH1"])
+def test_the_address_is_no_name_since_nobody_looks_one_up(text):
+    assert codes({**ON, "FLOWER_GATEWAY_ADDRESS": text}) == ["setting.invalid"]
+
+
 @pytest.mark.parametrize(
     ("text", "url"),
     [
