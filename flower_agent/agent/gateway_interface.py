@@ -264,7 +264,7 @@ class _Serving:
         line, end, _ = connection.received.partition(b"\n")
 
         def send(said: dict[str, object], descriptors: Collection[int]) -> None:
-            connection.answer = json.dumps(said).encode() + b"\n"
+            connection.answer = json.dumps(said, ensure_ascii=False).encode() + b"\n"
             # The buffer is empty, so the descriptors go at once and are closed after this.
             try:
                 sent = socket.send_fds(connection.link, [connection.answer], [*descriptors])

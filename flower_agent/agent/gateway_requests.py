@@ -23,7 +23,7 @@ RATE_S = 60.0
 """Most events in so many seconds; the journal is not the gateway's alone."""
 
 _RUN = re.compile(r"[0-9]{1,20}", re.ASCII)
-_EVENT = re.compile(r"gateway\.[a-z][a-z_]{0,39}", re.ASCII)
+_EVENT = re.compile(r"gateway\.[a-z][a-z0-9_-]{0,39}", re.ASCII)
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _TAKEN = {"event", "level", "timestamp", "times", "exc_info", "exception", "stack", "stack_info"}
 """Words of the log itself."""

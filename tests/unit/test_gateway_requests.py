@@ -70,6 +70,7 @@ def test_an_event_has_a_name_and_plain_fields():
     assert found == GatewayEvent(
         "gateway.login", {"account": "ada", "n": 3, "ok": True, "role": None, "s": 0.5}
     )
+    assert recorded(event="gateway.start-run").name == "gateway.start-run"
     assert asked(ask="record", events=[]) == RecordAsked(())
 
 
