@@ -124,6 +124,11 @@ REPRODUCTION: dict[str, str] = {
     "gateway.agent_away": "`systemctl stop flower-agent`, then `curl` an address of `flwr pull`.",
     "gateway.config": "`echo > /run/flower-agent/gateway/gateway.json`",
     "gateway.database": "Fill the file system of `/var/lib/flower-agent`, then run `flwr login`.",
+    "gateway.address": (
+        "With `FLOWER_GATEWAY=YES` set `FLOWER_GATEWAY_ADDRESS=192.0.2.1:9443`, which the VM does "
+        "not have."
+    ),
+    "gateway.down": "With `FLOWER_GATEWAY=YES`: `systemctl stop flower-gateway.service`.",
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
     "gpu.inforom": "A GPU with a damaged infoROM; not tried.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",

@@ -359,6 +359,20 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The gateway's file of accounts and log-ins cannot be used.",
         "Check the disk: df -h /var/lib/flower-agent. Then: systemctl restart flower-gateway",
     ),
+    "gateway.address": (
+        "HAProxy cannot listen where the gateway shall be. The federation works without it.",
+        (
+            "Set FLOWER_GATEWAY_ADDRESS to an address of this VM and a free port from 1024 on. Who "
+            "has the port (as root): ss -tlnp"
+        ),
+    ),
+    "gateway.down": (
+        "The gateway does not answer, so nobody can log in. The federation works without it.",
+        (
+            "systemctl status flower-gateway.path flower-gateway.service flower-proxy.service; "
+            "journalctl -u flower-gateway -n 20; then: systemctl restart flower-gateway"
+        ),
+    ),
     "gpu.cdi_stale": (
         "The CDI specification lists files of another driver version than the installed one.",
         (

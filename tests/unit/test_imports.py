@@ -20,6 +20,7 @@ ALONE = {"launcher"}
 """Programs that run in Flower's containers: nothing of ours is there."""
 
 PURE = {
+    "agent": "gateway_requests",
     "commands": "template_model",
     "config": (
         "app_environment context data_source flower_versions names "
@@ -38,9 +39,10 @@ PURE = {
         "state status"
     ),
     "onegate": "discovery status_attributes",
-    "proxy": "haproxy_config",
+    "proxy": "gateway_frontend haproxy_config",
     "reconcile": "plan restart_policy",
     "reporting": "node_table status_text",
+    "roles": "gateway_places",
     "runs": "outcome pyproject rounds submission",
     "upgrade": "policy",
 }
