@@ -399,7 +399,7 @@ def _accounts_list(options: argparse.Namespace) -> int:
 
 def _accounts_add(options: argparse.Namespace) -> int:
     from flower_agent.commands import accounts
-    from flower_agent.gateway.control_methods import AccountRole
+    from flower_agent.config.account_roles import AccountRole
 
     role = AccountRole(options.role)
     return accounts.add(_paths(options), options.name, role, from_stdin=options.password_stdin)

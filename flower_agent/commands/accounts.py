@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 
 from flower_agent.config import flower_versions
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.gateway.accounts import Account, Accounts, made_password
-from flower_agent.gateway.control_methods import AccountRole
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.gateway_config import (
     CONFIG_FILE,

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
-from flower_agent.config import data_source, flower_versions, names, types
+from flower_agent.config import account_roles, data_source, flower_versions, names, types
+from flower_agent.config.account_roles import AllowRule
 from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
 from flower_agent.model import pem
 from flower_agent.model.address import Address
@@ -306,6 +307,26 @@ class Settings:
         "FLOWER_GATEWAY_KEY", pem.tls_key,
         "The private key of `FLOWER_GATEWAY_CERT`, as PEM or base64 of PEM.",
         unset="the SuperLink's", secret=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
+    oidc_issuer: str | None = setting(
+        "FLOWER_OIDC_ISSUER", types.issuer,
+        "OpenID Connect provider whose people may sign in at the gateway: the issuer, as its "
+        "discovery document has it.",
+        unset="local accounts alone", roles=LINK, sample="https://login.example.org/realms/ml")
+    oidc_client_id: str | None = setting(
+        "FLOWER_OIDC_CLIENT_ID", types.line,
+        "The gateway's client at the provider; public, with PKCE. Its redirect address is the "
+        "gateway's, with `/oidc/callback`.",
+        roles=LINK, sample="federation")
+    oidc_client_secret: Secret | None = setting(
+        "FLOWER_OIDC_CLIENT_SECRET", types.secret_line,
+        "The client's secret, if the provider wants one. Every VM of a service can read the "
+        "context, so a public client is better.",
+        secret=True, roles=LINK, sample="…")
+    oidc_allow: tuple[AllowRule, ...] = setting(
+        "FLOWER_OIDC_ALLOW", account_roles.parse_rules,
+        "Who of the provider has which role: `mail:`, `domain:`, `group:` or `subject:`, then "
+        "`=viewer`, `=submitter` or `=admin`; several with blanks between.",
+        default="", roles=LINK, sample="domain:example.org=viewer group:ml-team=submitter")
     image_prefix: str = setting(
         "FLOWER_IMAGE_PREFIX", types.image_prefix, "Registry and namespace of the images.",
         default="flwr", sample="registry.example.org/mirror/flwr")

@@ -151,6 +151,7 @@ _PROXY = re.compile(
 )
 _LAST_PORT = 65535
 _HTTPS = 443
+_ISSUER = re.compile(r"https://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._~/-]*)?", re.ASCII)
 _ORIGIN = re.compile(
     r"https://(\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(?::([0-9]{1,5}))?/?",
     re.IGNORECASE | re.ASCII,
@@ -325,6 +326,13 @@ def origin(text: str) -> str:
         raise ValueError("want https://HOST or https://HOST:PORT, without a path")
     host = address.canonical_host(address.parse_host(found[1].strip("[]")))
     return https_url(_dialled(address.Address(host, port)))
+
+
+def issuer(text: str) -> str:
+    """Return the issuer of an OpenID Connect provider (OpenID Connect Discovery 1.0, section 3)."""
+    if _ISSUER.fullmatch(text) is None:
+        raise ValueError("want https://HOST[:PORT][/PATH], without query or fragment")
+    return text
 
 
 def https_url(where: address.Address) -> str:

@@ -246,10 +246,26 @@ def _gateway_has_tls(settings: Settings, _: AbstractSet[str]) -> Iterator[Findin
         )
 
 
+def _oidc_is_whole(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
+    wanted = {
+        "FLOWER_OIDC_ISSUER": settings.oidc_issuer,
+        "FLOWER_OIDC_CLIENT_ID": settings.oidc_client_id,
+        "FLOWER_OIDC_ALLOW": settings.oidc_allow,
+    }
+    given = [name for name, value in wanted.items() if value]
+    if given or settings.oidc_client_secret:
+        for name, value in wanted.items():
+            if not value:
+                named = given[0] if given else "FLOWER_OIDC_CLIENT_SECRET"
+                yield Finding("setting.missing", f"{named} is set without {name}")
+
+
 def _gateway_is_on(settings: Settings, given: AbstractSet[str]) -> Iterator[Finding]:
     if settings.gateway or settings.role is not Role.SUPERLINK:
         return
-    for name in sorted(name for name in given if name.startswith("FLOWER_GATEWAY_")):
+    for name in sorted(
+        name for name in given if name.startswith(("FLOWER_GATEWAY_", "FLOWER_OIDC_"))
+    ):
         message = f"{name} is set, but FLOWER_GATEWAY is NO"
         yield warning("setting.no_effect", message, "Set FLOWER_GATEWAY=YES, or remove it.")
 
@@ -304,6 +320,15 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_ENV_<KEY>",), _env_names_are_free),
     (("FLOWER_NO_PROXY", "FLOWER_HTTP_PROXY", "FLOWER_HTTPS_PROXY"), _no_proxy_has_a_proxy),
     (("FLOWER_GATEWAY_CERT", "FLOWER_GATEWAY_KEY"), _gateway_pair_is_whole),
+    (
+        (
+            "FLOWER_OIDC_ISSUER",
+            "FLOWER_OIDC_CLIENT_ID",
+            "FLOWER_OIDC_CLIENT_SECRET",
+            "FLOWER_OIDC_ALLOW",
+        ),
+        _oidc_is_whole,
+    ),
     (("FLOWER_GATEWAY", "TLS_ENABLED", "FLOWER_GATEWAY_CERT"), _gateway_has_tls),
     (("FLOWER_GATEWAY", "FLOWER_ROLE"), _gateway_is_on),
 )

@@ -12,7 +12,7 @@ import time
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from flower_agent.gateway.control_methods import AccountRole
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.gateway.database import Database
 from flower_agent.model.errors import AgentError
 

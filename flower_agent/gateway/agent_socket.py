@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from flower_agent.gateway.archive import OutputFile
+from flower_agent.gateway.archive import ArchivedFile
 from flower_agent.gateway.gate import GateEvent
 from flower_agent.model.errors import AgentError
 
@@ -79,12 +79,12 @@ def close(descriptors: Iterable[int]) -> None:
             os.close(descriptor)
 
 
-def outputs(path: pathlib.Path, run_id: str) -> list[OutputFile]:
+def outputs(path: pathlib.Path, run_id: str) -> list[ArchivedFile]:
     """Return a run's outputs with open descriptors; raises AgentError."""
     answer, descriptors = ask(path, {"ask": "outputs", "run": run_id})
     try:
         listed = [
-            OutputFile(str(file["name"]), int(file["size"]), int(file["mtime"]), descriptor)
+            ArchivedFile(str(file["name"]), int(file["size"]), int(file["mtime"]), descriptor)
             for file, descriptor in zip(answer["files"], descriptors, strict=True)
         ]
     except (KeyError, TypeError, ValueError) as error:

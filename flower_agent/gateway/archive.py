@@ -15,7 +15,7 @@ _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{0,19})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class OutputFile:
+class ArchivedFile:
     """One file of a run: an open descriptor and what was said of it."""
 
     name: str
@@ -38,7 +38,7 @@ class Piece:
     offset: int = 0
 
 
-def pieces(folder: str, files: Iterable[OutputFile]) -> Iterator[Piece]:
+def pieces(folder: str, files: Iterable[ArchivedFile]) -> Iterator[Piece]:
     """Yield the whole archive, with every file below one folder."""
     for file in files:
         header = tarfile.TarInfo(f"{folder}/{file.name}")
@@ -73,7 +73,7 @@ def cut(archive: Iterable[Piece], first: int, after: int) -> Iterator[Piece]:
             )
 
 
-def etag(folder: str, files: Iterable[OutputFile]) -> str:
+def etag(folder: str, files: Iterable[ArchivedFile]) -> str:
     """Return what changes when any byte of the archive may have changed."""
     said = [folder, *(f"{file.name}\0{file.size}\0{file.mtime}" for file in files)]
     return (

@@ -8,27 +8,10 @@ import dataclasses
 import enum
 import re
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.flower import wire
 
 SERVICE = "flwr.proto.Control"
-
-
-class AccountRole(enum.StrEnum):
-    """What an account may do; each role may also do what those before it may."""
-
-    VIEWER = "viewer"
-    """Lists and reads."""
-
-    SUBMITTER = "submitter"
-    """Runs, stops its own runs, and pulls their outputs."""
-
-    ADMIN = "admin"
-    """Everything that is offered, and with every run."""
-
-    def may(self, wanted: "AccountRole") -> bool:
-        """Return whether it includes another role."""
-        order = list(AccountRole)
-        return order.index(self) >= order.index(wanted)
 
 
 class Handling(enum.Enum):

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from flower_agent.gateway import agent_socket, archive
-from flower_agent.gateway.archive import OutputFile, Piece
+from flower_agent.gateway.archive import ArchivedFile, Piece
 from flower_agent.gateway.gate import Gate
 from flower_agent.model.errors import AgentError
 
@@ -50,7 +50,7 @@ class Downloads:
         self._gate.note("gateway.download", who, origin, run_id=found.run_id)
         return self._archive(request, f"run-{found.run_id}", files)
 
-    def _archive(self, request: Request, folder: str, files: list[OutputFile]) -> Response:
+    def _archive(self, request: Request, folder: str, files: list[ArchivedFile]) -> Response:
         whole = list(archive.pieces(folder, files))
         size, tag = archive.length(whole), archive.etag(folder, files)
         headers = {
@@ -79,7 +79,7 @@ class Downloads:
             media_type="application/x-tar",
         )
 
-    async def _bytes(self, parts: list[Piece], files: list[OutputFile]) -> AsyncIterator[bytes]:
+    async def _bytes(self, parts: list[Piece], files: list[ArchivedFile]) -> AsyncIterator[bytes]:
         try:
             for piece in parts:
                 if piece.descriptor < 0:
@@ -96,6 +96,6 @@ class Downloads:
         finally:
             self._done(files)
 
-    def _done(self, files: list[OutputFile]) -> None:
+    def _done(self, files: list[ArchivedFile]) -> None:
         self._free += 1
         agent_socket.close(file.descriptor for file in files)

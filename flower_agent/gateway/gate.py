@@ -12,9 +12,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.flower import control_messages, wire
 from flower_agent.gateway import accounts, control_methods, limits
-from flower_agent.gateway.control_methods import AccountRole, Caller, ControlMethod, Handling
+from flower_agent.gateway.control_methods import Caller, ControlMethod, Handling
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.run_owners import RunOwners, StartedRun
 from flower_agent.gateway.sessions import GRANT_S, POLL_S, Sessions, TokenPair

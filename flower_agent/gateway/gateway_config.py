@@ -4,9 +4,9 @@ import dataclasses
 import json
 import pathlib
 
+from flower_agent.config import account_roles
+from flower_agent.config.account_roles import AllowRule
 from flower_agent.config.flower_versions import Transport
-from flower_agent.gateway import oidc_policy
-from flower_agent.gateway.oidc_policy import AllowRule
 from flower_agent.model.errors import AgentError
 from flower_agent.model.secret import Secret
 
@@ -72,6 +72,6 @@ def _oidc(said: dict[str, str]) -> OidcConfig:
         str(said["issuer"]),
         str(said["client_id"]),
         Secret(str(said.get("client_secret", ""))),
-        oidc_policy.parse(str(said["allow"])),
+        account_roles.parse_rules(str(said["allow"])),
         str(said.get("scopes", "")),
     )

@@ -1,34 +1,11 @@
-"""Which role somebody of an OpenID Connect provider has: ``FLOWER_OIDC_ALLOW``. Pure.
-
-A rule is ``KIND:VALUE=ROLE``, as in ``domain:example.org=viewer``, ``mail:ann@example.org=admin``,
-``group:ml-team=submitter`` or ``subject:1f3e=admin``. Of several that fit, the highest role counts.
-"""
+"""Who somebody is by an OpenID Connect provider, and which role that gives. Pure."""
 
 import dataclasses
-import enum
 from collections.abc import Iterable, Mapping
 
-from flower_agent.gateway.control_methods import AccountRole
+from flower_agent.config.account_roles import AccountRole, AllowRule, RuleKind
 
 NAME_MAX = 128
-
-
-class RuleKind(enum.StrEnum):
-    """What a rule looks at."""
-
-    SUBJECT = "subject"
-    MAIL = "mail"
-    DOMAIN = "domain"
-    GROUP = "group"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AllowRule:
-    """Who gets a role."""
-
-    kind: RuleKind
-    value: str
-    role: AccountRole
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,25 +22,6 @@ class Identity:
     def account(self) -> str:
         """How they are called here: by mail where it is known."""
         return (self.mail or self.subject)[:NAME_MAX]
-
-
-def parse(text: str) -> tuple[AllowRule, ...]:
-    """Return the rules of a text, separated by blanks or commas; raises ValueError."""
-    return tuple(map(_rule, text.replace(",", " ").split()))
-
-
-def _rule(word: str) -> AllowRule:
-    who, equals, role = word.rpartition("=")
-    kind, colon, value = who.partition(":")
-    if not equals or not colon or not value or kind not in set(RuleKind):
-        raise ValueError(
-            f"{word!r} is no rule: want subject:, mail:, domain: or group:, then =ROLE, as in "
-            "domain:example.org=viewer"
-        )
-    if role not in set(AccountRole):
-        raise ValueError(f"{role!r} is no role: want {', '.join(AccountRole)}")
-    caseless = kind in {RuleKind.MAIL, RuleKind.DOMAIN}
-    return AllowRule(RuleKind(kind), value.lower() if caseless else value, AccountRole(role))
 
 
 def identity(claims: Mapping[str, object], about: Mapping[str, object]) -> Identity:

@@ -17,9 +17,9 @@ import structlog
 import uvicorn
 
 from flower_agent import log as logging
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.config.flower_versions import Transport
 from flower_agent.gateway import accounts, agent_socket, grpc_front, http_front
-from flower_agent.gateway.control_methods import AccountRole
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.downloads import Downloads
 from flower_agent.gateway.gate import Gate

@@ -12,7 +12,8 @@ import secrets
 import time
 from collections.abc import Callable
 
-from flower_agent.gateway.control_methods import AccountRole, Caller
+from flower_agent.config.account_roles import AccountRole
+from flower_agent.gateway.control_methods import Caller
 from flower_agent.gateway.database import Database, digest
 
 ACCESS_S = 900.0

@@ -43,7 +43,7 @@ def document(
 
     The fingerprint makes another CA another document, so that the gateway reads it anew.
     """
-    content = {
+    content: dict[str, object] = {
         "version": ".".join(map(str, settings.version.release)),
         "transport": str(flower_versions.band(settings.version).control),
         "control": str(places.control.dial),
@@ -52,4 +52,12 @@ def document(
         "server_hostname": server_hostname if ca_file else None,
         "url": url,
     }
+    if settings.oidc_issuer is not None:
+        secret = settings.oidc_client_secret
+        content["oidc"] = {
+            "issuer": settings.oidc_issuer,
+            "client_id": settings.oidc_client_id,
+            "client_secret": secret.reveal() if secret else "",
+            "allow": " ".join(map(str, settings.oidc_allow)),
+        }
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"

@@ -15,10 +15,11 @@ import urllib.parse
 
 import grpc
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.config.flower_versions import Transport
 from flower_agent.flower import wire
 from flower_agent.gateway.accounts import Accounts
-from flower_agent.gateway.control_methods import METHODS, AccountRole
+from flower_agent.gateway.control_methods import METHODS
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.gateway_config import DATABASE_FILE
 

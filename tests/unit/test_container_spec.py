@@ -532,6 +532,11 @@ def changes(before, after):
 PROXY = "http://proxy.example.org:3128"
 
 # Variable, VM, its new value there, the containers that it reaches.
+OIDC = {
+    "FLOWER_OIDC_ISSUER": "https://login.example.org",
+    "FLOWER_OIDC_CLIENT_ID": "federation",
+    "FLOWER_OIDC_ALLOW": "domain:example.org=viewer",
+}
 REACHES = [
     ("FLOWER_ROLE", LINK, "client", "-superlink +supernode superexec"),
     ("FLOWER_VERSION", LINK, "1.26.0", "superlink superexec"),
@@ -607,6 +612,10 @@ REACHES = [
     ("FLOWER_GATEWAY_URL", {**LINK, "FLOWER_GATEWAY": "YES"}, "https://fl.example.org", ""),
     ("FLOWER_GATEWAY_CERT", {**LINK, "FLOWER_GATEWAY_KEY": OTHER_KEY}, OTHER_CA, ""),
     ("FLOWER_GATEWAY_KEY", {**LINK, "FLOWER_GATEWAY_CERT": OTHER_CA}, OTHER_KEY, ""),
+    ("FLOWER_OIDC_ISSUER", {**LINK, **OIDC}, "https://login.example.net", ""),
+    ("FLOWER_OIDC_CLIENT_ID", {**LINK, **OIDC}, "another", ""),
+    ("FLOWER_OIDC_CLIENT_SECRET", {**LINK, **OIDC}, "hush", ""),
+    ("FLOWER_OIDC_ALLOW", {**LINK, **OIDC}, "group:ml-team=admin", ""),
     ("FLOWER_IMAGE_PREFIX", LINK, "mirror/flwr", "superlink superexec"),
     ("FLOWER_IMAGE_PREFIX", {**LINK, "ML_FRAMEWORK": "sklearn"}, "mirror/flwr", "superlink"),
     ("FLOWER_REGISTRY_USER", {**LINK, "FLOWER_REGISTRY_PASSWORD": "x"}, "puller", ""),
@@ -637,6 +646,7 @@ REACHES = [
     ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
 ]
 BEFORE = {
+    **OIDC,
     "FLOWER_REGISTRY_USER": "first",
     "FLOWER_REGISTRY_PASSWORD": "first",
     "FLOWER_GATEWAY_CERT": GIVEN["TLS_CERT"],

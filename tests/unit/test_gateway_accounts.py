@@ -4,11 +4,12 @@ import stat
 
 import pytest
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.flower import wire
 from flower_agent.gateway import accounts as module
 from flower_agent.gateway import control_methods, limits
 from flower_agent.gateway.accounts import Accounts
-from flower_agent.gateway.control_methods import AccountRole, Caller
+from flower_agent.gateway.control_methods import Caller
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.run_owners import INTENT_S, RunOwners, StartedRun
 from flower_agent.model.errors import AgentError

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from flower_agent.gateway import archive
-from flower_agent.gateway.archive import OutputFile
+from flower_agent.gateway.archive import ArchivedFile
 
 CONTENT = {
     "model.npz": b"m" * 1500,
@@ -25,7 +25,7 @@ def files(tmp_path):
         path = tmp_path / str(number)
         path.write_bytes(data)
         descriptor = os.open(path, os.O_RDONLY)
-        opened.append(OutputFile(name, len(data), 1_700_000_000, descriptor))
+        opened.append(ArchivedFile(name, len(data), 1_700_000_000, descriptor))
     yield opened
     for file in opened:
         os.close(file.descriptor)

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.flower import wire
 from flower_agent.gateway import gate as module
 from flower_agent.gateway import limits
-from flower_agent.gateway.control_methods import BY_NAME, AccountRole
+from flower_agent.gateway.control_methods import BY_NAME
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.gate import Gate, Refused, UpstreamRefused, Why
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from flower_agent.config.account_roles import AccountRole
 from flower_agent.gateway import sessions as module
 from flower_agent.gateway.accounts import Accounts
-from flower_agent.gateway.control_methods import AccountRole
 from flower_agent.gateway.database import Database
 from flower_agent.gateway.sessions import Sessions
 

@@ -154,3 +154,35 @@ def test_the_key_is_in_no_finding():
     found = parsing.parse({**ON, **CERT, "FLOWER_GATEWAY_KEY": "hunter2"}, {}).findings
     assert [finding.code for finding in found] == ["setting.invalid"]
     assert "hunter2" not in repr(found)
+
+
+OIDC = {
+    "FLOWER_OIDC_ISSUER": "https://login.example.org/realms/ml",
+    "FLOWER_OIDC_CLIENT_ID": "federation",
+    "FLOWER_OIDC_ALLOW": "domain:example.org=viewer",
+}
+
+
+def test_a_provider_is_named_by_three_variables_and_a_secret():
+    assert codes({**ON, **OIDC}) == []
+    assert codes({**ON, **OIDC, "FLOWER_OIDC_CLIENT_SECRET": "hush"}) == []
+
+
+@pytest.mark.parametrize("left_out", OIDC)
+def test_a_provider_that_lacks_one_is_refused_and_the_missing_named(left_out):
+    given = {name: value for name, value in OIDC.items() if name != left_out}
+    (finding,) = parsing.parse({**ON, **given}, {}).findings
+    assert finding.code == "setting.missing"
+    assert finding.message.endswith(f"without {left_out}")
+
+
+@pytest.mark.parametrize(
+    "text", ["http://login.example.org", "login.example.org", "https://a.org?x=1", "https://a b"]
+)
+def test_an_issuer_is_a_plain_https_address(text):
+    assert codes({**ON, **OIDC, "FLOWER_OIDC_ISSUER": text}) == ["setting.invalid"]
+
+
+def test_a_provider_without_a_gateway_has_no_effect():
+    context = {**SERVER, **OIDC}
+    assert set(codes(context)) == {"setting.no_effect"}

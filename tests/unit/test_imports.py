@@ -23,7 +23,7 @@ PURE = {
     "agent": "gateway_requests",
     "commands": "template_model",
     "config": (
-        "app_environment context data_source flower_versions names "
+        "account_roles app_environment context data_source flower_versions names "
         "parsing settings types validation"
     ),
     "docker": "containers data_mounts image_references",
