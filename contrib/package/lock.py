@@ -3,9 +3,11 @@
 
 `contrib/package/lock.py` asks pip for each interpreter and architecture of `targets.py`. All of
 them must get the same versions, so that one list serves every package. The gateway's list has what
-its extra needs beyond the first one, and asks for the same versions of what both need.
+its extra needs beyond the first one, and asks for the same versions of what both need. With
+`--gateway` the first list stays as it is.
 """
 
+import argparse
 import hashlib
 import pathlib
 import re
@@ -19,19 +21,25 @@ HEAD = """\
 # Written by contrib/package/lock.py: what the packages carry in /usr/lib/flower-agent.
 """
 
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
+
 Locked = dict[str, tuple[str, frozenset[str]]]
 """Version and hashes by name."""
 
 
 def main() -> None:
     """Resolve, and write both files anew."""
+    parser = argparse.ArgumentParser(prog="contrib/package/lock.py", description=__doc__)
+    parser.add_argument("--gateway", action="store_true", help="write gateway-lock.txt alone")
+    alone = parser.parse_args().gateway
     text = (libraries.HERE.parents[1] / "pyproject.toml").read_text("utf-8")
     project = tomllib.loads(text)["project"]
-    agent = resolve(tuple(project["dependencies"]))
-    pinned = tuple(f"{name}=={version}" for name, (version, _) in agent.items())
-    both = resolve((*project["optional-dependencies"]["gateway"], *pinned))
-    write(libraries.LOCK, agent)
-    write(libraries.GATEWAY_LOCK, {name: both[name] for name in both.keys() - agent.keys()})
+    if not alone:
+        write(libraries.LOCK, resolve(tuple(project["dependencies"])))
+    pinned = dict(PIN.findall(libraries.LOCK.read_text("utf-8")))
+    exact = tuple(f"{name}=={version}" for name, version in pinned.items())
+    both = resolve((*project["optional-dependencies"]["gateway"], *exact))
+    write(libraries.GATEWAY_LOCK, {name: both[name] for name in both.keys() - pinned.keys()})
 
 
 def resolve(wanted: tuple[str, ...]) -> Locked:

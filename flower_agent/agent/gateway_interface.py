@@ -105,10 +105,11 @@ class GatewayInterface:
         self._serving.begin()
 
     def stop(self) -> None:
-        """End, if it serves."""
+        """End, if it serves; a socket that a killed agent left goes, too."""
         if self._serving is not None:
             self._serving.end()
             self._serving = None
+        if self._place.exists():
             with files.writing(self._place):
                 self._place.unlink(missing_ok=True)
 

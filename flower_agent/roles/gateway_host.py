@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import grp
+import pathlib
 import socket
 from typing import Protocol
 
@@ -78,8 +79,7 @@ class GatewayHost:
         self._proxy = proxy
         self._socket = agent_socket
         self._scale = scale
-        self._json = paths.gateway / "gateway.json"
-        self._ca = paths.gateway / "ca.crt"
+        self._json, self._ca = _files(paths)
         self._look: Background[GatewayQuestion, None] = Background(
             threads, "gateway-look", after_failure(LOOK_S * scale), good_for_s=LOOK_S * scale
         )
@@ -89,10 +89,7 @@ class GatewayHost:
         """Remove what the gateway reads, which ends it; do nothing where there is none."""
         self._silent_since = None
         self._socket.stop()
-        if self._json.exists() or self._ca.exists():
-            with files.writing(self._paths.gateway):
-                self._json.unlink(missing_ok=True)
-                self._ca.unlink(missing_ok=True)
+        clear(self._paths)
 
     def names(self, settings: Settings, fleet_host: str, named: str) -> tuple[str, ...]:
         """Return what the SuperLink's own certificate names for people, too."""
@@ -233,6 +230,18 @@ class GatewayHost:
             if finding.severity is Severity.ERROR:
                 raise errors.of(finding)
         return pair, found
+
+
+def clear(paths: Paths) -> None:
+    """Remove what the gateway reads, the watched file first; do nothing where there is none."""
+    present = [path for path in _files(paths) if path.exists()]
+    with files.writing(paths.gateway):
+        for path in present:
+            path.unlink(missing_ok=True)
+
+
+def _files(paths: Paths) -> tuple[pathlib.Path, pathlib.Path]:
+    return paths.gateway / "gateway.json", paths.gateway / "ca.crt"
 
 
 def _taken(listen: Address) -> str:

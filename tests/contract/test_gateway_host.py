@@ -337,12 +337,22 @@ def test_a_certificate_of_its_own_is_shown_instead_of_the_superlinks(vm):
     assert stat.S_IMODE((vm.paths.proxy / "gateway.pem").stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize(("days", "code"), [(360, "tls.expires_soon"), (400, "tls.expired")])
+def test_a_certificate_that_ends_is_a_warning_and_served_all_the_same(vm, days, code):
+    then = NOW - datetime.timedelta(days=days)
+    pair = own_ca.make_leaf(own_ca.make_ca(then), {HOST}, then)
+    cycle = vm.turn(**given(pair))
+    assert [finding.code for finding in cycle.report.warnings] == [code]
+    assert (vm.paths.proxy / "gateway.pem").exists()
+
+
 def test_a_pair_that_does_not_fit_is_an_error_before_anything_starts(vm):
     ca = own_ca.make_ca(NOW)
     one, other = (own_ca.make_leaf(ca, {HOST}, NOW) for _ in range(2))
     mixed = given(one) | {"FLOWER_GATEWAY_KEY": other.key.reveal()}
-    with pytest.raises(AgentError, match=r"tls\.key_mismatch"):
+    with pytest.raises(AgentError) as refused:
         vm.host.require(vm.cycle(**mixed), HOST, HOST)
+    assert refused.value.finding.code == "tls.key_mismatch"
     vm.host.require(vm.cycle(**given(one)), HOST, HOST)
     vm.host.require(vm.cycle(**mixed, FLOWER_GATEWAY="NO"), HOST, HOST)
 

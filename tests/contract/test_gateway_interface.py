@@ -301,6 +301,19 @@ def test_it_begins_once_ends_and_begins_again(interface, place):
     assert "files" in ask(place, {"ask": "outputs", "run": "1"})[0]
 
 
+def test_a_socket_that_a_killed_agent_left_is_taken_over_or_goes(place, tmp_path):
+    for wanted in (True, False):
+        place.parent.mkdir(exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(place))
+        made = GatewayInterface(place, tmp_path, timeout_s=QUICK_S)
+        if wanted:
+            made.serve()
+            assert "files" in ask(place, {"ask": "outputs", "run": "1"})[0]
+        made.stop()
+        assert not place.exists()
+
+
 def test_a_socket_that_somebody_removed_comes_back(interface, place):
     place.unlink()
     interface.serve()
