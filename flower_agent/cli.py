@@ -211,7 +211,7 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
 
 def _add_accounts(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(json=False)
-    kinds = parser.add_subparsers(metavar="list|add|passwd|disable|remove|snippet")
+    kinds = parser.add_subparsers(metavar="list|add|passwd|disable|logout|remove|snippet")
     made = kinds.add_parser("list", help="list the local accounts")
     made.add_argument("--json", action="store_true", help="as JSON")
     add = kinds.add_parser("add", help="add an account")
@@ -226,7 +226,9 @@ def _add_accounts(parser: argparse.ArgumentParser) -> None:
     disable.set_defaults(run=_accounts_disable)
     remove = kinds.add_parser("remove", help="remove an account")
     remove.set_defaults(run=_accounts_remove)
-    for made in (add, passwd, disable, remove):
+    logout = kinds.add_parser("logout", help="end all log-ins of an account")
+    logout.set_defaults(run=_accounts_logout)
+    for made in (add, passwd, disable, logout, remove):
         made.add_argument("name", metavar="NAME", help="the account's name")
     for made in (add, passwd):
         made.add_argument(
@@ -415,6 +417,12 @@ def _accounts_disable(options: argparse.Namespace) -> int:
     from flower_agent.commands import accounts
 
     return accounts.disable(_paths(options), options.name)
+
+
+def _accounts_logout(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.log_out(_paths(options), options.name)
 
 
 def _accounts_remove(options: argparse.Namespace) -> int:

@@ -76,6 +76,14 @@ def disable(paths: Paths, name: str) -> int:
     return 0
 
 
+def log_out(paths: Paths, name: str) -> int:
+    """End every log-in of an account, local or a provider's."""
+    with _opened(paths) as accounts:
+        ended = accounts.log_out(name)
+    print(f"{ended} log-ins and browser sessions of {name} have ended")
+    return 0
+
+
 def remove(paths: Paths, name: str) -> int:
     """Remove an account."""
     with _opened(paths) as accounts:

@@ -102,6 +102,11 @@ class Accounts:
                     (name,),
                 )
 
+    def log_out(self, name: str) -> int:
+        """End the log-ins of an account, local or a provider's; return how many there were."""
+        with self._database.change() as connection:
+            return connection.execute("DELETE FROM sessions WHERE account = ?", (name,)).rowcount
+
     def _change(self, name: str, assignment: str, value: object) -> None:
         with self._database.change() as connection:
             done = connection.execute(

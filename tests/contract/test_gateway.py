@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import threading
@@ -384,3 +386,15 @@ def test_the_log_has_no_secret(gateway, tokens):
         for secret in pair:
             assert secret not in said
     assert PASSWORD not in said
+
+
+@pytest.mark.long
+def test_its_memory_stays_small_under_ten_thousand_wrong_passwords(gateway):
+    def resident_mib():
+        status = pathlib.Path(f"/proc/{gateway.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+    for number in range(10_000):
+        _sign_in_status(gateway, f"guess {number:0>10}", f"198.18.{number % 200}.1")
+    assert resident_mib() < 100
+    gateway.sign_in("viewer")

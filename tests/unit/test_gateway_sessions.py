@@ -133,6 +133,14 @@ def test_tokens_end_with_their_account(sessions, database, change):
     assert sessions.download(download) is None
 
 
+def test_a_log_out_ends_every_login_of_an_account_of_a_provider_too(sessions, database):
+    cookies = [sessions.open_browser("bob@example.org", AccountRole.VIEWER, "x") for _ in range(2)]
+    kept = logged_in(sessions)
+    assert Accounts(database).log_out("bob@example.org") == 2
+    assert [sessions.browser(cookie) for cookie in cookies] == [None, None]
+    assert sessions.caller(kept.access)
+
+
 def test_tokens_survive_a_restart_and_none_stands_in_the_file(sessions, tmp_path, clock):
     pair = logged_in(sessions)
     grant = sessions.ask("192.0.2.9")
