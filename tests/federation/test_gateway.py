@@ -45,10 +45,16 @@ def federation(request, images, tmp_path_factory):
 
 
 def address_of(federation):
-    """Return where people log in, as the status has it."""
-    facts = federation.status(federation.superlink)["facts"]
-    (said,) = (fact["detail"] for fact in facts if fact["name"] == "gateway")
-    return said.removeprefix("people log in at ")
+    """Return where people log in, as the status has it once the gateway answers."""
+    link, words = federation.superlink, "people log in at "
+
+    def told():
+        facts = federation.status(link)["facts"]
+        said = [fact["detail"] for fact in facts if fact["name"] == "gateway"]
+        return said[0].removeprefix(words) if said and said[0].startswith(words) else None
+
+    wait_for(told, "the gateway's address", 120)
+    return told()
 
 
 class Person:
@@ -120,18 +126,23 @@ class Person:
         ) as client:  # fmt: skip
             reader = threading.Thread(target=lambda: said.extend(client.stdout))
             reader.start()
-
-            def address():
-                text = "".join("".join(said).split())
-                return re.search(
-                    rf"{re.escape(self.url)}/login\?code=([A-Z]{{4}}-[A-Z]{{4}})", text
-                )
-
-            wait_for(address, "the address of the log-in", LOGIN_S)
-            self._approve(address()[1])
-            client.wait(LOGIN_S)
+            try:
+                self._approve(self._code(said))
+                client.wait(LOGIN_S)
+            finally:
+                client.kill()
             reader.join()
         assert "Login successful" in "".join(said), said
+
+    def _code(self, said):
+        """Return the code in what a client has printed, once it is there."""
+
+        def address():
+            text = "".join("".join(said).split())
+            return re.search(rf"{re.escape(self.url)}/login\?code=([A-Z]{{4}}-[A-Z]{{4}})", text)
+
+        wait_for(address, "the address of the log-in", LOGIN_S)
+        return address()[1]
 
     def _approve(self, code):
         form = {"name": self.name, "password": PASSWORD, "code": code}
