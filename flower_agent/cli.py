@@ -96,6 +96,8 @@ def _add_commands(commands: Any) -> None:
     )
     _add_tls(command("tls", _tls_show, "manage certificates: show, renew, trust"))
     _add_nodes(command("nodes", _nodes_list, "manage the SuperNodes of this SuperLink"))
+    _add_accounts(command("accounts", _accounts_list, "manage the people who use this federation"))
+    command("open", _open, "show the address of this federation's gateway")
     _add_bake(command("bake", _bake, "for image builders: pull or build images, pin their digests"))
     _add_submit(command("submit", _submit, "submit a Flower app to this SuperLink and follow it"))
     _add_runs(command("runs", _runs, "manage runs: list, show, log, fetch, report, delete"))
@@ -231,6 +233,38 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
     made = kinds.add_parser("unregister", help="remove a SuperNode; its key can never return")
     made.add_argument("node", type=_id, help="the node's id, as `list` shows it")
     made.set_defaults(run=_nodes_unregister)
+    for kind in kinds.choices.values():
+        _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_accounts(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(json=False)
+    kinds = parser.add_subparsers(metavar="list|add|passwd|disable|logout|remove|snippet")
+    made = kinds.add_parser("list", help="list the local accounts")
+    made.add_argument("--json", action="store_true", help="as JSON")
+    add = kinds.add_parser("add", help="add an account")
+    add.add_argument(
+        "--role", required=True, choices=["viewer", "submitter", "admin"],
+        help="viewer reads; submitter also runs apps and pulls their outputs; admin does all",
+    )  # fmt: skip
+    add.set_defaults(run=_accounts_add)
+    passwd = kinds.add_parser("passwd", help="set a new password, which also enables an account")
+    passwd.set_defaults(run=_accounts_passwd)
+    disable = kinds.add_parser("disable", help="let an account in no more")
+    disable.set_defaults(run=_accounts_disable)
+    remove = kinds.add_parser("remove", help="remove an account")
+    remove.set_defaults(run=_accounts_remove)
+    logout = kinds.add_parser("logout", help="end all log-ins of an account")
+    logout.set_defaults(run=_accounts_logout)
+    for made in (add, passwd, disable, logout, remove):
+        made.add_argument("name", metavar="NAME", help="the account's name")
+    for made in (add, passwd):
+        made.add_argument(
+            "--password-stdin", action="store_true",
+            help="read the password from standard input (default: ask, or make one)",
+        )  # fmt: skip
+    made = kinds.add_parser("snippet", help="print what a data scientist's machine needs")
+    made.set_defaults(run=_accounts_snippet)
     for kind in kinds.choices.values():
         _common(kind, argparse.SUPPRESS, argparse.SUPPRESS)
 
@@ -385,6 +419,56 @@ def _tls_trust(options: argparse.Namespace) -> int:
     from flower_agent.commands import tls
 
     return tls.trust(_paths(options), options.fingerprint)
+
+
+def _accounts_list(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.show(_paths(options), as_json=options.json)
+
+
+def _accounts_add(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+    from flower_agent.config.account_roles import AccountRole
+
+    role = AccountRole(options.role)
+    return accounts.add(_paths(options), options.name, role, from_stdin=options.password_stdin)
+
+
+def _accounts_passwd(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.set_password(_paths(options), options.name, from_stdin=options.password_stdin)
+
+
+def _accounts_disable(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.disable(_paths(options), options.name)
+
+
+def _accounts_logout(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.log_out(_paths(options), options.name)
+
+
+def _accounts_remove(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.remove(_paths(options), options.name)
+
+
+def _accounts_snippet(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.snippet(_paths(options))
+
+
+def _open(options: argparse.Namespace) -> int:
+    from flower_agent.commands import accounts
+
+    return accounts.open_page(_paths(options))
 
 
 def _nodes_list(options: argparse.Namespace) -> int:

@@ -126,6 +126,16 @@ class Paths:
         return self.runtime / "proxy"
 
     @property
+    def gateway(self) -> pathlib.Path:
+        """What the gateway reads, and the socket where it asks (0750, its group)."""
+        return self.runtime / "gateway"
+
+    @property
+    def gateway_sockets(self) -> pathlib.Path:
+        """Where the gateway listens for HAProxy; made by its unit."""
+        return self.root / "run/flower-gateway"
+
+    @property
     def status(self) -> pathlib.Path:
         """The status file: 0644, atomic, no secrets."""
         return self.runtime / "status.json"

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,18 +43,14 @@ def build(
 ) -> pathlib.Path:
     """Build one package into `out` and return its path."""
     source = source or find_source()
-    wheels = CACHE / "wheels"
-    fetched = wheels / f"{target.python}-{ARCHITECTURES[architecture]}"
-    stamp = fetched / "lock.txt"
-    if not stamp.exists() or stamp.read_bytes() != libraries.LOCK.read_bytes():
-        fetched = libraries.fetch(
-            wheels, target.python, ARCHITECTURES[architecture], libraries.locked()
-        )
-        shutil.copyfile(libraries.LOCK, stamp)
+    interpreter = target.python, ARCHITECTURES[architecture]
+    fetched = libraries.kept(CACHE / "wheels", *interpreter, libraries.LOCK)
+    more = libraries.kept(CACHE / "gateway-wheels", *interpreter, libraries.GATEWAY_LOCK)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="flower-agent-package-") as name:
         work = pathlib.Path(name)
         libraries.unpack(fetched, work / "libraries")
+        libraries.unpack(more, work / "gateway-lib")
         described = payload.describe(target, architecture, work / "libraries", work, source)
         description = work / "nfpm.json"
         description.write_text(json.dumps(described, indent=1), "utf-8")

@@ -13,6 +13,9 @@ import zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 LOCK = HERE / "lock.txt"
+GATEWAY_LOCK = HERE / "gateway-lock.txt"
+"""What the gateway needs beyond `LOCK`; in a directory that only its launcher imports from."""
+
 TOOLS = HERE / "tools.txt"
 GLIBC = ("2_34", "2_28", "2_17")
 """Versions of glibc whose wheels may be taken; EL 9, the oldest target, has 2.34."""
@@ -42,6 +45,16 @@ def fetch(
 def locked(lock: pathlib.Path = LOCK) -> tuple[str, ...]:
     """Return pip's words for exactly what `lock` names, with its hashes."""
     return "--require-hashes", "--no-deps", f"--requirement={lock}"
+
+
+def kept(cache: pathlib.Path, python: str, machine: str, lock: pathlib.Path) -> pathlib.Path:
+    """Return the wheels that `lock` names from `cache`, fetched where they are not those."""
+    fetched = cache / f"{python}-{machine}"
+    stamp = fetched / "lock.txt"
+    if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
+        fetch(cache, python, machine, locked(lock))
+        shutil.copyfile(lock, stamp)
+    return fetched
 
 
 def unpack(wheels: pathlib.Path, target: pathlib.Path) -> None:

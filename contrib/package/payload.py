@@ -24,6 +24,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAME = "flower-agent"
 LIBRARY = "/usr/lib/flower-agent"
+GATEWAY = "gateway-lib"
+"""Libraries that only the gateway's launcher has on its path."""
+
 DOCS = "/usr/share/doc/flower-agent"
 UNITS = "/usr/lib/systemd/system"
 SUMMARY = "Flower federated learning role of an OpenNebula VM"
@@ -97,7 +100,10 @@ _OWNER = {"owner": "root", "group": "root"}
 def describe(
     target: Target, architecture: str, libraries: pathlib.Path, work: pathlib.Path, source: Source
 ) -> dict[str, Any]:
-    """Return nfpm's description of one package; its files are made in `work`."""
+    """Return nfpm's description of one package; its files are made in `work`.
+
+    The gateway's libraries are in ``gateway-lib`` beside `libraries`.
+    """
     payload = Payload(work, source)
     _program(payload, target, architecture, libraries, source)
     _units(payload)
@@ -150,6 +156,7 @@ def _program(
     place = f"{LIBRARY}/python"
     payload.directory(LIBRARY)
     payload.tree(place, libraries)
+    payload.tree(f"{LIBRARY}/{GATEWAY}", libraries.with_name(GATEWAY))
     source_tree = ROOT / "flower_agent"
     modules = sorted(source_tree.rglob("*.py"))
     for folder in sorted({module.parent for module in modules}):
@@ -166,6 +173,8 @@ def _program(
         ("live-restore", f"{LIBRARY}/live-restore"),
         ("configure", f"{LIBRARY}/configure"),
         ("proxy-reload", f"{LIBRARY}/proxy-reload"),
+        ("gateway-reload", f"{LIBRARY}/gateway-reload"),
+        ("gateway-launcher", f"{LIBRARY}/flower-agent-gateway"),
         ("retire", f"{LIBRARY}/retire"),
         ("state-disk", f"{LIBRARY}/state-disk"),
     ):
@@ -265,19 +274,21 @@ def copyright_of(libraries: pathlib.Path) -> str:
         f"Upstream-Name: {NAME}\n"
         "\nFiles: *\nCopyright: 2026 the authors of flower-agent\nLicense: Apache-2.0\n"
     )
+    found = [("python", *row) for row in licenses(libraries)]
+    found += [(GATEWAY, *row) for row in licenses(libraries.with_name(GATEWAY))]
     rows = "".join(
-        f"\nFiles: {LIBRARY[1:]}/python/{name}*\n"
+        f"\nFiles: {LIBRARY[1:]}/{place}/{name}*\n"
         f"Copyright: the authors of {name}\nLicense: {license_}\n"
-        for name, license_ in licenses(libraries)
+        for place, name, license_ in found
     )
     full = (
         "\nLicense: Apache-2.0\n On Debian systems, the full text is in "
         "/usr/share/common-licenses/Apache-2.0.\n"
     )
-    names = sorted({license_ for _, license_ in licenses(libraries)} - {"Apache-2.0"})
+    names = sorted({license_ for _, _, license_ in found} - {"Apache-2.0"})
     others = "".join(
         f"\nLicense: {name}\n The full text is in the library's .dist-info directory below\n"
-        f" {LIBRARY}/python.\n"
+        f" {LIBRARY}.\n"
         for name in names
     )
     return ours + rows + full + others

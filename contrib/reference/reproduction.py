@@ -6,6 +6,10 @@ What begins with "Check a context with" is tried by a test, word for word.
 CHECK = "Check a context with "
 
 REPRODUCTION: dict[str, str] = {
+    "account.exists": "Twice: `flower-agent accounts add alice --role viewer`.",
+    "account.invalid": "`flower-agent accounts add 'a b' --role viewer`",
+    "account.missing": "`flower-agent accounts remove nobody`",
+    "account.no_gateway": "`flower-agent accounts` on the VM of a SuperNode.",
     "address.ambiguous": "Give a SuperLink two NICs, and remove its default route.",
     "address.two_routes": (
         "Add a second default route without a metric: `ip route add default dev eth1`."
@@ -117,6 +121,14 @@ REPRODUCTION: dict[str, str] = {
         "On a SuperLink: `systemctl start firewalld` before its SuperNodes boot. Wait two "
         "minutes, or run `flower-agent doctor` at once."
     ),
+    "gateway.agent_away": "`systemctl stop flower-agent`, then `curl` an address of `flwr pull`.",
+    "gateway.config": "`echo > /run/flower-agent/gateway/gateway.json`",
+    "gateway.database": "Fill the file system of `/var/lib/flower-agent`, then run `flwr login`.",
+    "gateway.address": (
+        "With `FLOWER_GATEWAY=YES` set `FLOWER_GATEWAY_ADDRESS=192.0.2.1:9443`, which the VM does "
+        "not have."
+    ),
+    "gateway.down": "With `FLOWER_GATEWAY=YES`: `systemctl stop flower-gateway.service`.",
     "gpu.cdi_stale": "Upgrade the NVIDIA driver and leave `/etc/cdi/nvidia.yaml` as it is.",
     "gpu.inforom": "A GPU with a damaged infoROM; not tried.",
     "gpu.mig_empty": "`nvidia-smi -mig 1` without an instance, with `GPU_ENABLED=YES`.",
@@ -159,6 +171,8 @@ REPRODUCTION: dict[str, str] = {
         "Set `CUSTOM_APP_REPO` to an app that needs wandb, on a node without a package index."
     ),
     "node.offline": "`onevm poweroff` a SuperNode's VM, and wait a minute.",
+    "oidc.refused": "Sign in through the provider, and refuse its question.",
+    "oidc.unusable": "Set `FLOWER_OIDC_ISSUER=https://127.0.0.1:1`, and sign in.",
     "onegate.down": "Stop the OneGate service of the cloud.",
     "onegate.garbage": "Put a web server at `ONEGATE_ENDPOINT`.",
     "onegate.no_service": (

@@ -44,6 +44,7 @@ READY_TIMEOUT_S = 180.0
 RUN_TIMEOUT_S = 600.0
 PORTS_A_VM = 20
 PROXY = "haproxy"
+GATEWAY = "gateway"
 
 
 class SandboxError(Exception):
@@ -199,6 +200,17 @@ class Federation:
         self._start(machine.prefix, self.command(machine, "run"))
         if machine is self.superlink and PROXY not in self._processes:
             self.start_proxy()
+            if machine.variables.get("FLOWER_GATEWAY") == "YES":
+                self.start_gateway()
+
+    def start_gateway(self) -> None:
+        """Do what the package's units do: the gateway follows the file of the SuperLink's agent."""
+        command = [sys.executable, str(HERE / "gateway_unit.py"), str(self.superlink.root)]
+        self._start(GATEWAY, command)
+
+    def stop_gateway(self, sign: int = signal.SIGTERM) -> None:
+        """End it."""
+        self._stop(GATEWAY, sign)
 
     def start_proxy(self) -> None:
         """Do what the package's units do: HAProxy follows the files of the SuperLink's agent."""
@@ -347,6 +359,7 @@ class Federation:
         for machine in self.machines:
             self._stop(machine.prefix)
             self.agent(machine, "down")
+        self.stop_gateway()
         self.stop_proxy()
         self._stop("onegate")
 

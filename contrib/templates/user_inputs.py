@@ -25,6 +25,7 @@ FOR_ONE_MACHINE = frozenset(
 OUTSIDE_A_SERVICE = frozenset(
     {"FLOWER_SERVER_ADDRESS", "FLOWER_APPIO_LISTEN", "FLOWER_NODE_PRIVATE_KEY"}
     | {"TLS_CA_CERT", "TLS_CERT", "TLS_KEY", "FLOWER_CA_FINGERPRINT", "FLOWER_STATE_DISK"}
+    | {"FLOWER_GATEWAY_CERT", "FLOWER_GATEWAY_KEY", "FLOWER_OIDC_CLIENT_SECRET"}
 )
 """Not for a service: a given address would not follow the SuperLink, OneFlow hands every input to
 every VM, the CA is made only when the SuperLink boots, and its nodes find both by themselves. The

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from flower_agent.agent.app_data import AppData
+from flower_agent.agent.gateway_interface import GatewayInterface
 from flower_agent.agent.gpu_setup import GpuSetup
 from flower_agent.agent.image_resolver import ImageResolver
 from flower_agent.agent.stages import Stages
@@ -31,7 +32,9 @@ from flower_agent.images.builder import BackgroundBuilder, ImageBuilder, WheelSo
 from flower_agent.onegate.appio_discovery import AppIoSearch
 from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.paths import Paths
+from flower_agent.proxy.fleet_proxy import FleetProxy
 from flower_agent.reconcile.reconciler import Reconciler
+from flower_agent.roles.gateway_host import GatewayHost
 from flower_agent.roles.server_certificate import ServerCertificate
 from flower_agent.roles.superexec import SuperExecController
 from flower_agent.roles.superlink import SuperLinkController
@@ -105,12 +108,11 @@ def assemble(
     )
     background_builder = BackgroundBuilder(builder, threads, options.wheels, scale=scale)
     prober, superlink_search = Prober(), SuperLinkSearch(threads, rng=rng, scale=scale)
-    connections = Connections(threads, scale=scale)
+    connections, gateway = Connections(threads, scale=scale), _gateway(options, threads, prober)
     app_runs = AppDirectories(paths, threads, functools.partial(_one_shot, engine), scale=scale)
     registrar = Registrar(threads, rng=rng, scale=scale)
-    superlink = _superlink(
-        options, threads, registrar, (run_git, bundler), prober=prober, apps=app_runs
-    )
+    submits, looks = (run_git, bundler), (prober, gateway)
+    superlink = _superlink(options, threads, registrar, submits, looks, apps=app_runs)
     liveness = Liveness(wake, rng=rng, scale=scale)
     look = EndpointCheck(threads, prober, rng=rng, scale=scale)
     checks = (look, connections, liveness)
@@ -128,6 +130,7 @@ def assemble(
         upgrader=Upgrader(options.name, paths, reconciler, superlink_search, threads, scale=scale),
         image_resolver=ImageResolver(paths.images_lock, reconciler, background_builder, apps),
         data=AppData(DataVolumes(engine), threads, paths.data, scale=scale),
+        gateway=gateway,
         dry=dry,
         scale=scale,
     )
@@ -149,11 +152,12 @@ def _superlink(
     threads: Threads,
     registrar: Registrar,
     submits: tuple[Git, Bundler],
+    looks: tuple[Prober, GatewayHost],
     *,
-    prober: Prober,
     apps: AppDirectories,
 ) -> SuperLinkController:
     paths, scale = options.paths, options.scale
+    prober, gateway = looks
     run_files = RunFiles(paths.runs)
     follower = Follower(threads, run_files, apps, scale=scale)
     return SuperLinkController(
@@ -165,7 +169,14 @@ def _superlink(
         follower=follower,
         reports=NodeReports(threads, scale=scale),
         paths=paths,
+        gateway=gateway,
     )
+
+
+def _gateway(options: Options, threads: Threads, prober: Prober) -> GatewayHost:
+    paths = options.paths
+    asked = GatewayInterface(paths.gateway / "agent.sock", paths.runs)
+    return GatewayHost(paths, threads, FleetProxy(paths, prober), asked, scale=options.scale)
 
 
 def _supernode(

@@ -35,6 +35,7 @@ from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reconcile import plan, reconciler
 from flower_agent.reconcile.reconciler import SETTLING_S, Reconciler
+from flower_agent.roles.gateway_host import GatewayHost
 from flower_agent.runs import app_directories
 from flower_agent.runs.app_image import Choice
 from flower_agent.tls import certificates, trust
@@ -79,6 +80,7 @@ class Stages:
         upgrader: Upgrader,
         image_resolver: ImageResolver,
         data: AppData | None = None,
+        gateway: GatewayHost | None = None,
         dry: bool = False,
         scale: float = 1.0,
     ) -> None:
@@ -91,6 +93,7 @@ class Stages:
         self._upgrader = upgrader
         self._image_resolver = image_resolver
         self._data = data
+        self._gateway = gateway
         self.dry = dry
         self._scale = scale
         self._settled: tuple[str, object] | None = None
@@ -135,8 +138,8 @@ class Stages:
         if access is None:
             return Unmet(cycle.phase)
         cycle.phase = Phase.DISCOVER
-        if not self.dry and not container_spec.proxied(cycle.seen.settings):
-            ProxyFiles(self._paths.proxy).clear()  # HAProxy gives the Fleet port back
+        if not self.dry:
+            self._give_back(cycle.seen.settings)
         controller = self._controllers[cycle.seen.settings.role]
         prepared = controller.prepare(cycle)
         cycle.phase = Phase.TLS
@@ -163,6 +166,13 @@ class Stages:
             return Unmet(cycle.phase)
         fresh = _starts(want[0].name, steps) or want[0].name in self._reconciler.started
         return self._check(cycle, want, controller, prepared.spec, fresh=fresh)
+
+    def _give_back(self, settings: Settings) -> None:
+        """End what the settings do not want any more, before a container wants its port."""
+        if self._gateway is not None and not settings.gateway:
+            self._gateway.stop()
+        if not container_spec.proxied(settings):  # HAProxy gives the Fleet port back
+            ProxyFiles(self._paths.proxy).clear(but_the_gateway=settings.gateway)
 
     def _images(self, cycle: Cycle) -> tuple[dict[str, str], tuple[str, ...], Choice]:
         """Return the pinned images, those that are missing, and the one for apps."""

@@ -11,14 +11,15 @@ from flower_agent.config import parsing
 from flower_agent.config import sources as config_sources
 from flower_agent.config.settings import Settings
 from flower_agent.config.sources import Inputs
-from flower_agent.config.types import Role
+from flower_agent.config.types import GATEWAY_PORT, Role
 from flower_agent.enrolment import node_key, superlink_trust
 from flower_agent.flower import container_spec
-from flower_agent.model.address import is_ip, parse_address
+from flower_agent.model.address import Address, is_any, is_ip, parse_address
 from flower_agent.model.errors import AgentError, Finding, SettingMissingError, Severity
 from flower_agent.model.secret import Secret
 from flower_agent.paths import Paths
-from flower_agent.roles import server_certificate, superexec
+from flower_agent.roles import gateway_places, server_certificate, superexec
+from flower_agent.tls import gateway_certificate
 from flower_agent.tls.provided import CertificateFiles
 
 
@@ -88,6 +89,8 @@ def deeper(
     findings: tuple[Finding, ...] = ()
     if found.role is Role.SUPERLINK and found.tls:
         findings = tuple(_certificate(found, variables, files))
+    if found.gateway and found.gateway_cert is not None and found.gateway_key is not None:
+        findings = (*findings, *_gateway(found, variables, found.gateway_cert, found.gateway_key))
     if found.node_private_key is not None:
         findings = (*findings, *_node_key(found.node_private_key))
     token = read.access is not None or (offline and variables.get("TOKEN", "").upper() == "YES")
@@ -128,6 +131,22 @@ def _certificate(
     hosts = (host,) if host else ()
     now = datetime.datetime.now(datetime.UTC)
     yield from server_certificate.check(material, settings, hosts, now).findings
+
+
+def _gateway(
+    settings: Settings, variables: Mapping[str, str], certificate: str, key: Secret
+) -> tuple[Finding, ...]:
+    """Return what is wrong with the gateway's certificate for those who will dial it."""
+    where = settings.gateway_address
+    host = where.host if where is not None and not is_any(where.host) else ""
+    host = host or _dialled(settings, variables) or ""
+    reached = gateway_places.host(settings, where or Address(host, GATEWAY_PORT), host)
+    now = datetime.datetime.now(datetime.UTC)
+    found = gateway_certificate.check_gateway_pair(certificate, key, reached, now)[1]
+    if reached:
+        return found
+    # Only the VM itself knows its address.
+    return tuple(each for each in found if each.severity is Severity.ERROR)
 
 
 def _node_key(private: Secret) -> Iterator[Finding]:

@@ -20,13 +20,14 @@ from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import ProxyFiles
 from flower_agent.reporting import farewell
+from flower_agent.roles import gateway_host
 
-UNIT = "flower-agent.service"
+UNITS = ("flower-agent.service", "flower-gateway.service")
 SYSTEMCTL = "/usr/bin/systemctl"
 
 
 def down(paths: Paths, name: str) -> int:
-    """Stop the unit, then stop and remove this agent's containers.
+    """Stop the units, then stop and remove this agent's containers.
 
     Raises AgentError ``agent.running`` when an agent runs that the unit does not: it would bring
     the containers back.
@@ -36,6 +37,7 @@ def down(paths: Paths, name: str) -> int:
         with recording.attempted(paths, Entry(what=Event.AGENT_DOWN)):
             _remove(Engine(name or "default", url=socket_url()))
         ProxyFiles(paths.proxy).clear()
+        gateway_host.clear(paths)
         farewell.to_files(paths, _now())
     print("the containers are removed; the state stays")
     return 0
@@ -47,6 +49,7 @@ def reset(paths: Paths, name: str) -> int:
         _tell_onegate(paths)
         _remove(Engine(name or "default", url=socket_url()))
         ProxyFiles(paths.proxy).clear()
+        gateway_host.clear(paths)
         if paths.state.is_dir():
             for entry in paths.state.iterdir():
                 if entry != paths.data:
@@ -68,9 +71,9 @@ def clear_caches(paths: Paths) -> int:
 
 @contextlib.contextmanager
 def _only_one(paths: Paths, name: str) -> Iterator[None]:
-    """Be the one process of this root and name, after the unit was stopped."""
+    """Be the one process of this root and name, after the units were stopped."""
     if paths.root == pathlib.Path("/") and pathlib.Path("/run/systemd/system").is_dir():
-        subprocess.run([SYSTEMCTL, "stop", UNIT], check=False, timeout=60)
+        subprocess.run([SYSTEMCTL, "stop", *UNITS], check=False, timeout=60)
     with daemon.take_ownership(paths, name):
         yield
 

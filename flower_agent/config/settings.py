@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
-from flower_agent.config import data_source, flower_versions, names, types
+from flower_agent.config import account_roles, data_source, flower_versions, names, types
+from flower_agent.config.account_roles import AllowRule
 from flower_agent.config.state_disk import StateDisk, parse_state_disk
 from flower_agent.config.types import Framework, GpuMode, Isolation, LogLevel, Pairs, Plugin, Role
 from flower_agent.model import pem
@@ -283,6 +284,50 @@ class Settings:
         "FLOWER_SUPEREXEC_PLUGIN", types.choice(Plugin),
         "Kind of app that a SuperExec VM runs: `serverapp` or `clientapp`.",
         default="clientapp", roles=EXEC, sample="serverapp")
+    gateway: bool = setting(
+        "FLOWER_GATEWAY", types.boolean,
+        "Accounts: people log in with `flwr login` and use the federation without access to this "
+        "VM. HAProxy serves the gateway at `FLOWER_GATEWAY_ADDRESS`.",
+        default="NO", roles=LINK, sample="YES")
+    gateway_address: Address | None = setting(
+        "FLOWER_GATEWAY_ADDRESS", types.own_listen(types.GATEWAY_PORT),
+        "Where the gateway listens: `address:port`, port 1024 or higher. Without a port: 9443.",
+        unset="`FLOWER_ADDRESS`, port 9443", roles=LINK, sample="10.0.0.5:9443")
+    gateway_url: str | None = setting(
+        "FLOWER_GATEWAY_URL", types.origin,
+        "The gateway's address for people, if it differs from where the gateway listens: "
+        "`https://HOST` or `https://HOST:PORT`.",
+        unset="the host of `FLOWER_PUBLIC_ADDRESS` or the gateway's own, with its port",
+        roles=LINK, sample="https://fl.example.org")
+    gateway_cert: str | None = setting(
+        "FLOWER_GATEWAY_CERT", pem.certificates,
+        "The gateway's certificate and its intermediates, as PEM or base64 of PEM; for browsers "
+        "and laptops, which may trust other CAs than the nodes.",
+        unset="the SuperLink's", quiet=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
+    gateway_key: Secret | None = setting(
+        "FLOWER_GATEWAY_KEY", pem.tls_key,
+        "The private key of `FLOWER_GATEWAY_CERT`, as PEM or base64 of PEM.",
+        unset="the SuperLink's", secret=True, roles=LINK, sample="LS0tLS1CRUdJTi…")
+    oidc_issuer: str | None = setting(
+        "FLOWER_OIDC_ISSUER", types.issuer,
+        "OpenID Connect provider whose people may sign in at the gateway: the issuer, as its "
+        "discovery document has it.",
+        unset="local accounts alone", roles=LINK, sample="https://login.example.org/realms/ml")
+    oidc_client_id: str | None = setting(
+        "FLOWER_OIDC_CLIENT_ID", types.line,
+        "The gateway's client at the provider; public, with PKCE. Its redirect address is the "
+        "gateway's, with `/oidc/callback`.",
+        roles=LINK, sample="federation")
+    oidc_client_secret: Secret | None = setting(
+        "FLOWER_OIDC_CLIENT_SECRET", types.secret_line,
+        "The client's secret, if the provider wants one. Every VM of a service can read the "
+        "context, so a public client is better.",
+        secret=True, roles=LINK, sample="…")
+    oidc_allow: tuple[AllowRule, ...] = setting(
+        "FLOWER_OIDC_ALLOW", account_roles.parse_rules,
+        "Who of the provider has which role: `mail:`, `domain:`, `group:` or `subject:`, then "
+        "`=viewer`, `=submitter` or `=admin`; several with blanks between.",
+        default="", roles=LINK, sample="domain:example.org=viewer group:ml-team=submitter")
     image_prefix: str = setting(
         "FLOWER_IMAGE_PREFIX", types.image_prefix, "Registry and namespace of the images.",
         default="flwr", sample="registry.example.org/mirror/flwr")

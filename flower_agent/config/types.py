@@ -18,6 +18,7 @@ from typing import TypeVar
 from flower_agent.model import address
 from flower_agent.model.secret import Secret
 
+GATEWAY_PORT = 9443
 HEALTH_PORTS = 3
 """Ports in a row from FLOWER_HEALTH_PORT, one a container."""
 
@@ -149,6 +150,12 @@ _PROXY = re.compile(
     re.ASCII,
 )
 _LAST_PORT = 65535
+_HTTPS = 443
+_ISSUER = re.compile(r"https://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._~/-]*)?", re.ASCII)
+_ORIGIN = re.compile(
+    r"https://(\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(?::([0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
 _DIRECT = re.compile(
     r"\*|\.?[A-Za-z0-9_-][A-Za-z0-9._-]*(?::[0-9]{1,5}|/[0-9]{1,2})?"
     r"|\[?[0-9a-fA-F:]+(?:/[0-9]{1,3}|\](?::[0-9]{1,5})?)?",
@@ -218,6 +225,18 @@ def listen(default_port: int | None = None) -> Callable[[str], address.Address]:
 
     def parse(text: str) -> address.Address:
         return address.parse_address(_zoneless(text), default_port)
+
+    return parse
+
+
+def own_listen(default_port: int) -> Callable[[str], address.Address]:
+    """Return a parser for where to listen that takes no name: nobody looks one up."""
+
+    def parse(text: str) -> address.Address:
+        where = address.parse_address(_zoneless(text), default_port)
+        if not address.is_ip(where.host):
+            raise ValueError("want an IP address of this VM, with or without a port")
+        return where
 
     return parse
 
@@ -297,6 +316,29 @@ def proxy(text: str) -> Secret:
         raise ValueError("want http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
     address.parse_host(found[1].strip("[]"))
     return Secret(text.rstrip("/"))
+
+
+def origin(text: str) -> str:
+    """Return the origin of a site with TLS (RFC 6454), as browsers write it in ``Origin``."""
+    found = _ORIGIN.fullmatch(text)
+    port = int(found[2] or _HTTPS) if found else 0
+    if found is None or not 1 <= port <= _LAST_PORT:
+        raise ValueError("want https://HOST or https://HOST:PORT, without a path")
+    host = address.canonical_host(address.parse_host(found[1].strip("[]")))
+    return https_url(_dialled(address.Address(host, port)))
+
+
+def issuer(text: str) -> str:
+    """Return the issuer of an OpenID Connect provider (OpenID Connect Discovery 1.0, section 3)."""
+    if _ISSUER.fullmatch(text) is None:
+        raise ValueError("want https://HOST[:PORT][/PATH], without query or fragment")
+    return text
+
+
+def https_url(where: address.Address) -> str:
+    """Return the URL of a site with TLS; without the port that https has anyway."""
+    bare = str(where) if where.port != _HTTPS else str(where).removesuffix(f":{_HTTPS}")
+    return f"https://{bare}"
 
 
 def direct(text: str) -> tuple[str, ...]:

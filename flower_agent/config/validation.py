@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 
 from flower_agent.config import app_environment, flower_versions
 from flower_agent.config.settings import Settings
-from flower_agent.config.types import HEALTH_PORTS, Isolation, Role
+from flower_agent.config.types import GATEWAY_PORT, HEALTH_PORTS, Isolation, Role
 from flower_agent.model import address
 from flower_agent.model.errors import Finding, warning
 from flower_agent.model.pem import SYSTEM
@@ -118,6 +118,9 @@ def _ports(settings: Settings) -> Iterator[tuple[str, int]]:
     """Yield the ports that are listened on here. APIs with the same flag share the first's."""
     band = flower_versions.band(settings.version)
     fleet_port = settings.fleet_port or band.fleet_port
+    if settings.gateway:
+        given = settings.gateway_address
+        yield "FLOWER_GATEWAY_ADDRESS", given.port if given else GATEWAY_PORT
     if settings.role is Role.SUPERLINK and band.proxied:
         yield "FLOWER_FLEET_PORT", fleet_port
         yield "FLOWER_CONTROL_ADDRESS", _control(settings).port
@@ -226,6 +229,47 @@ def _data_has_readers(settings: Settings, _: AbstractSet[str]) -> Iterator[Findi
         )
 
 
+def _gateway_pair_is_whole(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
+    cert, key = "FLOWER_GATEWAY_CERT", "FLOWER_GATEWAY_KEY"
+    if settings.gateway_cert and not settings.gateway_key:
+        yield Finding("setting.missing", f"{cert} is set without {key}")
+    if settings.gateway_key and not settings.gateway_cert:
+        yield Finding("setting.missing", f"{key} is set without {cert}")
+
+
+def _gateway_has_tls(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.gateway and not settings.tls and not settings.gateway_cert:
+        yield Finding(
+            "setting.conflict",
+            "FLOWER_GATEWAY is YES, but TLS_ENABLED is NO, so the gateway has no certificate",
+            "Leave TLS_ENABLED empty, or set FLOWER_GATEWAY_CERT and FLOWER_GATEWAY_KEY.",
+        )
+
+
+def _oidc_is_whole(settings: Settings, _: AbstractSet[str]) -> Iterator[Finding]:
+    wanted = {
+        "FLOWER_OIDC_ISSUER": settings.oidc_issuer,
+        "FLOWER_OIDC_CLIENT_ID": settings.oidc_client_id,
+        "FLOWER_OIDC_ALLOW": settings.oidc_allow,
+    }
+    given = [name for name, value in wanted.items() if value]
+    if given or settings.oidc_client_secret:
+        for name, value in wanted.items():
+            if not value:
+                named = given[0] if given else "FLOWER_OIDC_CLIENT_SECRET"
+                yield Finding("setting.missing", f"{named} is set without {name}")
+
+
+def _gateway_is_on(settings: Settings, given: AbstractSet[str]) -> Iterator[Finding]:
+    if settings.gateway or settings.role is not Role.SUPERLINK:
+        return
+    for name in sorted(
+        name for name in given if name.startswith(("FLOWER_GATEWAY_", "FLOWER_OIDC_"))
+    ):
+        message = f"{name} is set, but FLOWER_GATEWAY is NO"
+        yield warning("setting.no_effect", message, "Set FLOWER_GATEWAY=YES, or remove it.")
+
+
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_VERSION",), _version_is_known),
     (("TLS_ENABLED",), _tls_is_on),
@@ -252,6 +296,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
             "FLOWER_SERVERAPPIO_PORT",
             "FLOWER_CLIENTAPPIO_PORT",
             "FLOWER_HEALTH_PORT",
+            "FLOWER_GATEWAY",
+            "FLOWER_GATEWAY_ADDRESS",
             "FLOWER_CONTROL_ADDRESS",
             "FLOWER_APPIO_LISTEN",
             "FLOWER_VERSION",
@@ -273,4 +319,16 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("FLOWER_DATA", "FLOWER_APPIO_LISTEN"), _data_has_readers),
     (("FLOWER_ENV_<KEY>",), _env_names_are_free),
     (("FLOWER_NO_PROXY", "FLOWER_HTTP_PROXY", "FLOWER_HTTPS_PROXY"), _no_proxy_has_a_proxy),
+    (("FLOWER_GATEWAY_CERT", "FLOWER_GATEWAY_KEY"), _gateway_pair_is_whole),
+    (
+        (
+            "FLOWER_OIDC_ISSUER",
+            "FLOWER_OIDC_CLIENT_ID",
+            "FLOWER_OIDC_CLIENT_SECRET",
+            "FLOWER_OIDC_ALLOW",
+        ),
+        _oidc_is_whole,
+    ),
+    (("FLOWER_GATEWAY", "TLS_ENABLED", "FLOWER_GATEWAY_CERT"), _gateway_has_tls),
+    (("FLOWER_GATEWAY", "FLOWER_ROLE"), _gateway_is_on),
 )

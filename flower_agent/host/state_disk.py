@@ -337,4 +337,4 @@ def load_result(data: bytes) -> Result:
     beneath = document.get("beneath") is True
     if not all(isinstance(value, str) for value in found.values()):
         raise ValueError("want texts")
-    return Result(outcome=DiskOutcome(document.get("outcome")), beneath=beneath, **found)
+    return Result(outcome=DiskOutcome(str(document.get("outcome"))), beneath=beneath, **found)

@@ -4,6 +4,22 @@ Codes are public: they are added to, never renamed. One table, so longer than a 
 """
 
 CATALOGUE: dict[str, tuple[str, str]] = {
+    "account.exists": (
+        "There is a local account of this name already.",
+        "Choose another name, or: flower-agent accounts passwd NAME",
+    ),
+    "account.invalid": (
+        "The name, role or password of a local account is not acceptable.",
+        "Do what the message says. Nothing was changed.",
+    ),
+    "account.missing": (
+        "There is no local account of this name.",
+        "flower-agent accounts list shows the accounts.",
+    ),
+    "account.no_gateway": (
+        "This VM has no gateway, so there are no accounts.",
+        "Set FLOWER_GATEWAY=YES in the SuperLink's context, and run the command on its VM.",
+    ),
     "address.ambiguous": (
         "The VM has several addresses and no default route, so the agent cannot choose one.",
         "Set FLOWER_ADDRESS to one of the listed addresses, or to ETHn.",
@@ -328,6 +344,35 @@ CATALOGUE: dict[str, tuple[str, str]] = {
             "/usr/share/doc/flower-agent/examples/fleet-port.nft"
         ),
     ),
+    "gateway.agent_away": (
+        (
+            "The gateway does not reach the agent. Log-ins and runs work; outputs cannot be "
+            "pulled, and entries for the record wait."
+        ),
+        "systemctl status flower-agent",
+    ),
+    "gateway.config": (
+        "The gateway cannot read what the agent wrote about the SuperLink.",
+        "systemctl restart flower-agent flower-gateway; journalctl -u flower-gateway",
+    ),
+    "gateway.database": (
+        "The gateway's file of accounts and log-ins cannot be used.",
+        "Check the disk: df -h /var/lib/flower-agent. Then: systemctl restart flower-gateway",
+    ),
+    "gateway.address": (
+        "HAProxy cannot listen where the gateway shall be. The federation works without it.",
+        (
+            "Set FLOWER_GATEWAY_ADDRESS to an address of this VM and a free port from 1024 on. Who "
+            "has the port (as root): ss -tlnp"
+        ),
+    ),
+    "gateway.down": (
+        "The gateway does not answer, so nobody can log in. The federation works without it.",
+        (
+            "systemctl status flower-gateway.path flower-gateway.service flower-proxy.service; "
+            "journalctl -u flower-gateway -n 20; then: systemctl restart flower-gateway"
+        ),
+    ),
     "gpu.cdi_stale": (
         "The CDI specification lists files of another driver version than the installed one.",
         (
@@ -456,6 +501,17 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         (
             "Check that the VM in the message runs (onevm show), and its flower-agent status. If "
             "a node will never return: flower-agent nodes unregister"
+        ),
+    ),
+    "oidc.refused": (
+        "A sign-in through the OpenID Connect provider did not succeed.",
+        "Try again. The message has the provider's words; the rest is in the provider's log.",
+    ),
+    "oidc.unusable": (
+        "The OpenID Connect provider does not answer as one, so nobody can sign in through it.",
+        (
+            "Check FLOWER_OIDC_ISSUER with: curl ISSUER/.well-known/openid-configuration. Local "
+            "accounts still work."
         ),
     ),
     "onegate.down": (

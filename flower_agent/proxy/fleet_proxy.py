@@ -20,9 +20,9 @@ from flower_agent.flower.health import Prober
 from flower_agent.model.address import Address
 from flower_agent.model.errors import AgentError, EndpointRefusedError
 from flower_agent.paths import Paths
-from flower_agent.proxy import haproxy_config
+from flower_agent.proxy import gateway_frontend, haproxy_config
 from flower_agent.proxy.haproxy_config import ProxySpec
-from flower_agent.proxy.proxy_files import ProxyFiles, Shown
+from flower_agent.proxy.proxy_files import GatewayShown, ProxyFiles, Shown
 from flower_agent.tls import certificates, trust
 from flower_agent.tls.store import Keyring
 
@@ -53,7 +53,14 @@ class FleetProxy:
             message = f"haproxy is not installed, and {fleet} is served through it"
             raise AgentError("proxy.missing", message, INSTALL, retryable=True)
 
-    def keep(self, places: Endpoints, keyring: Keyring, *, offers_appio: bool) -> None:
+    def keep(
+        self,
+        places: Endpoints,
+        keyring: Keyring,
+        *,
+        offers_appio: bool,
+        gateway: GatewayShown | None = None,
+    ) -> None:
         """Write what HAProxy reads, where it differs.
 
         Raises AgentError ``proxy.missing`` where there is no HAProxy, before anything is written:
@@ -69,7 +76,19 @@ class FleetProxy:
         if places.fleet.tls:
             chain, ca = keyring.held_chain(), keyring.loopback.held_ca()
             shown = Shown(chain, keyring.held_key(), ca)
-        self._files.write(spec, shown)
+        self._files.write(spec, shown, gateway)
+
+    def keep_gateway(self, gateway: GatewayShown) -> None:
+        """Let HAProxy serve the gateway alone: the SuperLink serves its Fleet API itself.
+
+        Raises AgentError ``proxy.missing`` like `keep`.
+        """
+        self.require(gateway.listen)
+        self._files.write(None, None, gateway)
+
+    def serves_gateway(self, listen: Address) -> bool:
+        """Return whether HAProxy was told to serve a gateway there."""
+        return gateway_frontend.binds(self._files.text(), listen)
 
     def check(
         self, address: Address, ca_pem: str | None, *, server_hostname: str, timeout_s: float

@@ -25,6 +25,12 @@ MAX_CONNECTIONS = 4000
 """Four a node in a federation of 1,000. HAProxy wants two file descriptors for each."""
 
 
+MADE = "# Made by flower-agent: a change here is overwritten. Certificates"
+
+RESERVE = 100
+"""Connections beside those of nodes: HAProxy's own, and those that it answers with 503."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySpec:
     """What the proxy in front of one SuperLink does."""
@@ -48,14 +54,16 @@ class ProxySpec:
     """Of the content of both: other certificates make another text, and so a reload."""
 
     max_connections: int = MAX_CONNECTIONS
+    reserve: int = RESERVE
+    """Connections of others, beside those of nodes."""
 
 
 def config(spec: ProxySpec) -> str:
     """Return the text of ``haproxy.cfg``."""
     shares = spec.runtime is not None and _same_port(spec.fleet, spec.runtime)
     parts = [
-        f"# Made by flower-agent: a change here is overwritten. Certificates {spec.digest or '-'}",
-        _global(spec),
+        f"{MADE} {spec.digest or '-'}",
+        preamble(spec.max_connections, spec.reserve),
         _frontend(spec, "fleet", spec.fleet, (FLEET, RUNTIME) if shares else (FLEET,)),
     ]
     if spec.runtime is not None and not shares:
@@ -75,11 +83,12 @@ def _same_port(fleet: Address, runtime: Address) -> bool:
     return fleet.port == runtime.port and (fleet.host == runtime.host or is_any(fleet.host))
 
 
-def _global(spec: ProxySpec) -> str:
+def preamble(connections: int, reserve: int = RESERVE) -> str:
+    """Return what holds for every frontend and backend."""
     return f"""\
 global
     log stderr format short daemon notice
-    maxconn {spec.max_connections + 100}
+    maxconn {connections + reserve}
     hard-stop-after 10m
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
 
@@ -88,8 +97,8 @@ defaults
     log global
     option dontlognull
     option dontlog-normal
-    maxconn {spec.max_connections + 100}
-    backlog {spec.max_connections}
+    maxconn {connections + RESERVE}
+    backlog {connections}
     timeout connect 5s
     timeout queue 30s
     timeout http-request 30s

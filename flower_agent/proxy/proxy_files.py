@@ -12,8 +12,10 @@ import hashlib
 import pathlib
 
 from flower_agent import files
+from flower_agent.model.address import Address
 from flower_agent.model.secret import Secret
-from flower_agent.proxy import haproxy_config
+from flower_agent.proxy import gateway_frontend, haproxy_config
+from flower_agent.proxy.gateway_frontend import GatewayFrontend
 from flower_agent.proxy.haproxy_config import ProxySpec
 
 GROUP = "flower-proxy"
@@ -36,6 +38,17 @@ class Shown:
     """The CA of the SuperLink's own certificate."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GatewayShown:
+    """The gateway's frontend: where it listens and what it shows."""
+
+    listen: Address
+    chain_pem: str
+    key_pem: Secret
+    sockets: str = gateway_frontend.SOCKETS
+    """Directory of the sockets behind it."""
+
+
 class ProxyFiles:
     """One directory of such files."""
 
@@ -44,18 +57,20 @@ class ProxyFiles:
         self.config = directory / "haproxy.cfg"
         self._certificate = directory / "fleet.pem"
         self._ca = directory / "superlink-ca.crt"
+        self._gateway = directory / "gateway.pem"
 
-    def write(self, spec: ProxySpec, shown: Shown | None) -> bool:
+    def write(
+        self, spec: ProxySpec | None, shown: Shown | None, gateway: GatewayShown | None = None
+    ) -> bool:
         """Make the files say `spec`, with `shown` where there is TLS; return whether any changed.
 
-        `spec` comes without files and digest: they are added here. Raises AgentError
-        ``state.unwritable``.
+        `spec` comes without files and digest: they are added here; None: HAProxy serves the
+        `gateway` alone. Raises AgentError ``state.unwritable``.
         """
         wanted: dict[pathlib.Path, bytes] = {}
-        if shown is not None:
-            whole = shown.chain_pem.rstrip() + "\n" + shown.key_pem.reveal()
+        if spec is not None and shown is not None:
             wanted = {
-                self._certificate: whole.encode(),
+                self._certificate: _joined(shown.chain_pem, shown.key_pem),
                 self._ca: shown.superlink_ca_pem.encode(),
             }
             spec = dataclasses.replace(
@@ -64,7 +79,9 @@ class ProxyFiles:
                 ca_file=str(self._ca),
                 digest=hashlib.sha256(b"\0".join(wanted.values())).hexdigest(),
             )
-        wanted[self.config] = haproxy_config.config(spec).encode()
+        if gateway is not None:
+            wanted[self._gateway] = _joined(gateway.chain_pem, gateway.key_pem)
+        wanted[self.config] = self._text(spec, gateway, wanted.get(self._gateway, b"")).encode()
         changed = [path for path, data in wanted.items() if files.read(path, MAX_BYTES) != data]
         if not changed:
             return False
@@ -73,16 +90,46 @@ class ProxyFiles:
         files.sweep(self._directory)
         for path in (*(p for p in changed if p != self.config), self.config):
             files.write_atomic(path, wanted[path], MODE, group=group, durable=False)
+        if gateway is None:
+            with files.writing(self._gateway):
+                self._gateway.unlink(missing_ok=True)
         return True
 
-    def clear(self) -> bool:
-        """Remove the files, the watched one first; return whether there was one."""
+    def clear(self, *, but_the_gateway: bool = False) -> bool:
+        """Remove the files, the watched one first; return whether there was one.
+
+        With `but_the_gateway` they stay where HAProxy serves nothing but the gateway.
+        """
         if not self.config.exists():
             return False
+        if but_the_gateway and "\nfrontend fleet\n" not in self.text():
+            return False
         with files.writing(self._directory):
-            for path in (self.config, self._certificate, self._ca):
+            for path in (self.config, self._certificate, self._ca, self._gateway):
                 path.unlink(missing_ok=True)
         return True
+
+    def text(self) -> str:
+        """Return the present configuration; empty where there is none."""
+        return (files.read(self.config, MAX_BYTES) or b"").decode("utf-8", "replace")
+
+    def _text(self, spec: ProxySpec | None, gateway: GatewayShown | None, pem: bytes) -> str:
+        if gateway is None:
+            if spec is None:
+                raise ValueError("want a Fleet or a gateway")
+            return haproxy_config.config(spec)
+        frontend = GatewayFrontend(
+            listen=gateway.listen,
+            certificate_file=str(self._gateway),
+            digest=hashlib.sha256(pem).hexdigest(),
+            sockets=gateway.sockets,
+        )
+        return gateway_frontend.config(spec, frontend)
+
+
+def _joined(chain_pem: str, key_pem: Secret) -> bytes:
+    """Return certificate and key as HAProxy wants them."""
+    return (chain_pem.rstrip() + "\n" + key_pem.reveal()).encode()
 
 
 def _group() -> int | None:

@@ -35,8 +35,10 @@ from flower_agent.model.status import Mark
 from flower_agent.paths import Paths
 from flower_agent.proxy import fleet_proxy, haproxy_config
 from flower_agent.proxy.fleet_proxy import FleetProxy
+from flower_agent.proxy.proxy_files import GatewayShown
 from flower_agent.reporting import node_table
 from flower_agent.roles import appio
+from flower_agent.roles.gateway_host import GatewayHost, GatewayTrust
 from flower_agent.roles.server_certificate import ServerCertificate
 from flower_agent.runs import app_directories
 from flower_agent.runs.follower import Follower
@@ -64,8 +66,10 @@ class SuperLinkController:
         follower: Follower,
         reports: NodeReports,
         paths: Paths,
+        gateway: GatewayHost | None = None,
     ) -> None:
         self._prober = prober
+        self._gateway = gateway
         self._certificate = certificate
         self._firewalls = firewalls
         self._enroller = enroller
@@ -92,6 +96,8 @@ class SuperLinkController:
             cycle.report.published, endpoint=public, node_auth=node_auth
         )
         partition_assigner.tell(cycle, node_auth=node_auth)
+        if self._gateway is not None:
+            self._gateway.require(cycle, host, _named(host, cycle))
         wanted = self._trust(cycle, host, public)
         spec = RoleSpec(fleet_host=host, node_auth=node_auth)
         if wanted.source is trust.CertificateSource.GIVEN and _attaches_here(settings, places):
@@ -111,7 +117,8 @@ class SuperLinkController:
         self._prober.probe_serving(container_spec.health(settings, Component.SUPERLINK), TIMEOUT_S)
         cycle.report.set_condition("health", Mark.OK, "gRPC health service answers SERVING")
         ca_pem = cycle.seen.keyring.held_ca() if settings.tls else None
-        self._fleet(cycle, places, public, ca_pem)
+        shown = self._shown(cycle, host)
+        self._fleet(cycle, places, public, ca_pem, shown)
         control = control_trust(settings, public, cycle.seen.keyring)
         dial = functools.partial(connect, places, *control)
         with contextlib.closing(dial()) as api:
@@ -121,6 +128,9 @@ class SuperLinkController:
                 "control", Mark.OK, f"Control API answers at {places.control.listen}"
             )
             self._enrol(cycle, running.spec, nodes, api)
+        if self._gateway is not None:
+            trust_of = GatewayTrust(server_hostname=control[0].host, ca_pem=control[1])
+            self._gateway.follow(cycle, places, trust_of, _named(host, cycle), shown)
         online = self._note_nodes(cycle, nodes, places.fleet.listen)
         self._follower.follow(
             cycle, running, dial, app_directories.outputs_limit(self._paths, settings)
@@ -135,14 +145,16 @@ class SuperLinkController:
         if ca_pem:
             self._tell_ca(cycle, ca_pem, nodes)
         keyring = cycle.seen.keyring
-        shown = keyring.loopback if container_spec.proxied(settings) else keyring
-        ca_file = shown.ca if ca_pem else None
+        trusted = keyring.loopback if container_spec.proxied(settings) else keyring
+        ca_file = trusted.ca if ca_pem else None
         cycle.report.commands = commands(settings, places, public, ca_file)
 
     def _trust(self, cycle: Cycle, host: str, public: Address) -> trust.CertificateSpec:
         settings, places = cycle.seen.settings, container_spec.endpoints(cycle.seen.settings, host)
         more = [*settings.tls_sans, *_beyond(settings.control_address.host)]
         more += _beyond(settings.appio_listen.host) if settings.appio_listen else ()
+        if self._gateway is not None:
+            more += self._gateway.names(settings, host, _named(host, cycle))
         own = trust.hosts(published=public.host, listen=_named(host, cycle), more=more)
         dialled = {public.host}
         if _attaches_here(settings, places) and not named_for_apps(public):
@@ -181,12 +193,25 @@ class SuperLinkController:
             return cycle.running
         return any(run.needs_superlink(cycle.seen.now) for run in runs)
 
-    def _fleet(self, cycle: Cycle, places: Endpoints, public: Address, ca_pem: str | None) -> None:
+    def _shown(self, cycle: Cycle, host: str) -> GatewayShown | None:
+        """Return the gateway's part of HAProxy's work, None where there is none."""
+        if self._gateway is None or cycle.seen.dry:
+            return None
+        return self._gateway.frontend(cycle, host, _named(host, cycle))
+
+    def _fleet(
+        self,
+        cycle: Cycle,
+        places: Endpoints,
+        public: Address,
+        ca_pem: str | None,
+        shown: GatewayShown | None,
+    ) -> None:
         dial, settings = places.fleet.dial, cycle.seen.settings
         if container_spec.proxied(settings):
             offered = settings.appio_listen is not None
             if not cycle.seen.dry:
-                self._proxy.keep(places, cycle.seen.keyring, offers_appio=offered)
+                self._proxy.keep(places, cycle.seen.keyring, offers_appio=offered, gateway=shown)
             self._proxy.check(dial, ca_pem, server_hostname=public.host, timeout_s=TIMEOUT_S)
             cycle.report.set_condition(
                 "proxy", Mark.OK, f"the SuperLink answers through HAProxy at {dial}"

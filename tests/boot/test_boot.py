@@ -64,9 +64,10 @@ def test_the_agent_is_shut_in(two):
         assert re.search(rf"^{name}:\t0+$", status, re.MULTILINE), name
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
     assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
-    proxy = machine.run("getent", "group", "flower-proxy").split(":")[2]
+    names = ("flower-proxy", "flower-gateway")
+    others = {machine.run("getent", "group", name).split(":")[2] for name in names}
     (groups,) = re.findall(r"^Groups:\t(.*)$", status, re.MULTILINE)
-    assert set(groups.split()) == {"49999", proxy}  # Flower's, and who reads HAProxy's files
+    assert set(groups.split()) == {"49999", *others}  # Flower's, and who reads files of the agent
     # The kernel lets nobody in here lower the value itself: no CAP_SYS_RESOURCE.
     assert machine.show("OOMScoreAdjust") == "-900"
 

@@ -51,6 +51,21 @@ def test_every_library_is_pinned_with_hashes_and_in_the_range_of_the_project():
         assert [int(part) for part in low.split(".")] <= version < [int(high)], wanted
 
 
+def test_the_gateways_libraries_are_pinned_beside_the_agents_and_none_twice():
+    pinned = {}
+    for lock in (libraries.LOCK, libraries.GATEWAY_LOCK):
+        text = lock.read_text()
+        body = "".join(line for line in text.splitlines(keepends=True) if line[0] != "#")
+        assert PIN.sub("", body).strip() == ""
+        pinned[lock] = {match[1]: match[2] for match in PIN.finditer(body)}
+    assert pinned[libraries.LOCK].keys().isdisjoint(pinned[libraries.GATEWAY_LOCK])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for wanted in project["optional-dependencies"]["gateway"]:
+        name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+),<(\d+)", wanted).groups()
+        version = [int(part) for part in pinned[libraries.GATEWAY_LOCK][name].split(".")]
+        assert [int(part) for part in low.split(".")] <= version < [int(high)], wanted
+
+
 def test_a_wheel_of_another_hash_is_refused(tmp_path):
     lock = tmp_path / "lock.txt"
     lock.write_text(f"tenacity==9.2.1 --hash=sha256:{'0' * 64}\n")

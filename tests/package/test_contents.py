@@ -12,6 +12,8 @@ from flower_agent import __version__
 LISTING = pathlib.Path(__file__).with_name("contents.txt")
 DOCS = "/usr/share/doc/flower-agent"
 LIBRARY = "/usr/lib/flower-agent/python/"
+GATEWAY = "/usr/lib/flower-agent/gateway-lib/"
+GATEWAY_IMPORTS = "starlette.applications, uvicorn, httpx"
 IMPORTS = "docker, yaml, cryptography.x509, grpc, structlog, tenacity, flower_agent.agent.daemon"
 RELEASE = re.escape(__version__)
 
@@ -23,6 +25,7 @@ def output(*command):
 def ours(rows):
     """Return modes and places, sorted, without the libraries and our modules."""
     data = ("/flower_agent/build.json", "/flower_agent/locks/")
+    rows = [row for row in rows if GATEWAY not in row]
     kept = [row for row in rows if LIBRARY not in row or any(part in row for part in data)]
     return sorted(kept, key=lambda row: row.split(" ", 1)[1])
 
@@ -87,6 +90,29 @@ def test_the_libraries_load_with_nothing_else(program, target, tree):
     assert output(program(f"python{target.python}"), "-IBSWerror", "-c", script) == "loaded\n"
 
 
+def test_the_gateways_libraries_load_with_the_agents_beside_them(program, target, tree):
+    places = [f"{tree}{LIBRARY}", f"{tree}{GATEWAY}"]
+    script = f"import sys; sys.path += {places}; import {GATEWAY_IMPORTS}; print('loaded')"
+    assert output(program(f"python{target.python}"), "-IBSWerror", "-c", script) == "loaded\n"
+
+
+def test_the_agent_never_has_the_gateways_libraries(program, target, tree):
+    for name in ("usr/bin/flower-agent", "usr/lib/flower-agent/live-restore"):
+        assert "gateway-lib" not in (tree / name).read_text()
+    assert "gateway-lib" in (tree / "usr/lib/flower-agent/flower-agent-gateway").read_text()
+    names = {path.name for path in (tree / GATEWAY[1:]).iterdir()}
+    assert {"starlette", "uvicorn", "httpx", "h11", "anyio", "httpcore", "click"} <= names
+    assert names.isdisjoint(path.name for path in (tree / LIBRARY[1:]).iterdir())
+    script = f"import sys; sys.path.append('{tree}{LIBRARY}'); import starlette"
+    command = [program(f"python{target.python}"), "-IBS", "-c", script]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "No module named 'starlette'" in done.stderr
+
+
+def test_the_gateways_libraries_have_no_machine_code(tree):
+    assert [*(tree / GATEWAY[1:]).rglob("*.so")] == []
+
+
 def test_the_program_tells_package_commit_and_flower_versions(program, target, tree):
     script = (
         f"import sys; sys.path.append('{tree}{LIBRARY}'); from flower_agent import cli; cli.main()"
@@ -102,7 +128,13 @@ def test_the_program_tells_package_commit_and_flower_versions(program, target, t
 
 
 @pytest.mark.parametrize(
-    "place", ["bin/flower-agent", "lib/flower-agent/live-restore", "lib/flower-agent/state-disk"]
+    "place",
+    [
+        "bin/flower-agent",
+        "lib/flower-agent/flower-agent-gateway",
+        "lib/flower-agent/live-restore",
+        "lib/flower-agent/state-disk",
+    ],
 )
 def test_programs_run_by_the_interpreter_of_the_libraries(tree, target, place):
     assert (tree / "usr" / place).read_text().startswith(f"#!/usr/bin/python{target.python} -IBS\n")

@@ -15,6 +15,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SCRIPTS = (
     "contrib/one-apps/appliance.sh",
     "contrib/one-context/net-90-flower-agent",
+    "contrib/package/installed/gateway-reload",
     "contrib/package/installed/proxy-reload",
 )
 

@@ -13,6 +13,9 @@ from flower_agent.proxy import haproxy_config
 SYSTEMD = ROOT / "systemd"
 UNIT = SYSTEMD / "flower-agent.service"
 EXPOSURE_LIMIT = 2.0
+GATEWAY = SYSTEMD / "flower-gateway.service"
+GATEWAY_LIMIT = 1.5
+GATEWAYS = ("flower-gateway.path", "flower-gateway.service", "flower-gateway-reload.service")
 PROXY = ("flower-proxy.path", "flower-proxy.service", "flower-proxy-reload.service")
 STATE = ("flower-state.path", "flower-state.service")
 STAND_INS = ROOT / "tests" / "boot" / "one-context"
@@ -46,6 +49,8 @@ def root(tree, tmp_path):
         "bin/kill",
         "usr/bin/true",
         "usr/bin/flower-agent",
+        "usr/lib/flower-agent/flower-agent-gateway",
+        "usr/lib/flower-agent/gateway-reload",
         "usr/lib/flower-agent/proxy-reload",
         "usr/lib/flower-agent/state-disk",
         "usr/sbin/haproxy",
@@ -80,8 +85,8 @@ def verify(program, root, *units):
 
 
 def test_systemd_takes_the_units_and_orders_them_without_a_cycle(program, root):
-    units = ["flower-agent.service", "flower-agent-online.target", *PROXY, *STATE]
-    units += one_context()
+    ours = ["flower-agent.service", "flower-agent-online.target", *PROXY, *GATEWAYS, *STATE]
+    units = [*ours, *one_context()]
     assert verify(program, root, "multi-user.target", *units) == ""
 
 
@@ -92,14 +97,22 @@ def test_an_ordering_after_one_context_itself_would_be_a_cycle(program, root):
     assert "ordering cycle" in verify(program, root, "multi-user.target")
 
 
-@pytest.mark.parametrize("unit", [UNIT, SYSTEMD / "flower-proxy.service"], ids=lambda u: u.stem)
-def test_the_service_is_shut_off_from_what_it_does_not_need(program, unit):
+@pytest.mark.parametrize(
+    ("unit", "limit"),
+    [
+        (UNIT, EXPOSURE_LIMIT),
+        (SYSTEMD / "flower-proxy.service", EXPOSURE_LIMIT),
+        (GATEWAY, GATEWAY_LIMIT),
+    ],
+    ids=lambda value: getattr(value, "stem", str(value)),
+)
+def test_the_service_is_shut_off_from_what_it_does_not_need(program, unit, limit):
     done = subprocess.run(
         [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)[1])
-    assert exposure <= EXPOSURE_LIMIT
+    assert exposure <= limit
 
 
 def test_no_unit_goes_down_with_docker_or_the_network():
@@ -140,7 +153,8 @@ def test_the_proxy_has_a_user_of_its_own_whose_group_the_agent_is_in():
     assert re.search(r"^u flower-proxy - ", sysusers, re.MULTILINE)
     proxy = settings(SYSTEMD / "flower-proxy.service", "Service")
     assert (proxy["User"], proxy["CapabilityBoundingSet"]) == (["flower-proxy"], [""])
-    assert settings(UNIT, "Service")["SupplementaryGroups"] == ["49999 flower-proxy"]
+    groups = settings(UNIT, "Service")["SupplementaryGroups"]
+    assert groups == ["49999 flower-proxy flower-gateway"]
 
 
 def test_the_state_disk_comes_before_the_agent_which_does_not_depend_on_it():
@@ -193,6 +207,45 @@ def test_the_proxys_files_are_watched_whenever_the_agent_runs():
     watched = settings(SYSTEMD / "flower-proxy.path", "Path")["PathChanged"]
     unit = settings(SYSTEMD / "flower-proxy.service", "Unit")
     assert watched == unit["ConditionPathExists"] == ["/run/flower-agent/proxy/haproxy.cfg"]
+
+
+def test_the_gateway_has_a_user_of_its_own_and_no_group_of_others():
+    sysusers = (SYSTEMD / "flower-agent.sysusers").read_text()
+    assert re.search(r"^u flower-gateway - ", sysusers, re.MULTILINE)
+    gateway = settings(GATEWAY, "Service")
+    assert (gateway["User"], gateway["Group"]) == (["flower-gateway"], ["flower-gateway"])
+    assert gateway["CapabilityBoundingSet"] == [""]
+    assert gateway["NoNewPrivileges"] == ["yes"]
+    assert "SupplementaryGroups" not in gateway, "neither Docker's nor HAProxy's, which has keys"
+    assert gateway["RestrictAddressFamilies"] == ["AF_INET AF_INET6 AF_UNIX"]
+    assert {"MemoryMax", "TasksMax", "SystemCallFilter", "SocketBindDeny"} <= gateway.keys()
+    assert "/run/docker.sock" in gateway["InaccessiblePaths"][0]
+
+
+def test_only_haproxy_reaches_the_gateways_sockets():
+    gateway = settings(GATEWAY, "Service")
+    assert gateway["RuntimeDirectory"] == ["flower-gateway"]
+    assert gateway["RuntimeDirectoryMode"] == ["0710"]
+    assert gateway["StateDirectoryMode"] == ["0700"]
+    proxy = settings(SYSTEMD / "flower-proxy.service", "Service")
+    assert proxy["SupplementaryGroups"] == ["flower-gateway"]
+
+
+def test_the_gateway_follows_what_the_agent_writes():
+    for name in ("Wants", "After"):
+        assert "flower-gateway.path" in settings(UNIT, "Unit")[name]
+    watched = settings(SYSTEMD / "flower-gateway.path", "Path")["PathChanged"]
+    assert watched == settings(GATEWAY, "Unit")["ConditionPathExists"]
+    assert watched == ["/run/flower-agent/gateway/gateway.json"]
+
+
+def test_the_federation_does_not_hang_on_the_gateway():
+    for unit in SYSTEMD.glob("*"):
+        for name in ("Requires", "BindsTo", "PartOf", "Requisite"):
+            words = " ".join(settings(unit, "Unit").get(name, []))
+            assert "flower-gateway" not in words, unit
+    assert settings(GATEWAY, "Service")["Restart"] == ["always"]
+    assert settings(GATEWAY, "Unit")["StartLimitIntervalSec"] == ["0"]
 
 
 def test_a_proxy_that_is_restarted_ends_what_it_has_begun():

@@ -22,9 +22,18 @@ PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 KEY = PEM.replace("CERTIFICATE", "PRIVATE KEY")
 
 
+OIDC = {
+    "FLOWER_OIDC_ISSUER": "https://login.example.org",
+    "FLOWER_OIDC_CLIENT_ID": "federation",
+    "FLOWER_OIDC_CLIENT_SECRET": "hush",
+    "FLOWER_OIDC_ALLOW": "domain:example.org=viewer",
+}
 TOGETHER = {
     "TLS_CERT": {"TLS_CERT": PEM, "TLS_KEY": KEY},
     "TLS_KEY": {"TLS_CERT": PEM, "TLS_KEY": KEY},
+    "FLOWER_GATEWAY_CERT": {"FLOWER_GATEWAY_CERT": PEM, "FLOWER_GATEWAY_KEY": KEY},
+    "FLOWER_GATEWAY_KEY": {"FLOWER_GATEWAY_CERT": PEM, "FLOWER_GATEWAY_KEY": KEY},
+    **dict.fromkeys(OIDC, OIDC),
     "TLS_ENABLED": {"TLS_ENABLED": "NO"},
     "TLS_CA_CERT": {"TLS_CA_CERT": "system"},
     "FLOWER_REGISTRY_USER": {"FLOWER_REGISTRY_USER": "puller", "FLOWER_REGISTRY_PASSWORD": "x"},

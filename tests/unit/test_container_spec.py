@@ -532,6 +532,11 @@ def changes(before, after):
 PROXY = "http://proxy.example.org:3128"
 
 # Variable, VM, its new value there, the containers that it reaches.
+OIDC = {
+    "FLOWER_OIDC_ISSUER": "https://login.example.org",
+    "FLOWER_OIDC_CLIENT_ID": "federation",
+    "FLOWER_OIDC_ALLOW": "domain:example.org=viewer",
+}
 REACHES = [
     ("FLOWER_ROLE", LINK, "client", "-superlink +supernode superexec"),
     ("FLOWER_VERSION", LINK, "1.26.0", "superlink superexec"),
@@ -602,6 +607,15 @@ REACHES = [
     ("FLOWER_APPIO_LISTEN", NODE, "10.0.0.5:9094", "supernode -superexec"),
     ("FLOWER_APPIO_ADDRESS", EXEC, "10.0.0.8:9094", "superexec"),
     ("FLOWER_SUPEREXEC_PLUGIN", EXEC, "serverapp", "superexec"),
+    ("FLOWER_GATEWAY", LINK, "YES", ""),
+    ("FLOWER_GATEWAY_ADDRESS", {**LINK, "FLOWER_GATEWAY": "YES"}, "10.0.0.5:19443", ""),
+    ("FLOWER_GATEWAY_URL", {**LINK, "FLOWER_GATEWAY": "YES"}, "https://fl.example.org", ""),
+    ("FLOWER_GATEWAY_CERT", {**LINK, "FLOWER_GATEWAY_KEY": OTHER_KEY}, OTHER_CA, ""),
+    ("FLOWER_GATEWAY_KEY", {**LINK, "FLOWER_GATEWAY_CERT": OTHER_CA}, OTHER_KEY, ""),
+    ("FLOWER_OIDC_ISSUER", {**LINK, **OIDC}, "https://login.example.net", ""),
+    ("FLOWER_OIDC_CLIENT_ID", {**LINK, **OIDC}, "another", ""),
+    ("FLOWER_OIDC_CLIENT_SECRET", {**LINK, **OIDC}, "hush", ""),
+    ("FLOWER_OIDC_ALLOW", {**LINK, **OIDC}, "group:ml-team=admin", ""),
     ("FLOWER_IMAGE_PREFIX", LINK, "mirror/flwr", "superlink superexec"),
     ("FLOWER_IMAGE_PREFIX", {**LINK, "ML_FRAMEWORK": "sklearn"}, "mirror/flwr", "superlink"),
     ("FLOWER_REGISTRY_USER", {**LINK, "FLOWER_REGISTRY_PASSWORD": "x"}, "puller", ""),
@@ -631,7 +645,13 @@ REACHES = [
     ("FLOWER_METRICS", LINK, "YES", ""),
     ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
 ]
-BEFORE = {"FLOWER_REGISTRY_USER": "first", "FLOWER_REGISTRY_PASSWORD": "first"}
+BEFORE = {
+    **OIDC,
+    "FLOWER_REGISTRY_USER": "first",
+    "FLOWER_REGISTRY_PASSWORD": "first",
+    "FLOWER_GATEWAY_CERT": GIVEN["TLS_CERT"],
+    "FLOWER_GATEWAY_KEY": GIVEN["TLS_KEY"],
+}
 """What a variable was before, where being unset would be refused."""
 
 

@@ -226,6 +226,7 @@ def test_what_can_fail_is_told_as_it_was_tried():
     others = (
         "tests/contract/test_bake.py",
         "tests/contract/test_app_data_checks.py",
+        "tests/contract/test_gateway_host.py",
         "tests/contract/test_peer_check.py",
         "tests/contract/test_superlink_search.py",
         "tests/contract/test_node_auth.py",

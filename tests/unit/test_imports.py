@@ -12,7 +12,8 @@ PACKAGE = "flower_agent"
 ORDER = (
     "model", "process", "files", "paths", "log", "state_file", "record_file", "background",
     "config", "host", "docker", "tls", "flower", "proxy", "onegate", "reconcile", "cycle", "images",
-    "enrolment", "runs", "upgrade", "reporting", "roles", "agent", "commands", "cli", "__main__",
+    "enrolment", "runs", "gateway", "upgrade", "reporting", "roles", "agent", "commands", "cli",
+    "__main__",
 )  # fmt: skip
 """Each package or module imports only itself and those before it."""
 
@@ -20,9 +21,10 @@ ALONE = {"launcher"}
 """Programs that run in Flower's containers: nothing of ours is there."""
 
 PURE = {
+    "agent": "gateway_requests",
     "commands": "template_model",
     "config": (
-        "app_environment context data_source flower_versions names "
+        "account_roles app_environment context data_source flower_versions names "
         "parsing settings state_disk types validation"
     ),
     "docker": "containers data_mounts image_references",
@@ -30,6 +32,7 @@ PURE = {
     "flower": (
         "command_line container_spec control_messages exit_codes frameworks lost_messages wire"
     ),
+    "gateway": "archive control_methods oidc_policy",
     "host": "gpu network state_disk",
     "images": "app_images",
     "model": (
@@ -37,9 +40,10 @@ PURE = {
         "secret state state_changes status"
     ),
     "onegate": "discovery status_attributes",
-    "proxy": "haproxy_config",
+    "proxy": "gateway_frontend haproxy_config",
     "reconcile": "plan restart_policy",
     "reporting": "node_table plots run_report status_text",
+    "roles": "gateway_places",
     "runs": "outcome pyproject rounds submission",
     "upgrade": "policy",
 }

@@ -763,7 +763,8 @@ def test_every_example_is_valid_and_every_row_explained(row):
 
 def test_the_secrets_are_known():
     bare = {"TLS_KEY", "FLOWER_NODE_PRIVATE_KEY", "FLOWER_REGISTRY_PASSWORD", "FLOWER_HTTP_PROXY"}
-    bare |= {"FLOWER_HTTPS_PROXY", "FLOWER_ENV_<KEY>"}
+    bare |= {"FLOWER_HTTPS_PROXY", "FLOWER_ENV_<KEY>", "FLOWER_GATEWAY_KEY"}
+    bare |= {"FLOWER_OIDC_CLIENT_SECRET"}
     assert settings.secret_names() == bare | {f"ONEAPP_{name}" for name in bare}
 
 
