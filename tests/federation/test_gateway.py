@@ -222,6 +222,7 @@ def test_a_disabled_account_is_out_at_once(federation, people):
     with pytest.raises(urllib.error.HTTPError) as caught:
         vic._send("/sign-in", {"name": "vic", "password": PASSWORD, "code": ""})
     assert caught.value.code == 401
+    caught.value.close()
 
 
 def test_the_federation_does_not_notice_the_end_of_its_gateway(federation, people):

@@ -643,6 +643,7 @@ REACHES = [
     ("FLOWER_LOG_LEVEL", LINK, "DEBUG", "superlink superexec"),
     ("FLOWER_LOG_LEVEL", LINK, "ERROR", ""),
     ("FLOWER_METRICS", LINK, "YES", ""),
+    ("FLOWER_STATE_DISK", LINK, "/dev/vdb", ""),
     ("FLOWER_READY_TIMEOUT", LINK, "60", ""),
 ]
 BEFORE = {
