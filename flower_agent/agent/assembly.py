@@ -6,6 +6,7 @@ import pathlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from flower_agent.agent import gateway_record
 from flower_agent.agent.app_data import AppData
 from flower_agent.agent.gateway_interface import GatewayInterface
 from flower_agent.agent.gpu_setup import GpuSetup
@@ -34,6 +35,7 @@ from flower_agent.onegate.superlink_search import SuperLinkSearch
 from flower_agent.paths import Paths
 from flower_agent.proxy.fleet_proxy import FleetProxy
 from flower_agent.reconcile.reconciler import Reconciler
+from flower_agent.record_file import Record
 from flower_agent.roles.gateway_host import GatewayHost
 from flower_agent.roles.server_certificate import ServerCertificate
 from flower_agent.roles.superexec import SuperExecController
@@ -175,7 +177,8 @@ def _superlink(
 
 def _gateway(options: Options, threads: Threads, prober: Prober) -> GatewayHost:
     paths = options.paths
-    asked = GatewayInterface(paths.gateway / "agent.sock", paths.runs)
+    record = gateway_record.recorder(Record(paths.audit))
+    asked = GatewayInterface(paths.gateway / "agent.sock", paths.runs, record)
     return GatewayHost(paths, threads, FleetProxy(paths, prober), asked, scale=options.scale)
 
 

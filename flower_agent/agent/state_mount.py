@@ -8,7 +8,7 @@ from flower_agent import files
 from flower_agent.config.settings import Settings
 from flower_agent.config.types import Role
 from flower_agent.host import machine, state_disk
-from flower_agent.host.state_disk import DiskOutcome, Result
+from flower_agent.host.state_disk import DiskOutcome, DiskResult
 from flower_agent.model.errors import AgentError, Finding
 from flower_agent.paths import Paths
 
@@ -20,7 +20,7 @@ class StateMount:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self.result: Result | None = None
+        self.result: DiskResult | None = None
         """What flower-state.service did, as of the last `check`."""
 
     @property
@@ -49,7 +49,7 @@ class StateMount:
         return f"on {found.device} (UUID {found.uuid})" if found and self.mounted else ""
 
 
-def read_result(paths: Paths) -> Result | None:
+def read_result(paths: Paths) -> DiskResult | None:
     """Return what was done in this boot; None where nothing was, or nobody can tell."""
     try:
         data = files.read(paths.state_disk, MAX_BYTES)

@@ -24,7 +24,7 @@ from flower_agent.host.state_disk import (
     DiskDecision,
     DiskOutcome,
     DisksSeen,
-    Result,
+    DiskResult,
 )
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
@@ -57,7 +57,7 @@ def main(paths: Paths | None = None) -> int:
 
 def apply(
     paths: Paths, observe: Callable[[], tuple[Disk, ...]] = block_devices.observe_disks
-) -> Result | None:
+) -> DiskResult | None:
     """Look once, act, and leave the result; None if this VM is no SuperLink as far as is known."""
     context = _superlink_context(paths)
     if context is None:
@@ -72,7 +72,7 @@ def apply(
         result = _act(paths, wanted, seen, decision)
     except AgentError as error:
         found = error.finding
-        result = Result(
+        result = DiskResult(
             outcome=DiskOutcome.FAILED, wanted=text, message=found.message, hint=found.hint
         )
     if result != before:
@@ -109,7 +109,7 @@ def _value(name: str, context: Mapping[str, str], config: Mapping[str, str]) -> 
 def _look(
     paths: Paths,
     wanted: StateDisk | None,
-    before: Result | None,
+    before: DiskResult | None,
     observe: Callable[[], tuple[Disk, ...]],
 ) -> DisksSeen:
     """Return what is there; without a wanted disk no device is touched."""
@@ -137,16 +137,18 @@ def _serves(paths: Paths) -> bool:
     return document.get("role") == Role.SUPERLINK.value and bool(document.get("containers"))
 
 
-def _act(paths: Paths, wanted: StateDisk | None, seen: DisksSeen, decision: DiskDecision) -> Result:
+def _act(
+    paths: Paths, wanted: StateDisk | None, seen: DisksSeen, decision: DiskDecision
+) -> DiskResult:
     """Do what was decided. Raises AgentError ``state.disk_failed``."""
     text, disk = wanted.text if wanted else "", decision.disk
     if decision.action is DiskAction.OWN:
-        return seen.before or Result(outcome=DiskOutcome.OWN)
+        return seen.before or DiskResult(outcome=DiskOutcome.OWN)
     if decision.action is DiskAction.KEEP and disk is None and seen.before is not None:
         return seen.before
     if disk is None:
         missing = decision.action is DiskAction.WAIT
-        return Result(
+        return DiskResult(
             outcome=DiskOutcome.MISSING if missing else DiskOutcome.REFUSED,
             wanted=text,
             message=decision.message,
@@ -162,7 +164,7 @@ def _act(paths: Paths, wanted: StateDisk | None, seen: DisksSeen, decision: Disk
         paths.state.chmod(0o755)
         print(f"{disk.path} (UUID {disk.uuid}) is mounted at {paths.state}", file=sys.stderr)
     mount = state_disk.top_mount(machine.mountinfo(), str(paths.state))
-    return Result(
+    return DiskResult(
         outcome=DiskOutcome.MOUNTED,
         wanted=text,
         device=disk.path,

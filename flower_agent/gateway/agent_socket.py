@@ -32,6 +32,8 @@ WAITING_MAX = 1000
 """Entries for the record that wait for an agent that is away."""
 
 TOGETHER = 50
+TRIES = 60
+"""Of one batch, ever slower: two hours and a half. The journal has the events all the same."""
 
 
 def ask(path: pathlib.Path, question: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
@@ -117,11 +119,14 @@ class RecordSender:
             while len(events) < TOGETHER and not self._waiting.empty():
                 events.append(self._waiting.get_nowait())
             question = {"ask": "record", "events": [dataclasses.asdict(e) for e in events]}
-            while True:
+            for attempt in range(1, TRIES + 1):
                 try:
                     _answer, descriptors = await asyncio.to_thread(ask, self._path, question)
                     close(descriptors)
                     break
                 except AgentError as error:
                     log.warning("gateway.agent_away", message=error.finding.message)
-                    await asyncio.sleep(TIMEOUT_S)
+                    await asyncio.sleep(TIMEOUT_S * attempt)
+            else:
+                self.lost += len(events)
+                log.warning("gateway.events_lost", lost=self.lost)

@@ -192,7 +192,7 @@ class Gate:
         run_id = _run_of(body) if method.own else ""
         owner = self.owners.owner(run_id) if run_id else None
         words = control_methods.refusal(method, caller, owner)
-        who, event = f"account:{caller.account}", f"gateway.{_kebab(method)}"
+        who, event = f"account:{caller.account}", f"gateway.{_snake(method)}"
         if words is not None:
             self.note(event, who, origin, "refused", run_id=run_id, message=words)
             raise Refused(Why.FORBIDDEN, words)
@@ -202,7 +202,7 @@ class Gate:
     def unknown_method(self, name: str, origin: str) -> Refused:
         """Return the refusal of a method that is not offered, recorded."""
         words = control_methods.unknown(foreign_text.message(name))
-        self.note("gateway.unknown-method", "unknown", origin, "refused", message=words)
+        self.note("gateway.unknown_method", "unknown", origin, "refused", message=words)
         return Refused(Why.FORBIDDEN, words)
 
     async def answer(
@@ -231,14 +231,14 @@ class Gate:
             reply = await upstream.call(method, body)
         except UpstreamRefused:
             self.owners.refused(intent)
-            self.note("gateway.start-run", who, origin, "refused by the SuperLink")
+            self.note("gateway.start_run", who, origin, "refused by the SuperLink")
             raise
         run_id = _run_of(reply)
         if run_id == "0":  # what Flower answers to a bundle that is too large
             self.owners.refused(intent)
         else:
             self.owners.started(intent, caller.account, run_id)
-        self.note("gateway.start-run", who, origin, run_id=run_id, message=f"app {fab}")
+        self.note("gateway.start_run", who, origin, run_id=run_id, message=f"app {fab}")
         return reply
 
     async def watched(self, caller: Caller, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -298,8 +298,8 @@ async def _next(frames: AsyncIterator[bytes]) -> bytes:
     return await anext(frames)
 
 
-def _kebab(method: ControlMethod) -> str:
-    return method.path.rpartition("/")[2]
+def _snake(method: ControlMethod) -> str:
+    return method.path.rpartition("/")[2].replace("-", "_")
 
 
 def _decoded(body: bytes) -> wire.Message:

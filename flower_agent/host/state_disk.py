@@ -102,7 +102,7 @@ CODES = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class DiskResult:
     """What the state service leaves for the agent, in ``/run/flower-agent-state``."""
 
     outcome: DiskOutcome
@@ -161,7 +161,7 @@ class DisksSeen:
     mount: MountPoint | None = None
     """What is mounted at the state directory."""
 
-    before: Result | None = None
+    before: DiskResult | None = None
     """What was done in this boot already."""
 
     serving: bool = False
@@ -265,7 +265,7 @@ def _refused(message: str, hint: str = "") -> DiskDecision:
 
 
 def waiting(
-    wanted: StateDisk | None, result: Result | None, mount: MountPoint | None
+    wanted: StateDisk | None, result: DiskResult | None, mount: MountPoint | None
 ) -> AgentError | None:
     """Return why a SuperLink must not use its state directory yet; None if it may."""
     if result is not None and result.outcome is DiskOutcome.MOUNTED:
@@ -285,7 +285,7 @@ def _missing(message: str, hint: str = "") -> StateFileError:
     return StateFileError("state.disk_missing", message, hint, retryable=True)
 
 
-def warnings(wanted: StateDisk | None, result: Result | None) -> tuple[Finding, ...]:
+def warnings(wanted: StateDisk | None, result: DiskResult | None) -> tuple[Finding, ...]:
     """Return what is worth knowing although the SuperLink has its state."""
     if result is None or result.outcome not in (DiskOutcome.MOUNTED, DiskOutcome.OWN):
         return ()
@@ -319,12 +319,12 @@ def _plain(text: str) -> str:
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
-def dump_result(result: Result) -> bytes:
+def dump_result(result: DiskResult) -> bytes:
     """Return the file's content."""
     return json.dumps({"schema": 1, **dataclasses.asdict(result)}, indent=1).encode() + b"\n"
 
 
-def load_result(data: bytes) -> Result:
+def load_result(data: bytes) -> DiskResult:
     """Return the result in a file's content. Raises ValueError for anything else."""
     try:
         document = json.loads(data)
@@ -337,4 +337,4 @@ def load_result(data: bytes) -> Result:
     beneath = document.get("beneath") is True
     if not all(isinstance(value, str) for value in found.values()):
         raise ValueError("want texts")
-    return Result(outcome=DiskOutcome(str(document.get("outcome"))), beneath=beneath, **found)
+    return DiskResult(outcome=DiskOutcome(str(document.get("outcome"))), beneath=beneath, **found)

@@ -57,7 +57,7 @@ def start(gate, who, upstream, body=b""):
 def test_a_run_that_was_started_has_its_owner(gate, events):
     start(gate, caller(gate), Upstream(wire.encode((1, 7))))
     assert gate.owners.owner("7") == "alice"
-    assert (events[-1].event, events[-1].run_id) == ("gateway.start-run", "7")
+    assert (events[-1].event, events[-1].run_id) == ("gateway.start_run", "7")
 
 
 @pytest.mark.parametrize("reply", [b"", UpstreamRefused("no")])
@@ -170,8 +170,8 @@ def test_what_is_refused_is_recorded(gate, events):
         gate.admit(BY_NAME["RegisterNode"], who, b"", "192.0.2.1")
     gate.unknown_method("Nonsense\x1b[31m", "192.0.2.1")
     assert [(event.event, event.result) for event in events] == [
-        ("gateway.stop-run", "refused"),
-        ("gateway.register-node", "refused"),
-        ("gateway.unknown-method", "refused"),
+        ("gateway.stop_run", "refused"),
+        ("gateway.register_node", "refused"),
+        ("gateway.unknown_method", "refused"),
     ]
     assert "\x1b" not in events[-1].message

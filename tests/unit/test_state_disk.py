@@ -18,7 +18,7 @@ from flower_agent.host.state_disk import (
     DiskOutcome,
     DisksSeen,
     MountPoint,
-    Result,
+    DiskResult,
 )
 
 VDB = "/dev/vdb"
@@ -44,8 +44,10 @@ OURS = Disk(
     label="flower-state", uuid=UUID,
 )  # fmt: skip
 OTHERS = (ROOT, ROOT_PART, CONTEXT)
-MOUNTED = Result(outcome=DiskOutcome.MOUNTED, wanted=VDB, device=VDB, uuid=UUID, number="252:16")
-OWN = Result(outcome=DiskOutcome.OWN)
+MOUNTED = DiskResult(
+    outcome=DiskOutcome.MOUNTED, wanted=VDB, device=VDB, uuid=UUID, number="252:16"
+)
+OWN = DiskResult(outcome=DiskOutcome.OWN)
 MOUNT = MountPoint("252:16", "/", VDB)
 
 
@@ -181,7 +183,7 @@ def test_nothing_is_mounted_over_a_superlink_that_runs(more):
 
 @pytest.mark.parametrize("outcome", [DiskOutcome.MISSING, DiskOutcome.REFUSED, DiskOutcome.FAILED])
 def test_what_did_not_work_is_tried_again(outcome):
-    before = Result(outcome=outcome, wanted="/dev/vdz")
+    before = DiskResult(outcome=outcome, wanted="/dev/vdz")
     assert decide(VDB, EMPTY, before=before).action is DiskAction.FORMAT
 
 
@@ -257,10 +259,22 @@ WANTED = parse_state_disk(VDB)
         (MOUNTED, MountPoint("252:16", "/somewhere", VDB), "state.disk_missing"),
         (MOUNTED, MOUNT, None),
         (OWN, None, None),
-        (Result(outcome=DiskOutcome.MISSING, wanted=VDB, message="no"), None, "state.disk_missing"),
-        (Result(outcome=DiskOutcome.REFUSED, wanted=VDB, message="no"), None, "state.disk_refused"),
-        (Result(outcome=DiskOutcome.FAILED, wanted=VDB, message="no"), None, "state.disk_failed"),
-        (Result(outcome=DiskOutcome.REFUSED, wanted="/dev/vdz"), None, "state.disk_missing"),
+        (
+            DiskResult(outcome=DiskOutcome.MISSING, wanted=VDB, message="no"),
+            None,
+            "state.disk_missing",
+        ),
+        (
+            DiskResult(outcome=DiskOutcome.REFUSED, wanted=VDB, message="no"),
+            None,
+            "state.disk_refused",
+        ),
+        (
+            DiskResult(outcome=DiskOutcome.FAILED, wanted=VDB, message="no"),
+            None,
+            "state.disk_failed",
+        ),
+        (DiskResult(outcome=DiskOutcome.REFUSED, wanted="/dev/vdz"), None, "state.disk_missing"),
     ],
     ids=str,
 )
@@ -272,14 +286,16 @@ def test_the_agent_waits_until_the_mount_is_seen(result, mount, code):
 
 
 def test_the_agent_waits_for_nothing_where_no_disk_is_wanted():
-    for result in (None, OWN, Result(outcome=DiskOutcome.REFUSED, wanted=VDB, message="no")):
+    for result in (None, OWN, DiskResult(outcome=DiskOutcome.REFUSED, wanted=VDB, message="no")):
         assert state_disk.waiting(None, result, None) is None
     # It was removed from the context of a SuperLink that runs, and its mount is gone, too.
     assert state_disk.waiting(None, MOUNTED, None) is not None
 
 
 def test_the_agent_says_what_the_service_found():
-    result = Result(outcome=DiskOutcome.REFUSED, wanted=VDB, message="it has ext4", hint="Look.")
+    result = DiskResult(
+        outcome=DiskOutcome.REFUSED, wanted=VDB, message="it has ext4", hint="Look."
+    )
     found = state_disk.waiting(WANTED, result, None).finding
     assert (found.message, found.hint) == ("it has ext4", "Look.")
 
