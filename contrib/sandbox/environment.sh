@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-extra=${1:+[dev]}
+extra=${1:+[dev,gateway]}
 PATH=${PATH//"$PWD/build/venv/bin:"/}  # of an activated one, which must not make itself
 python=$(command -v python3 || true)
 if [ -z "$python" ] || ! "$python" -c 'import ensurepip, venv' 2>/dev/null || ! command -v git >/dev/null; then

@@ -23,8 +23,8 @@ from flower_agent.host.state_disk import (
     DiskAction,
     DiskDecision,
     DiskOutcome,
-    DisksSeen,
     DiskResult,
+    DisksSeen,
 )
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths

@@ -23,7 +23,7 @@ def test_a_refusal_has_its_words():
         who="account:ann", origin="192.0.2.1", result="refused", message="The run is of ben"
     )
     assert found.result is Result.REFUSED
-    assert found.message == "of ben; from 192.0.2.1"
+    assert found.message == "The run is of ben; from 192.0.2.1"
 
 
 @pytest.mark.parametrize("who", ["local:root", "agent", "context", "", "ann"])

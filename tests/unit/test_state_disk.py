@@ -16,9 +16,9 @@ from flower_agent.host.state_disk import (
     DiskAction,
     DiskDecision,
     DiskOutcome,
+    DiskResult,
     DisksSeen,
     MountPoint,
-    DiskResult,
 )
 
 VDB = "/dev/vdb"
