@@ -3,10 +3,11 @@
 import asyncio
 import os
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from flower_agent.gateway import agent_socket, archive
 from flower_agent.gateway.archive import ArchivedFile, Piece
@@ -72,30 +73,47 @@ class Downloads:
         headers["content-length"] = str(after - first)
         if part is not None:
             headers["content-range"] = f"bytes {first}-{after - 1}/{size}"
-        return StreamingResponse(
-            self._bytes(list(archive.cut(whole, first, after)), files),
-            206 if part else 200,
-            headers,
-            media_type="application/x-tar",
+        content = _bytes(list(archive.cut(whole, first, after)))
+        return _ArchiveResponse(
+            content, 206 if part else 200, headers, release=lambda: self._done(files)
         )
-
-    async def _bytes(self, parts: list[Piece], files: list[ArchivedFile]) -> AsyncIterator[bytes]:
-        try:
-            for piece in parts:
-                if piece.descriptor < 0:
-                    yield piece.text
-                    continue
-                at, end = piece.offset, piece.offset + piece.length
-                while at < end:
-                    wanted = min(CHUNK_BYTES, end - at)
-                    data = await asyncio.to_thread(os.pread, piece.descriptor, wanted, at)
-                    if not data:  # the file shrank: a cut download is better than a wrong one
-                        return
-                    at += len(data)
-                    yield data
-        finally:
-            self._done(files)
 
     def _done(self, files: list[ArchivedFile]) -> None:
         self._free += 1
         agent_socket.close(file.descriptor for file in files)
+
+
+class _ArchiveResponse(StreamingResponse):
+    """Gives the descriptors back however it ends, also before its first byte."""
+
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        status: int,
+        headers: dict[str, str],
+        *,
+        release: Callable[[], None],
+    ) -> None:
+        super().__init__(content, status, headers, media_type="application/x-tar")
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
+async def _bytes(parts: list[Piece]) -> AsyncIterator[bytes]:
+    for piece in parts:
+        if piece.descriptor < 0:
+            yield piece.text
+            continue
+        at, end = piece.offset, piece.offset + piece.length
+        while at < end:
+            wanted = min(CHUNK_BYTES, end - at)
+            data = await asyncio.to_thread(os.pread, piece.descriptor, wanted, at)
+            if not data:  # the file shrank: a cut download is better than a wrong one
+                return
+            at += len(data)
+            yield data

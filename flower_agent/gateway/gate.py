@@ -110,7 +110,8 @@ class Gate:
         else:
             pair = self.sessions.refresh(secret)
         if pair is None:
-            self._unknown.count(origin)
+            if not self.sessions.waits(secret):
+                self._unknown.count(origin)
             if method.name == "RefreshAuthTokens":
                 raise Refused(Why.UNAUTHENTICATED, LOG_IN)
             return b""  # still waiting, as Flower's client reads it

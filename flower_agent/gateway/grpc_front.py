@@ -19,7 +19,10 @@ ORIGIN = "x-forwarded-for"
 """Set by HAProxy, which removes what a client says of itself."""
 
 MESSAGE_MAX_BYTES = 64 << 20
-"""More than any app bundle that Flower takes."""
+"""What the SuperLink may answer."""
+
+REQUEST_MAX_BYTES = 20 << 20
+"""Flower's app bundles have at most 10 MiB. It is read before the token is looked at."""
 
 CALL_S = 60.0
 CALLS_MAX = 1200
@@ -181,7 +184,11 @@ async def serve(gate: Gate, upstream: GrpcUpstream, socket: str) -> grpc.aio.Ser
     """Start to answer at a Unix socket, in clear: HAProxy ends TLS."""
     server = grpc.aio.server(
         handlers=[GrpcFront(gate, upstream)],
-        options=[*_OPTIONS, ("grpc.max_metadata_size", 16 << 10)],
+        options=[
+            *_OPTIONS[1:],
+            ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
+            ("grpc.max_metadata_size", 16 << 10),
+        ],
         maximum_concurrent_rpcs=CALLS_MAX,
     )
     server.add_insecure_port(f"unix:{socket}")

@@ -22,7 +22,9 @@ from flower_agent.gateway.gate import LOG_IN, Gate, Refused, UpstreamRefused, Wh
 from flower_agent.gateway.oidc import OidcProvider
 from flower_agent.model.errors import AgentError
 
-BODY_MAX_BYTES = 64 << 20
+BODY_MAX_BYTES = 20 << 20
+"""Flower's app bundles have at most 10 MiB."""
+
 FORM_MAX_BYTES = 16 << 10
 CALL_S = 60.0
 PROTOBUF = "application/protobuf"

@@ -20,8 +20,8 @@ class Identity:
 
     @property
     def account(self) -> str:
-        """How they are called here: by mail where it is known."""
-        return (self.mail or self.subject)[:NAME_MAX]
+        """How they are called here: by mail, or by a name that no local account can have."""
+        return (self.mail or f"{RuleKind.SUBJECT}:{self.subject}")[:NAME_MAX]
 
 
 def identity(claims: Mapping[str, object], about: Mapping[str, object]) -> Identity:

@@ -133,6 +133,13 @@ class Sessions:
             connection.execute("DELETE FROM grants WHERE device = ?", (digest(device_code),))
             return self._new_pair(int(row[0]))
 
+    def waits(self, device_code: str) -> bool:
+        """Return whether a log-in was begun under this device code and has not ended."""
+        rows = self._database.rows(
+            "SELECT 1 FROM grants WHERE device = ? AND ends > ?", digest(device_code), self._now()
+        )
+        return bool(rows)
+
     # -- tokens -------------------------------------------------------------------------------
 
     def caller(self, access: str) -> Caller | None:

@@ -128,7 +128,7 @@ def test_what_is_no_protobuf_has_its_words(gateway, tokens):
 
 def test_a_body_that_is_too_large_does_not_reach_the_superlink(superlink, gateway, tokens):
     before = list(superlink.calls)
-    body = bytes((64 << 20) + 1024)
+    body = bytes((20 << 20) + 1024)
     try:
         gateway.call("StartRun", body, access=tokens["submitter"][0])
     except (Refusal, OSError) as error:
@@ -342,6 +342,21 @@ def _until(true, limit_s=60):
     while not true():
         assert time.monotonic() < ends
         time.sleep(0.1)
+
+
+def test_downloads_that_break_off_leave_nothing_open(gateway, tokens, agent):
+    access, _ = tokens["admin"]
+    reply = gateway.call("PullArtifacts", wire.encode((1, 7)), access=access)
+    path = wire.decode(reply).text(1).removeprefix(URL)
+    opened = pathlib.Path(f"/proc/{gateway.process.pid}/fd")
+    before = len(list(opened.iterdir()))
+    for _ in range(40):
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(gateway.sockets / "http.sock"))
+            line.sendall(f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+    for _ in range(20):
+        _until(lambda: gateway.ask("GET", path)[0] == 200)
+    _until(lambda: len(list(opened.iterdir())) <= before + 2)
 
 
 def test_without_the_agent_a_download_says_so(gateway, tokens):

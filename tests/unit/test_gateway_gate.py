@@ -175,3 +175,15 @@ def test_what_is_refused_is_recorded(gate, events):
         ("gateway.unknown_method", "refused"),
     ]
     assert "\x1b" not in events[-1].message
+
+
+def test_a_client_that_polls_is_not_taken_for_one_that_guesses(gate):
+    poll, guess = BY_NAME["GetAuthTokens"], wire.encode((1, "guessed"))
+    details = wire.decode(gate.login(BY_NAME["GetLoginDetails"], b"", "192.0.2.1"))
+    mine = wire.encode((1, details.text(2)))
+    for _ in range(limits.REFUSED_TOKENS.tries + 1):
+        assert gate.login(poll, mine, "192.0.2.1") == b""
+    for _ in range(limits.REFUSED_TOKENS.tries):
+        assert gate.login(poll, guess, "192.0.2.2") == b""
+    with pytest.raises(Refused):
+        gate.login(poll, guess, "192.0.2.2")

@@ -84,3 +84,8 @@ def test_a_rule_is_written_as_it_is_read():
     rules = account_roles.parse_rules("group:a%20b%2Cc=viewer mail:ann@example.org=admin")
     assert [rule.value for rule in rules] == ["a b,c", "ann@example.org"]
     assert account_roles.parse_rules(" ".join(map(str, rules))) == rules
+
+
+def test_nobody_of_a_provider_has_the_name_of_a_local_account():
+    assert Identity("admin").account == "subject:admin"
+    assert ANN.account == "ann@example.org"
