@@ -95,7 +95,7 @@ def remove(paths: Paths, name: str) -> int:
 def snippet(paths: Paths) -> int:
     """Print what a data scientist's machine needs, for this federation's Flower version."""
     config = _config(paths)
-    print(_snippet(config), end="")
+    print(snippet_text(config), end="")
     return 0
 
 
@@ -112,7 +112,7 @@ def open_page(paths: Paths) -> int:
     return 0
 
 
-def _snippet(config: GatewayConfig) -> str:
+def snippet_text(config: GatewayConfig) -> str:
     """Return the text for one band of Flower."""
     address = config.url.partition("://")[2]
     version = flower_versions.parse_version(config.version)

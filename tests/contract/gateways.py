@@ -54,15 +54,20 @@ class UnixConnection(http.client.HTTPConnection):
 class RunningGateway:
     """A gateway before the SuperLink at `control`; an account for each role."""
 
-    def __init__(self, directory, transport, control, *, oidc=None, environment=None):
+    def __init__(
+        self, directory, transport, control, *, oidc=None, environment=None, url=URL,
+        version="", ca=None,
+    ):  # fmt: skip
         self.directory, self.transport = pathlib.Path(directory), transport
         self.state, self.sockets = self.directory / "state", self.directory / "sockets"
         for path in (self.state, self.sockets):
             path.mkdir(exist_ok=True)
+        self.url = url
         self.config = self.directory / "gateway.json"
         said = {
-            "version": VERSIONS[transport], "transport": str(transport), "control": str(control),
-            "ca": None, "server_hostname": None, "url": URL,
+            "version": version or VERSIONS[transport], "transport": str(transport),
+            "control": str(control),
+            "ca": ca and str(ca), "server_hostname": ca and "localhost", "url": url,
             "oidc": oidc,
         }  # fmt: skip
         self.config.write_text(json.dumps(said))
@@ -100,7 +105,7 @@ class RunningGateway:
 
     # -- a browser
 
-    def ask(self, method, path, form=None, *, cookie="", origin=URL, source="192.0.2.1", **more):
+    def ask(self, method, path, form=None, *, cookie="", origin=None, source="192.0.2.1", **more):
         """Return status, headers and text of a browser's request."""
         headers = {"X-Forwarded-For": source, **more}
         if cookie:
@@ -109,8 +114,8 @@ class RunningGateway:
         if form is not None:
             body = urllib.parse.urlencode(form)
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            if origin:
-                headers["Origin"] = origin
+            if origin != "":
+                headers["Origin"] = self.url if origin is None else origin
         with contextlib.closing(UnixConnection(self.sockets / "http.sock")) as connection:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
