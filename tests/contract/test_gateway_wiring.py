@@ -32,7 +32,7 @@ HOST = "127.0.0.1"
 class Beside:
     """What a SuperLink does beside its gateway, left out here; it keeps what HAProxy is told."""
 
-    active, claims, members, expected = frozenset(), {}, None, 2
+    active, claims, members, expected, names = frozenset(), {}, None, 2, {}
     kept = None
 
     def close(self):

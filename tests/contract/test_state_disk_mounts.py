@@ -14,6 +14,7 @@ import sys
 import time
 
 import pytest
+import state_disks
 
 from flower_agent.agent.state_mount import StateMount, read_result
 from flower_agent.commands import state_disk as program
@@ -74,6 +75,15 @@ class SimulatedVm:
         shutil.rmtree(self.paths.root / "run", ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def umask():
+    """The program sets its own, which is the whole process's."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def vm(tmp_path, missing):
     if os.getuid() != 0:
@@ -96,6 +106,8 @@ def vm(tmp_path, missing):
 def disk(tmp_path, vm):
     """Makes block devices; with `content` at a place of the disk."""
     made = []
+    own = contextlib.ExitStack()
+    own.enter_context(state_disks.alone())
 
     def make(name="disk", size_bytes=SIZE_BYTES, *, content=b"", at=0, options=()):
         image = tmp_path / f"{name}.img"
@@ -110,6 +122,7 @@ def disk(tmp_path, vm):
     for each in made:
         subprocess.run(["umount", each], check=False, capture_output=True)
         call("losetup", "--detach", each)
+    own.close()
 
 
 def digest(device):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 
 import pytest
+import state_disks
 from federation import SERVICE
 from watched import WatchedFederation, docker, wait_for
 
@@ -67,9 +68,10 @@ def disk(tmp_path, missing):
     with image.open("wb") as file:
         file.truncate(SIZE_BYTES)
     losetup = ["losetup", "--find", "--show", image]
-    device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
-    yield device
-    subprocess.run(["losetup", "--detach", device], check=True)
+    with state_disks.alone():
+        device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+        yield device
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.fixture
