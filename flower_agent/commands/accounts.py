@@ -23,6 +23,8 @@ from flower_agent.gateway.gateway_config import (
 )
 from flower_agent.model.errors import AgentError
 from flower_agent.paths import Paths
+from flower_agent.proxy.proxy_files import GATEWAY_FILE
+from flower_agent.tls import certificates
 
 _OFF = "Set FLOWER_GATEWAY=YES in the SuperLink's context, and run the command on its VM."
 NAME = "federation"
@@ -102,11 +104,15 @@ def snippet(paths: Paths) -> int:
 def open_page(paths: Paths) -> int:
     """Print where the gateway is; root sees the first admin's password, once."""
     config = _config(paths)
-    print(f"address   {config.url}")
+    print(f"address      {config.url}")
+    with contextlib.suppress(OSError, ValueError):
+        shown = (paths.proxy / GATEWAY_FILE).read_text(encoding="ascii")
+        fingerprint = certificates.fingerprint(shown)
+        print(f"certificate  SHA-256 {certificates.format_fingerprint(fingerprint)}")
     first = _directory(paths) / FIRST_PASSWORD_FILE
     with contextlib.suppress(FileNotFoundError):
         password = first.read_text(encoding="utf-8").strip()
-        print(f"account   admin\npassword  {password}")
+        print(f"account      admin\npassword     {password}")
         print("The password is shown this once: keep it. `flower-agent accounts` makes others.")
         first.unlink()
     return 0
@@ -144,7 +150,7 @@ def _row(account: Account) -> dict[str, object]:
 
 
 def _config(paths: Paths) -> GatewayConfig:
-    file = paths.runtime / "gateway" / CONFIG_FILE
+    file = paths.gateway / CONFIG_FILE
     if not file.exists():
         raise AgentError("account.no_gateway", "This VM has no gateway", _OFF)
     return read_config(file)

@@ -24,6 +24,9 @@ GROUP = "flower-proxy"
 MODE, FOLDER_MODE = 0o640, 0o750
 MAX_BYTES = 1 << 20
 
+GATEWAY_FILE = "gateway.pem"
+"""What HAProxy shows people: the gateway's certificate, intermediates and key."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shown:
@@ -57,7 +60,7 @@ class ProxyFiles:
         self.config = directory / "haproxy.cfg"
         self._certificate = directory / "fleet.pem"
         self._ca = directory / "superlink-ca.crt"
-        self._gateway = directory / "gateway.pem"
+        self._gateway = directory / GATEWAY_FILE
 
     def write(
         self, spec: ProxySpec | None, shown: Shown | None, gateway: GatewayShown | None = None
