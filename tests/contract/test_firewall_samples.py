@@ -136,7 +136,7 @@ def test_the_hardening_lets_the_federation_in_and_nobody_else(wire):
 
 
 def test_the_owners_of_loopback_are_no_matter_of_the_fleet(wire):
-    wire.run("nft", "-f", "-", given=sample("loopback-owners.nft", operators="4242"))
+    wire.run("nft", "-f", "-", given=sample("loopback-owners.nft", operators="4242", gateway="901"))
     assert wire.reached(HERE)
 
 

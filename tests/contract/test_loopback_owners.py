@@ -11,7 +11,7 @@ import sys
 import pytest
 
 SAMPLE = pathlib.Path(__file__).parents[2] / "contrib/firewall/loopback-owners.nft"
-FLOWER, NOBODY, OPERATORS = 49999, 1000, 4242
+FLOWER, NOBODY, OPERATORS, GATEWAY = 49999, 1000, 4242, 901
 DIAL = """
 import json, os, socket, subprocess, sys
 
@@ -102,7 +102,7 @@ def vm(missing):
     try:
         for port in (9091, 9092, 9093):
             assert made.dials(port, NOBODY, NOBODY) == "welcome", "before there are rules"
-        assert made.load(operators=OPERATORS) == ""
+        assert made.load(gateway=GATEWAY, operators=OPERATORS) == ""
         yield made
     finally:
         made.end()
@@ -116,12 +116,14 @@ HOSTS = ("127.0.0.1", "::1", "10.77.0.10")
     [
         (9093, 0, 0, True),
         (9093, NOBODY, OPERATORS, True),
+        (9093, GATEWAY, GATEWAY, True),
         (9093, NOBODY, NOBODY, False),
         (9093, FLOWER, FLOWER, False),
         (9091, 0, 0, True),
         (9091, FLOWER, FLOWER, True),
         (9091, NOBODY, NOBODY, False),
         (9091, NOBODY, OPERATORS, False),
+        (9091, GATEWAY, GATEWAY, False),
         (9092, NOBODY, NOBODY, True),
     ],
 )
@@ -137,16 +139,16 @@ def test_a_further_group_does_not_count_as_the_sample_says(vm):
 
 
 def test_loaded_again_it_takes_the_place_of_itself(vm):
-    assert vm.load(operators=OPERATORS, control_port=9092) == ""
+    assert vm.load(gateway=GATEWAY, operators=OPERATORS, control_port=9092) == ""
     try:
         assert vm.dials(9092, NOBODY, NOBODY) == "ConnectionRefusedError"
         assert vm.dials(9093, NOBODY, NOBODY) == "welcome"
     finally:
-        vm.load(operators=OPERATORS)
+        vm.load(gateway=GATEWAY, operators=OPERATORS)
 
 
 def test_without_its_group_it_is_refused_as_a_whole(vm):
-    assert "no-such-group" in vm.load(operators="no-such-group")
+    assert "no-such-group" in vm.load(gateway=GATEWAY, operators="no-such-group")
     assert vm.dials(9093, NOBODY, NOBODY) == "ConnectionRefusedError"
 
 
