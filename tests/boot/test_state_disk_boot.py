@@ -150,7 +150,8 @@ def test_a_disk_with_something_else_is_refused_and_the_vm_says_so(create, disk):
     assert error["code"] == "state.disk_refused"
     assert "precious" in error["message"]
     assert machine.try_("test", "-e", "/var/lib/flower-agent/tls")[0] != 0
-    assert machine.show("ActiveState") == "active"
+    # The hook of one-context may have it reload at this moment.
+    vm.wait_for(lambda: machine.show("ActiveState") == "active", "the agent runs on")
     # Somebody empties it: the service looks again by itself.
     tree.call("wipefs", "-qa", disk)
     tree.call("dd", "if=/dev/zero", f"of={disk}", "bs=1M", "count=256", "status=none")
