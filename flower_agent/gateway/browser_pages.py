@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from flower_agent.gateway import oidc_policy
+from flower_agent.gateway import limits, oidc_policy
 from flower_agent.gateway.control_methods import Caller
 from flower_agent.gateway.database import digest
 from flower_agent.gateway.gate import Gate, Refused
@@ -87,7 +87,7 @@ class BrowserPages:
         waits = self._gate.sessions.waiting(code)
         if waits is None:
             try:
-                self._gate.code_tried(_from(request))
+                self._gate.code_tried(limits.origin(request.headers))
             except Refused as refused:
                 return _page("Wait", _wrong(refused.words), 503)
             words = "No log-in waits under this code. Run <code>flwr login</code> again."
@@ -100,7 +100,9 @@ class BrowserPages:
             return _page("Refused", _wrong("This form was not sent from this page."), 403)
         name, code = form.get("name", "").strip().lower(), form.get("code", "")[:16]
         try:
-            cookie = await self._gate.sign_in(name, form.get("password", ""), _from(request))
+            cookie = await self._gate.sign_in(
+                name, form.get("password", ""), limits.origin(request.headers)
+            )
         except Refused as refused:
             return _page("Wait", _wrong(refused.words) + _sign_in_form(code), 503)
         if cookie is None:
@@ -120,7 +122,7 @@ class BrowserPages:
             return _page("Not found", "<p>This federation has local accounts alone.</p>", 404)
         cookie = secrets.token_urlsafe(32)
         try:
-            self._gate.code_tried(_from(request))
+            self._gate.code_tried(limits.origin(request.headers))
             code = request.query_params.get("code", "")[:16]
             there = await self._provider.begin(code, digest(cookie))
         except Refused as refused:
@@ -139,17 +141,17 @@ class BrowserPages:
         try:
             who, code = await self._provider.finish(dict(request.query_params), digest(cookie))
         except AgentError as error:
-            self._gate.note("gateway.login", "unknown", _from(request), "refused",
+            self._gate.note("gateway.login", "unknown", limits.origin(request.headers), "refused",
                             message=error.finding.message)  # fmt: skip
             return _page("Not signed in", _wrong(error.finding.message), 403)
         role = oidc_policy.role(who, self._provider.config.allow)
         name = foreign_text.message(who.account)
         result = "refused" if role is None else "ok"
-        self._gate.note("gateway.login", f"account:{name}", _from(request), result)
+        self._gate.note("gateway.login", f"account:{name}", limits.origin(request.headers), result)
         if role is None:
             words = f"{name} may not use this federation. Ask its operator for a role."
             return _page("Not allowed", _wrong(words), 403)
-        value = self._gate.sessions.open_browser(name, role, _from(request))
+        value = self._gate.sessions.open_browser(name, role, limits.origin(request.headers))
         response = RedirectResponse(_after(code), 303, SECURITY)
         _keep(response, COOKIE, value, BROWSER_S)
         _drop(response, WAY_COOKIE)
@@ -161,7 +163,7 @@ class BrowserPages:
             return _page("Refused", _wrong("Sign in and open the address again."), 403)
         if form.get("answer") != "allow":
             return _page("Not allowed", "<p>Nothing was allowed. You can close this page.</p>")
-        if self._gate.approve(form.get("code", ""), caller, _from(request)):
+        if self._gate.approve(form.get("code", ""), caller, limits.origin(request.headers)):
             return _page("Done", "<p>The log-in is complete. You can close this page.</p>")
         return _page("Too late", _wrong("This log-in waits no more. Start it again."), 410)
 
@@ -210,10 +212,6 @@ def _keep(response: Response, name: str, value: str, lives_s: float) -> None:
 
 def _drop(response: Response, name: str) -> None:
     response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
-
-
-def _from(request: Request) -> str:
-    return request.headers.get("x-forwarded-for", "")[:64]
 
 
 async def _style(_request: Request) -> Response:

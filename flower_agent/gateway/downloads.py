@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from flower_agent.gateway import agent_socket, archive
+from flower_agent.gateway import agent_socket, archive, limits
 from flower_agent.gateway.archive import ArchivedFile, Piece
 from flower_agent.gateway.gate import Gate
 from flower_agent.model.errors import AgentError
@@ -29,7 +29,7 @@ class Downloads:
 
     async def answer(self, request: Request) -> Response:
         """Answer one GET, with ``Range`` where it is given."""
-        origin = request.headers.get("x-forwarded-for", "")[:64]
+        origin = limits.origin(request.headers)
         found = self._gate.sessions.download(request.path_params["secret"])
         if found is None:
             self._gate.note("gateway.download", "unknown", origin, "refused")

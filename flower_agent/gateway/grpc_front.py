@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from flower_agent.gateway import control_methods
+from flower_agent.gateway import control_methods, limits
 from flower_agent.gateway.control_methods import Caller, ControlMethod, Handling
 from flower_agent.gateway.gate import LOG_IN, Gate, Refused, UpstreamRefused, Why
 
 ACCESS, REFRESH = "flwr-oidc-access-token", "flwr-oidc-refresh-token"
-ORIGIN = "x-forwarded-for"
-"""Set by HAProxy, which removes what a client says of itself."""
-
 MESSAGE_MAX_BYTES = 64 << 20
 """What the SuperLink may answer."""
 
@@ -206,7 +203,7 @@ def _metadata(context: Context) -> dict[str, str]:
 
 
 def _origin(context: Context) -> str:
-    return _metadata(context).get(ORIGIN, "")[:64]
+    return limits.origin(_metadata(context))
 
 
 async def _abort(context: Context, refused: Refused) -> bytes:

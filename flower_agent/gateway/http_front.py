@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from flower_agent.gateway import browser_pages, control_methods
+from flower_agent.gateway import browser_pages, control_methods, limits
 from flower_agent.gateway.control_methods import ControlMethod, Handling
 from flower_agent.gateway.downloads import Downloads
 from flower_agent.gateway.gate import LOG_IN, Gate, Refused, UpstreamRefused, Why
@@ -124,7 +124,7 @@ class ControlFront:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one call."""
-        origin = origin_of(request)
+        origin = limits.origin(request.headers)
         try:
             return await self._answer(request, origin)
         except Refused as refused:
@@ -185,11 +185,6 @@ async def read(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise Refused(Why.INVALID, f"The request is larger than {limit >> 10} KiB.")
     return bytes(body)
-
-
-def origin_of(request: Request) -> str:
-    """Return the client's address, which HAProxy sets and no client can."""
-    return request.headers.get("x-forwarded-for", "")[:64]
 
 
 def refusal(refused: Refused) -> Response:

@@ -3,8 +3,10 @@
 import collections
 import dataclasses
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+ORIGIN = "x-forwarded-for"
+ORIGIN_MAX = 64
 KEYS_MAX = 4096
 """Addresses that are remembered; the one that was quiet longest is forgotten first."""
 
@@ -57,12 +59,17 @@ class Attempts:
         return [moment for moment in self._tries.get(key, ()) if moment > oldest]
 
 
-def network(origin: str) -> str:
+def origin(headers: Mapping[str, str]) -> str:
+    """Return a client's address: HAProxy writes it and removes what a client says of itself."""
+    return headers.get(ORIGIN, "")[:ORIGIN_MAX]
+
+
+def network(address_text: str) -> str:
     """Return what counts as one: an IPv4 address, or the /64 that a household of IPv6 has."""
     try:
-        address = ipaddress.ip_address(origin)
+        address = ipaddress.ip_address(address_text)
     except ValueError:
-        return origin[:64]
+        return address_text[:ORIGIN_MAX]
     if address.version == 4:  # noqa: PLR2004  # of the Internet Protocol
         return str(address)
     mapped = address.ipv4_mapped

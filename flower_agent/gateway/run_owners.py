@@ -96,4 +96,7 @@ def match(intent: Intent, runs: Iterable[StartedRun]) -> StartedRun | None:
         for run in runs
         if run.fab_hash == intent.fab_hash and run.pending_at >= intent.created - 1
     ]
-    return min(fitting, key=lambda run: run.pending_at, default=None)
+    # Where a date has no fractions, the run seems to have come before it was asked for.
+    return min(
+        fitting, key=lambda run: (run.pending_at < intent.created, run.pending_at), default=None
+    )

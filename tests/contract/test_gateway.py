@@ -1,5 +1,6 @@
 """The gateway's process before a SuperLink of each transport, and clients that mean harm."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -103,7 +104,8 @@ def test_an_unknown_method_is_refused_even_to_an_admin(superlink, gateway, token
 def test_a_submitter_stops_and_pulls_its_own_runs_only(superlink, gateway, tokens):
     mine = run_of(gateway.call("StartRun", START, access=tokens["submitter"][0]))
     theirs = run_of(gateway.call("StartRun", START, access=tokens["admin"][0]))
-    superlink.runs[2**60] = superlink.runs[theirs]  # a run from before the gateway
+    older = dataclasses.replace(superlink.runs[theirs], pending_at="2026-01-01T00:00:00+00:00")
+    superlink.runs[2**60] = older  # from before the gateway
     access, _ = tokens["submitter"]
     for run in (theirs, 2**60):
         for name in ("StopRun", "PullArtifacts"):

@@ -156,12 +156,13 @@ def test_a_run_whose_answer_was_lost_finds_its_owner(database):
     owners.reconcile(
         [
             StartedRun("1", "a" * 64, 500.0),  # from before
+            StartedRun("5", "a" * 64, 999.5),  # of somebody else, shortly before
             StartedRun("2", "b" * 64, 1001.0),  # of another app
             StartedRun("4", "a" * 64, 1002.0),
             StartedRun("3", "a" * 64, 1001.0),
         ]
     )
-    assert [owners.owner(run) for run in "1234"] == [None, None, "alice", "bob"]
+    assert [owners.owner(run) for run in "12345"] == [None, None, "alice", "bob", None]
     assert owners.open_intents() == ()
 
 
