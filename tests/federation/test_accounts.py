@@ -213,14 +213,15 @@ def test_a_data_scientist_gets_a_model_without_the_vm(federation, people):
     assert (code, half) == (206, archive[len(archive) // 2 :])
 
 
-def test_a_disabled_account_is_out_at_once(federation, people):
-    vic = people[2]
-    done = federation.agent(federation.superlink, "accounts", "disable", "vic")
+def test_a_disabled_account_is_out_at_once(federation, tmp_path):
+    zoe = Person(federation, "zoe", "viewer", tmp_path)
+    zoe.login()
+    assert "flwr login" not in zoe.flwr("ls", *zoe.where)[0]
+    done = federation.agent(federation.superlink, "accounts", "disable", "zoe")
     assert done.returncode == 0
-    text, _ = vic.flwr("ls", *vic.where)
-    assert "flwr login" in text
+    assert "flwr login" in zoe.flwr("ls", *zoe.where)[0]
     with pytest.raises(urllib.error.HTTPError) as caught:
-        vic._send("/sign-in", {"name": "vic", "password": PASSWORD, "code": ""})
+        zoe._send("/sign-in", {"name": "zoe", "password": PASSWORD, "code": ""})
     assert caught.value.code == 401
     caught.value.close()
 
