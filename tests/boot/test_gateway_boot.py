@@ -24,6 +24,7 @@ def link(booted):
     machine = booted.superlink
     change(booted, "YES")
     vm.wait_for(lambda: fact(machine).startswith("people log in"), "the gateway answers", 120)
+    machine.run("flower-agent", "accounts", "add", "ann", "--role", "viewer")
     yield machine
     change(booted, "NO")
 
@@ -61,9 +62,9 @@ def test_root_makes_accounts_and_the_files_stay_the_gateways(link):
     words = link.run("flower-agent", "open")
     assert URL in words
     assert "password" in words
-    assert "added ann" in link.run("flower-agent", "accounts", "add", "ann", "--role", "viewer")
+    assert "added eve" in link.run("flower-agent", "accounts", "add", "eve", "--role", "viewer")
     listed = json.loads(link.run("flower-agent", "accounts", "list", "--json"))["accounts"]
-    assert {row["name"] for row in listed} == {"admin", "ann"}
+    assert {row["name"] for row in listed} == {"admin", "ann", "eve"}
     places = ("/var/lib/flower-agent/gateway", "/var/lib/flower-agent/gateway/gateway.sqlite")
     owners = link.run("stat", "-c", "%U %a", *places).splitlines()
     assert owners == ["flower-gateway 700", "flower-gateway 600"]
