@@ -10,6 +10,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+from flower_agent.commands import recording
 from flower_agent.config import flower_versions
 from flower_agent.config.account_roles import AccountRole
 from flower_agent.gateway.accounts import Account, Accounts, made_password
@@ -22,6 +23,7 @@ from flower_agent.gateway.gateway_config import (
     read_config,
 )
 from flower_agent.model.errors import AgentError
+from flower_agent.model.record import Entry, Event
 from flower_agent.paths import Paths
 from flower_agent.proxy.proxy_files import GATEWAY_FILE
 from flower_agent.tls import certificates
@@ -51,7 +53,7 @@ def show(paths: Paths, *, as_json: bool) -> int:
 def add(paths: Paths, name: str, role: AccountRole, *, from_stdin: bool) -> int:
     """Add an account; without a given password one is made and printed."""
     password, made = _password(from_stdin=from_stdin)
-    with _opened(paths) as accounts:
+    with _changed(paths, name, f"add as {role}") as accounts:
         accounts.add(name, role, password)
     print(f"added {name} as {role}")
     if made:
@@ -62,7 +64,7 @@ def add(paths: Paths, name: str, role: AccountRole, *, from_stdin: bool) -> int:
 def set_password(paths: Paths, name: str, *, from_stdin: bool) -> int:
     """Give an account another password; its log-ins end within a minute."""
     password, made = _password(from_stdin=from_stdin)
-    with _opened(paths) as accounts:
+    with _changed(paths, name, "passwd") as accounts:
         accounts.set_password(name, password)
     print(f"{name} has a new password; its log-ins have ended")
     if made:
@@ -72,7 +74,7 @@ def set_password(paths: Paths, name: str, *, from_stdin: bool) -> int:
 
 def disable(paths: Paths, name: str) -> int:
     """Let an account in no more."""
-    with _opened(paths) as accounts:
+    with _changed(paths, name, "disable") as accounts:
         accounts.disable(name)
     print(f"{name} is disabled; `flower-agent accounts passwd {name}` lets it in again")
     return 0
@@ -80,7 +82,7 @@ def disable(paths: Paths, name: str) -> int:
 
 def log_out(paths: Paths, name: str) -> int:
     """End every log-in of an account, local or a provider's."""
-    with _opened(paths) as accounts:
+    with _changed(paths, name, "logout") as accounts:
         ended = accounts.log_out(name)
     print(f"{ended} log-ins and browser sessions of {name} have ended")
     return 0
@@ -88,7 +90,7 @@ def log_out(paths: Paths, name: str) -> int:
 
 def remove(paths: Paths, name: str) -> int:
     """Remove an account."""
-    with _opened(paths) as accounts:
+    with _changed(paths, name, "remove") as accounts:
         accounts.remove(name)
     print(f"removed {name}; its runs belong to the admins now")
     return 0
@@ -178,6 +180,14 @@ def _opened(paths: Paths) -> Iterator[Accounts]:
         if root:
             os.seteuid(0)
             os.setegid(0)
+
+
+@contextlib.contextmanager
+def _changed(paths: Paths, name: str, what: str) -> Iterator[Accounts]:
+    """Give the accounts for one change, which the record keeps."""
+    entry = Entry(what=Event.ACCOUNT_CHANGED, name=name, message=what)
+    with recording.attempted(paths, entry), _opened(paths) as accounts:
+        yield accounts
 
 
 def _password(*, from_stdin: bool) -> tuple[str, bool]:

@@ -47,13 +47,6 @@ class Accounts:
         )
         return tuple(map(_account, rows))
 
-    def find(self, name: str) -> Account | None:
-        """Return one account."""
-        rows = self._database.rows(
-            "SELECT name, role, disabled, created FROM accounts WHERE name = ?", name
-        )
-        return _account(rows[0]) if rows else None
-
     def password_hash(self, name: str) -> str:
         """Return what `verify` wants; of an account that is not there or disabled, a dead one.
 

@@ -99,14 +99,6 @@ def unknown(name: str) -> str:
     return f"This federation does not offer {name[:80]}."
 
 
-def run_of(body: bytes) -> str:
-    """Return the run that a request is about (field 1 of all of them); ``0`` where none is.
-
-    Raises ValueError for bytes that are not protobuf.
-    """
-    return str(wire.decode(body).integer(1))
-
-
 def fab_hash(body: bytes) -> str:
     """Return the hash that a StartRun request gives its app bundle; raises ValueError."""
     return wire.decode(body).message(1).text(1)[:64]

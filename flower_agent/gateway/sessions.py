@@ -217,14 +217,8 @@ class Sessions:
         with self._database.change() as connection:
             connection.execute("DELETE FROM downloads WHERE ends < ?", (self._now(),))
             connection.execute(
-                "INSERT INTO downloads (hash, run, account, session, ends) VALUES (?, ?, ?, ?, ?)",
-                (
-                    digest(secret),
-                    run_id,
-                    caller.account,
-                    caller.session,
-                    self._now() + DOWNLOAD_S,
-                ),
+                "INSERT INTO downloads (hash, run, session, ends) VALUES (?, ?, ?, ?)",
+                (digest(secret), run_id, caller.session, self._now() + DOWNLOAD_S),
             )
         return secret
 

@@ -63,6 +63,7 @@ class Event(enum.StrEnum):
     RUN_ENDED = "run.ended"
     RUN_DELETED = "run.deleted"
     AGENT_DOWN = "agent.down"
+    ACCOUNT_CHANGED = "account.changed"
     GATEWAY_LOGIN = "gateway.login"
     GATEWAY_APPROVE = "gateway.approve"
     GATEWAY_START_RUN = "gateway.start_run"

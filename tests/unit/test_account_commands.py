@@ -57,6 +57,11 @@ def test_an_account_is_added_listed_disabled_and_removed(paths, capsys, monkeypa
     assert call(paths, "accounts", "remove", "ann") == 0
     assert call(paths, "accounts", "list") == 0
     assert "no local accounts" in capsys.readouterr().out
+    told = [json.loads(line) for line in paths.audit.read_text().splitlines()]
+    assert [line["message"] for line in told] == ["add as submitter", "disable", "logout", "remove"]
+    assert {(line["what"], line["name"]) for line in told} == {("account.changed", "ann")}
+    assert all(line["who"].startswith("local:") for line in told)
+    assert PASSWORD not in paths.audit.read_text()
 
 
 def test_a_password_is_made_where_nobody_is_there_to_give_one(paths, capsys, monkeypatch):
